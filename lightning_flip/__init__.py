@@ -1,0 +1,93 @@
+"""Which samples does a classifier get wrong now that it got right before, why, and how to stop it.
+
+Names are imported when they are first used: reading a store, and the commands over stores, need neither
+torch nor lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
+    from lightning_flip.data import IndexedBatch, IndexedDataset, NoisyLabels
+    from lightning_flip.metrics import (
+        Churn,
+        FlippingError,
+        NegativeFlipImpact,
+        NegativeFlipRate,
+        PositiveFlipRate,
+        RelativeFlippingError,
+        RelativeNegativeFlipRate,
+        TrustScore,
+    )
+    from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection, LossTerm
+    from lightning_flip.models import Classifier
+    from lightning_flip.steps import SampleStep
+    from lightning_flip.stores import read_history
+    from lightning_flip.tables import SampleTable, VisitStatistics
+
+_HOMES = {
+    "Churn": "metrics",
+    "Classifier": "models",
+    "ExactResume": "callbacks",
+    "FlipTracker": "callbacks",
+    "FlippingError": "metrics",
+    "FlippingErrorReduction": "mixins",
+    "IndexedBatch": "data",
+    "IndexedDataset": "data",
+    "LabelSmoothing": "mixins",
+    "LearningWithRetrospection": "mixins",
+    "LossTerm": "mixins",
+    "NegativeFlipImpact": "metrics",
+    "NegativeFlipRate": "metrics",
+    "NoisyLabels": "data",
+    "PositiveFlipRate": "metrics",
+    "PredictionHistory": "callbacks",
+    "RelativeFlippingError": "metrics",
+    "RelativeNegativeFlipRate": "metrics",
+    "SampleStep": "steps",
+    "SampleTable": "tables",
+    "TrustScore": "metrics",
+    "VisitStatistics": "tables",
+    "read_history": "stores",
+}
+
+__all__ = [
+    "Churn",
+    "Classifier",
+    "ExactResume",
+    "FlipTracker",
+    "FlippingError",
+    "FlippingErrorReduction",
+    "IndexedBatch",
+    "IndexedDataset",
+    "LabelSmoothing",
+    "LearningWithRetrospection",
+    "LossTerm",
+    "NegativeFlipImpact",
+    "NegativeFlipRate",
+    "NoisyLabels",
+    "PositiveFlipRate",
+    "PredictionHistory",
+    "RelativeFlippingError",
+    "RelativeNegativeFlipRate",
+    "SampleStep",
+    "SampleTable",
+    "TrustScore",
+    "VisitStatistics",
+    "read_history",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,252 @@
+"""Accuracy's companions: what flipped since the last epoch, and what was ever right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.functional.predictions import describe_predictions
+from lightning_flip.steps import SampleStep
+from lightning_flip.tables import VisitStatistics, is_distributed
+
+__all__ = ["FlipTracker"]
+
+_COUNTS = ("seen", "compared", "wrong", "wrongly_flipped", "to_wrong", "to_right", "changed")
+
+
+class FlipTracker(StepWatcher):
+    """Logs, for every pass over the validation data (and by option each training epoch):
+
+    | name | meaning |
+    |---|---|
+    | ``val_flipping_error`` | FE, Eq. 7 of the FER paper: share wrong now that was right in an earlier pass |
+    | ``val_relative_flipping_error`` | RFE: share of the wrong ones that was right in an earlier pass |
+    | ``val_flips_to_wrong`` | share right in the last pass and wrong now |
+    | ``val_flips_to_right`` | share wrong in the last pass and right now |
+    | ``val_churn`` | share whose predicted class differs from the last pass's |
+    | ``val_coverage`` | share of the data set that this pass saw; the rates above are over what was seen |
+
+    The last three rates are over samples that were seen before, and 0 in the first pass. RFE of a pass
+    without errors is 0. A second validation loader logs ``val_1_...``; training logs ``train_...``. The
+    names have no slash, so that ``ModelCheckpoint(monitor=...)`` takes them.
+
+    Args:
+        train: also follow training batches, as they were predicted before their update.
+        val: follow the validation loaders.
+        name: tells two trackers of one Trainer apart in a checkpoint.
+        num_samples: number of samples, needed with ``index_from`` only.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        index_from: where the batch carries its samples' ids.
+        loader: which training loader to follow, where there are several.
+
+    Attributes:
+        statistics: a :class:`~lightning_flip.tables.VisitStatistics` for every ``(split, loader)``.
+
+    Raises:
+        ValueError: if neither training nor validation is to be followed.
+
+    Example:
+        >>> FlipTracker(train=True).state_key
+        "FlipTracker{'train': True, 'val': True, 'name': ''}"
+    """
+
+    def __init__(
+        self,
+        *,
+        train: bool = False,
+        val: bool = True,
+        name: str = "",
+        num_samples: int | None = None,
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            train=train,
+            val=val,
+            name=name,
+            logits_from=logits_from,
+            target_from=target_from,
+            index_from=index_from,
+            loader=loader,
+        )
+        self.num_samples = num_samples
+        self.statistics: dict[tuple[str, int], VisitStatistics] = {}
+        self._passes: dict[tuple[str, int], int] = {}
+        self._counts: dict[tuple[str, int], Tensor] = {}
+        self._train_epoch = -1
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """Start from nothing in a run's first epoch."""
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self.statistics, self._passes, self._counts = {}, {}, {}
+            self._train_epoch = -1
+
+    def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
+        """Count a step in; nothing is read back from the device."""
+        if split == "train" and self._train_epoch != trainer.current_epoch:
+            # The hooks of an epoch's end do not run after every resumption: its rates are lost then, not mixed up.
+            self._finish_pass((split, loader), None)
+            self._train_epoch = trainer.current_epoch
+        statistics = self._statistics_for(split, loader, step)
+        counts = self._counts.setdefault(
+            (split, loader), torch.zeros(len(_COUNTS), dtype=torch.int64, device=step.logits.device)
+        )
+        for part in step.once():
+            counts += self._count(statistics, self._passes.setdefault((split, loader), 0), part)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the training epoch's rates."""
+        for key in [key for key in self._counts if key[0] == "train"]:
+            self._finish_pass(key, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the pass's rates."""
+        if trainer.sanity_checking or not self.fitting:
+            return
+        for key in [key for key in self._counts if key[0] == "val"]:
+            self._finish_pass(key, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics of all ranks, and the counts of the passes that are not over.
+
+        Returns:
+            Tensors, numbers and text only.
+        """
+        partial = not self.may_communicate()
+        state: dict[str, Any] = {"partial": partial, "train_epoch": self._train_epoch, "splits": {}}
+        for key in sorted(self.statistics):
+            counts = self._counts.get(key)
+            if not partial:
+                self.statistics[key].sync()
+                counts = None if counts is None else _sum_over_ranks(counts.clone())
+            state["splits"][f"{key[0]}-{key[1]}"] = {
+                "statistics": self.statistics[key].state_dict(),
+                "passes": self._passes[key],
+                "counts": None if counts is None else counts.cpu(),
+            }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; ignored outside of ``fit``.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave.
+        """
+        if not self.fitting:
+            return
+        trainer = self._trainer() if self._trainer is not None else None
+        self._train_epoch = state_dict["train_epoch"]
+        for text, saved in state_dict["splits"].items():
+            split, _, loader = text.rpartition("-")
+            key = (split, int(loader))
+            self.statistics[key] = VisitStatistics(saved["statistics"]["visits"].shape[0])
+            self.statistics[key].load_state_dict(saved["statistics"])
+            self._passes[key] = saved["passes"]
+            # One rank goes on with the sum of all ranks' counts, the others from zero.
+            if saved["counts"] is not None and (trainer is None or trainer.is_global_zero):
+                self._counts[key] = saved["counts"].clone()
+            elif saved["counts"] is not None:
+                self._counts[key] = torch.zeros_like(saved["counts"])
+
+    # -- counting -----------------------------------------------------------------------------------------
+
+    def _statistics_for(self, split: str, loader: int, step: SampleStep) -> VisitStatistics:
+        key = (split, loader)
+        num_samples = self.num_samples if self.num_samples is not None else step.num_samples
+        if num_samples is None:
+            raise ValueError(
+                "the batches carry their index themselves, so that the number of samples is unknown. "
+                "Pass num_samples=, one more than the largest index."
+            )
+        if key not in self.statistics:
+            self.statistics[key] = VisitStatistics(num_samples, step.logits.device)
+            size = self.statistics[key].nbytes / 1e6
+            rank_zero_info(f"FlipTracker: statistics of {num_samples} {split} samples = {size:.1f} MB")
+        statistics = self.statistics[key]
+        if statistics.num_samples != num_samples:
+            raise ValueError(
+                f"the checkpoint's statistics are of {statistics.num_samples} {split} samples, this loader has "
+                f"{num_samples}. Resume with the data it was made with, or start a new run."
+            )
+        if statistics.visits.device != step.logits.device:
+            moved = VisitStatistics(num_samples, step.logits.device)
+            moved.load_state_dict(statistics.state_dict())
+            self.statistics[key] = statistics = moved
+            if key in self._counts:
+                self._counts[key] = self._counts[key].to(step.logits.device)
+        return statistics
+
+    def _count(self, statistics: VisitStatistics, number: int, step: SampleStep) -> Tensor:
+        facts = describe_predictions(step.logits, step.target)
+        right = facts.pred == step.target
+        counted = torch.ones_like(right) if step.valid is None else step.valid
+        known = (statistics.visits[step.index] > 0) & counted
+        was_right = statistics.last_right[step.index]
+        learned = statistics.first_learned[step.index]
+        ever_right = (learned >= 0) & (learned < number)
+        rows = (
+            counted,
+            known,
+            ~right & counted,
+            ~right & ever_right & counted,
+            known & was_right & ~right,
+            known & ~was_right & right,
+            known & (facts.pred != statistics.last_pred[step.index]),
+        )
+        statistics.update(
+            step.index,
+            right,
+            facts.logit_margin,
+            facts.prob_label,
+            epoch=number,
+            pred=facts.pred,
+            where=step.valid,
+        )
+        return torch.stack(rows).sum(dim=1)
+
+    def _finish_pass(self, key: tuple[str, int], pl_module: pl.LightningModule | None) -> None:
+        if key not in self._counts:
+            return
+        if self.attachment is not None:
+            self.attachment.check()
+        statistics = self.statistics[key]
+        statistics.sync()
+        counts = dict(zip(_COUNTS, _sum_over_ranks(self._counts.pop(key)).tolist(), strict=True))
+        self._passes[key] += 1
+        if pl_module is None:
+            return
+        split, loader = key
+        prefix = split if loader == 0 else f"{split}_{loader}"
+        for name, value in _rates(counts, statistics.num_samples).items():
+            # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
+            pl_module.log(f"{prefix}_{name}", value, sync_dist=True, reduce_fx="max")
+
+
+def _rates(counts: dict[str, int], num_samples: int) -> dict[str, float]:
+    def share(part: str, whole: str) -> float:
+        return counts[part] / counts[whole] if counts[whole] else 0.0
+
+    return {
+        "flipping_error": share("wrongly_flipped", "seen"),
+        "relative_flipping_error": share("wrongly_flipped", "wrong"),
+        "flips_to_wrong": share("to_wrong", "compared"),
+        "flips_to_right": share("to_right", "compared"),
+        "churn": share("changed", "compared"),
+        "coverage": counts["seen"] / num_samples,
+    }
+
+
+def _sum_over_ranks(counts: Tensor) -> Tensor:
+    if is_distributed():
+        dist.all_reduce(counts)
+    return counts

@@ -1,0 +1,108 @@
+"""The rows of a running pass, kept on the device until the pass is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_flip.functional.predictions import describe_predictions
+from lightning_flip.steps import SampleStep
+from lightning_flip.tables import gather_rows
+
+__all__ = ["VisitBuffer"]
+
+_INTEGERS = ("loader", "global_step", "index", "pred", "target")
+_MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
+
+
+class VisitBuffer:
+    """Collects rows without reading anything back from the device.
+
+    Args:
+        epoch: the epoch that the rows belong to.
+
+    Attributes:
+        epoch: the epoch that the rows belong to.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._integers: list[Tensor] = []
+        self._measures: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return sum(rows.shape[1] for rows in self._integers)
+
+    def add(self, step: SampleStep, *, loader: int, global_step: int) -> None:
+        """Append a row for every sample of a step.
+
+        Args:
+            step: detached; rows that are not valid are recorded as they are.
+            loader: position of the loader.
+            global_step: optimizer steps that had been taken when the predictions were made.
+        """
+        facts = describe_predictions(step.logits, step.target)
+        constant = torch.full_like(step.index, loader), torch.full_like(step.index, global_step)
+        self._integers.append(torch.stack([*constant, step.index, facts.pred, step.target]))
+        self._measures.append(torch.stack([getattr(facts, name) for name in _MEASURES]).float())
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """All rows, in the order in which they were added; waits for the device.
+
+        Returns:
+            One numpy array a column of the store, and ``target``.
+        """
+        integers, measures = self._tensors()
+        arrays: dict[str, npt.NDArray[Any]] = dict(zip(_INTEGERS, integers.cpu().numpy(), strict=True))
+        arrays.update(zip(_MEASURES, measures.cpu().numpy(), strict=True))
+        return arrays
+
+    def gathered(self, device: torch.device) -> VisitBuffer:
+        """The rows of all ranks, rank after rank; a collective.
+
+        Args:
+            device: the rank's device, on which its collectives work.
+
+        Returns:
+            A new buffer.
+        """
+        merged = VisitBuffer(self.epoch)
+        integers, measures = self._tensors()
+        for rows, values in gather_rows(integers.T.contiguous().to(device), measures.T.contiguous().to(device)):
+            merged._integers.append(rows.T)
+            merged._measures.append(values.T)
+        return merged
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, on the CPU.
+
+        Returns:
+            Tensors and the epoch.
+        """
+        integers, measures = self._tensors()
+        return {"epoch": self.epoch, "integers": integers.cpu().clone(), "measures": measures.cpu().clone()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> VisitBuffer:
+        """A buffer with saved rows.
+
+        Args:
+            state: what :meth:`state_dict` gave.
+
+        Returns:
+            The buffer.
+        """
+        buffer = cls(state["epoch"])
+        buffer._integers, buffer._measures = [state["integers"]], [state["measures"]]
+        return buffer
+
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        if not self._integers:
+            return torch.zeros(len(_INTEGERS), 0, dtype=torch.int64), torch.zeros(len(_MEASURES), 0)
+        device = self._integers[-1].device  # rows of a checkpoint are on the CPU, later ones may not be
+        self._integers = [torch.cat([rows.to(device) for rows in self._integers], dim=1)]
+        self._measures = [torch.cat([rows.to(device) for rows in self._measures], dim=1)]
+        return self._integers[0], self._measures[0]

@@ -1,0 +1,268 @@
+"""Samples that carry their position: the dataset and the collate function are wrapped, never the sampler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+__all__ = [
+    "IndexedBatch",
+    "IndexedCollate",
+    "IndexedDataset",
+    "ask_dataset",
+    "resolve_source",
+    "unwrap_loader",
+    "wrap_loader",
+]
+
+Sample = TypeVar("Sample")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[Sample]):
+    """A sample with its position; never a tuple, so that no collate function can mistake it for data."""
+
+    sample: Sample
+    index: int | list[int]
+
+
+@dataclass(slots=True)
+class IndexedBatch:
+    """A batch as the user's collate function made it, with the positions of its samples.
+
+    Attributes:
+        batch: what the loader would have yielded without the index.
+        index: int64 positions ``[B]`` in the dataset given to the DataLoader, on the CPU.
+        loader: the number under which the loader was registered.
+    """
+
+    batch: Any
+    index: Tensor
+    loader: int
+
+    def pin_memory(self, device: Any = None) -> IndexedBatch:
+        """Pin the batch and its index; ``DataLoader(pin_memory=True)`` calls this.
+
+        Args:
+            device: passed on to PyTorch.
+
+        Returns:
+            A pinned batch.
+        """
+        from torch.utils.data._utils.pin_memory import pin_memory
+
+        return IndexedBatch(pin_memory(self.batch, device), pin_memory(self.index, device), self.loader)
+
+
+class IndexedDataset(Dataset[Any]):
+    """Hands out the samples of a map-style dataset together with their positions.
+
+    Everything else (length, attributes, ``__getitems__``) is the wrapped dataset's: attributes that are
+    read or written here are read and written there.
+
+    Args:
+        dataset: a map-style dataset that is read with integer positions.
+
+    Raises:
+        TypeError: if the sampler asks for something that is not an integer.
+
+    Example:
+        >>> data = IndexedDataset(["a", "b", "c"])
+        >>> len(data), data[1].sample, data[1].index
+        (3, 'b', 1)
+    """
+
+    _own = frozenset({"_dataset"})
+
+    def __init__(self, dataset: Any) -> None:
+        object.__setattr__(self, "_dataset", dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, (list, tuple)):
+            # batch_size=None with a batch sampler: the dataset itself assembles the batch.
+            return _Item(self._dataset[index], _positions(index, len(self)))
+        return _Item(self._dataset[index], _position(index, len(self)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[_Item[Any]]:
+        positions = _positions(indices, len(self))
+        fetch = getattr(self._dataset, "__getitems__", None)
+        samples = fetch(indices) if fetch is not None else [self._dataset[index] for index in indices]
+        if len(samples) != len(positions):
+            raise ValueError(
+                f"__getitems__ of {type(self._dataset).__name__} returned {len(samples)} samples for "
+                f"{len(positions)} indices; it must return one sample for every index, in order."
+            )
+        return [_Item(sample, position) for sample, position in zip(samples, positions, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self[position] for position in range(len(self)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in IndexedDataset._own:  # copy and pickle ask before __init__ ran
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._dataset, name, value)
+
+    def __getstate__(self) -> Any:
+        return self._dataset
+
+    def __setstate__(self, state: Any) -> None:
+        object.__setattr__(self, "_dataset", state)
+
+
+class IndexedCollate:
+    """Calls the user's collate function on the samples and keeps their positions beside the result.
+
+    Args:
+        collate: the loader's collate function.
+        loader: the number under which the loader was registered.
+
+    Raises:
+        TypeError: if something other than this package's items arrives.
+
+    Example:
+        >>> collate = IndexedCollate(tuple, loader=0)
+        >>> batch = collate([_Item("a", 4), _Item("b", 2)])
+        >>> batch.batch, batch.index.tolist()
+        (('a', 'b'), [4, 2])
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], loader: int) -> None:
+        self.collate = collate
+        self.loader = loader
+
+    def __call__(self, items: Any) -> IndexedBatch:
+        if isinstance(items, _Item):  # batch_size=None: one item, which may already be a whole batch
+            positions = items.index if isinstance(items.index, list) else [items.index]
+            return IndexedBatch(self.collate(items.sample), torch.tensor(positions), self.loader)
+        if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
+            raise TypeError(
+                "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
+                f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
+                "unpacks samples. Let the batch carry the index and pass index_from= instead."
+            )
+        index = torch.tensor([item.index for item in items], dtype=torch.int64)
+        return IndexedBatch(self.collate([item.sample for item in items]), index, self.loader)
+
+
+def _position(index: Any, length: int) -> int:
+    try:
+        position = index.__index__()
+    except (AttributeError, TypeError):
+        raise TypeError(
+            f"the sampler asked for {index!r}; a sample's identity is its integer position in the dataset. "
+            "Use integer positions, or let the batch carry an integer id and pass index_from=."
+        ) from None
+    return int(position + length if position < 0 else position)
+
+
+def _positions(indices: Sequence[Any], length: int) -> list[int]:
+    return [_position(index, length) for index in indices]
+
+
+def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:
+    """Copy a DataLoader so that it yields :class:`IndexedBatch`; the given loader is left as it is.
+
+    Args:
+        loader: a loader over a map-style dataset, as Lightning is about to use it.
+        number: the number under which batches name the loader.
+
+    Returns:
+        A shallow copy with wrapped dataset and collate function; sampler and batch sampler are shared.
+    """
+    wrapped = copy.copy(loader)
+    # DataLoader refuses to have these set after __init__; it is the copy that is changed, before first use.
+    wrapped.__dict__["dataset"] = IndexedDataset(loader.dataset)
+    wrapped.__dict__["collate_fn"] = IndexedCollate(loader.collate_fn, number)
+    wrapped.__dict__["_iterator"] = None  # workers that already run belong to the user's loader
+    return wrapped
+
+
+def unwrap_loader(loader: DataLoader[Any]) -> None:
+    """Make a loader of :func:`wrap_loader` yield plain batches again, in place.
+
+    Args:
+        loader: a wrapped loader; others are left alone.
+    """
+    if isinstance(loader.dataset, IndexedDataset):
+        loader.__dict__["dataset"] = loader.dataset._dataset
+    if isinstance(loader.collate_fn, IndexedCollate):
+        loader.__dict__["collate_fn"] = loader.collate_fn.collate
+    loader.__dict__["_iterator"] = None
+
+
+def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
+    """Follow a position through Subset and ConcatDataset to the innermost dataset.
+
+    Args:
+        dataset: the dataset given to the DataLoader.
+        index: position in it.
+
+    Returns:
+        The innermost dataset, its number among the concatenated ones (0 without ConcatDataset), and the
+        position in it.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset, Subset
+        >>> both = ConcatDataset([["a", "b"], ["c", "d", "e"]])
+        >>> resolve_source(Subset(both, [4, 0]), 0)
+        (['c', 'd', 'e'], 1, 2)
+    """
+    *_, innermost = _walk(dataset, index)
+    return innermost
+
+
+def ask_dataset(dataset: Any, index: int, method: str) -> Any:
+    """Ask the first dataset on the way to the innermost one that has a method about a sample.
+
+    ``sample_id(index)`` gives a lasting name such as a file path, ``true_target(index)`` the label before
+    noise was added.
+
+    Args:
+        dataset: the dataset given to the DataLoader.
+        index: position in it.
+        method: name of the method.
+
+    Returns:
+        Its answer, or None where no dataset has the method.
+
+    Example:
+        >>> from torch.utils.data import Subset
+        >>> class Named(list):
+        ...     def sample_id(self, index):
+        ...         return f"image-{index}.png"
+        >>> ask_dataset(Subset(Named("abc"), [2]), 0, "sample_id")
+        'image-2.png'
+    """
+    for source, _, position in _walk(dataset, index):
+        answer = getattr(source, method, None)
+        if callable(answer):
+            return answer(position)
+    return None
+
+
+def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:
+    number = 0
+    while True:
+        yield dataset, number, index
+        if isinstance(dataset, IndexedDataset):
+            dataset = dataset._dataset
+        elif isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            chosen = next(place for place, end in enumerate(dataset.cumulative_sizes) if index < end)
+            index -= dataset.cumulative_sizes[chosen - 1] if chosen else 0
+            dataset, number = dataset.datasets[chosen], number + chosen
+        else:
+            return

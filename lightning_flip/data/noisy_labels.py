@@ -1,0 +1,181 @@
+"""A dataset with wrong labels that remembers the right ones."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_flip.data.indexed import ask_dataset, resolve_source
+from lightning_flip.data.labels import find_labels, label_of, read_labels, with_label
+from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
+
+__all__ = ["NoisyLabels"]
+
+
+class NoisyLabels(Dataset[Any]):
+    """Hands out the samples of a map-style dataset with some of their labels replaced.
+
+    All labels are drawn once, when the wrapper is made, so that they depend on the seed alone and not on the order
+    of access, the epoch or the worker. The wrapped dataset is only read.
+
+    The label is the field target, label, labels or y of a mapping or named tuple, and the second element of another
+    tuple or of a list; it keeps its type. True labels come from the dataset's ``targets``, ``labels`` or
+    ``tensors[1]`` (through Subset and ConcatDataset), and where it has none of them, or has a ``target_transform``,
+    from one pass over its samples. ``targets``, ``labels`` and ``tensors`` of the wrapper give the
+    noisy labels; all other attributes are the wrapped dataset's.
+
+    Exactly one of ``rate``, ``transition`` and ``file`` says where the noise comes from.
+
+    Args:
+        dataset: map-style dataset of ``N`` samples with integer labels.
+        rate: symmetric noise: probability in ``[0, 1]`` that a label becomes another class, uniformly.
+        transition: class-conditional noise: row-stochastic ``[K, K]``, ``transition[true, noisy]``.
+        file: path of a file with ``N`` labels in the order of the dataset: ``.npy``, ``.npz``, ``.txt`` (one a line)
+            or ``.csv`` (with a column name if there are several columns).
+        num_classes: number of classes ``K``. Default: the size of ``transition``, the length of the dataset's
+            ``classes``, or the largest label plus one.
+        seed: seed of the noise; the global random state is not touched.
+        exact: with ``rate``: replace exactly ``round(rate * N)`` labels.
+        include_true_class: with ``rate``: redraw over all classes, as the FER paper does; the share of wrong labels
+            is then ``rate * (1 - 1 / K)``.
+        scan: read the true labels from the samples even where the dataset has an attribute for them.
+
+    Attributes:
+        true_targets: int64 ``[N]``.
+        noisy_targets: int64 ``[N]``.
+        is_noisy: bool ``[N]``, where the two differ.
+
+    Raises:
+        TypeError: if the source of the noise is not exactly one, or a sample has no integer label.
+        ValueError: if the rate, the matrix, or the labels of the file do not fit.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> clean = TensorDataset(torch.zeros(1000, 2), torch.arange(1000) % 10)
+        >>> noisy = NoisyLabels(clean, rate=0.4, exact=True, seed=1)
+        >>> int(noisy.is_noisy.sum()), noisy.true_target(12), len(noisy)
+        (400, 2, 1000)
+        >>> bool(noisy[12][1] == noisy.noisy_targets[12])
+        True
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        rate: float | None = None,
+        transition: Tensor | Sequence[Sequence[float]] | None = None,
+        file: str | PathLike[str] | None = None,
+        num_classes: int | None = None,
+        seed: int = 0,
+        exact: bool = False,
+        include_true_class: bool = False,
+        scan: bool = False,
+    ) -> None:
+        sources = {"rate": rate, "transition": transition, "file": file}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise TypeError(f"give exactly one of rate, transition and file, got {' and '.join(given) or 'none'}.")
+        if rate is None and (exact or include_true_class):
+            raise TypeError(f"exact and include_true_class belong to rate=, got {given[0]}=; leave them out.")
+        self.dataset = dataset
+        self.true_targets = find_labels(dataset, scan=scan)
+        generator = torch.Generator().manual_seed(seed)
+        if rate is not None:
+            self.noisy_targets = symmetric_noise(
+                self.true_targets,
+                rate,
+                num_classes or self._count_classes(),
+                include_true_class=include_true_class,
+                exact=exact,
+                generator=generator,
+            )
+        elif transition is not None:
+            matrix = torch.as_tensor(transition, dtype=torch.float64)
+            if num_classes is not None and len(matrix) != num_classes:
+                raise ValueError(
+                    f"transition has {len(matrix)} rows and num_classes is {num_classes}; they must agree."
+                )
+            self.noisy_targets = class_conditional_noise(self.true_targets, matrix, generator=generator)
+        elif file is not None:
+            self.noisy_targets = read_labels(Path(file), len(dataset), num_classes or self._declared_classes())
+
+    @property
+    def is_noisy(self) -> Tensor:
+        """Where noisy and true label differ: bool ``[N]``."""
+        return self.noisy_targets != self.true_targets
+
+    @property
+    def targets(self) -> Tensor:
+        """The noisy labels, under the name that torchvision's datasets use."""
+        return self.noisy_targets
+
+    @property
+    def labels(self) -> Tensor:
+        """The noisy labels, under another usual name."""
+        return self.noisy_targets
+
+    def true_target(self, index: int) -> int:
+        """Look up the label that a sample had before the noise.
+
+        Args:
+            index: position of the sample in this dataset.
+
+        Returns:
+            The true label.
+        """
+        return int(self.true_targets[index])
+
+    def sample_id(self, index: int) -> Any:
+        """Look up the lasting name of a sample, which the wrapped dataset or one inside it may give.
+
+        Args:
+            index: position of the sample in this dataset.
+
+        Returns:
+            The name, or None where no dataset names its samples.
+        """
+        return ask_dataset(self.dataset, index, "sample_id")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._relabel(self.dataset[index], index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        samples = fetch(indices) if fetch is not None else [self.dataset[index] for index in indices]
+        return [self._relabel(sample, index) for sample, index in zip(samples, indices, strict=True)]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "dataset":  # copy and pickle ask before there is a dataset
+            raise AttributeError(name)
+        if name == "tensors":  # the wrapped dataset's would give away the true labels
+            inputs, _, *others = self.dataset.tensors
+            return (inputs, self.noisy_targets, *others)
+        return getattr(self.dataset, name)
+
+    def _relabel(self, sample: Any, index: int) -> Any:
+        position = operator.index(index)
+        found, expected = label_of(sample), self.true_target(position)
+        if found != expected:
+            raise ValueError(
+                f"sample {position} has the label {found}, and the dataset's list of labels says {expected}. "
+                "Pass scan=True to read the labels from the samples; the labels must not change between accesses."
+            )
+        return with_label(sample, int(self.noisy_targets[position]))
+
+    def _declared_classes(self) -> int | None:
+        classes = getattr(resolve_source(self.dataset, 0)[0], "classes", None) if len(self.dataset) else None
+        return len(classes) if isinstance(classes, (list, tuple)) else None
+
+    def _count_classes(self) -> int:
+        return self._declared_classes() or int(self.true_targets.max()) + 1

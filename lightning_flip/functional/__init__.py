@@ -1,0 +1,54 @@
+"""Tensors in, tensors out: what every metric, table and loss of this package computes."""
+
+from lightning_flip.functional.behavior import (
+    average_behavior,
+    behavior,
+    flipping_error_reduction_loss,
+    learning_with_retrospection_loss,
+    restriction_weights,
+)
+from lightning_flip.functional.cross_entropy import cross_entropy, soft_cross_entropy
+from lightning_flip.functional.flips import (
+    churn,
+    negative_flip_impact,
+    negative_flip_rate,
+    positive_flip_rate,
+    relative_negative_flip_rate,
+    trust_score,
+)
+from lightning_flip.functional.forgetting import (
+    flipping_error,
+    forgetting_events,
+    relative_flipping_error,
+    wrongly_flipped,
+)
+from lightning_flip.functional.margins import logit_margin
+from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
+from lightning_flip.functional.predictions import Predictions, describe_predictions
+from lightning_flip.functional.smearing import label_smoothing_loss
+
+__all__ = [
+    "Predictions",
+    "average_behavior",
+    "behavior",
+    "churn",
+    "class_conditional_noise",
+    "cross_entropy",
+    "describe_predictions",
+    "flipping_error",
+    "flipping_error_reduction_loss",
+    "forgetting_events",
+    "label_smoothing_loss",
+    "learning_with_retrospection_loss",
+    "logit_margin",
+    "negative_flip_impact",
+    "negative_flip_rate",
+    "positive_flip_rate",
+    "relative_flipping_error",
+    "relative_negative_flip_rate",
+    "restriction_weights",
+    "soft_cross_entropy",
+    "symmetric_noise",
+    "trust_score",
+    "wrongly_flipped",
+]

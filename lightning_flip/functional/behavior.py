@@ -1,0 +1,173 @@
+"""Flipping error reduction and learning with retrospection as functions of tensors.
+
+FER: "Flipping error reduction", Eq. 2-6 of its paper. LWR: "Learning with retrospection" (Deng and Zhang 2021).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, soft_cross_entropy, widen
+
+__all__ = [
+    "average_behavior",
+    "behavior",
+    "flipping_error_reduction_loss",
+    "learning_with_retrospection_loss",
+    "restriction_weights",
+]
+
+
+def behavior(logits: Float[Tensor, "B K"], *, temperature: float = 5.0) -> Float[Tensor, "B K"]:
+    """b(x) = softmax(f(x) / t), Eq. 2.
+
+    Args:
+        logits: ``[B, K]``.
+        temperature: t > 0; the paper uses 5.
+
+    Returns:
+        Distributions ``[B, K]``, in at least float32.
+
+    Example:
+        >>> behavior(torch.tensor([[5.0, 0.0]]))
+        tensor([[0.7311, 0.2689]])
+    """
+    return (widen(logits) / temperature).softmax(dim=1)
+
+
+def average_behavior(
+    average: Float[Tensor, "B K"],
+    new: Float[Tensor, "B K"],
+    confidence: Float[Tensor, " B"],
+    *,
+    mu: float = 1.0,
+    copy: Bool[Tensor, " B"] | None = None,
+) -> Float[Tensor, "B K"]:
+    """One more behavior in the weighted average: b^ <- exp(-mu c) b^ + (1 - exp(-mu c)) b, Eq. 3.
+
+    Starting at zeros (the authors' code), b^ has the mass 1 - exp(-mu sum c), so that a sample with little
+    history is pulled less.
+
+    Args:
+        average: b^ so far, ``[B, K]``.
+        new: b, ``[B, K]``.
+        confidence: c in [0, 1], ``[B]``.
+        mu: how much a confident behavior counts, > 0.
+        copy: rows whose behavior is taken over as it is (``initial="copy"``, our option).
+
+    Returns:
+        The new b^, ``[B, K]``.
+
+    Example:
+        >>> average_behavior(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([1.0])).sum()
+        tensor(0.6321)
+    """
+    keep = torch.exp(-mu * confidence)[:, None]
+    blended = keep * average + (1 - keep) * new
+    return blended if copy is None else torch.where(copy[:, None], new, blended)
+
+
+def restriction_weights(epoch: int, total_epochs: int) -> tuple[float, float]:
+    """Alpha = 1 - 0.9 k / M and beta = 0.9 k / M.
+
+    Args:
+        epoch: k, counted from 1 as in the paper.
+        total_epochs: M.
+
+    Returns:
+        alpha and beta; beyond M they stay at 0.1 and 0.9.
+
+    Example:
+        >>> restriction_weights(5, 10)
+        (0.55, 0.45)
+    """
+    beta = 0.9 * min(epoch, total_epochs) / total_epochs
+    return 1.0 - beta, beta
+
+
+def flipping_error_reduction_loss(
+    logits: Float[Tensor, "B K"],
+    target: Int[Tensor, " B"],
+    average: Float[Tensor, "B K"],
+    restricted: Bool[Tensor, " B"],
+    *,
+    alpha: float,
+    beta: float,
+    temperature: float = 5.0,
+    temperature_squared: bool = True,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ...]:
+    """Alpha CE + beta t^2 H(b^, softmax(z / t)) on restricted samples, CE on the others, Eq. 4-5.
+
+    The paper prints KL divergence; H(b^, .) has the same gradient and also serves a b^ with a mass under
+    one. The factor t^2 is in the authors' code, not in print.
+
+    Args:
+        logits: ``[B, K]``.
+        target: labels ``[B]``.
+        average: b^, ``[B, K]``; no gradient flows into it.
+        restricted: T(x), ``[B]``: was right in some epoch before this one.
+        alpha: weight of CE where T.
+        beta: weight of the regularizer where T.
+        temperature: t > 0.
+        temperature_squared: whether the factor t^2 is there.
+        reduction: "mean", "none" or "sum".
+
+    Returns:
+        The loss.
+
+    Example:
+        >>> logits, target = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> uniform = torch.full((1, 2), 0.5)
+        >>> everywhere = torch.tensor([True])
+        >>> loss = flipping_error_reduction_loss(logits, target, uniform, everywhere, alpha=0.9, beta=0.1, temperature=1.0)
+        >>> smoothed = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
+        >>> torch.allclose(loss, smoothed)  # Eq. 6: label smoothing is FER with a uniform behavior on all samples
+        True
+    """
+    plain = cross_entropy(logits, target, reduction="none")
+    factor = beta * (temperature**2 if temperature_squared else 1.0)
+    behaved = soft_cross_entropy(average, logits, temperature=temperature, reduction="none")
+    return reduce_loss(torch.where(restricted, alpha * plain + factor * behaved, plain), reduction)
+
+
+def learning_with_retrospection_loss(
+    logits: Float[Tensor, "B K"],
+    target: Int[Tensor, " B"],
+    past_logits: Float[Tensor, "B K"],
+    known: Bool[Tensor, " B"],
+    *,
+    alpha: float,
+    beta: float,
+    temperature: float = 5.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ...]:
+    """Alpha CE + beta t^2 KL(softmax(row / t) || softmax(z / t)) where a row is known, CE elsewhere.
+
+    Args:
+        logits: ``[B, K]``.
+        target: labels ``[B]``.
+        past_logits: the logits of the round before, ``[B, K]``; no gradient flows into them.
+        known: ``[B]``, whether there is a row.
+        alpha: weight of CE where known.
+        beta: weight of the divergence where known.
+        temperature: t > 0.
+        reduction: "mean", "none" or "sum".
+
+    Returns:
+        The loss.
+
+    Example:
+        >>> z, y = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+        >>> learning_with_retrospection_loss(z, y, z, torch.tensor([True]), alpha=0.0, beta=1.0)
+        tensor(0.)
+    """
+    plain = cross_entropy(logits, target, reduction="none")
+    log_past = F.log_softmax(widen(past_logits.detach()) / temperature, dim=1)
+    log_now = F.log_softmax(widen(logits) / temperature, dim=1)
+    divergence = (log_past.exp() * (log_past - log_now)).sum(dim=1)
+    drawn = alpha * plain + beta * temperature**2 * divergence
+    return reduce_loss(torch.where(known, drawn, plain), reduction)

@@ -1,0 +1,149 @@
+"""Forgetting across epochs: who was right once and is wrong in the end, and how often that happened on the way.
+
+All functions read one boolean matrix ``correct [epochs, N]``: row e says which samples epoch e classified correctly.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from lightning_flip.functional.correctness import share
+
+__all__ = ["flipping_error", "forgetting_events", "never_learned", "relative_flipping_error", "wrongly_flipped"]
+
+
+def wrongly_flipped(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Bool[Tensor, " N"]:
+    """Samples that the selected epoch gets wrong and some earlier epoch had right (WFS).
+
+    Args:
+        correct: boolean ``[epochs, N]``.
+        selected: the row of the epoch to judge; negative rows count from the end. Rows after it play no part.
+
+    Returns:
+        Boolean ``[N]``; all False for the first epoch, which has no earlier one.
+
+    Raises:
+        TypeError: if ``correct`` is not boolean.
+        ValueError: if ``correct`` does not have two dimensions, or has no row ``selected``.
+
+    Example:
+        >>> correct = torch.tensor([[True, False, False], [False, True, False]])
+        >>> wrongly_flipped(correct), wrongly_flipped(correct, selected=0)
+        (tensor([ True, False, False]), tensor([False, False, False]))
+    """
+    row = _row(correct, selected)
+    return correct[:row].any(dim=0) & ~correct[row]
+
+
+def flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Float[Tensor, ""]:
+    """Share of samples that are wrongly flipped (FE): #WFS / #samples, Equation 7 of "Flipping Error Reduction".
+
+    Args:
+        correct: boolean ``[epochs, N]``, of held-out samples for the paper's number.
+        selected: the row of the epoch to judge; the paper takes the last one, which is the default.
+
+    Returns:
+        0-dim float32 tensor in [0, 1], at most the selected epoch's error rate; 0 without samples.
+
+    Raises:
+        TypeError: if ``correct`` is not boolean.
+        ValueError: if ``correct`` does not have two dimensions, or has no row ``selected``.
+
+    Example:
+        >>> flipping_error(torch.tensor([[True, True, False, False], [False, True, False, True]]))
+        tensor(0.2500)
+    """
+    return share(wrongly_flipped(correct, selected).sum(), correct.shape[1])
+
+
+def relative_flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Float[Tensor, ""]:
+    """Share of the selected epoch's errors that are wrongly flipped (RFE): #WFS / #misclassified samples.
+
+    Args:
+        correct: boolean ``[epochs, N]``, of held-out samples for the paper's number.
+        selected: the row of the epoch to judge; the paper takes the last one, which is the default.
+
+    Returns:
+        0-dim float32 tensor in [0, 1]; 0 where the selected epoch makes no error (our reading).
+
+    Raises:
+        TypeError: if ``correct`` is not boolean.
+        ValueError: if ``correct`` does not have two dimensions, or has no row ``selected``.
+
+    Example:
+        >>> relative_flipping_error(torch.tensor([[True, True, False, False], [False, True, False, True]]))
+        tensor(0.5000)
+    """
+    flipped = wrongly_flipped(correct, selected).sum()
+    return share(flipped, (~correct[selected]).sum())
+
+
+def forgetting_events(correct: Bool[Tensor, "epochs N"]) -> Int64[Tensor, " N"]:
+    """How often each sample went from right to wrong between consecutive visits.
+
+    A sample that was never right has no event; report it apart, with :func:`never_learned`.
+
+    Args:
+        correct: boolean ``[epochs, N]``; consecutive rows are consecutive visits.
+
+    Returns:
+        int64 ``[N]`` in [0, epochs / 2].
+
+    Raises:
+        TypeError: if ``correct`` is not boolean.
+        ValueError: if ``correct`` does not have two dimensions.
+
+    Example:
+        >>> forgetting_events(torch.tensor([[True, False], [False, False], [True, False], [False, True]]))
+        tensor([2, 0])
+    """
+    _check_correct(correct)
+    return (correct[:-1] & ~correct[1:]).sum(dim=0)
+
+
+def never_learned(correct: Bool[Tensor, "epochs N"]) -> Bool[Tensor, " N"]:
+    """Which samples no epoch classified correctly.
+
+    Args:
+        correct: boolean ``[epochs, N]``.
+
+    Returns:
+        Boolean ``[N]``; all True without epochs.
+
+    Raises:
+        TypeError: if ``correct`` is not boolean.
+        ValueError: if ``correct`` does not have two dimensions.
+
+    Example:
+        >>> never_learned(torch.tensor([[True, False], [False, False]]))
+        tensor([False,  True])
+    """
+    _check_correct(correct)
+    return ~correct.any(dim=0)
+
+
+def _check_correct(correct: Tensor) -> None:
+    if correct.ndim != 2:
+        raise ValueError(
+            f"correct must be a boolean matrix [epochs, N]; got shape {tuple(correct.shape)}. "
+            f"Stack one row [N] for each epoch: torch.stack(rows)."
+        )
+    if correct.dtype != torch.bool:
+        raise TypeError(
+            f"correct must be boolean; got {correct.dtype}. "
+            f"Compare predictions with labels (preds == target), or convert zeros and ones with .bool()."
+        )
+
+
+def _row(correct: Tensor, selected: int) -> int:
+    """The selected epoch as a row from 0: ``correct[:-1]`` and ``correct[:row]`` differ for negative epochs."""
+    _check_correct(correct)
+    epochs = correct.shape[0]
+    if not -epochs <= selected < epochs:
+        raise ValueError(
+            f"selected must be an epoch of correct, which has shape {tuple(correct.shape)}; got {selected}. "
+            f"Rows count from 0, or from the end with -1."
+        )
+    return selected % epochs

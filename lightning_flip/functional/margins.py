@@ -1,0 +1,63 @@
+"""How far the label's logit is ahead of the strongest other one."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+__all__ = ["logit_margin"]
+
+
+def logit_margin(logits: Float[Tensor, "B K"], target: Integer[Tensor, " B"]) -> Float[Tensor, " B"]:
+    r"""The label's logit less the largest other one: :math:`z_y - \max_{j \ne y} z_j`.
+
+    Positive exactly where the sample is classified correctly, 0 on a tie. Its mean over a sample's visits is the area
+    under the margin (AUM), which is low for labels that the network learns against its own judgment. Adding a constant
+    to all logits of a row changes nothing.
+
+    Args:
+        logits: floating point ``[B, K]``, K >= 2. Arithmetic and result are at least float32.
+        target: integer labels ``[B]`` in [0, K). Values are checked by the gather, not here: a label outside the range
+            is an error on the CPU and a device-side assertion on a GPU.
+
+    Returns:
+        ``[B]`` in the units of the logits, float32, or float64 for float64 logits. Differentiable.
+
+    Raises:
+        TypeError: for logits that are not floating point, or targets that are not integers.
+        ValueError: for wrong shapes, lengths that differ, or a single class.
+
+    Example:
+        >>> logit_margin(torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]]), torch.tensor([0, 2]))
+        tensor([ 2., -3.])
+    """
+    _check(logits, target)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    column = target.long().unsqueeze(1)
+    others = logits.scatter(1, column, -math.inf)
+    return logits.gather(1, column).squeeze(1) - others.amax(dim=1)
+
+
+def _check(logits: Tensor, target: Tensor) -> None:
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have the shape [B, K]; got {tuple(logits.shape)}. Flatten all but the classes.")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point; got {logits.dtype}. Convert them with .float().")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits must have at least two classes, as the margin is taken to another class; got shape "
+            f"{tuple(logits.shape)}. Write a single binary logit z as the two logits [0, z]."
+        )
+    if target.ndim != 1 or target.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"target must hold one label for each of the {logits.shape[0]} rows of logits; "
+            f"got shape {tuple(target.shape)}."
+        )
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(
+            f"target must be integer labels; got {target.dtype}. "
+            f"Convert class numbers with .long(); mixed labels have no single margin."
+        )

@@ -1,0 +1,196 @@
+"""The flipping error of each epoch: a metric with a memory that a reset leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_flip.functional.correctness import correct_predictions, share
+from lightning_flip.functional.forgetting import wrongly_flipped
+from lightning_flip.metrics.counting import CountingMetric
+
+__all__ = ["FlippingError", "FlippingMetric", "RelativeFlippingError"]
+
+# Ordered, so that the maximum merges visits and ranks: a sample that any of them got right is right.
+_UNSEEN, _WRONG, _RIGHT = range(3)
+
+
+class FlippingMetric(CountingMetric):
+    """Remembers, for each sample, whether any visit so far was right; subclasses report a share of the wrong ones.
+
+    An epoch is what lies between two resets. ``reset`` forgets the epoch and keeps the memory, as Lightning resets
+    logged metrics every epoch; :meth:`forget` drops both. Use one metric for each split.
+
+    Merging is a maximum everywhere, so a sample visited twice in an epoch (a sampler that pads, or draws with
+    replacement) counts once, as right if any of these visits was right. For the same reason ranks need not see the
+    same samples in every epoch: each one keeps what it saw, ``compute`` merges all of it, and each rank keeps the
+    merged memory. A reset without ``compute`` loses nothing. Only a checkpoint does: its memory is that of the rank
+    that writes it, so under several ranks call ``compute`` (or log the metric, which does it) before saving.
+
+    The value that ``forward`` returns is of the batch alone: its samples that are wrong now and were right at any
+    earlier visit.
+
+    The memory is part of ``state_dict``, so that a resumed run goes on with it; ``metric.persistent(False)`` keeps it
+    out. Two bytes a sample are kept, and copied in each ``update``.
+
+    Lightning's sanity check runs an untrained model through ``validation_step``, and whatever that gets right would be
+    remembered. Skip it there: ``if not self.trainer.sanity_checking: self.metric.update(...); self.log(...)``.
+
+    Args:
+        num_samples: N, the number of samples that ``index`` can name, at least 1.
+        **kwargs: options of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if ``num_samples`` is not a positive integer.
+    """
+
+    outcome: Tensor
+    ever_right: Tensor
+
+    def __init__(self, num_samples: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 1:
+            raise ValueError(
+                f"num_samples must be a positive integer, the length of the dataset that index counts in; "
+                f"got {num_samples!r}."
+            )
+        self.num_samples = num_samples
+        # uint8 rather than bool: every communication backend gathers bytes.
+        self.add_state("outcome", torch.zeros(num_samples, dtype=torch.uint8), dist_reduce_fx="max")
+        self.add_state("ever_right", torch.zeros(num_samples, dtype=torch.uint8), dist_reduce_fx="max", persistent=True)
+
+    def update(self, preds: Tensor, target: Tensor, index: Tensor) -> None:
+        """Take in one batch.
+
+        Args:
+            preds: integer labels ``[B]`` or scores ``[B, K]``.
+            target: integer labels ``[B]``.
+            index: int64 ``[B]``, the samples' positions in [0, num_samples). Values are checked by the scatter, not
+                here: one outside the range is an error on the CPU and a device-side assertion on a GPU.
+
+        Raises:
+            TypeError: for wrong dtypes.
+            ValueError: for wrong shapes, or lengths that differ.
+        """
+        correct = correct_predictions(preds, target)
+        if index.dtype != torch.int64:
+            raise TypeError(f"index must be int64; got {index.dtype}. Convert positions with .long().")
+        if index.shape != correct.shape:
+            raise ValueError(
+                f"index must hold one position for each of the {correct.shape[0]} samples; "
+                f"got shape {tuple(index.shape)}. Pass the index of the same batch."
+            )
+        # Out of place: a state made in inference mode cannot be written outside of it.
+        right = correct.to(self.ever_right.dtype)
+        self.ever_right = self.ever_right.scatter_reduce(0, index, right, "amax")
+        self.outcome = self.outcome.scatter_reduce(0, index, right + _WRONG, "amax")
+
+    def flipped(self) -> Tensor:
+        """Which samples this epoch gets wrong and some earlier one had right, boolean ``[num_samples]``.
+
+        Under several ranks: of the samples that this rank saw this epoch.
+        """
+        # The memory holds this epoch too, but a sample that is wrong has no right visit in it.
+        return wrongly_flipped(torch.stack((self.ever_right.bool(), self.outcome != _WRONG)))
+
+    def reset(self) -> None:
+        """Start a new epoch. The memory of earlier ones stays; see :meth:`forget`."""
+        memory = self.ever_right
+        super().reset()
+        self.ever_right = memory
+
+    def forget(self) -> None:
+        """Drop the epoch and the memory: everything is as it was when the metric was made."""
+        super().reset()
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        """Go back to this rank's epoch, but keep what all ranks remember.
+
+        Args:
+            should_unsync: whether to go back.
+        """
+        memory = self.ever_right
+        super().unsync(should_unsync)
+        self.ever_right = memory  # merging it once more changes nothing, and a checkpoint now holds all ranks' rows
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("outcome", "ever_right"):
+            stored = state_dict.get(prefix + name)
+            if stored is None:
+                continue
+            if stored.shape != (self.num_samples,):
+                error_msgs = args[-1]
+                error_msgs.append(
+                    f"{prefix}{name} has shape {tuple(stored.shape)}, but this {type(self).__name__} was made with "
+                    f"num_samples={self.num_samples}. Make it for the dataset that the checkpoint was written with."
+                )
+                state_dict.pop(prefix + name)
+                continue
+            state_dict[prefix + name] = stored.to(self.device, copy=True)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._computed = None
+
+
+class FlippingError(FlippingMetric):
+    """Share of samples that this epoch gets wrong and some earlier epoch had right (FE).
+
+    See :func:`lightning_flip.functional.forgetting.flipping_error` for the equation; in [0, 1], over the samples seen this epoch,
+    0 in the first epoch and without samples.
+
+    An epoch is what lies between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
+    :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
+
+    Args:
+        num_samples: N, the number of samples that ``index`` can name, at least 1.
+        **kwargs: options of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if ``num_samples`` is not a positive integer.
+
+    Example:
+        >>> metric = FlippingError(num_samples=4)
+        >>> target, index = torch.tensor([0, 1, 1, 2]), torch.arange(4)
+        >>> for preds in [[0, 1, 0, 0], [1, 1, 0, 0]]:
+        ...     metric.update(torch.tensor(preds), target, index)
+        ...     print(metric.compute())
+        ...     metric.reset()
+        tensor(0.)
+        tensor(0.2500)
+    """
+
+    def compute(self) -> Tensor:
+        """The share over the samples seen this epoch, 0-dim float32."""
+        return share(self.flipped().sum(), (self.outcome != _UNSEEN).sum())
+
+
+class RelativeFlippingError(FlippingMetric):
+    """Share of this epoch's errors that some earlier epoch had right (RFE).
+
+    See :func:`lightning_flip.functional.forgetting.relative_flipping_error`; in [0, 1], 0 where the epoch makes no error.
+
+    An epoch is what lies between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
+    :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
+
+    Args:
+        num_samples: N, the number of samples that ``index`` can name, at least 1.
+        **kwargs: options of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if ``num_samples`` is not a positive integer.
+
+    Example:
+        >>> metric = RelativeFlippingError(num_samples=4)
+        >>> target, index = torch.tensor([0, 1, 1, 2]), torch.arange(4)
+        >>> for preds in [[0, 1, 0, 0], [1, 1, 0, 0]]:
+        ...     metric.update(torch.tensor(preds), target, index)
+        ...     print(metric.compute())
+        ...     metric.reset()
+        tensor(0.)
+        tensor(0.3333)
+    """
+
+    def compute(self) -> Tensor:
+        """The share over the samples that this epoch gets wrong, 0-dim float32."""
+        return share(self.flipped().sum(), (self.outcome == _WRONG).sum())

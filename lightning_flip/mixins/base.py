@@ -1,0 +1,293 @@
+"""The base of all mixins: it adds the difference between a method's loss and the cross entropy."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.mixins.loop import TermLoop, storage_dtype
+from lightning_flip.mixins.options import accepted_arguments, check_definition
+from lightning_flip.steps import SampleStep, StepSource
+
+if TYPE_CHECKING:
+    _Module = pl.LightningModule
+else:
+    _Module = object
+
+__all__ = ["LossTerm"]
+
+
+class LossTerm(_Module):
+    """Adds ``term_weight * mean(method loss - CE)`` to what ``training_step`` returns.
+
+    With a module whose loss is mean cross entropy this is exactly the method's loss, and whatever else the
+    module adds (weight decay terms, auxiliary heads) stays. A mixin stands left of the module::
+
+        class Robust(FlippingErrorReduction, LitClassifier): ...
+
+    A method is a subclass that defines :meth:`method_loss`, and :meth:`observe` and :meth:`new_epoch` if it
+    keeps a table; several methods can stand in one class, their differences add up.
+
+    Args:
+        *args: passed on to the module.
+        term_weight: weight of the difference; 0 switches the mixin off entirely: training is then bit for
+            bit that of the module alone.
+        base_loss: "cross_entropy" compares the module's loss with mean cross entropy in the first step and
+            stops if it is something else (class weights, smoothing, a sum); "any" adds the difference to
+            whatever the module returns.
+        logits_from: where the logits are: "" for the module's own forward, a dotted submodule path, or a
+            function of what ``training_step`` returned.
+        target_from: key, attribute, position in the batch, or function of it, where the targets are not in
+            one of the usual places.
+        index_from: the same for sample ids that the batch carries itself (iterable datasets).
+        loader: which training loader to follow, where there are several.
+        num_samples: number of samples, needed with ``index_from`` only.
+        total_epochs: M of a schedule, where the Trainer has no ``max_epochs`` and no ``max_steps``.
+        table_dtype: storage type of tables, "float16" halves them; None: that of the computation.
+        **kwargs: passed on to the module.
+
+    Raises:
+        TypeError: at class definition, if a mixin stands right of the module or two options share a name.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_definition(cls, LossTerm)
+        if "configure_callbacks" in vars(cls) and cls.__module__ != __name__:
+            cls.configure_callbacks = _with_loop(vars(cls)["configure_callbacks"])  # type: ignore[method-assign]
+
+    def __init__(
+        self,
+        *args: Any,
+        term_weight: float = 1.0,
+        base_loss: Literal["cross_entropy", "any"] = "cross_entropy",
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+        num_samples: int | None = None,
+        total_epochs: int | None = None,
+        table_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if base_loss not in ("cross_entropy", "any"):
+            raise ValueError(f'base_loss must be "cross_entropy" or "any"; got {base_loss!r}.')
+        if not math.isfinite(term_weight):
+            raise ValueError(f"term_weight must be finite; got {term_weight}.")
+        self.term_weight = term_weight
+        self.base_loss = base_loss
+        self.step_source = StepSource(logits_from, target_from, index_from, loader)
+        self.num_samples = num_samples
+        self.total_epochs = total_epochs
+        self.table_dtype = table_dtype
+        self._term_loop = TermLoop(self)
+
+    # -- what a method defines ------------------------------------------------------------------------
+
+    def method_loss(self, step: SampleStep) -> Tensor:
+        """The method's loss of every sample, with gradient into ``step.logits``.
+
+        Args:
+            step: the running step.
+
+        Returns:
+            ``[B]``. The base itself is plain cross entropy.
+        """
+        return cross_entropy(step.logits, step.target, reduction="none")
+
+    def observe(self, step: SampleStep) -> None:
+        """Store what later epochs need; called once for every batch, after the loss.
+
+        Args:
+            step: detached, in at least float32, without a DistributedSampler's padding; no index repeats.
+        """
+
+    def new_epoch(self, epoch: int) -> None:
+        """Make what the epoch before stored readable.
+
+        Args:
+            epoch: number of the epoch that begins, counted from 1.
+        """
+
+    # -- what a method uses ---------------------------------------------------------------------------
+
+    def table(self, name: str, step: SampleStep, width: int) -> Any:
+        """The method's table of a name, made at first use; it goes into checkpoints.
+
+        Args:
+            name: its name.
+            step: the running step.
+            width: number of columns.
+
+        Returns:
+            A :class:`~lightning_flip.tables.SampleTable`.
+        """
+        return self._loop.table(name, step, width)
+
+    def epochs(self) -> tuple[int, int]:
+        """k, counted from 1, and M of a schedule.
+
+        Returns:
+            The running epoch and their number: ``total_epochs`` if given, else the Trainer's
+            ``max_epochs``, else ``max_steps`` over batches an epoch.
+
+        Raises:
+            ValueError: if the Trainer trains without an end.
+        """
+        trainer = self.trainer
+        total = self.total_epochs
+        if total is None and trainer.max_epochs is not None and trainer.max_epochs > 0:
+            total = trainer.max_epochs
+        if total is None and trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
+            total = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
+        if total is None or total < 1:
+            raise ValueError(
+                "the schedule of this loss needs the number of epochs M, and the Trainer has neither max_epochs nor "
+                "max_steps. Pass total_epochs=."
+            )
+        return trainer.current_epoch + 1, total
+
+    def storage_dtype(self, step: SampleStep) -> torch.dtype:
+        """Storage type of this module's tables.
+
+        Args:
+            step: the running step.
+
+        Returns:
+            ``table_dtype``, or the type of the computation.
+        """
+        return storage_dtype(self.table_dtype, step.logits)
+
+    def require_labels(self, step: SampleStep) -> None:
+        """Refuse targets that are distributions, for methods that ask whether a sample was right.
+
+        Args:
+            step: the running step.
+
+        Raises:
+            TypeError: if the targets are distributions.
+        """
+        if not step.has_labels:
+            raise TypeError(
+                f"{type(self).__name__} asks whether a sample was right, and the targets are float [B, K] (MixUp or "
+                "CutMix), which have no single right class. Train without mixing, or put the mixing into another run."
+            )
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    @property
+    def _loop(self) -> TermLoop:
+        return self._term_loop.bind(self)
+
+    def on_new_epoch(self, epoch: int) -> None:
+        """Tell every method of the class that an epoch begins.
+
+        Args:
+            epoch: its number, counted from 1.
+        """
+        for method in self._methods("new_epoch"):
+            method(self, epoch)
+
+    def configure_callbacks(self) -> Any:
+        """The module's own callbacks and the one that runs the loss terms.
+
+        Returns:
+            A list of callbacks.
+        """
+        return _add_loop(super().configure_callbacks(), self._loop)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's step, with the term added to its loss.
+
+        Args:
+            *args: what Lightning passes.
+            **kwargs: what Lightning passes.
+
+        Returns:
+            What the module's step returned, with another loss.
+        """
+        step: Callable[..., Any] = super().training_step
+        args, kwargs = accepted_arguments(step, args, kwargs)
+        output = step(*args, **kwargs)
+        if not self.automatic_optimization:
+            return output  # regularized() was called in there
+        if isinstance(output, dict):
+            return {**output, "loss": self.regularized(output["loss"])} if "loss" in output else output
+        return self.regularized(output) if output is not None else None
+
+    def regularized(self, loss: Tensor) -> Tensor:
+        """A loss with the term added; manual optimization calls this before the backward pass.
+
+        Args:
+            loss: the module's loss for the batch.
+
+        Returns:
+            The loss to be minimized.
+        """
+        loop = self._loop
+        attachment = loop.attachment
+        if self._trainer is None or self.term_weight == 0:
+            return loss
+        if not any(callback is loop for callback in self.trainer.callbacks):
+            return loss  # learning rate and batch size finders run without callbacks: nothing may be recorded
+        if attachment is None:
+            return loss
+        if attachment.searching:
+            return loss
+        step = attachment.sample_step(self.step_source)
+        if step is None:
+            return loss
+        loop.begin_step(self.trainer, step)
+        plain = cross_entropy(step.logits, step.target, reduction="none")
+        if not loop.compared and self.base_loss == "cross_entropy":
+            _compare(loss, plain, step.logits.dtype, type(self).__name__)
+        loop.compared = True
+        difference = torch.zeros_like(plain)
+        for method in self._methods("method_loss"):
+            difference = difference + (method(self, step) - plain)
+        if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
+            loop.added_for = attachment.batch
+            for part in step.detached().recorded().once():
+                for method in self._methods("observe"):
+                    method(self, part)
+        return loss + self.term_weight * difference.mean()
+
+    def _methods(self, name: str) -> list[Callable[..., Any]]:
+        """The methods of a name that stand side by side; a subclass that redefines one replaces its parent's."""
+        owners: list[type] = []
+        for cls in type(self).__mro__:
+            if name in vars(cls) and cls is not LossTerm and not any(issubclass(owner, cls) for owner in owners):
+                owners.append(cls)
+        return [vars(owner)[name] for owner in owners]
+
+
+def _compare(loss: Tensor, plain: Tensor, dtype: torch.dtype, name: str) -> None:
+    expected, got = float(plain.detach().mean()), float(loss.detach())
+    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+    if not math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance):
+        raise ValueError(
+            f"{name}: training_step returned {got:.6g}, the mean cross entropy of its logits is {expected:.6g}. The "
+            "mixin adds mean(method loss - CE), which gives the method's loss only on top of mean cross entropy. "
+            "Return that (no class weights, smoothing or sum), or keep your loss and pass base_loss='any'."
+        )
+
+
+def _add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
+    listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return listed if any(callback is loop for callback in listed) else [*listed, loop]
+
+
+def _with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    @functools.wraps(configure)
+    def configure_callbacks(self: LossTerm) -> list[Any]:
+        return _add_loop(configure(self), self._loop)
+
+    return configure_callbacks

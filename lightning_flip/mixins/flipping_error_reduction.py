@@ -1,0 +1,131 @@
+"""Flipping error reduction as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_flip.functional.behavior import (
+    average_behavior,
+    behavior,
+    flipping_error_reduction_loss,
+    restriction_weights,
+)
+from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.steps import SampleStep
+
+__all__ = ["FlippingErrorReduction"]
+
+TABLE = "behavior"
+
+
+class FlippingErrorReduction(LossTerm):
+    """Restricts how far the network moves away from what it once got right (FER, Eq. 2-6).
+
+    Where a sample was right in some epoch before this one, the loss is alpha CE + beta t^2 H(b^, softmax(z / t))
+    with alpha = 1 - 0.9 k / M and beta = 0.9 k / M; elsewhere CE. b^ averages the behaviors softmax(z / t) of
+    the epochs that were right, each weighted with its confidence: b^ <- exp(-mu c) b^ + (1 - exp(-mu c)) b.
+    Behaviors come from the training forward itself; a table of N x K numbers is kept, no network.
+
+    The paper prints KL divergence without t^2. Soft cross entropy (the same gradient, and it serves a b^ of
+    mass under one) and t^2 are in the authors' code.
+
+    Args:
+        *args: passed on to the module.
+        fer_temperature: t > 0.
+        fer_mu: mu > 0; the paper uses 1 for ResNet-18, 0.3 for WRN and MobileNetV2, 0.5 for ShuffleNetV2.
+        restrict: "correct" stores right behaviors and restricts samples that have one; "all" stores every
+            behavior and restricts every sample from its second visit on (the ablation "w/o S1", and the
+            paper's choice for noisy labels).
+        average: False keeps the last stored behavior instead of the average ("w/o S2"). Without both it is
+            learning with retrospection with interval 1.
+        initial: "zeros" as the authors' code; "copy", our option, takes over the first behavior as it is.
+        confidence: "label" is c = p_y (Eq. 3); "predicted", our option, is c = max p, which is better in
+            our runs with noisy labels.
+        temperature_squared: whether the regularizer is multiplied with t^2.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Robust(FlippingErrorReduction, Classifier): ...
+        >>> Robust(network=MLP(4, 3), num_classes=3, fer_mu=0.5).fer_mu
+        0.5
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        fer_temperature: float = 5.0,
+        fer_mu: float = 1.0,
+        restrict: Literal["correct", "all"] = "correct",
+        average: bool = True,
+        initial: Literal["zeros", "copy"] = "zeros",
+        confidence: Literal["label", "predicted"] = "label",
+        temperature_squared: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, value in (("fer_temperature", fer_temperature), ("fer_mu", fer_mu)):
+            if not value > 0:
+                raise ValueError(f"{name} must be greater than 0; got {value}.")
+        for name, choice, choices in (
+            ("restrict", restrict, ("correct", "all")),
+            ("initial", initial, ("zeros", "copy")),
+            ("confidence", confidence, ("label", "predicted")),
+        ):
+            if choice not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {choice!r}.")
+        self.fer_temperature = fer_temperature
+        self.fer_mu = fer_mu
+        self.restrict = restrict
+        self.average = average
+        self.initial = initial
+        self.confidence = confidence
+        self.temperature_squared = temperature_squared
+
+    def method_loss(self, step: SampleStep) -> Tensor:
+        """Eq. 5 of every sample."""
+        self.require_labels(step)
+        table = self.table(TABLE, step, step.num_classes)
+        alpha, beta = restriction_weights(*self.epochs())
+        return flipping_error_reduction_loss(
+            step.logits,
+            step.target,
+            table.rows(step.index).to(widen(step.logits).dtype),
+            table.seen(step.index),
+            alpha=alpha,
+            beta=beta,
+            temperature=self.fer_temperature,
+            temperature_squared=self.temperature_squared,
+            reduction="none",
+        )
+
+    def observe(self, step: SampleStep) -> None:
+        """Eq. 3 for the samples that were right (or all)."""
+        table = self.table(TABLE, step, step.num_classes)
+        probs = step.logits.softmax(dim=1)
+        if self.restrict == "correct":
+            stored = step.logits.argmax(dim=1) == step.target
+        else:
+            stored = torch.ones_like(step.target, dtype=torch.bool)
+        if step.valid is not None:
+            stored = stored & step.valid
+        new = behavior(step.logits, temperature=self.fer_temperature)
+        if self.average:
+            before, known = table.pending(step.index)
+            labels = step.target.clamp(0, step.num_classes - 1)[:, None]
+            sure = probs.gather(1, labels)[:, 0] if self.confidence == "label" else probs.amax(dim=1)
+            first = ~known if self.initial == "copy" else None
+            new = average_behavior(before.to(new.dtype), new, sure, mu=self.fer_mu, copy=first)
+        table.update(step.index, new, stored)
+
+    def new_epoch(self, epoch: int) -> None:
+        """What one epoch stored is used from the next one on."""
+        if TABLE in self._loop.tables:
+            self._loop.tables[TABLE].commit()

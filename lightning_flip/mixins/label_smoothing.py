@@ -1,0 +1,41 @@
+"""Label smoothing as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_flip.functional.smearing import check_smoothing, label_smoothing_loss
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.steps import SampleStep
+
+__all__ = ["LabelSmoothing"]
+
+
+class LabelSmoothing(LossTerm):
+    """CE against (1 - a) e_y + a u, with u uniform (Szegedy et al. 2016; "LSR" in the FER paper).
+
+    Args:
+        *args: passed on to the module.
+        smoothing: a in [0, 1).
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if ``smoothing`` is outside [0, 1).
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Smoothed(LabelSmoothing, Classifier): ...
+        >>> Smoothed(network=MLP(4, 3), num_classes=3, smoothing=0.2).smoothing
+        0.2
+    """
+
+    def __init__(self, *args: Any, smoothing: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_smoothing(smoothing)
+        self.smoothing = smoothing
+
+    def method_loss(self, step: SampleStep) -> Tensor:
+        """(1 - a) CE + a H(u, p) of every sample."""
+        return label_smoothing_loss(step.logits, step.target, smoothing=self.smoothing, reduction="none")

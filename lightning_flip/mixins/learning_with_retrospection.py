@@ -1,0 +1,76 @@
+"""Learning with retrospection as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_flip.functional.behavior import learning_with_retrospection_loss, restriction_weights
+from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.steps import SampleStep
+
+__all__ = ["LearningWithRetrospection"]
+
+TABLE = "retrospection"
+
+
+class LearningWithRetrospection(LossTerm):
+    """Draws the network to its own logits of some epochs ago (LWR, Deng and Zhang 2021).
+
+    Every visit writes the logits into a table; every ``interval`` epochs that table becomes the one that the
+    loss reads. Samples without a row, and the first ``interval`` epochs, use CE; then the loss is
+    alpha CE + beta t^2 KL(softmax(row / t) || softmax(z / t)) with alpha = 1 - 0.9 c / M, beta = 0.9 c / M
+    and c = floor(k / interval) interval.
+
+    Args:
+        *args: passed on to the module.
+        lwr_temperature: t > 0.
+        lwr_interval: epochs a round; the paper uses 5 for ResNet and ShuffleNet, 1 for WRN.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Retrospective(LearningWithRetrospection, Classifier): ...
+        >>> Retrospective(network=MLP(4, 3), num_classes=3, lwr_interval=1).lwr_interval
+        1
+    """
+
+    def __init__(self, *args: Any, lwr_temperature: float = 5.0, lwr_interval: int = 5, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not lwr_temperature > 0:
+            raise ValueError(f"lwr_temperature must be greater than 0; got {lwr_temperature}.")
+        if lwr_interval < 1:
+            raise ValueError(f"lwr_interval must be at least 1 epoch; got {lwr_interval}.")
+        self.lwr_temperature = lwr_temperature
+        self.lwr_interval = lwr_interval
+
+    def method_loss(self, step: SampleStep) -> Tensor:
+        """The loss of every sample."""
+        self.require_labels(step)
+        table = self.table(TABLE, step, step.num_classes)
+        epoch, total = self.epochs()
+        alpha, beta = restriction_weights(epoch // self.lwr_interval * self.lwr_interval, total)
+        return learning_with_retrospection_loss(
+            step.logits,
+            step.target,
+            table.rows(step.index).to(widen(step.logits).dtype),
+            table.seen(step.index),
+            alpha=alpha,
+            beta=beta,
+            temperature=self.lwr_temperature,
+            reduction="none",
+        )
+
+    def observe(self, step: SampleStep) -> None:
+        """Write the logits of this visit."""
+        self.table(TABLE, step, step.num_classes).update(step.index, step.logits, step.valid)
+
+    def new_epoch(self, epoch: int) -> None:
+        """At the start of a round, the rows of the round before become readable."""
+        if TABLE in self._loop.tables and (epoch - 1) % self.lwr_interval == 0:
+            self._loop.tables[TABLE].commit()

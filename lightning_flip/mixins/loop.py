@@ -1,0 +1,225 @@
+"""What a loss term needs from the Trainer: its attachment, its tables, and the hooks that keep them."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_flip.steps import Attachment, SampleStep, attach
+from lightning_flip.tables import SampleTable
+
+if TYPE_CHECKING:
+    from lightning_flip.mixins.base import LossTerm
+
+__all__ = ["TermLoop"]
+
+CHECKPOINT_KEY = "lightning_flip"
+
+
+class TermLoop(pl.Callback):
+    """The callback through which a module's loss terms take part in the loop.
+
+    A callback and not module hooks, because a user's class may override a hook without calling ``super``.
+    It also keeps the terms' tables away from what copies modules (weight averaging, spawned processes).
+
+    Args:
+        module: the module whose terms these are.
+    """
+
+    def __init__(self, module: LossTerm) -> None:
+        self._module = weakref.ref(module)
+        self.attachment: Attachment | None = None
+        self.tables: dict[str, SampleTable] = {}
+        self.epoch = -1
+        self.compared = False
+        self.added_for: object = None
+        self._loaded: dict[str, Any] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TermLoop:
+        return _fresh_loop()
+
+    def __reduce__(self) -> Any:
+        return _fresh_loop, ()
+
+    @property
+    def state_key(self) -> str:
+        """Name in a checkpoint."""
+        return "LossTerm"
+
+    def bind(self, module: LossTerm) -> TermLoop:
+        """Belong to a module; a copied or unpickled module binds its fresh loop on first use."""
+        self._module = weakref.ref(module)
+        return self
+
+    # -- hooks --------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach for fitting; a run from the first epoch begins with empty tables."""
+        module = self._module()
+        if stage != TrainerFn.FITTING or module is None or module.term_weight == 0:
+            return
+        self.attachment = attach(trainer, pl_module, self, module.step_source)
+        self.compared = False
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self.tables, self.epoch, self._loaded = {}, -1, {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Make sure that the term has not been forgotten."""
+        if self.attachment is None or outputs is None or self.added_for is self.attachment.batch:
+            return
+        if pl_module.automatic_optimization:
+            fix = "Its training_step must call super().training_step(...) (or move it into a class right of the mixin)."
+        else:
+            fix = "With manual optimization, call loss = self.regularized(loss) before self.manual_backward(loss)."
+        raise RuntimeError(f"{type(pl_module).__name__} took a step without its mixins' loss. {fix}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge the ranks' rows, so that the checkpoints of the epoch's end hold all of them."""
+        if self.attachment is not None:
+            self.attachment.check()
+            self._sync()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the tables into the checkpoint: the loss reads them."""
+        if not self.tables and not self._loaded:
+            return
+        # In an exception the other ranks may not come: a collective would wait for them for good.
+        partial = sys.exc_info()[0] is not None
+        if not partial:
+            self._sync()
+        tables = {**self._loaded, **{name: table.state_dict() for name, table in self.tables.items()}}
+        checkpoint[CHECKPOINT_KEY] = {"tables": tables, "epoch": self.epoch, "partial": partial}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the tables of a checkpoint until their size is known."""
+        if trainer.state.fn != TrainerFn.FITTING or CHECKPOINT_KEY not in checkpoint or self.attachment is None:
+            return
+        state = checkpoint[CHECKPOINT_KEY]
+        self.tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
+        if state["partial"] and trainer.world_size > 1:
+            rank_zero_warn(
+                "this checkpoint was written while an exception was in flight: the rows that other ranks wrote since "
+                "the last merge are missing from the tables of the loss."
+            )
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Detach."""
+        self._release()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Detach."""
+        self._release()
+
+    # -- tables -------------------------------------------------------------------------------------
+
+    def table(self, name: str, step: SampleStep, width: int) -> SampleTable:
+        """A table of the terms, made at first use and filled from the checkpoint that was loaded.
+
+        Args:
+            name: its name in the checkpoint.
+            step: a step, which tells number of samples, type and device.
+            width: number of columns.
+
+        Returns:
+            The table.
+
+        Raises:
+            ValueError: if the number of samples is unknown.
+            MemoryError: if it does not fit.
+        """
+        if name not in self.tables:
+            module = self._module()
+            assert module is not None
+            num_samples = module.num_samples if module.num_samples is not None else step.num_samples
+            if num_samples is None:
+                raise ValueError(
+                    "the batches carry their index themselves, so that the number of samples is unknown. "
+                    "Pass num_samples=, one more than the largest index."
+                )
+            dtype = module.storage_dtype(step)
+            needed = SampleTable.bytes_needed(num_samples, width, dtype)
+            rank_zero_info(f"{name} table: {num_samples} samples x {width} x {dtype} = {needed / 1e6:.1f} MB")
+            try:
+                table = SampleTable(num_samples, width, dtype=dtype, device=step.logits.device)
+            except RuntimeError as error:
+                raise MemoryError(
+                    f"the {name} table of {num_samples} samples x {width} columns takes {needed / 1e9:.1f} GB and does "
+                    f'not fit on {step.logits.device}. table_dtype="float16" halves it.'
+                ) from error
+            if name in self._loaded:
+                table.load_state_dict(self._loaded[name])
+                del self._loaded[name]
+            self.tables[name] = table
+        table = self.tables[name]
+        if table.device != step.logits.device:
+            table.to(step.logits.device)
+        return table
+
+    def begin_step(self, trainer: pl.Trainer, step: SampleStep) -> None:
+        """Notice a new epoch in its first step: the hooks of an epoch's end do not run after every resumption.
+
+        Args:
+            trainer: the running Trainer.
+            step: the step, whose index must fit the tables.
+        """
+        if self.epoch == trainer.current_epoch:
+            return
+        module = self._module()
+        assert module is not None
+        for name, state in list(self._loaded.items()):  # a table must be there before its rows can be committed
+            self.table(name, step, state["rows"].shape[1])
+        if self.epoch >= 0:
+            self._sync()
+        module.on_new_epoch(trainer.current_epoch + 1)
+        self.epoch = trainer.current_epoch
+
+    def _sync(self) -> None:
+        for name in sorted(self.tables):
+            self.tables[name].sync()
+
+    def _release(self) -> None:
+        if self.attachment is not None:
+            self.attachment.release(self)
+        self.attachment, self.added_for = None, None
+
+
+def _fresh_loop() -> TermLoop:
+    loop = TermLoop.__new__(TermLoop)
+    loop._module = lambda: None  # type: ignore[assignment]
+    loop.attachment, loop.tables, loop.epoch = None, {}, -1
+    loop.compared, loop.added_for, loop._loaded = False, None, {}
+    return loop
+
+
+def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
+    """The type in which a table keeps what was computed from some logits.
+
+    Args:
+        name: "float16", "bfloat16", "float32", "float64", or None for the type of the computation.
+        logits: the logits.
+
+    Returns:
+        The type.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name is None:
+        return torch.promote_types(logits.dtype, torch.float32)
+    allowed = ("float16", "bfloat16", "float32", "float64")
+    if name not in allowed:
+        raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,0 +1,96 @@
+"""What a class made of mixins must look like, checked when it is defined."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+
+__all__ = ["accepted_arguments", "check_definition"]
+
+
+def check_definition(cls: type, base: type) -> None:
+    """Refuse mixins right of their module and options that would swallow each other.
+
+    Args:
+        cls: the class being defined.
+        base: the base class of all mixins.
+
+    Raises:
+        TypeError: for a wrong order, or one option name in two places.
+    """
+    modules = [part for part in cls.__mro__ if _is_module(part) and not issubclass(part, base)]
+    if not modules:
+        return  # a mixin by itself
+    if not issubclass(modules[0], pl.LightningModule):
+        raise TypeError(
+            f"{cls.__name__}: {modules[0].__name__} is a LightningModule of pytorch_lightning; mixins work with "
+            "modules of lightning.pytorch (callbacks work with both). Import lightning.pytorch instead."
+        )
+    first_module = cls.__mro__.index(modules[0])
+    mixins = [part for part in cls.__mro__ if issubclass(part, base) and not _is_module(part)]
+    for mixin in mixins:
+        if cls.__mro__.index(mixin) > first_module:
+            raise TypeError(
+                f"{mixin.__name__} stands right of {modules[0].__name__} and would never see its training_step. "
+                f"Write: class {cls.__name__}({mixin.__name__}, {modules[0].__name__})."
+            )
+    _check_option_names(cls, mixins, modules)
+
+
+def _check_option_names(cls: type, mixins: list[type], modules: list[type]) -> None:
+    owners: dict[str, type] = {}
+    for part in [*mixins, *modules]:
+        for name in _own_options(part, keyword_only=part in mixins):
+            other = owners.get(name)
+            if other is not None and (other in mixins):
+                raise TypeError(
+                    f"{cls.__name__}: the option {name!r} is {other.__name__}'s and {part.__name__}'s; one would "
+                    f"swallow the other's value. Rename it in {part.__name__}, or do not combine the two."
+                )
+            owners.setdefault(name, part)
+
+
+def _own_options(cls: type, *, keyword_only: bool) -> list[str]:
+    init = vars(cls).get("__init__")
+    if init is None or cls.__module__.startswith(("torch.", "lightning.", "pytorch_lightning.")):
+        return []
+    kinds = [inspect.Parameter.KEYWORD_ONLY]
+    if not keyword_only:
+        kinds.append(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def _is_module(cls: type) -> bool:
+    return any(part.__name__ == "LightningModule" for part in cls.__mro__)
+
+
+def accepted_arguments(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Leave out what a step does not take: Lightning passes ``batch_idx`` only to steps that name it.
+
+    Args:
+        function: the step right of the mixin, bound.
+        args: positional arguments that Lightning passed.
+        kwargs: keyword arguments that Lightning passed.
+
+    Returns:
+        The arguments that the step takes.
+
+    Example:
+        >>> accepted_arguments(lambda batch: batch, ("batch", 3), {})
+        (('batch',), {})
+    """
+    parameters = inspect.signature(function).parameters.values()
+    kinds = {parameter.kind for parameter in parameters}
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        args = args[: sum(parameter.kind in places for parameter in parameters)]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        names = {parameter.name for parameter in parameters}
+        kwargs = {name: value for name, value in kwargs.items() if name in names}
+    return args, kwargs

@@ -1,0 +1,478 @@
+"""The one attachment to a Trainer that all callbacks and mixins of this package share."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_flip.data.indexed import IndexedBatch, unwrap_loader, wrap_loader
+from lightning_flip.steps.capture import LogitCapture, LogitSource, as_logits, candidate_modules
+from lightning_flip.steps.loaders import LoaderRecord
+from lightning_flip.steps.sample_step import SampleStep, rounds_of
+from lightning_flip.steps.targets import Selector, find_target, select
+
+__all__ = ["Attachment", "StepSource", "attach"]
+
+_STEPS = ("training_step", "validation_step", "test_step")
+_ATTACHED: weakref.WeakKeyDictionary[Any, Attachment] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class StepSource:
+    """Where a callback or mixin takes index, logits and target from.
+
+    Attributes:
+        logits_from: a dotted submodule path, "" for the module's own forward, or a function of what the
+            step returned.
+        target_from: a key, attribute, position, or function of the batch; None for the usual places.
+        index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
+        loader: position or key of the loader, where training draws from several.
+    """
+
+    logits_from: LogitSource = ""
+    target_from: Selector | None = None
+    index_from: Selector | None = None
+    loader: int | str | None = None
+
+
+@dataclass
+class _Arrival:
+    """What came out of the loader for the running step, before it was moved to the device."""
+
+    raw: Any = None
+    parts: list[tuple[Any, IndexedBatch]] = field(default_factory=list)  # (key in the collection, batch)
+    single: bool = True
+    positions: list[int] = field(default_factory=list)
+
+
+class Attachment:
+    """Wraps what Lightning calls on the instances of one Trainer, and takes it all off again.
+
+    - ``strategy.process_dataloader``: runs after Lightning has rebuilt a loader, so that the dataset and
+      collate function that are wrapped are the ones that will be used.
+    - ``precision_plugin.convert_input``: runs before every batch-transfer hook, so that modules, data
+      modules and callbacks see the plain batch.
+    - ``strategy.training_step`` and its siblings: the capture of logits is armed only inside them.
+
+    Use :func:`attach`; callbacks and mixins of one Trainer share one attachment.
+    """
+
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._trainer = weakref.ref(trainer)
+        self._module = module
+        self._owners: list[object] = []
+        self._sources: dict[StepSource, LogitCapture | None] = {}
+        self.loaders: dict[int, LoaderRecord] = {}
+        self._next_loader = 0
+        self._arrival = _Arrival()
+        self._step_args: tuple[Any, ...] = ()
+        self._step_name = ""
+        self._output: Any = None
+        self._step_done = False
+        self._cache: dict[StepSource, SampleStep | None] = {}
+        self._paused = False
+        self._searching = False
+        self._suspect: dict[str, Tensor] = {}
+        self._steps_since_check = 0
+        self._undo: list[tuple[object, str]] = []
+        self._wrap_trainer(trainer)
+
+    # -- owners -----------------------------------------------------------------------------------
+
+    def register(self, owner: object, source: StepSource) -> None:
+        """Add a user of this attachment.
+
+        Args:
+            owner: the callback or mixin.
+            source: where it takes its step from.
+
+        Raises:
+            AttributeError: if ``logits_from`` names no submodule.
+        """
+        if not any(other is owner for other in self._owners):
+            self._owners.append(owner)
+        if source not in self._sources:
+            self._sources[source] = self._capture_for(source)
+
+    def release(self, owner: object) -> None:
+        """Take a user away; with the last one, everything comes off.
+
+        Args:
+            owner: the callback or mixin.
+        """
+        self._owners = [other for other in self._owners if other is not owner]
+        if not self._owners:
+            self._detach()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context for forwards of our own, which are not the step's."""
+        before, self._paused = self._paused, True
+        armed = [capture for capture in self._captures if capture.armed]
+        for capture in armed:
+            capture.disarm()
+        try:
+            yield
+        finally:
+            self._paused = before
+            for capture in armed:
+                capture.armed = True
+
+    @property
+    def batch(self) -> object:
+        """The running batch, to be compared by identity: a step may run several times for one."""
+        return self._arrival
+
+    @property
+    def searching(self) -> bool:
+        """Whether a step is only repeated to name its submodules in an error message."""
+        return self._searching
+
+    # -- the step ---------------------------------------------------------------------------------
+
+    def sample_step(self, source: StepSource, loader: int | None = None) -> SampleStep | None:
+        """The running or just finished step as seen through a source.
+
+        Args:
+            source: where to take it from; must have been registered.
+            loader: unused for training; validation loops run loader after loader.
+
+        Returns:
+            The step, or None where a ``training_step`` returned None without a forward.
+
+        Raises:
+            RuntimeError: no logits were caught.
+            TypeError: the samples have no index, or there is no target.
+            ValueError: logits and index differ in length, or labels or logits are out of range.
+        """
+        if source not in self._cache:
+            self._cache[source] = self._build(source)
+        return self._cache[source]
+
+    def record(self, source: StepSource) -> LoaderRecord | None:
+        """What is known of the loader of the running batch.
+
+        Args:
+            source: names the loader, where training draws from several.
+
+        Returns:
+            The record, or None for loaders without positions.
+        """
+        part = self._part(source)
+        return None if part is None else self.loaders[part[0].loader]
+
+    def check(self) -> None:
+        """Read the flags that steps accumulated on the device.
+
+        Raises:
+            ValueError: logits were not finite or labels out of range in some step since the last check.
+        """
+        self._steps_since_check = 0
+        suspects, self._suspect = self._suspect, {}
+        for problem, flag in suspects.items():
+            if bool(flag):
+                raise ValueError(problem)
+
+    # -- building a step --------------------------------------------------------------------------
+
+    def _build(self, source: StepSource) -> SampleStep | None:
+        index, num_padding, num_samples = self._index(source)
+        logits, inputs = self._logits(source, len(index))
+        if logits is None:
+            return None
+        batch = self._step_args[0] if self._step_args else None
+        if not self._arrival.single:
+            batch = batch[source.loader]  # type: ignore[index]
+        target = find_target(batch, source.target_from)
+        if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
+            raise ValueError(
+                f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
+                "Both must be of the same samples and classes; pass target_from= or logits_from=."
+            )
+        target = target.to(logits.device, non_blocking=True)
+        valid = self._validate(logits.detach(), target)
+        return SampleStep(
+            index=index.to(logits.device, non_blocking=True),
+            logits=logits,
+            target=target,
+            inputs=inputs,
+            valid=valid,
+            num_padding=num_padding,
+            rounds=rounds_of(index),
+            num_samples=num_samples,
+        )
+
+    def _part(self, source: StepSource) -> tuple[IndexedBatch, int] | None:
+        arrival = self._arrival
+        if not arrival.parts:
+            return None
+        if arrival.single:
+            return arrival.parts[0][1], arrival.positions[0]
+        keys = [key for key, _ in arrival.parts]
+        if source.loader is None:
+            raise ValueError(
+                f"training draws from {len(keys)} loaders, each with an index space of its own. "
+                f"Say which one to follow: loader= one of {keys}."
+            )
+        if source.loader not in keys:
+            raise ValueError(f"loader={source.loader!r} is none of the training loaders {keys}.")
+        place = keys.index(source.loader)
+        return arrival.parts[place][1], arrival.positions[place]
+
+    def _index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
+        if source.index_from is not None:
+            return self._carried_index(source)
+        part = self._part(source)
+        if part is None:
+            raise TypeError(
+                "the samples of this loader have no index: its dataset is iterable, or it is not a torch DataLoader. "
+                'Let every batch carry an integer id for each sample and name it: index_from="id".'
+            )
+        batch, position = part
+        record = self.loaders[batch.loader]
+        return batch.index, record.padding(position), record.num_samples
+
+    def _carried_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
+        assert source.index_from is not None
+        raw = self._arrival.raw
+        index = torch.as_tensor(select(raw, source.index_from, "index_from"))
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise TypeError(
+                f"index_from={source.index_from!r} gave {index.dtype} of shape {tuple(index.shape)}; "
+                "expected one integer per sample, [B]."
+            )
+        if bool((index < 0).any()):
+            raise ValueError(f"index_from={source.index_from!r} gave a negative index; ids count from 0.")
+        part = self._part(source)
+        record = None if part is None else self.loaders[part[0].loader]
+        padding = record.padding(part[1]) if record is not None and part is not None else 0
+        return index.to(torch.int64), padding, None
+
+    def _logits(self, source: StepSource, rows: int) -> tuple[Tensor | None, Any]:
+        if callable(source.logits_from):
+            logits = as_logits(source.logits_from(self._output)) if self._output is not None else None
+            if logits is not None and logits.shape[0] == rows:
+                return logits, ((), {})
+            seen = [] if logits is None else [logits.shape[0]]
+        else:
+            capture = self._sources[source]
+            assert capture is not None
+            if capture.logits is not None:
+                return capture.logits, capture.inputs
+            seen = capture.other_rows
+        if seen:
+            raise ValueError(
+                f"logits have {seen[0]} rows, the batch has {rows} indices. A collate function that drops or adds "
+                "samples, or a step that does, breaks the tie between the two: filter the dataset instead (Subset), "
+                "or let the batch carry the index and pass index_from=."
+            )
+        if self._output is None and self._step_done:
+            return None, ((), {})  # the step chose to do nothing
+        raise RuntimeError(self._nothing_caught(source, rows))
+
+    def _nothing_caught(self, source: StepSource, rows: int) -> str:
+        where = "the module's own forward" if source.logits_from == "" else f"logits_from={source.logits_from!r}"
+        found: list[str] = []
+        if not self._searching:
+            self._searching = True
+            try:
+                step = getattr(self._module, self._step_name)
+                found = candidate_modules(self._module, lambda: step(*self._step_args), rows)
+            finally:
+                self._searching = False
+        listed = ", ".join(found) or "none"
+        return (
+            f"no logits [B, K] were caught from {where} in {self._step_name}. Usual causes: the step calls "
+            "self.net(x) or self.forward(x) instead of self(x), or the network was compiled before. "
+            f"Submodules whose output was [B, K]: {listed}. Name one of them: logits_from=..., call self(x) in the "
+            "step, or pass a function of the step's output."
+        )
+
+    def _validate(self, logits: Tensor, target: Tensor) -> Tensor | None:
+        classes = logits.shape[1]
+        finite = torch.isfinite(logits).all(dim=1)
+        labelled = (target >= 0) & (target < classes) if target.ndim == 1 else torch.isfinite(target).all(dim=1)
+        problems = {
+            f"logits are not finite (NaN or infinity) in {self._step_name}. Rows with such logits are not stored. "
+            "Lower the learning rate, clip gradients, or look for bad inputs.": ~finite,
+            f"labels are outside [0, {classes}) in {self._step_name}, where the logits have {classes} classes. Rows "
+            "with such labels are not stored. Map the labels, or pass target_from= to name the right ones.": ~labelled,
+        }
+        on_host = logits.device.type == "cpu"
+        for problem, bad in problems.items():
+            flag = bad.any()
+            if on_host and bool(flag):
+                raise ValueError(problem)
+            if not on_host:
+                # Reading a flag would make the host wait for the device: accumulate, and read now and then.
+                self._suspect[problem] = self._suspect[problem] | flag if problem in self._suspect else flag
+        return None if on_host else finite & labelled
+
+    # -- wrapping ---------------------------------------------------------------------------------
+
+    @property
+    def _captures(self) -> list[LogitCapture]:
+        return list({id(c): c for c in self._sources.values() if c is not None}.values())
+
+    def _capture_for(self, source: StepSource) -> LogitCapture | None:
+        if callable(source.logits_from):
+            return None
+        try:
+            target = self._module.get_submodule(source.logits_from)
+        except AttributeError:
+            names = [name for name, _ in self._module.named_children()]
+            raise AttributeError(
+                f"logits_from={source.logits_from!r} is no submodule of {type(self._module).__name__}; "
+                f"its children are {names}."
+            ) from None
+        for capture in self._captures:
+            if capture.module is target:
+                return capture
+        return LogitCapture(target)
+
+    def _replace(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        setattr(owner, name, make(getattr(owner, name)))
+        self._undo.append((owner, name))
+
+    def _wrap_trainer(self, trainer: pl.Trainer) -> None:
+        strategy = trainer.strategy
+        if strategy._precision_plugin is None:  # the property makes a new one at every read
+            strategy.precision_plugin = strategy.precision_plugin
+        self._replace(strategy, "process_dataloader", lambda original: lambda dl: self._process(original(dl)))
+        self._replace(
+            strategy.precision_plugin,
+            "convert_input",
+            lambda original: lambda data: original(self._receive(data)),
+        )
+        for name in _STEPS:
+            self._replace(strategy, name, lambda original, name=name: self._stepping(original, name))
+
+    def _process(self, loader: Any) -> Any:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return loader
+        number = self._next_loader
+        self._next_loader += 1
+        wrapped = wrap_loader(loader, number)
+        self.loaders[number] = LoaderRecord(wrapped)
+        return wrapped
+
+    def _receive(self, data: Any) -> Any:
+        self._cache, self._output, self._step_args = {}, None, ()
+        for capture in self._captures:
+            capture.clear()
+        arrival = self._arrival = _Arrival()
+        if isinstance(data, IndexedBatch):
+            arrival.parts = [(None, data)]
+            plain = data.batch
+        elif isinstance(data, (list, tuple, dict)) and _holds_indexed(data):
+            # Only the collection of CombinedLoader is looked into, never a batch of the user's own type.
+            arrival.single = False
+            pairs = data.items() if isinstance(data, dict) else enumerate(data)
+            arrival.parts = [(key, part) for key, part in pairs if isinstance(part, IndexedBatch)]
+            plain = tree_map(_plain, data, is_leaf=_is_indexed)
+        else:
+            arrival.raw = data
+            return data
+        ready = self._batches_ready()
+        arrival.positions = [self.loaders[part.loader].arrive(ready) for _, part in arrival.parts]
+        arrival.raw = plain
+        return plain
+
+    def _batches_ready(self) -> int:
+        trainer = self._trainer()
+        loop = None if trainer is None else trainer._active_loop
+        loop = getattr(loop, "epoch_loop", loop)
+        return int(loop.batch_progress.current.ready) if loop is not None else 0
+
+    def _stepping(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            self._check_now_and_then()
+            # An optimizer may evaluate its closure, and so the step, several times for one batch.
+            self._cache, self._output, self._step_done = {}, None, False
+            self._step_args, self._step_name = (*args, *kwargs.values()), name
+            wrapped = self._wrapped_by_strategy()
+            for capture, rows in self._expected_rows():
+                capture.arm(rows, outermost_is_step=wrapped and capture.module is self._module)
+            try:
+                self._output = original(*args, **kwargs)
+            finally:
+                for capture in self._captures:
+                    capture.disarm()
+            self._step_done = True
+            return self._output
+
+        return step
+
+    def _wrapped_by_strategy(self) -> bool:
+        trainer = self._trainer()
+        return trainer is not None and trainer.strategy.model is not trainer.strategy.lightning_module
+
+    def _expected_rows(self) -> list[tuple[LogitCapture, int]]:
+        expected = []
+        for source, capture in self._sources.items():
+            # A batch without index is reported where its step is asked for, with the right words.
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                if capture is not None:
+                    expected.append((capture, len(self._index(source)[0])))
+        return expected
+
+    def _check_now_and_then(self) -> None:
+        trainer = self._trainer()
+        self._steps_since_check += 1
+        if trainer is not None and self._steps_since_check >= max(1, trainer.log_every_n_steps):
+            self.check()
+
+    def _detach(self) -> None:
+        for capture in self._captures:
+            capture.remove()
+        for owner, name in self._undo:
+            owner.__dict__.pop(name, None)
+        for record in self.loaders.values():
+            unwrap_loader(record.loader)
+        self._sources, self._undo, self._cache, self.loaders = {}, [], {}, {}
+        self._arrival, self._output, self._step_args = _Arrival(), None, ()
+        trainer = self._trainer()
+        if trainer is not None and _ATTACHED.get(trainer) is self:
+            del _ATTACHED[trainer]
+
+
+def _is_indexed(part: Any) -> bool:
+    return isinstance(part, IndexedBatch)
+
+
+def _plain(part: Any) -> Any:
+    return part.batch if isinstance(part, IndexedBatch) else part
+
+
+def _holds_indexed(data: Any) -> bool:
+    return any(_is_indexed(leaf) for leaf in tree_flatten(data, is_leaf=_is_indexed)[0])
+
+
+def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, source: StepSource) -> Attachment:
+    """Get the Trainer's attachment, making it for the first user.
+
+    Args:
+        trainer: the running Trainer.
+        module: its LightningModule.
+        owner: the callback or mixin; it must call :meth:`Attachment.release` in ``teardown`` and on an exception.
+        source: where it takes its step from.
+
+    Returns:
+        The attachment.
+    """
+    attachment = _ATTACHED.get(trainer)
+    if attachment is None or attachment._module is not module:
+        if attachment is not None:
+            attachment._detach()
+        attachment = _ATTACHED[trainer] = Attachment(trainer, module)
+    attachment.register(owner, source)
+    return attachment

@@ -1,0 +1,171 @@
+"""Catching the logits of a step with a forward hook."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LogitCapture", "LogitSource", "as_logits", "candidate_modules"]
+
+LogitSource = str | Callable[[Any], Any]
+
+
+def as_logits(output: Any) -> Tensor | None:
+    """The logits in what a forward returned.
+
+    Args:
+        output: a tensor, a tuple or list whose first element is one, or a mapping or object with ``logits``.
+
+    Returns:
+        float ``[B, K]``; one logit z counts as ``[0, z]``. None if there is nothing of that shape.
+
+    Example:
+        >>> as_logits({"logits": torch.zeros(4, 3)}).shape
+        torch.Size([4, 3])
+        >>> as_logits(torch.tensor([[2.0]]))
+        tensor([[0., 2.]])
+    """
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.ndim == 1:
+        output = output[:, None]
+    if output.ndim != 2 or output.shape[1] == 0:
+        return None
+    if output.shape[1] == 1:
+        return torch.cat([torch.zeros_like(output), output], dim=1)
+    return output
+
+
+class _Hook:
+    """A hook that copies of the module carry along without effect (EMA callbacks copy modules deeply)."""
+
+    def __init__(self, capture: LogitCapture, method: str) -> None:
+        self._capture = weakref.ref(capture)
+        self._method = method
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        capture = self._capture()
+        if capture is not None and capture.armed and module is capture.module:
+            getattr(capture, self._method)(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _inert_hook, ()
+
+
+def _no_effect(*args: Any) -> None:
+    return None
+
+
+def _inert_hook() -> Callable[..., None]:
+    return _no_effect
+
+
+class LogitCapture:
+    """Keeps the first output with B rows that a module gives while the capture is armed.
+
+    Args:
+        module: the submodule whose output are the logits.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.armed = False
+        self.logits: Tensor | None = None
+        self.inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.other_rows: list[int] = []
+        self._expected_rows = -1
+        self._depth = 0
+        self._step_depth = 0
+        self._handles = [
+            module.register_forward_pre_hook(_Hook(self, "_enter")),
+            module.register_forward_hook(_Hook(self, "_leave"), with_kwargs=True),
+        ]
+
+    def arm(self, rows: int, *, outermost_is_step: bool) -> None:
+        """Begin a step.
+
+        Args:
+            rows: the number B of samples in the batch.
+            outermost_is_step: the outermost call of the module is the strategy's own and returns what the
+                step returned (DistributedDataParallel runs steps through ``forward``): it is passed over.
+        """
+        self.clear()
+        self._expected_rows = rows
+        self._step_depth = 1 if outermost_is_step else 0
+        self._depth = 0
+        self.armed = True
+
+    def disarm(self) -> None:
+        """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
+        self.armed = False
+
+    def clear(self) -> None:
+        """Forget what was caught, so that no graph is kept alive."""
+        self.logits, self.inputs, self.other_rows = None, ((), {}), []
+
+    def remove(self) -> None:
+        """Take the hooks off the module."""
+        self.armed = False
+        self.clear()
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, args: Any) -> None:
+        self._depth += 1
+
+    def _leave(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        depth, self._depth = self._depth, self._depth - 1
+        if self.logits is not None or depth <= self._step_depth:
+            return
+        logits = as_logits(output)
+        if logits is None:
+            return
+        if logits.shape[0] == self._expected_rows:
+            self.logits, self.inputs = logits, (args, kwargs)
+        else:
+            self.other_rows.append(logits.shape[0])
+
+
+def candidate_modules(module: nn.Module, step: Callable[[], Any], rows: int) -> list[str]:
+    """Names of the submodules that give ``[B, K]`` when a step runs; only an error message asks for them.
+
+    Args:
+        module: the LightningModule.
+        step: runs its step once more.
+        rows: the number B of samples in the batch.
+
+    Returns:
+        Dotted submodule paths with the shape of their output, in the order in which they ran.
+    """
+    found: dict[str, None] = {}
+    handles = []
+    for name, part in module.named_modules():
+        if name:
+
+            def note(_part: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == rows:
+                    found[f'"{name}" [{output.shape[0]}, {output.shape[1]}]'] = None
+
+            handles.append(part.register_forward_hook(note))
+    try:
+        with torch.no_grad():
+            step()
+    except Exception:  # an error is on its way already; this run only makes its text better
+        found.setdefault("(the step could not be repeated to find them)")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found)

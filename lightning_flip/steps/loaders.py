@@ -1,0 +1,77 @@
+"""What is known of a loader while it runs: its dataset, and which rows a DistributedSampler only repeats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightning_flip.data.indexed import IndexedDataset
+
+__all__ = ["LoaderRecord"]
+
+
+class LoaderRecord:
+    """One loader that was wrapped, and how many of its batches arrived in this iteration.
+
+    Args:
+        loader: the wrapped loader.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self.batches = 0
+        self._started = False
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset that the user gave to the loader."""
+        dataset = self.loader.dataset
+        return dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+
+    @property
+    def num_samples(self) -> int:
+        """Length of that dataset."""
+        return len(self.dataset)
+
+    def arrive(self, ready: int) -> int:
+        """Count a batch in.
+
+        Args:
+            ready: batches that the running loop had before this one, as Lightning counts them.
+
+        Returns:
+            Position of the batch in the loader's own order.
+        """
+        if ready == 0:
+            self.batches = 0
+        elif not self._started:
+            # Resumed inside an epoch: a stateful loader goes on where it was, any other begins afresh.
+            self.batches = ready if hasattr(self.loader, "load_state_dict") else 0
+        self._started = True
+        position = self.batches
+        self.batches += 1
+        return position
+
+    def padding(self, position: int) -> int:
+        """How many trailing rows of a batch a DistributedSampler added only to make the ranks equally long.
+
+        They are told by their place in the order, not by having been seen: a sample that a sampler draws
+        twice on purpose still counts twice.
+
+        Args:
+            position: position of the batch in the loader's own order.
+
+        Returns:
+            0 or 1: padding never takes more than the last place of a rank.
+        """
+        sampler = getattr(self.loader.batch_sampler, "sampler", None) or self.loader.sampler
+        if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
+            return 0
+        if (sampler.num_samples - 1) * sampler.num_replicas + sampler.rank < len(sampler.dataset):  # type: ignore[arg-type]
+            return 0
+        batch_size = getattr(self.loader.batch_sampler, "batch_size", None)
+        if getattr(self.loader.batch_sampler, "drop_last", False) and batch_size and sampler.num_samples % batch_size:
+            return 0  # the last place was in a batch that is dropped
+        length = len(self.loader)
+        return int(position % length == length - 1)

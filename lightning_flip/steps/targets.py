@@ -1,0 +1,107 @@
+"""Where a batch keeps its labels and, for datasets without positions, its sample ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["TARGET_KEYS", "Selector", "find_target", "select"]
+
+Selector = str | int | Callable[[Any], Any]
+TARGET_KEYS = ("target", "label", "labels", "y")
+
+
+def select(batch: Any, where: Selector, option: str) -> Any:
+    """Take one part out of a batch.
+
+    Args:
+        batch: the batch.
+        where: a key or attribute name, a position, or a function of the batch.
+        option: the option's name, for the error.
+
+    Returns:
+        The part.
+
+    Raises:
+        KeyError: if the batch has no such part.
+
+    Example:
+        >>> select({"x": 1, "id": 7}, "id", "index_from")
+        7
+    """
+    if callable(where):
+        return where(batch)
+    try:
+        if isinstance(where, int) or isinstance(batch, Mapping):
+            return batch[where]
+        return getattr(batch, where)
+    except (KeyError, IndexError, AttributeError, TypeError):
+        raise KeyError(
+            f"{option}={where!r} is not in the batch, which is {_describe(batch)}. "
+            f"Name a key, an attribute or a position of it, or pass a function of the batch."
+        ) from None
+
+
+def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
+    """The targets of a batch: the second element of a tuple or list, or the key target, label, labels or y.
+
+    Args:
+        batch: what ``training_step`` or ``validation_step`` received.
+        target_from: where to look instead.
+
+    Returns:
+        int64 ``[B]`` or float ``[B, K]``.
+
+    Raises:
+        TypeError: if there is no target where one is expected.
+
+    Example:
+        >>> find_target((torch.zeros(2, 3), torch.tensor([1, 0]))).tolist()
+        [1, 0]
+        >>> find_target({"x": torch.zeros(2, 3), "label": torch.tensor([[0], [1]])}).tolist()
+        [0, 1]
+    """
+    target = select(batch, target_from, "target_from") if target_from is not None else _usual_target(batch)
+    if not isinstance(target, Tensor):
+        raise TypeError(
+            f"no target tensor found: got {type(target).__name__} in {_describe(batch)}. "
+            f"Expected the second element of a tuple or list, or one of the keys {', '.join(TARGET_KEYS)}; "
+            "pass target_from= (a key, a position, or a function of the batch)."
+        )
+    if target.ndim == 2 and target.shape[1] == 1:
+        target = target[:, 0]
+    if target.ndim == 1:
+        # Binary modules with one logit keep 0. and 1. for binary_cross_entropy_with_logits.
+        return target.to(torch.int64)
+    if target.ndim == 2 and target.is_floating_point():
+        return target
+    raise TypeError(
+        f"target must be labels [B] or distributions [B, K]; got {target.dtype} of shape {tuple(target.shape)}. "
+        "Pass target_from= to name the right part of the batch."
+    )
+
+
+def _usual_target(batch: Any) -> Any:
+    named = batch if isinstance(batch, Mapping) else None
+    if named is None and (is_dataclass(batch) or hasattr(batch, "_fields")):
+        names = [field.name for field in fields(batch)] if is_dataclass(batch) else list(batch._fields)
+        named = {name: getattr(batch, name) for name in names}
+    if named is not None:
+        for key in TARGET_KEYS:
+            if key in named:
+                return named[key]
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        return batch[1]
+    return None
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {', '.join(map(str, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {', '.join(type(part).__name__ for part in batch)}"
+    return f"a {type(batch).__name__}"

@@ -1,0 +1,28 @@
+"""Files that outlive training: what a model predicted on every sample, in Parquet that every data tool reads.
+
+Nothing here imports torch or lightning, so that reading a history stays quick.
+"""
+
+from lightning_flip.stores.dynamics import PassRows
+from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.history import History, read_history
+from lightning_flip.stores.part_key import PartKey
+from lightning_flip.stores.parts import list_parts, set_aside, write_part
+from lightning_flip.stores.runs import RunInfo, open_run, read_run
+from lightning_flip.stores.samples import read_samples, write_samples
+
+__all__ = [
+    "History",
+    "HistoryError",
+    "PartKey",
+    "PassRows",
+    "RunInfo",
+    "list_parts",
+    "open_run",
+    "read_history",
+    "read_run",
+    "read_samples",
+    "set_aside",
+    "write_part",
+    "write_samples",
+]

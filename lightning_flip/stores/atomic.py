@@ -1,0 +1,130 @@
+"""Files that are either whole or absent, also after a crash or a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["atomic_write", "make_directory", "sync_directory", "temporary_files"]
+
+_SUFFIX = ".tmp"
+# File systems that cannot flush a directory say so with one of these; they have nothing to flush then.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there becomes `path` when the block ends.
+
+    The temporary file is flushed to disk, renamed over `path`, and the rename is flushed too. A reader sees the old
+    file or the new one, never half of one. When the block raises, the temporary file is removed and `path` stays as
+    it was.
+
+    Args:
+        path: the file to make or to replace. Its folder must exist.
+
+    Yields:
+        The temporary path: a hidden name in the same folder (a rename is atomic only within one file system) that no
+        glob for the final suffix matches.
+
+    Raises:
+        FileNotFoundError: when the block ends without having written the temporary file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = Path(folder) / "run.json"
+        ...     with atomic_write(target) as temporary:
+        ...         _ = temporary.write_text("{}")
+        ...         target.exists()
+        ...     target.read_text()
+        False
+        '{}'
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}{_SUFFIX}")
+    try:
+        yield temporary
+        _sync_file(temporary)
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(final.parent)
+
+
+def temporary_files(folder: Path, name: str = "*") -> list[Path]:
+    """List what `atomic_write` left behind in `folder` when its process was killed.
+
+    Args:
+        folder: where to look; subfolders are not searched. It need not exist.
+        name: a glob that the final file name matches, e.g. `"*.parquet"`.
+
+    Returns:
+        The temporary files, sorted.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, ".run.json.0123456789ab.tmp").write_text("{")
+        ...     [path.name for path in temporary_files(Path(folder), "run.json")]
+        ['.run.json.0123456789ab.tmp']
+    """
+    return sorted(folder.glob(f".{name}.{'[0-9a-f]' * 12}{_SUFFIX}"))
+
+
+def make_directory(path: Path) -> None:
+    """Make `path` and its missing parents, and flush every new entry to disk.
+
+    Args:
+        path: the folder to make; nothing happens when it exists.
+
+    Raises:
+        NotADirectoryError: when a file is where a folder is needed.
+        FileExistsError: when `path` itself is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_directory(Path(folder) / "history" / "train")
+        ...     Path(folder, "history", "train").is_dir()
+        True
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush the entries of a folder (new names, renames, removals) to disk, where the system can.
+
+    Args:
+        path: the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sync_directory(Path(folder))
+    """
+    if os.name == "nt":  # Windows opens no folders; its file systems write renames through
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,188 @@
+"""What does not change while a model trains: the samples' labels, ids and origins, once a run in `samples.parquet`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.errors import HistoryError
+
+__all__ = ["SAMPLES_FILE", "SAMPLES_SCHEMA", "is_samples_file", "read_samples", "write_samples"]
+
+SAMPLES_FILE = "samples.parquet"
+SAMPLES_SCHEMA = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("loader", pa.int16(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("source_index", pa.int64(), nullable=False),
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string()),
+        pa.field("target", pa.int32(), nullable=False),
+        pa.field("true_target", pa.int32()),
+    ],
+    metadata={"lightning_flip": "samples"},  # tells our file from another of the same name
+)
+_DEFAULTS: dict[str, object] = {"loader": 0, "source": 0, "sample_id": None, "true_target": None}
+
+
+def write_samples(dirpath: str | os.PathLike[str], rows: pa.Table | Mapping[str, object]) -> Path:
+    """Add samples to a run's `samples.parquet`, or replace what is known of them.
+
+    A sample is known by split, loader and index; of two rows the newer one wins whole. The file is replaced atomically
+    and stays sorted by split, loader and index.
+
+    Args:
+        dirpath: the run's folder; made if missing.
+        rows: a table, or one array or list [R] a column; a single value stands for the whole column:
+
+            - `split` str;
+            - `loader` int, 0 if left out;
+            - `index` int from 0: position in the dataset that the DataLoader was given;
+            - `source_index` int: position in the innermost dataset, `index` if left out;
+            - `source` int: number of the innermost dataset, where several were concatenated; 0 if left out;
+            - `sample_id` str or null: a lasting name;
+            - `target` int: the label that training sees;
+            - `true_target` int or null: the label before noise was added.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: when a column is missing or unknown, differs in length, holds a null or a value that does not fit.
+        HistoryError: when the file that is there cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_samples(folder, {"split": "train", "index": [1, 0], "target": [4, 7]})
+        ...     _ = write_samples(folder, {"split": "train", "index": [1], "target": [5], "sample_id": ["b.png"]})
+        ...     read_samples(folder).select(["index", "target", "sample_id"]).to_pydict()
+        {'index': [0, 1], 'target': [7, 5], 'sample_id': [None, 'b.png']}
+    """
+    folder = Path(dirpath)
+    added = _as_table(rows)
+    path = folder / SAMPLES_FILE
+    merged = _merge(read_samples(folder), added) if path.exists() else _merge(added.slice(0, 0), added)
+    make_directory(folder)
+    with atomic_write(path) as temporary:
+        pq.write_table(merged, temporary, compression="zstd", compression_level=3, write_page_checksum=True)
+    return path
+
+
+def read_samples(dirpath: str | os.PathLike[str]) -> pa.Table:
+    """Read a run's `samples.parquet`.
+
+    Args:
+        dirpath: the run's folder.
+
+    Returns:
+        One row a sample, in the columns of `SAMPLES_SCHEMA`, sorted by split, loader and index.
+
+    Raises:
+        HistoryError: when the file is missing, damaged, or not one that `write_samples` made.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_samples(folder, {"split": "val", "index": range(3), "target": [0, 1, 0]})
+        ...     read_samples(folder).num_rows
+        3
+    """
+    path = Path(dirpath) / SAMPLES_FILE
+    if not path.exists():
+        raise HistoryError(
+            f"{path} does not exist, so nobody knows the labels of the recorded samples. Copy it from where the run"
+            " was recorded, or resume the run: the recording callback writes it when it starts."
+        )
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise HistoryError(
+            f"{path} is damaged ({error}). Restore it from a copy; or remove it and resume the run: the recording"
+            " callback writes it when it starts."
+        ) from error
+    if not table.schema.equals(SAMPLES_SCHEMA, check_metadata=True):
+        raise HistoryError(
+            f"{path} was not written by lightning-flip (its columns: {table.schema.names}). Move it away, or record"
+            " into another folder."
+        )
+    return table
+
+
+def is_samples_file(path: Path) -> bool:
+    """Whether a file is one that `write_samples` made.
+
+    Args:
+        path: any path; it need not exist.
+
+    Returns:
+        True where the Parquet footer can be read and has our mark.
+
+    Example:
+        >>> is_samples_file(Path("no/such/file"))
+        False
+    """
+    try:
+        return bool(pq.read_schema(path).equals(SAMPLES_SCHEMA, check_metadata=True))
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _as_table(rows: pa.Table | Mapping[str, object]) -> pa.Table:
+    columns: dict[str, object] = {
+        name: rows[name] for name in (rows.column_names if isinstance(rows, pa.Table) else rows)
+    }
+    columns = _DEFAULTS | columns
+    if "index" in columns:
+        columns.setdefault("source_index", columns["index"])
+    names = SAMPLES_SCHEMA.names
+    missing, unknown = [name for name in names if name not in columns], sorted(set(columns) - set(names))
+    if missing or unknown:
+        raise ValueError(
+            f"rows must hold split, index and target; missing: {missing}, unknown: {unknown}; known: {names}."
+        )
+    count = len(columns["index"])  # type: ignore[arg-type]
+    arrays = [_as_array(field, columns[field.name], count) for field in SAMPLES_SCHEMA]
+    return pa.table(arrays, schema=SAMPLES_SCHEMA)
+
+
+def _as_array(field: pa.Field, values: object, count: int) -> pa.Array:
+    try:
+        if values is None or isinstance(values, str | int | np.integer):
+            array = pa.repeat(pa.scalar(values, field.type), count)
+        elif isinstance(values, pa.ChunkedArray | pa.Array):
+            array = values.cast(field.type)
+            array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+        else:
+            array = pa.array(values, field.type)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(f"rows[{field.name!r}] must be {field.type}: {error}.") from error
+    if len(array) != count:
+        raise ValueError(f"rows[{field.name!r}] must be as long as 'index' ({count}), got {len(array)}.")
+    if array.null_count and not field.nullable:
+        raise ValueError(f"rows[{field.name!r}] must have no missing values, got {array.null_count}.")
+    return array
+
+
+def _merge(old: pa.Table, new: pa.Table) -> pa.Table:
+    """Keep the last row of each split, loader and index, sorted."""
+    rows = pa.concat_tables([old, new])
+    names = sorted(rows["split"].unique().to_pylist())
+    split = np.asarray(pc.index_in(rows["split"], value_set=pa.array(names, pa.string())))
+    loader, index = np.asarray(rows["loader"]), np.asarray(rows["index"])
+    if len(index) and index.min() < 0:
+        raise ValueError(f"rows['index'] must be 0 or more, got {index.min()}.")
+    order = np.lexsort((index, loader, split))  # stable: newer rows come after older ones
+    split, loader, index = split[order], loader[order], index[order]
+    last = np.ones(len(order), bool)
+    last[:-1] = (split[1:] != split[:-1]) | (loader[1:] != loader[:-1]) | (index[1:] != index[:-1])
+    return rows.take(pa.array(order[last]))

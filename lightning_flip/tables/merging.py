@@ -1,0 +1,52 @@
+"""Bringing the rows that each rank wrote together on every rank."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["gather_rows", "is_distributed"]
+
+
+def is_distributed() -> bool:
+    """Whether several ranks run.
+
+    Returns:
+        True inside an initialized process group of more than one rank.
+    """
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_rows(index: Tensor, *columns: Tensor) -> list[tuple[Tensor, ...]]:
+    """Exchange rows between all ranks; a collective that every rank has to reach.
+
+    Args:
+        index: int64 ``[n]`` positions of this rank's rows; n may differ between ranks and may be 0.
+        columns: tensors ``[n, ...]`` with the same leading size.
+
+    Returns:
+        One tuple ``(index, *columns)`` per rank, in rank order; without a process group just this rank's.
+
+    Example:
+        >>> gather_rows(torch.tensor([2]), torch.tensor([0.5]))
+        [(tensor([2]), tensor([0.5000]))]
+    """
+    if not is_distributed():
+        return [(index, *columns)]
+    world = dist.get_world_size()
+    count = torch.tensor([index.shape[0]], device=index.device)
+    counts = [torch.zeros_like(count) for _ in range(world)]
+    dist.all_gather(counts, count)
+    sizes = [int(size) for size in counts]
+    longest = max(sizes)
+    per_column = []
+    for column in (index, *columns):
+        wire = column.to(torch.uint8) if column.dtype == torch.bool else column
+        padded = wire.new_zeros((longest, *wire.shape[1:]))
+        padded[: wire.shape[0]] = wire
+        received = [torch.empty_like(padded) for _ in range(world)]
+        if longest:
+            dist.all_gather(received, padded)
+        per_column.append([rows[:size].to(column.dtype) for rows, size in zip(received, sizes, strict=True)])
+    return [tuple(column[rank] for column in per_column) for rank in range(world)]
