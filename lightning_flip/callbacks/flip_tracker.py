@@ -22,7 +22,7 @@ _COUNTS = ("seen", "compared", "wrong", "wrongly_flipped", "to_wrong", "to_right
 
 
 class FlipTracker(StepWatcher):
-    """Logs, for every pass over the validation data (and by option each training epoch):
+    """Logs what flipped in every pass over the validation data, and by option in each training epoch.
 
     | name | meaning |
     |---|---|

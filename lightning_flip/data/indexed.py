@@ -57,7 +57,8 @@ class IndexedBatch:
         """
         from torch.utils.data._utils.pin_memory import pin_memory
 
-        return IndexedBatch(pin_memory(self.batch, device), pin_memory(self.index, device), self.loader)
+        pin: Callable[..., Any] = pin_memory
+        return IndexedBatch(pin(self.batch, device), pin(self.index, device), self.loader)
 
 
 class IndexedDataset(Dataset[Any]):
@@ -143,6 +144,7 @@ class IndexedCollate:
         self.loader = loader
 
     def __call__(self, items: Any) -> IndexedBatch:
+        """Collate items, or convert the one item that ``batch_size=None`` gives."""
         if isinstance(items, _Item):  # batch_size=None: one item, which may already be a whole batch
             positions = items.index if isinstance(items.index, list) else [items.index]
             return IndexedBatch(self.collate(items.sample), torch.tensor(positions), self.loader)

@@ -122,8 +122,9 @@ def flipping_error_reduction_loss(
     Example:
         >>> logits, target = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
         >>> uniform = torch.full((1, 2), 0.5)
-        >>> everywhere = torch.tensor([True])
-        >>> loss = flipping_error_reduction_loss(logits, target, uniform, everywhere, alpha=0.9, beta=0.1, temperature=1.0)
+        >>> loss = flipping_error_reduction_loss(
+        ...     logits, target, uniform, torch.tensor([True]), alpha=0.9, beta=0.1, temperature=1.0
+        ... )
         >>> smoothed = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
         >>> torch.allclose(loss, smoothed)  # Eq. 6: label smoothing is FER with a uniform behavior on all samples
         True

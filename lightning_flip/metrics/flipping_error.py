@@ -128,7 +128,7 @@ class FlippingMetric(CountingMetric):
                 )
                 state_dict.pop(prefix + name)
                 continue
-            state_dict[prefix + name] = stored.to(self.device, copy=True)
+            state_dict[prefix + name] = stored.to(self.device, torch.uint8)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._computed = None
 
@@ -136,8 +136,8 @@ class FlippingMetric(CountingMetric):
 class FlippingError(FlippingMetric):
     """Share of samples that this epoch gets wrong and some earlier epoch had right (FE).
 
-    See :func:`lightning_flip.functional.forgetting.flipping_error` for the equation; in [0, 1], over the samples seen this epoch,
-    0 in the first epoch and without samples.
+    See :func:`lightning_flip.functional.forgetting.flipping_error` for the equation; in [0, 1], over the samples seen
+    this epoch, 0 in the first epoch and without samples.
 
     An epoch is what lies between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
     :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
@@ -168,7 +168,8 @@ class FlippingError(FlippingMetric):
 class RelativeFlippingError(FlippingMetric):
     """Share of this epoch's errors that some earlier epoch had right (RFE).
 
-    See :func:`lightning_flip.functional.forgetting.relative_flipping_error`; in [0, 1], 0 where the epoch makes no error.
+    See :func:`lightning_flip.functional.forgetting.relative_flipping_error`; in [0, 1], 0 where the epoch makes
+    no error.
 
     An epoch is what lies between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
     :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.

@@ -61,7 +61,7 @@ class LossTerm(_Module):
         super().__init_subclass__(**kwargs)
         check_definition(cls, LossTerm)
         if "configure_callbacks" in vars(cls) and cls.__module__ != __name__:
-            cls.configure_callbacks = _with_loop(vars(cls)["configure_callbacks"])  # type: ignore[method-assign]
+            type.__setattr__(cls, "configure_callbacks", _with_loop(vars(cls)["configure_callbacks"]))
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class LossTerm(_Module):
         attachment = loop.attachment
         if self._trainer is None or self.term_weight == 0:
             return loss
-        if not any(callback is loop for callback in self.trainer.callbacks):
+        if not any(callback is loop for callback in getattr(self.trainer, "callbacks", ())):
             return loss  # learning rate and batch size finders run without callbacks: nothing may be recorded
         if attachment is None:
             return loss

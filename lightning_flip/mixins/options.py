@@ -57,9 +57,7 @@ def _own_options(cls: type, *, keyword_only: bool) -> list[str]:
     init = vars(cls).get("__init__")
     if init is None or cls.__module__.startswith(("torch.", "lightning.", "pytorch_lightning.")):
         return []
-    kinds = [inspect.Parameter.KEYWORD_ONLY]
-    if not keyword_only:
-        kinds.append(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    kinds = {inspect.Parameter.KEYWORD_ONLY, *(() if keyword_only else (inspect.Parameter.POSITIONAL_OR_KEYWORD,))}
     parameters = list(inspect.signature(init).parameters.values())[1:]
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
 

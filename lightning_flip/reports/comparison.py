@@ -88,7 +88,7 @@ class Comparison:
     accuracy_header: str = "test acc"
 
     def to_rows(self) -> list[dict[str, str | int | float | None]]:
-        """One dict a label: `method`, `runs`, then mean and `_std` of each number in [0, 1]; None where there is none."""
+        """One dict a label: `method`, `runs`, mean and `_std` of each number in [0, 1]; None where there is none."""
         rows = []
         for label, summaries in self.groups.items():
             row: dict[str, str | int | float | None] = {"method": label, "runs": len(summaries)}
@@ -200,7 +200,7 @@ def compare_runs(
     for label, path in runs:
         place = (label, Path(path).resolve())
         if place in seen:
-            raise ValueError(f"runs must name a folder once a label, but {label!r} has {os.fspath(path)} twice.")
+            raise ValueError(f"runs must name a folder once a label, but {label!r} has {path} twice.")
         seen.add(place)
         groups.setdefault(label, []).append(summarize_run(path, split, bins))
     return Comparison(groups, f"{split} acc" if accuracy_header is None else accuracy_header)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -354,7 +355,7 @@ class Attachment:
             lambda original: lambda data: original(self._receive(data)),
         )
         for name in _STEPS:
-            self._replace(strategy, name, lambda original, name=name: self._stepping(original, name))
+            self._replace(strategy, name, functools.partial(self._stepping, name))
 
     def _process(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -389,11 +390,11 @@ class Attachment:
 
     def _batches_ready(self) -> int:
         trainer = self._trainer()
-        loop = None if trainer is None else trainer._active_loop
+        loop: Any = None if trainer is None else trainer._active_loop
         loop = getattr(loop, "epoch_loop", loop)
         return int(loop.batch_progress.current.ready) if loop is not None else 0
 
-    def _stepping(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def _stepping(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             self._check_now_and_then()
             # An optimizer may evaluate its closure, and so the step, several times for one batch.
@@ -428,7 +429,7 @@ class Attachment:
     def _check_now_and_then(self) -> None:
         trainer = self._trainer()
         self._steps_since_check += 1
-        if trainer is not None and self._steps_since_check >= max(1, trainer.log_every_n_steps):
+        if trainer is not None and self._steps_since_check >= max(1, getattr(trainer, "log_every_n_steps", 50)):
             self.check()
 
     def _detach(self) -> None:

@@ -37,13 +37,14 @@ def as_logits(output: Any) -> Tensor | None:
         output = output[0]
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
-    if output.ndim == 1:
-        output = output[:, None]
-    if output.ndim != 2 or output.shape[1] == 0:
+    logits: Tensor = output
+    if logits.ndim == 1:
+        logits = logits[:, None]
+    if logits.ndim != 2 or logits.shape[1] == 0:
         return None
-    if output.shape[1] == 1:
-        return torch.cat([torch.zeros_like(output), output], dim=1)
-    return output
+    if logits.shape[1] == 1:
+        return torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return logits
 
 
 class _Hook:

@@ -84,8 +84,7 @@ def make_directory(path: Path) -> None:
         path: the folder to make; nothing happens when it exists.
 
     Raises:
-        NotADirectoryError: when a file is where a folder is needed.
-        FileExistsError: when `path` itself is a file.
+        FileExistsError: when a file is where a folder is needed.
 
     Example:
         >>> import tempfile

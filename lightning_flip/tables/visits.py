@@ -34,8 +34,9 @@ class VisitStatistics:
     Example:
         >>> stats = VisitStatistics(3)
         >>> index = torch.tensor([0, 2])
+        >>> margin, prob = torch.tensor([1.0, -1.0]), torch.tensor([0.8, 0.3])
         >>> for epoch, right in enumerate([[True, False], [False, True]]):
-        ...     stats.update(index, torch.tensor(right), torch.tensor([1.0, -1.0]), torch.tensor([0.8, 0.3]), epoch=epoch)
+        ...     stats.update(index, torch.tensor(right), margin, prob, epoch=epoch)
         >>> stats.forgetting_events.tolist(), stats.first_learned.tolist()
         ([1, 0, 0], [0, -1, 1])
         >>> stats.aum.tolist()
@@ -89,7 +90,7 @@ class VisitStatistics:
     @property
     def nbytes(self) -> int:
         """Bytes that the statistics take."""
-        return sum(getattr(self, name).nbytes for name in _STATES) + self._unmerged.nbytes
+        return sum(int(getattr(self, name).nbytes) for name in (*_STATES, "_unmerged"))
 
     def update(
         self,

@@ -121,7 +121,7 @@ def test_an_unreadable_run_json_is_never_overwritten(tmp_path: Path, text: str, 
 def test_a_newer_format_names_the_version(run_folder: Path) -> None:
     content = json.loads((run_folder / "run.json").read_text())
     (run_folder / "run.json").write_text(json.dumps(content | {"format_version": 99}))
-    with pytest.raises(HistoryError, match="format version 99.*newer lightning-flip"):
+    with pytest.raises(HistoryError, match=r"format version 99.*newer lightning-flip"):
         read_run(run_folder)
 
 
