@@ -99,7 +99,7 @@ def find_labels(dataset: Any, *, scan: bool = False) -> Tensor:
         scan: visit the samples even where an attribute holds the labels.
 
     Returns:
-        Labels, int64 ``[N]``, a copy.
+        Labels, int64 ``[N]``; never the memory of the dataset itself.
 
     Example:
         >>> from torch.utils.data import Subset, TensorDataset
@@ -111,7 +111,7 @@ def find_labels(dataset: Any, *, scan: bool = False) -> Tensor:
     if labels is None:
         with torch.random.fork_rng(devices=[]):  # random transforms must not move the run's random state
             labels = torch.tensor([label_of(dataset[index]) for index in range(len(dataset))], dtype=torch.int64)
-    return labels.clone()
+    return labels
 
 
 def _kept_labels(dataset: Any) -> Tensor | None:

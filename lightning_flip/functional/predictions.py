@@ -42,6 +42,7 @@ def describe_predictions(logits: Float[Tensor, "B K"], target: Int[Tensor, " B"]
         One tensor a fact.
 
     Example:
+        >>> import torch
         >>> facts = describe_predictions(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
         >>> facts.pred.item(), round(facts.prob_label.item(), 4), facts.logit_margin.item()
         (0, 0.1192, -2.0)

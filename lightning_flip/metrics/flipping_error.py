@@ -105,6 +105,14 @@ class FlippingMetric(CountingMetric):
         """Drop the epoch and the memory: everything is as it was when the metric was made."""
         super().reset()
 
+    def persistent(self, mode: bool = False) -> None:
+        """Say whether checkpoints hold the memory. The epoch is never saved: a resumed one would be mixed with it.
+
+        Args:
+            mode: True to save the memory, as a new metric does.
+        """
+        self._persistent["ever_right"] = mode
+
     def unsync(self, should_unsync: bool = True) -> None:
         """Go back to this rank's epoch, but keep what all ranks remember.
 

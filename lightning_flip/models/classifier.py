@@ -218,7 +218,7 @@ class Classifier(LightningModule):
                 **options,
             )
 
-        log("loss", cross_entropy(logits, target), sync_dist=False, prog_bar=not loader)
+        log("loss", cross_entropy(logits, target), sync_dist=True, prog_bar=not loader)
         # Probabilities, because torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
         probabilities = logits.softmax(-1)
         for name in ("acc", "ece"):

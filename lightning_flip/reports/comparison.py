@@ -183,7 +183,7 @@ def compare_runs(
         The comparison.
 
     Raises:
-        ValueError: when there are no runs, or a label has the same folder twice (which would make its spread too small).
+        ValueError: when there are no runs, or a label has the same folder twice (its spread would be too small).
         HistoryError: when a run cannot be read, or lacks the split.
 
     Example:

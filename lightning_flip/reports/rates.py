@@ -14,8 +14,8 @@ Floats = npt.NDArray[np.float64]
 def flipping_errors(right_before: Bools, right_now: Bools) -> tuple[float, float]:
     """Share of samples that were right once and are wrong now.
 
-    With WFS the samples that the selected epoch gets wrong and some earlier one had right: flipping error FE = WFS / all
-    samples, relative flipping error RFE = WFS / all wrong samples. A model without errors has an RFE of 0.
+    With WFS the samples that the selected epoch gets wrong and some earlier one had right: flipping error FE = WFS /
+    all samples, relative flipping error RFE = WFS / all wrong samples. A model without errors has an RFE of 0.
 
     Args:
         right_before: [N], whether some earlier pass had the sample right.

@@ -30,7 +30,7 @@ class RunSummary:
         churn: share whose prediction differs between the last two passes, of those that both saw; None without such.
         calibration_error: ECE of the last pass.
         mislabelled_auroc: how well a low area under the margin in training finds the samples whose target is not their
-            true target: 1 is perfect, 0.5 chance. None where true targets are unknown, all targets are true, or none is.
+            true target: 1 is perfect, 0.5 chance. None where true targets are unknown, or all or no targets are true.
         epochs: number of epochs that have a pass over the split.
         samples: number of samples of the split.
         coverage: share of them that the last pass saw.

@@ -40,7 +40,7 @@ class SampleTable:
         >>> table.rows(torch.tensor([1])), table.seen(torch.tensor([1]))
         (tensor([[0.2500, 0.7500]]), tensor([True]))
         >>> table.nbytes
-        72
+        76
     """
 
     def __init__(

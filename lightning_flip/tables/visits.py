@@ -85,7 +85,7 @@ class VisitStatistics:
     @property
     def correctness(self) -> Tensor:
         """Float ``[N]`` in [0, 1]: share of visits that were right; NaN without a visit."""
-        return self.times_right / self.visits
+        return self.times_right.to(self.prob_sum.dtype) / self.visits
 
     @property
     def nbytes(self) -> int:

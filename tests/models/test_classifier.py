@@ -247,7 +247,7 @@ data:
 """
 
 
-def cli(monkeypatch, *args):
+def cli(monkeypatch, *args, run=True):
     monkeypatch.setattr("sys.argv", ["fit"])  # LightningCLI warns about arguments that pytest was given
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI 2.6 uses what 4.50 deprecates
     return LightningCLI(
@@ -265,6 +265,7 @@ def cli(monkeypatch, *args):
             "enable_model_summary": False,
         },
         args=list(args),
+        run=run,
     )
 
 
@@ -293,3 +294,12 @@ def test_a_config_may_leave_optimizer_and_schedule_out(tmp_path, monkeypatch):
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.defaults["momentum"] == 0.9
     assert not run.trainer.lr_scheduler_configs
+
+
+def test_a_config_may_name_a_function_that_builds_the_network(tmp_path, monkeypatch):
+    config = yaml.safe_load(CONFIG)
+    network = {"class_path": "lightning_flip.models.resnet10", "init_args": {"num_classes": 10, "in_channels": 1}}
+    config["model"]["init_args"]["network"] = network
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run = cli(monkeypatch, "--config", str(tmp_path / "config.yaml"), run=False)
+    assert run.model(torch.rand(2, 1, 8, 8)).shape == (2, 10)

@@ -1,0 +1,56 @@
+"""What following every sample costs: one epoch of a plain module, with callbacks, and with FER.
+
+``make bench`` prints the medians; docs/performance.md holds the ratios.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_flip.callbacks import FlipTracker, PredictionHistory
+from lightning_flip.mixins import FlippingErrorReduction
+from lightning_flip.models import Classifier, SmallCNN
+
+STEPS = 60
+CASES = ["plain step", "+ history and tracker", "+ history, tracker and FER"]
+_folders = itertools.count()
+
+
+class Robust(FlippingErrorReduction, Classifier): ...
+
+
+def _fit(case: str, folder: Path) -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(64 * STEPS, 1, 8, 8), torch.randint(0, 10, (64 * STEPS,))
+    network = SmallCNN()
+    module = (Robust if "FER" in case else Classifier)(network=network, num_classes=10)
+    callbacks: list[pl.Callback] = []
+    if case != "plain step":
+        callbacks = [PredictionHistory(folder / str(next(_folders))), FlipTracker(train=True)]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, DataLoader(TensorDataset(x, y), 64, shuffle=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_three_epochs_of_the_digits_network(benchmark, case, tmp_path):
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        benchmark.pedantic(_fit, args=(case, tmp_path), rounds=7, warmup_rounds=1)
+    assert benchmark.stats.stats.rounds == 7
