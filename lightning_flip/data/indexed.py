@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from lightning_flip.data.noisy_labels import NoisyLabels
+
 __all__ = [
     "IndexedBatch",
     "IndexedCollate",
@@ -266,5 +268,7 @@ def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:
             chosen = next(place for place, end in enumerate(dataset.cumulative_sizes) if index < end)
             index -= dataset.cumulative_sizes[chosen - 1] if chosen else 0
             dataset, number = dataset.datasets[chosen], number + chosen
+        elif isinstance(dataset, NoisyLabels):
+            dataset = dataset.dataset
         else:
             return

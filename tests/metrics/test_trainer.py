@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -111,6 +110,7 @@ quiet = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers:UserWarning",
     "ignore:GPU available but not used:UserWarning",
     "ignore:The number of training batches:UserWarning",
+    "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",  # Lightning's call of torch
 )
 
 
@@ -133,7 +133,6 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_was(tmp_path) -> None:
     first.fit(Scripted(by_forward=False))
     first.save_checkpoint(tmp_path / "run.ckpt")
     logged = Logged()
-    trainer(logged, EPOCHS, 0).fit(Scripted(by_forward=False), ckpt_path=tmp_path / "run.ckpt", weights_only=True)
+    trainer(logged, EPOCHS, 0).fit(Scripted(by_forward=False), ckpt_path=tmp_path / "run.ckpt")
     assert len(logged.epochs) == 1
     assert logged.epochs[0] == pytest.approx(expected_epochs()[-1])
-    assert np.isfinite(list(logged.epochs[0].values())).all()
