@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from lightning_flip.data.noisy_labels import NoisyLabels
-
 __all__ = [
     "IndexedBatch",
     "IndexedCollate",
@@ -268,7 +266,7 @@ def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:
             chosen = next(place for place, end in enumerate(dataset.cumulative_sizes) if index < end)
             index -= dataset.cumulative_sizes[chosen - 1] if chosen else 0
             dataset, number = dataset.datasets[chosen], number + chosen
-        elif isinstance(dataset, NoisyLabels):
+        elif getattr(type(dataset), "same_positions", False):  # wrappers that change samples, not their order
             dataset = dataset.dataset
         else:
             return

@@ -66,6 +66,8 @@ class NoisyLabels(Dataset[Any]):
         True
     """
 
+    same_positions = True  # sample i is sample i of `.dataset`: origins are looked up through this wrapper
+
     def __init__(
         self,
         dataset: Any,

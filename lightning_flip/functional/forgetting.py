@@ -33,8 +33,8 @@ def wrongly_flipped(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Bo
         >>> wrongly_flipped(correct), wrongly_flipped(correct, selected=0)
         (tensor([ True, False, False]), tensor([False, False, False]))
     """
-    row = _row(correct, selected)
-    return correct[:row].any(dim=0) & ~correct[row]
+    _check_selected(correct, selected)
+    return correct[:selected].any(dim=0) & ~correct[selected]
 
 
 def flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Float[Tensor, ""]:
@@ -137,13 +137,10 @@ def _check_correct(correct: Tensor) -> None:
         )
 
 
-def _row(correct: Tensor, selected: int) -> int:
-    """The selected epoch as a row from 0: ``correct[:-1]`` and ``correct[:row]`` differ for negative epochs."""
+def _check_selected(correct: Tensor, selected: int) -> None:
     _check_correct(correct)
-    epochs = correct.shape[0]
-    if not -epochs <= selected < epochs:
+    if not -correct.shape[0] <= selected < correct.shape[0]:
         raise ValueError(
             f"selected must be an epoch of correct, which has shape {tuple(correct.shape)}; got {selected}. "
             f"Rows count from 0, or from the end with -1."
         )
-    return selected % epochs
