@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_flip.callbacks.watcher import StepWatcher
-from lightning_flip.functional.predictions import describe_predictions
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import VisitStatistics, is_distributed
 
@@ -149,7 +148,7 @@ class FlipTracker(StepWatcher):
         for text, saved in state_dict["splits"].items():
             split, _, loader = text.rpartition("-")
             key = (split, int(loader))
-            self.statistics[key] = VisitStatistics(saved["statistics"]["visits"].shape[0])
+            self.statistics[key] = VisitStatistics(saved["statistics"]["counts"].shape[0])
             self.statistics[key].load_state_dict(saved["statistics"])
             self._passes[key] = saved["passes"]
             # One rank goes on with the sum of all ranks' counts, the others from zero.
@@ -178,7 +177,7 @@ class FlipTracker(StepWatcher):
                 f"the checkpoint's statistics are of {statistics.num_samples} {split} samples, this loader has "
                 f"{num_samples}. Resume with the data it was made with, or start a new run."
             )
-        if statistics.visits.device != step.logits.device:
+        if statistics.device != step.logits.device:
             moved = VisitStatistics(num_samples, step.logits.device)
             moved.load_state_dict(statistics.state_dict())
             self.statistics[key] = statistics = moved
@@ -187,23 +186,9 @@ class FlipTracker(StepWatcher):
         return statistics
 
     def _count(self, statistics: VisitStatistics, number: int, step: SampleStep) -> Tensor:
-        facts = describe_predictions(step.logits, step.target)
+        facts = step.predictions
         right = facts.pred == step.target
-        counted = torch.ones_like(right) if step.valid is None else step.valid
-        known = (statistics.visits[step.index] > 0) & counted
-        was_right = statistics.last_right[step.index]
-        learned = statistics.first_learned[step.index]
-        ever_right = (learned >= 0) & (learned < number)
-        rows = (
-            counted,
-            known,
-            ~right & counted,
-            ~right & ever_right & counted,
-            known & was_right & ~right,
-            known & ~was_right & right,
-            known & (facts.pred != statistics.last_pred[step.index]),
-        )
-        statistics.update(
+        before = statistics.update(
             step.index,
             right,
             facts.logit_margin,
@@ -211,6 +196,17 @@ class FlipTracker(StepWatcher):
             epoch=number,
             pred=facts.pred,
             where=step.valid,
+        )
+        counted = torch.ones_like(right) if step.valid is None else step.valid
+        known, wrong = (before.visits > 0) & counted, ~right & counted
+        rows = (
+            counted,
+            known,
+            wrong,
+            wrong & (before.first_learned >= 0) & (before.first_learned < number),
+            known & before.last_right & ~right,
+            known & ~before.last_right & right,
+            known & (facts.pred != before.last_pred),
         )
         return torch.stack(rows).sum(dim=1)
 

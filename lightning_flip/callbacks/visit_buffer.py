@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.predictions import describe_predictions
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import gather_rows
 
@@ -44,7 +43,7 @@ class VisitBuffer:
             loader: position of the loader.
             global_step: optimizer steps that had been taken when the predictions were made.
         """
-        facts = describe_predictions(step.logits, step.target)
+        facts = step.predictions
         constant = torch.full_like(step.index, loader), torch.full_like(step.index, global_step)
         self._integers.append(torch.stack([*constant, step.index, facts.pred, step.target]))
         self._measures.append(torch.stack([getattr(facts, name) for name in _MEASURES]).float())

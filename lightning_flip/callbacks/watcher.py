@@ -161,7 +161,7 @@ class StepWatcher(pl.Callback):
                 f"{type(self).__name__} does not follow them; it follows the validation data."
             )
             return
-        self.watch(trainer, split, loader, step.detached().recorded())
+        self.watch(trainer, split, loader, step.observed)
 
     def _tell(self, text: str) -> None:
         if text not in self._told:

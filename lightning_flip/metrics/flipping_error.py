@@ -85,7 +85,7 @@ class FlippingMetric(CountingMetric):
         # Out of place: a state made in inference mode cannot be written outside of it.
         right = correct.to(self.ever_right.dtype)
         self.ever_right = self.ever_right.scatter_reduce(0, index, right, "amax")
-        self.outcome = self.outcome.scatter(0, index, right + _WRONG)
+        self.outcome = self.outcome.scatter_reduce(0, index, right + _WRONG, "amax")
 
     def flipped(self) -> Tensor:
         """Which samples this epoch gets wrong and some earlier one had right, boolean ``[num_samples]``.

@@ -255,7 +255,7 @@ class LossTerm(_Module):
             difference = difference + (method(self, step) - plain)
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
             loop.added_for = attachment.batch
-            for part in step.detached().recorded().once():
+            for part in step.observed.once():
                 for method in self._methods("observe"):
                     method(self, part)
         return loss + self.term_weight * difference.mean()

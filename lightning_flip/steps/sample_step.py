@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_flip.functional.predictions import Predictions, describe_predictions
 
 __all__ = ["SampleStep", "rounds_of"]
 
@@ -58,6 +61,16 @@ class SampleStep:
         """
         logits = self.logits.detach()
         return replace(self, logits=logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+    @cached_property
+    def observed(self) -> SampleStep:
+        """The step as everything that stores something sees it: detached, in float32, without padding."""
+        return self.detached().recorded()
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Predicted classes, probabilities, margins and cross entropies, computed once for all that look."""
+        return describe_predictions(self.logits, self.target)
 
     def recorded(self) -> SampleStep:
         """The rows that count: without those that a DistributedSampler only repeats as padding."""

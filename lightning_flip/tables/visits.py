@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_flip.tables.merging import gather_rows, is_distributed
 
-__all__ = ["VisitStatistics"]
+__all__ = ["VisitStatistics", "VisitsBefore"]
 
-_SUMS = ("visits", "times_right", "forgetting_events", "margin_sum", "prob_sum", "prob_square_sum")
-_STATES = (*_SUMS, "last_right", "first_learned", "last_pred")
+_COUNTS = ("visits", "times_right", "forgetting_events", "first_learned", "last_right", "last_pred")
+_ADDED = 3  # the first counts add up over ranks, the others do not
+_SUMS = ("margin_sum", "prob_sum", "prob_square_sum")
+
+
+class VisitsBefore(NamedTuple):
+    """What was known of some samples before the visit that :meth:`VisitStatistics.update` counted, each ``[B]``.
+
+    Attributes:
+        visits: int64, earlier visits.
+        last_right: bool, whether the visit before was right.
+        first_learned: int64, epoch of the first right visit, -1 without one.
+        last_pred: int64, class predicted at the visit before, -1 without one.
+    """
+
+    visits: Tensor
+    last_right: Tensor
+    first_learned: Tensor
+    last_pred: Tensor
 
 
 class VisitStatistics:
@@ -36,7 +53,7 @@ class VisitStatistics:
         >>> index = torch.tensor([0, 2])
         >>> margin, prob = torch.tensor([1.0, -1.0]), torch.tensor([0.8, 0.3])
         >>> for epoch, right in enumerate([[True, False], [False, True]]):
-        ...     stats.update(index, torch.tensor(right), margin, prob, epoch=epoch)
+        ...     _ = stats.update(index, torch.tensor(right), margin, prob, epoch=epoch)
         >>> stats.forgetting_events.tolist(), stats.first_learned.tolist()
         ([1, 0, 0], [0, -1, 1])
         >>> stats.aum.tolist()
@@ -49,18 +66,48 @@ class VisitStatistics:
         self.num_samples = num_samples
         real = torch.float32 if torch.device(device).type == "mps" else torch.float64
         with torch.inference_mode(False):  # the tensors outlive the validation loop that may have made them
-            zeros = torch.zeros(num_samples, dtype=torch.int64, device=device)
-            self.visits = zeros.clone()
-            self.times_right = zeros.clone()
-            self.forgetting_events = zeros.clone()
-            self.first_learned = zeros - 1
-            self.last_pred = zeros - 1
-            self.last_right = zeros.bool()
-            self.margin_sum = zeros.to(real)
-            self.prob_sum = zeros.to(real)
-            self.prob_square_sum = zeros.to(real)
-            self._unmerged = zeros.bool()
-        self._base: dict[str, Tensor] | None = None
+            # Two matrices, so that a step takes one gather and one scatter of each.
+            self._counts = torch.zeros(num_samples, len(_COUNTS), dtype=torch.int64, device=device)
+            self._sums = torch.zeros(num_samples, len(_SUMS), dtype=real, device=device)
+            self._unmerged = torch.zeros(num_samples, dtype=torch.bool, device=device)
+        for name in ("first_learned", "last_pred"):
+            self._counts[:, _COUNTS.index(name)] = -1
+        self._base: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self._counts.device
+
+    @property
+    def visits(self) -> Tensor:
+        """int64 ``[N]``."""
+        return self._counts[:, 0]
+
+    @property
+    def times_right(self) -> Tensor:
+        """int64 ``[N]``."""
+        return self._counts[:, 1]
+
+    @property
+    def forgetting_events(self) -> Tensor:
+        """int64 ``[N]``: changes from right to wrong between consecutive visits."""
+        return self._counts[:, 2]
+
+    @property
+    def first_learned(self) -> Tensor:
+        """int64 ``[N]``: epoch of the first right visit, -1 without one."""
+        return self._counts[:, 3]
+
+    @property
+    def last_right(self) -> Tensor:
+        """Whether the last visit was right, bool ``[N]``."""
+        return self._counts[:, 4].bool()
+
+    @property
+    def last_pred(self) -> Tensor:
+        """int64 ``[N]``: class predicted at the last visit, -1 without one."""
+        return self._counts[:, 5]
 
     @property
     def ever_right(self) -> Tensor:
@@ -70,27 +117,27 @@ class VisitStatistics:
     @property
     def aum(self) -> Tensor:
         """Float ``[N]``: mean logit margin over visits; NaN without a visit."""
-        return self.margin_sum / self.visits
+        return self._sums[:, 0] / self.visits
 
     @property
     def confidence(self) -> Tensor:
         """Float ``[N]`` in [0, 1]: mean probability of the label; NaN without a visit."""
-        return self.prob_sum / self.visits
+        return self._sums[:, 1] / self.visits
 
     @property
     def variability(self) -> Tensor:
         """Float ``[N]``: population standard deviation of the label's probability; NaN without a visit."""
-        return (self.prob_square_sum / self.visits - self.confidence**2).clamp(min=0).sqrt()
+        return (self._sums[:, 2] / self.visits - self.confidence**2).clamp(min=0).sqrt()
 
     @property
     def correctness(self) -> Tensor:
         """Float ``[N]`` in [0, 1]: share of visits that were right; NaN without a visit."""
-        return self.times_right.to(self.prob_sum.dtype) / self.visits
+        return self.times_right.to(self._sums.dtype) / self.visits
 
     @property
     def nbytes(self) -> int:
         """Bytes that the statistics take."""
-        return sum(int(getattr(self, name).nbytes) for name in (*_STATES, "_unmerged"))
+        return int(self._counts.nbytes + self._sums.nbytes + self._unmerged.nbytes)
 
     def update(
         self,
@@ -102,7 +149,7 @@ class VisitStatistics:
         epoch: int,
         pred: Tensor | None = None,
         where: Tensor | None = None,
-    ) -> None:
+    ) -> VisitsBefore:
         """Count one visit of some samples; no host synchronization.
 
         Args:
@@ -113,26 +160,33 @@ class VisitStatistics:
             epoch: number of the epoch, for ``first_learned``.
             pred: int64 ``[B]`` predicted classes, kept as ``last_pred``.
             where: bool ``[B]``; visits where it is False are not counted.
+
+        Returns:
+            What was known before.
         """
-        counted = torch.ones_like(right) if where is None else where
         if is_distributed() and self._base is None:
-            self._base = {name: getattr(self, name).clone() for name in _SUMS}
-        real = self.margin_sum.dtype
-        zero = torch.zeros((), dtype=real, device=right.device)
-        prob, gap = (torch.where(counted, value.to(real), zero) for value in (prob_label, margin))
-        forgotten = self.last_right[index] & ~right & counted
-        self.visits[index] += counted.long()
-        self.times_right[index] += (right & counted).long()
-        self.forgetting_events[index] += forgotten.long()
-        self.margin_sum[index] += gap
-        self.prob_sum[index] += prob
-        self.prob_square_sum[index] += prob * prob
-        first = right & counted & (self.first_learned[index] < 0)
-        self.first_learned[index] = torch.where(first, epoch, self.first_learned[index])
-        self.last_right[index] = torch.where(counted, right, self.last_right[index])
-        if pred is not None:
-            self.last_pred[index] = torch.where(counted, pred, self.last_pred[index])
-        self._unmerged[index] |= counted
+            self._base = self._counts.clone(), self._sums.clone()
+        old, sums = self._counts[index], self._sums[index]
+        visits, times_right, forgotten, learned, was_right, last_pred = old.unbind(dim=1)
+        hit = right.long()
+        new = torch.stack(
+            [
+                visits + 1,
+                times_right + hit,
+                forgotten + was_right * (1 - hit),
+                torch.where(right & (learned < 0), epoch, learned),
+                hit,
+                last_pred if pred is None else pred,
+            ],
+            dim=1,
+        )
+        prob = prob_label.to(sums.dtype)
+        added = sums + torch.stack([margin.to(sums.dtype), prob, prob * prob], dim=1)
+        if where is not None:
+            new, added = torch.where(where[:, None], new, old), torch.where(where[:, None], added, sums)
+        self._counts[index], self._sums[index] = new, added
+        self._unmerged[index] = True if where is None else self._unmerged[index] | where
+        return VisitsBefore(visits, was_right.bool(), learned, last_pred)
 
     def sync(self) -> None:
         """Merge what the ranks counted since the last call; a collective that every rank has to reach.
@@ -145,21 +199,18 @@ class VisitStatistics:
             self._unmerged.zero_()
             return
         mine = self._unmerged.nonzero()[:, 0]
-        base = self._base if self._base is not None else {name: getattr(self, name).clone() for name in _SUMS}
-        columns = [getattr(self, name)[mine] for name in _STATES]
+        base_counts, base_sums = self._base if self._base is not None else (self._counts.clone(), self._sums.clone())
         touched = torch.zeros_like(self._unmerged)
-        for index, *values in gather_rows(mine, *columns):
-            again = touched[index]
-            for name, value in zip(_STATES, values, strict=True):
-                column = getattr(self, name)
-                merged = value
-                if name in _SUMS:
-                    merged = torch.where(again, column[index] + (value - base[name][index]), value)
-                elif name == "first_learned":
-                    known = column[index]
-                    earlier = torch.where((known >= 0) & ((value < 0) | (known < value)), known, value)
-                    merged = torch.where(again, earlier, value)
-                column[index] = merged
+        for index, counts, sums in gather_rows(mine, self._counts[mine], self._sums[mine]):
+            again = touched[index][:, None]
+            merged = counts.clone()
+            known = self._counts[index]
+            merged[:, :_ADDED] += known[:, :_ADDED] - base_counts[index, :_ADDED]
+            learned = torch.stack([known[:, _ADDED], counts[:, _ADDED]])
+            earliest = torch.where(learned < 0, torch.iinfo(torch.int64).max, learned).amin(dim=0)
+            merged[:, _ADDED] = torch.where((learned < 0).all(dim=0), -1, earliest)
+            self._counts[index] = torch.where(again, merged, counts)
+            self._sums[index] = torch.where(again, self._sums[index] + (sums - base_sums[index]), sums)
             touched[index] = True
         self._unmerged.zero_()
         self._base = None
@@ -170,7 +221,7 @@ class VisitStatistics:
         Returns:
             Tensors only.
         """
-        return {name: getattr(self, name).detach().cpu().clone() for name in _STATES}
+        return {"counts": self._counts.detach().cpu().clone(), "sums": self._sums.detach().cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state.
@@ -181,13 +232,13 @@ class VisitStatistics:
         Raises:
             ValueError: if it is of another number of samples; nothing is changed then.
         """
-        saved = state["visits"].shape[0]
+        saved = state["counts"].shape[0]
         if saved != self.num_samples:
             raise ValueError(
                 f"the saved statistics are of {saved} samples, this run has {self.num_samples}: the checkpoint is of "
                 "another dataset. Resume with the data it was made with, or start a new run."
             )
-        for name in _STATES:
-            getattr(self, name).copy_(state[name])
+        self._counts.copy_(state["counts"])
+        self._sums.copy_(state["sums"])
         self._unmerged.zero_()
         self._base = None

@@ -1,0 +1,252 @@
+"""FER through a real Trainer against the numpy loop: losses, tables, masks and weights, under every option."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_flip.functional.behavior import average_behavior, flipping_error_reduction_loss, restriction_weights
+from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.mixins import FlippingErrorReduction
+from lightning_flip.mixins import flipping_error_reduction as implementation
+from lightning_flip.steps import Attachment, SampleStep
+from tests.mixins.helpers import (
+    EPOCHS,
+    LR,
+    TREESPEC,
+    WORKERS,
+    D,
+    H,
+    LitNet,
+    N,
+    as_torch,
+    differences,
+    inputs,
+    labels,
+    loader,
+    shuffled_batches,
+    train,
+)
+from tests.oracles.retrospection import FerOptions, FerTrace, NumpyNet, cross_entropy_loop, fer_loop
+
+pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
+
+OPTIONS = [
+    {"restrict": r, "average": a, "initial": i, "confidence": c, "temperature_squared": s}
+    for r, a, i, c, s in product(
+        ("correct", "all"), (True, False), ("zeros", "copy"), ("label", "predicted"), (True, False)
+    )
+]
+
+
+class Robust(FlippingErrorReduction, LitNet):
+    """The mixin in front of a user's module."""
+
+
+def expected(classes: int, options: dict[str, Any], *, total: int = EPOCHS, batches: Any = None) -> FerTrace:
+    net = NumpyNet.random(D, H, classes, seed=0)
+    oracle = FerOptions(**options, total_epochs=total)
+    return fer_loop(net, inputs(), labels(classes), batches or shuffled_batches(), oracle, LR)
+
+
+def found(classes: int, trace: FerTrace, options: dict[str, Any], **trainer: Any) -> list[str]:
+    names = {"temperature": "fer_temperature", "mu": "fer_mu"}
+    net = NumpyNet.random(D, H, classes, seed=0)
+    model = Robust(as_torch(net), **{names.get(name, name): value for name, value in options.items()})
+    recorder = train(model, loader(inputs(), labels(classes), shuffled_batches()), "behavior", **trainer)
+    return differences(model, recorder, trace)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(str(value) for value in options.values()))
+def test_every_combination_of_options_is_the_numpy_loop(classes: int, options: dict[str, Any]) -> None:
+    assert found(classes, expected(classes, options), options) == []
+
+
+@pytest.mark.parametrize("options", [{"temperature": 2.0}, {"mu": 0.3}, {"temperature": 1.0, "mu": 2.0}])
+def test_temperature_and_mu(options: dict[str, Any]) -> None:
+    assert found(4, expected(4, options), options) == []
+
+
+def test_total_epochs_stands_above_the_trainers_own_number() -> None:
+    assert found(4, expected(4, {}, total=10), {"total_epochs": 10}) == []
+    assert found(4, expected(4, {}, total=10), {}) != []
+
+
+@pytest.mark.parametrize(("steps", "total"), [(20, 4), (16, 4), (15, 3)])
+def test_max_steps_gives_the_number_of_epochs(steps: int, total: int) -> None:
+    model = Robust(as_torch(NumpyNet.random(D, H, 4, seed=0)))
+    recorder = train(model, loader(inputs(), labels(4), shuffled_batches()), max_epochs=-1, max_steps=steps)
+    assert recorder.losses == pytest.approx(expected(4, {}, total=total).step_losses[:steps], abs=1e-10)
+
+
+def test_the_data_make_the_comparison_mean_something() -> None:
+    """Samples repeat in a batch and in an epoch, some are left out, and T neither holds everywhere nor nowhere."""
+    for epoch in shuffled_batches():
+        assert min(map(len, epoch)) == 1
+        assert any(len(set(batch.tolist())) < len(batch) for batch in epoch)
+        assert len({int(index) for batch in epoch for index in batch}) < N < sum(map(len, epoch)) + 4
+    for classes in (2, 4):
+        trace = expected(classes, {})
+        assert all(0 < mask.sum() < N for mask in trace.restricted[:-1])
+        net = NumpyNet.random(D, H, classes, seed=0)
+        plain = cross_entropy_loop(net, inputs(), labels(classes), shuffled_batches(), LR)
+        assert abs(plain.step_losses[-1] - trace.step_losses[-1]) > 1e-3
+
+
+# -- every mistake that is easily made must be seen ------------------------------------------------------
+
+Patch = pytest.MonkeyPatch
+ORIGINAL_OBSERVE = FlippingErrorReduction.observe
+ORIGINAL_NEW_EPOCH = FlippingErrorReduction.new_epoch
+ORIGINAL_STEP = Attachment.sample_step
+
+
+def reversed_divergence(patch: Patch) -> None:
+    def loss(
+        logits: torch.Tensor, target: torch.Tensor, average: torch.Tensor, restricted: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        plain = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        q = (logits / options["temperature"]).softmax(dim=1)
+        reverse = (q * (q.log() - average.clamp(min=1e-12).log())).sum(dim=1)
+        mixed = options["alpha"] * plain + options["beta"] * options["temperature"] ** 2 * reverse
+        return torch.where(restricted, mixed, plain)
+
+    patch.setattr(implementation, "flipping_error_reduction_loss", loss)
+
+
+def epochs_counted_from_zero(patch: Patch) -> None:
+    patch.setattr(implementation, "restriction_weights", lambda epoch, total: restriction_weights(epoch - 1, total))
+
+
+def weights_swapped(patch: Patch) -> None:
+    patch.setattr(implementation, "restriction_weights", lambda epoch, total: restriction_weights(epoch, total)[::-1])
+
+
+def rows_read_in_the_same_epoch(patch: Patch) -> None:
+    def observe(self: Any, step: SampleStep) -> None:
+        ORIGINAL_OBSERVE(self, step)
+        self._loop.tables["behavior"].commit()
+
+    patch.setattr(FlippingErrorReduction, "observe", observe)
+
+
+def rows_read_an_epoch_late(patch: Patch) -> None:
+    def new_epoch(self: Any, epoch: int) -> None:
+        if epoch % 2:
+            ORIGINAL_NEW_EPOCH(self, epoch)
+
+    patch.setattr(FlippingErrorReduction, "new_epoch", new_epoch)
+
+
+def confidence_at_the_temperature(patch: Patch) -> None:
+    targets: list[torch.Tensor] = []
+
+    def observe(self: Any, step: SampleStep) -> None:
+        targets.append(step.target)
+        ORIGINAL_OBSERVE(self, step)
+
+    def average(before: torch.Tensor, new: torch.Tensor, sure: torch.Tensor, **options: Any) -> torch.Tensor:
+        return average_behavior(before, new, new.gather(1, targets[-1][:, None])[:, 0], **options)
+
+    patch.setattr(FlippingErrorReduction, "observe", observe)
+    patch.setattr(implementation, "average_behavior", average)
+
+
+def confidence_of_the_prediction_at_the_temperature(patch: Patch) -> None:
+    patch.setattr(
+        implementation,
+        "average_behavior",
+        lambda before, new, sure, **options: average_behavior(before, new, new.amax(dim=1), **options),
+    )
+
+
+def position_in_the_batch_as_index(patch: Patch) -> None:
+    def sample_step(self: Any, *args: Any) -> Any:
+        step = ORIGINAL_STEP(self, *args)
+        assert step is not None
+        return replace(step, index=torch.arange(len(step.index)), rounds=None)
+
+    patch.setattr(Attachment, "sample_step", sample_step)
+
+
+def repeats_written_at_once(patch: Patch) -> None:
+    patch.setattr(SampleStep, "once", lambda self: iter([self]))
+
+
+def behavior_at_temperature_one(patch: Patch) -> None:
+    patch.setattr(implementation, "behavior", lambda logits, temperature: logits.softmax(dim=1))
+
+
+def everything_restricted(patch: Patch) -> None:
+    def loss(logits: Any, target: Any, average: Any, restricted: Any, **options: Any) -> torch.Tensor:
+        return flipping_error_reduction_loss(logits, target, average, torch.ones_like(restricted), **options)
+
+    patch.setattr(implementation, "flipping_error_reduction_loss", loss)
+
+
+def loss_in_single_precision(patch: Patch) -> None:
+    def loss(logits: Any, target: Any, average: Any, restricted: Any, **options: Any) -> torch.Tensor:
+        return flipping_error_reduction_loss(logits.float(), target, average, restricted, **options).double()
+
+    patch.setattr(implementation, "flipping_error_reduction_loss", loss)
+
+
+MUTANTS = [
+    (reversed_divergence, {"initial": "copy"}),
+    (epochs_counted_from_zero, {}),
+    (weights_swapped, {}),
+    (rows_read_in_the_same_epoch, {}),
+    (rows_read_in_the_same_epoch, {"restrict": "all", "average": False}),
+    (rows_read_an_epoch_late, {}),
+    (confidence_at_the_temperature, {}),
+    (confidence_of_the_prediction_at_the_temperature, {"confidence": "predicted"}),
+    (position_in_the_batch_as_index, {}),
+    (repeats_written_at_once, {}),
+    (behavior_at_temperature_one, {}),
+    (everything_restricted, {}),
+    (loss_in_single_precision, {}),
+]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize(("mutant", "options"), MUTANTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_the_comparison_sees_the_mistake(
+    mutant: Any, options: dict[str, Any], classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant(monkeypatch)
+    wrong = found(classes, expected(classes, options), options)
+    assert "step losses" in wrong
+    assert "0.weight" in wrong
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"restrict": "all"},
+        {"average": False},
+        {"initial": "copy"},
+        {"confidence": "predicted"},
+        {"temperature_squared": False},
+        {"mu": 0.9},
+        {"temperature": 4.9},
+    ],
+    ids=str,
+)
+def test_every_option_has_an_effect(other: dict[str, Any]) -> None:
+    assert "step losses" in found(4, expected(4, {}), other)
+
+
+def test_halved_table_stays_near_the_double_one() -> None:
+    trace = expected(4, {})
+    model = Robust(as_torch(NumpyNet.random(D, H, 4, seed=0)), table_dtype="float16")
+    recorder = train(model, loader(inputs(), labels(4), shuffled_batches()), "behavior")
+    table = model._loop.tables["behavior"]
+    assert table.dtype == torch.float16
+    assert widen(table.rows(torch.arange(N))).dtype == torch.float32
+    assert recorder.losses == pytest.approx(trace.step_losses, abs=0.05)
+    assert recorder.losses != pytest.approx(trace.step_losses, abs=1e-10)
