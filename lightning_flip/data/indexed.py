@@ -67,11 +67,11 @@ class IndexedDataset(Dataset[Any]):
     Everything else (length, attributes, ``__getitems__``) is the wrapped dataset's: attributes that are
     read or written here are read and written there.
 
-    Args:
-        dataset: a map-style dataset that is read with integer positions.
+    A key that is no integer has the position -1: such a dataset can be used, but its samples are not told
+    apart by position.
 
-    Raises:
-        TypeError: if the sampler asks for something that is not an integer.
+    Args:
+        dataset: a map-style dataset.
 
     Example:
         >>> data = IndexedDataset(["a", "b", "c"])
@@ -85,21 +85,18 @@ class IndexedDataset(Dataset[Any]):
         object.__setattr__(self, "_dataset", dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, (list, tuple)):
+        if isinstance(index, (list, tuple)) or getattr(index, "ndim", 0) == 1:
             # batch_size=None with a batch sampler: the dataset itself assembles the batch.
             return _Item(self._dataset[index], _positions(index, len(self)))
         return _Item(self._dataset[index], _position(index, len(self)))
 
-    def __getitems__(self, indices: Sequence[int]) -> list[_Item[Any]]:
+    def __getitems__(self, indices: Sequence[Any]) -> _Item[Any] | list[_Item[Any]]:
         positions = _positions(indices, len(self))
         fetch = getattr(self._dataset, "__getitems__", None)
-        samples = fetch(indices) if fetch is not None else [self._dataset[index] for index in indices]
-        if len(samples) != len(positions):
-            raise ValueError(
-                f"__getitems__ of {type(self._dataset).__name__} returned {len(samples)} samples for "
-                f"{len(positions)} indices; it must return one sample for every index, in order."
-            )
-        return [_Item(sample, position) for sample, position in zip(samples, positions, strict=True)]
+        if fetch is not None:
+            # The answer may be a finished batch: the collate function gets it as it is.
+            return _Item(fetch(indices), positions)
+        return [_Item(self._dataset[index], position) for index, position in zip(indices, positions, strict=True)]
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -144,8 +141,8 @@ class IndexedCollate:
         self.loader = loader
 
     def __call__(self, items: Any) -> IndexedBatch:
-        """Collate items, or convert the one item that ``batch_size=None`` gives."""
-        if isinstance(items, _Item):  # batch_size=None: one item, which may already be a whole batch
+        """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
+        if isinstance(items, _Item):
             positions = items.index if isinstance(items.index, list) else [items.index]
             return IndexedBatch(self.collate(items.sample), torch.tensor(positions), self.loader)
         if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
@@ -160,16 +157,13 @@ class IndexedCollate:
 
 def _position(index: Any, length: int) -> int:
     try:
-        position = index.__index__()
+        position = int(index.__index__())
     except (AttributeError, TypeError):
-        raise TypeError(
-            f"the sampler asked for {index!r}; a sample's identity is its integer position in the dataset. "
-            "Use integer positions, or let the batch carry an integer id and pass index_from=."
-        ) from None
-    return int(position + length if position < 0 else position)
+        return -1
+    return position + length if position < 0 else position
 
 
-def _positions(indices: Sequence[Any], length: int) -> list[int]:
+def _positions(indices: Any, length: int) -> list[int]:
     return [_position(index, length) for index in indices]
 
 

@@ -77,7 +77,7 @@ def relative_flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -
         tensor(0.5000)
     """
     flipped = wrongly_flipped(correct, selected).sum()
-    return share(flipped, (~correct[-1]).sum())
+    return share(flipped, (~correct[selected]).sum())
 
 
 def forgetting_events(correct: Bool[Tensor, "epochs N"]) -> Int64[Tensor, " N"]:

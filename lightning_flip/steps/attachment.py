@@ -240,6 +240,12 @@ class Attachment:
             )
         batch, position = part
         record = self.loaders[batch.loader]
+        if bool((batch.index < 0).any()):
+            raise TypeError(
+                f"the sampler of this loader asks {type(record.dataset).__name__} for keys that are not integers; a "
+                "sample's index is its integer position in the dataset. Use integer positions, or let every batch "
+                'carry an integer id for each sample and name it: index_from="id".'
+            )
         return batch.index, record.padding(position), record.num_samples
 
     def _carried_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:

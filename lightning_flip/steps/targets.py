@@ -72,6 +72,8 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
             f"Expected the second element of a tuple or list, or one of the keys {', '.join(TARGET_KEYS)}; "
             "pass target_from= (a key, a position, or a function of the batch)."
         )
+    if target.ndim == 0:  # DataLoader(batch_size=None) gives single samples
+        target = target[None]
     if target.ndim == 2 and target.shape[1] == 1:
         target = target[:, 0]
     if target.ndim == 1:

@@ -45,9 +45,9 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
     `split, loader, epoch, pass, global_step, index, pred, prob_label, prob_pred, logit_margin, cross_entropy, visit`;
     its rows are sorted by loader, index and visit. `visit` counts the earlier rows of the same sample in this part.
 
-    The four measures are kept as float32, bit for bit what the module saw. Given as float16 they stay float16: half the
-    size, three significant digits, and margins beyond 65504 become infinite. pandas, polars and DuckDB read both. 50,000
-    samples x 100 epochs took 65 to 81 MB as float32 and 35 to 43 MB as float16, the more the less the model is sure.
+    The four measures are kept as float32, bit for bit what the module saw. Given as float16 they stay float16: half
+    the size, three significant digits, and margins beyond 65504 become infinite. pandas, polars and DuckDB read both.
+    50,000 samples x 100 epochs took 65 to 81 MB as float32 and 35 to 43 MB as float16; the surer the model, the less.
 
     Args:
         dirpath: the run's folder.

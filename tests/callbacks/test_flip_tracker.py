@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from lightning_flip.callbacks import FlipTracker
 from tests.callbacks.helpers import CLASSES, Lookup, Memory, loader, make_trainer, points, some_logits
@@ -82,7 +82,7 @@ def test_several_passes_an_epoch_are_passes_of_their_own():
 def test_the_statistics_are_those_of_all_visits():
     logits, labels = some_logits(3, 10), torch.tensor(labels_of(10))
     tracker = FlipTracker(train=True, val=False)
-    make_trainer(callbacks=[tracker]).fit(Lookup(logits), loader(10, shuffle=True))
+    make_trainer(callbacks=[tracker]).fit(Lookup(logits, some_logits(3, 4)), loader(10, shuffle=True), loader(4))
     stats = tracker.statistics["train", 0]
     right = logits.argmax(dim=2) == labels
     assert stats.visits.tolist() == [3] * 10
@@ -97,7 +97,7 @@ def test_the_statistics_are_those_of_all_visits():
 def test_a_sample_drawn_twice_is_visited_twice():
     logits, tracker = some_logits(2, 5), FlipTracker(train=True, val=False)
     data = DataLoader(points(5), batch_size=3, sampler=[0, 0, 1, 2, 0, 4])
-    make_trainer(max_epochs=2, callbacks=[tracker]).fit(Lookup(logits), data)
+    make_trainer(max_epochs=2, callbacks=[tracker]).fit(Lookup(logits, some_logits(2, 4)), data, loader(4))
     assert tracker.statistics["train", 0].visits.tolist() == [6, 2, 2, 0, 2]
 
 
@@ -112,21 +112,23 @@ def test_coverage_of_a_limited_pass():
 def test_what_a_limited_pass_did_not_see_keeps_its_past():
     val, memory = some_logits(4, 8), Memory()
 
-    class Rotating(list):
+    class Halves(Sampler):
+        passes = 0
+
         def __iter__(self):
-            self.append(0)
-            return iter([(i + 4 * (len(self) % 2)) % 8 for i in range(8)])
+            self.passes += 1
+            return iter([(i + 4 * (self.passes % 2)) % 8 for i in range(8)])
 
         def __len__(self):
             return 8
 
-    data = DataLoader(points(8, 1), batch_size=4, sampler=(order := Rotating()))
+    data = DataLoader(points(8, 1), batch_size=4, sampler=(order := Halves()))
     trainer = make_trainer(
         max_epochs=4, logger=memory, limit_val_batches=1, num_sanity_val_steps=0, callbacks=[FlipTracker()]
     )
     trainer.fit(Lookup(some_logits(4, 4), val), loader(4), data)
     seen = [[4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
-    assert list.__len__(order) == 4
+    assert order.passes == 4
     assert_logged(memory, "val", count_flips(val, labels_of(8, 1), seen=seen))
 
 
@@ -217,28 +219,30 @@ def test_another_dataset_on_resumption_is_an_error(tmp_path):
         )
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the folder is that of the run resumed
 def test_a_loaded_state_replaces_what_an_interrupted_fit_left(tmp_path):
     """A notebook: interrupt, then go on from the last checkpoint with the same objects."""
     val, tracker, memory = some_logits(6, 6), FlipTracker(train=True), Memory()
 
     class Stop(pl.Callback):
-        at = -1
+        armed = True
 
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if trainer.global_step == self.at:
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            if self.armed and trainer.current_epoch == 1 and batch_idx == 1:
                 raise InterruptedError
 
     stop, save = Stop(), pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
     train = some_logits(3, 4)
     model = Lookup(train, val)
     trainer = make_trainer(logger=memory, callbacks=[tracker, stop, save])
-    stop.at = 3  # in the second epoch
     with pytest.raises(InterruptedError):
-        trainer.fit(model, loader(4, 2), loader(6, seed=1))
-    stop.at = -1
-    trainer.fit(model, loader(4, 2), loader(6, seed=1), ckpt_path=tmp_path / "epoch=0.ckpt")
+        trainer.fit(model, loader(4, 2), loader(6, 2, seed=1))
+    stop.armed = False
+    trainer.fit(model, loader(4, 2), loader(6, 2, seed=1), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
     assert tracker.statistics["train", 0].visits.tolist() == [3] * 4
+    assert tracker.statistics["val", 0].visits.tolist() == [3] * 6
     assert_logged(memory, "train", count_flips(train, labels_of(4)))
+    assert_logged(memory, "val", count_flips(val[:3], labels_of(6, 1)))
 
 
 def test_no_label_at_all_and_nothing_to_follow():

@@ -88,6 +88,7 @@ def test_getitems_that_collates_two_samples() -> None:
     assert set(recorder.plain_batches) == {tuple}
 
 
+@pytest.mark.filterwarnings("ignore:Consider setting `persistent_workers=True`")  # one epoch gains nothing from it
 def test_spawned_workers() -> None:
     loader = loader_over(Positions(N), shuffle=True, num_workers=1, multiprocessing_context="spawn")
     recorder, _ = fit(loader)

@@ -1,6 +1,5 @@
 """A process that is killed while it records leaves a history that can be read."""
 
-import contextlib
 import os
 import random
 import signal
@@ -39,7 +38,8 @@ def test_killed_at_random_moments(run_folder: Path) -> None:
         recorder = subprocess.Popen(
             [sys.executable, "-c", RECORDER, str(run_folder), str(begun)], stdout=subprocess.PIPE, text=True
         )
-        with contextlib.closing(recorder.stdout) as lines:
+        assert recorder.stdout
+        with recorder.stdout as lines:
             said = [int(lines.readline())]
             time.sleep(draw.uniform(0, 0.05))
             os.kill(recorder.pid, signal.SIGKILL)

@@ -39,7 +39,8 @@ def test_round_trip_sorts_counts_visits_and_keeps_every_bit(
     columns = {name: values.astype(np.int64) for name, values in integers.items()} | measures
     path = write_part(tmp_path_factory.mktemp("run"), PartKey("val", 7, 2, 3), columns)
 
-    expected, earlier = [], {}
+    expected: list[tuple[float, ...]] = []
+    earlier: dict[tuple[int, int], int] = {}
     for row in rows:
         visit = earlier.get(row[:2], 0)
         earlier[row[:2]] = visit + 1
@@ -100,7 +101,7 @@ def test_half_precision_stays_half(tmp_path: Path) -> None:
     ],
 )
 def test_columns_that_do_not_fit(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
-    columns = dict.fromkeys(["loader", "global_step", "index", "pred"], np.arange(2))
+    columns: dict[str, np.ndarray] = dict.fromkeys(["loader", "global_step", "index", "pred"], np.arange(2))
     columns |= dict.fromkeys(["prob_label", "prob_pred", "logit_margin", "cross_entropy"], np.zeros(2))
     with pytest.raises(ValueError, match=message):
         write_part(tmp_path, PartKey("train", 0, 0, 0), columns | change)

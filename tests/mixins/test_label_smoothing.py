@@ -1,0 +1,90 @@
+"""Label smoothing through a real Trainer against the numpy loop, torch's own, and on distributions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_flip.mixins import LabelSmoothing
+from tests.mixins.helpers import (
+    LR,
+    TREESPEC,
+    WORKERS,
+    D,
+    H,
+    LitNet,
+    as_torch,
+    differences,
+    inputs,
+    labels,
+    loader,
+    quiet,
+    shuffled_batches,
+    train,
+    weights,
+)
+from tests.oracles.retrospection import NumpyNet, label_smoothing_loop
+
+pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
+
+
+class Smoothed(LabelSmoothing, LitNet):
+    """The mixin in front of a user's module."""
+
+
+class SmoothedByTorch(LitNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.3)
+
+
+def network(classes: int = 4) -> Any:
+    return as_torch(NumpyNet.random(D, H, classes, seed=0))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+def test_a_run_is_the_numpy_loop(smoothing: float, classes: int) -> None:
+    net = NumpyNet.random(D, H, classes, seed=0)
+    trace = label_smoothing_loop(net, inputs(), labels(classes), shuffled_batches(), LR, smoothing)
+    model = Smoothed(network(classes), smoothing=smoothing)
+    recorder = train(model, loader(inputs(), labels(classes), shuffled_batches()))
+    assert differences(model, recorder, trace) == []
+    assert model._loop.tables == {}
+    model = Smoothed(network(classes), smoothing=smoothing + 0.01)
+    recorder = train(model, loader(inputs(), labels(classes), shuffled_batches()))
+    assert "step losses" in differences(model, recorder, trace)
+
+
+def test_a_run_is_torchs_own_smoothing() -> None:
+    ours, torchs = Smoothed(network(), smoothing=0.3), SmoothedByTorch(network())
+    for model in (ours, torchs):
+        train(model, loader(inputs(), labels(4), shuffled_batches()))
+    for name, value in weights(torchs).items():
+        assert weights(ours)[name] == pytest.approx(value, abs=1e-12)
+
+
+def test_mixed_targets_are_smoothed_further() -> None:
+    q = torch.rand(24, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    x = torch.from_numpy(inputs())
+    net = network()
+    logits = net(x)
+    recorder = train(Smoothed(net, smoothing=0.2), DataLoader(TensorDataset(x, q), batch_size=24), max_epochs=1)
+    target = 0.8 * q + 0.2 / 4
+    by_hand = -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    assert recorder.losses == pytest.approx([by_hand.item()], abs=1e-12)
+
+
+def test_needs_no_end_of_training() -> None:
+    quiet(max_epochs=-1, max_steps=3, limit_train_batches=2).fit(
+        Smoothed(network()), loader(inputs(), labels(4), shuffled_batches())
+    )
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
+def test_a_smoothing_out_of_range_is_named(smoothing: float) -> None:
+    with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\).*got"):
+        Smoothed(network(), smoothing=smoothing)
