@@ -145,6 +145,7 @@ class FlipTracker(StepWatcher):
             return
         trainer = self._trainer() if self._trainer is not None else None
         self._train_epoch = state_dict["train_epoch"]
+        self.statistics, self._passes, self._counts = {}, {}, {}  # an interrupted fit may have left some
         for text, saved in state_dict["splits"].items():
             split, _, loader = text.rpartition("-")
             key = (split, int(loader))

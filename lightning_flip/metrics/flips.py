@@ -59,7 +59,7 @@ class FlipMetric(CountingMetric):
             TypeError: for wrong dtypes.
             ValueError: for wrong shapes, or lengths that differ.
         """
-        batch = count_flips(preds, old_preds, target, arguments=("old_preds", "preds"))
+        batch = count_flips(old_preds, preds, target, arguments=("old_preds", "preds"))
         for name, count in batch._asdict().items():
             setattr(self, name, getattr(self, name) + count)
 

@@ -138,7 +138,7 @@ class Comparison:
         method, *numbers = self._headers()
         table.add_column(method, overflow="fold")
         for header in numbers:  # numbers stay whole in a narrow terminal; headers and labels take several lines
-            width = max(map(len, header.split()))
+            width = max([8, *map(len, header.split())])
             table.add_column(Text(textwrap.fill(printable(header), width)), justify="right", no_wrap=True)
         for label, *cells in self._cells(decimals, printable):
             table.add_row(Text(label), *map(Text, cells))  # Text, since a str would be read as markup

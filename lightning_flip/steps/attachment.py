@@ -50,9 +50,9 @@ class _Arrival:
     """What came out of the loader for the running step, before it was moved to the device."""
 
     raw: Any = None
-    parts: list[tuple[Any, IndexedBatch]] = field(default_factory=list)  # (key in the collection, batch)
+    parts: dict[Any, IndexedBatch | None] = field(default_factory=dict)  # by key in the collection; None: exhausted
     single: bool = True
-    positions: list[int] = field(default_factory=list)
+    positions: dict[Any, int] = field(default_factory=dict)
 
 
 class Attachment:
@@ -84,7 +84,7 @@ class Attachment:
         self._searching = False
         self._suspect: dict[str, Tensor] = {}
         self._steps_since_check = 0
-        self._undo: list[tuple[object, str]] = []
+        self._undo: list[tuple[object, str, Any]] = []
         self._wrap_trainer(trainer)
 
     # -- owners -----------------------------------------------------------------------------------
@@ -148,7 +148,8 @@ class Attachment:
             loader: unused for training; validation loops run loader after loader.
 
         Returns:
-            The step, or None where a ``training_step`` returned None without a forward.
+            The step; None where a ``training_step`` returned None without a forward, and where the loader
+            that is followed ended before the others.
 
         Raises:
             RuntimeError: no logits were caught.
@@ -186,13 +187,15 @@ class Attachment:
     # -- building a step --------------------------------------------------------------------------
 
     def _build(self, source: StepSource) -> SampleStep | None:
+        if self._exhausted(source):
+            return None
         index, num_padding, num_samples = self._index(source)
         logits, inputs = self._logits(source, len(index))
         if logits is None:
             return None
         batch = self._step_args[0] if self._step_args else None
         if not self._arrival.single:
-            batch = batch[source.loader]  # type: ignore[index]
+            batch = batch[self._key(source)]  # type: ignore[index]
         target = find_target(batch, source.target_from)
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
             raise ValueError(
@@ -213,21 +216,28 @@ class Attachment:
         )
 
     def _part(self, source: StepSource) -> tuple[IndexedBatch, int] | None:
+        key = self._key(source)
+        part = self._arrival.parts.get(key)
+        return None if part is None else (part, self._arrival.positions[key])
+
+    def _key(self, source: StepSource) -> Any:
+        """Which part of the arrival a source follows."""
         arrival = self._arrival
-        if not arrival.parts:
-            return None
         if arrival.single:
-            return arrival.parts[0][1], arrival.positions[0]
-        keys = [key for key, _ in arrival.parts]
-        if source.loader is None:
+            return None
+        keys = list(arrival.parts)
+        if source.loader is None and len(keys) > 1:
             raise ValueError(
                 f"training draws from {len(keys)} loaders, each with an index space of its own. "
                 f"Say which one to follow: loader= one of {keys}."
             )
-        if source.loader not in keys:
+        if source.loader is not None and source.loader not in keys:
             raise ValueError(f"loader={source.loader!r} is none of the training loaders {keys}.")
-        place = keys.index(source.loader)
-        return arrival.parts[place][1], arrival.positions[place]
+        return keys[0] if source.loader is None else source.loader
+
+    def _exhausted(self, source: StepSource) -> bool:
+        """Whether the loader that is followed ended before the others (``CombinedLoader(mode="max_size")``)."""
+        return not self._arrival.single and self._arrival.parts[self._key(source)] is None
 
     def _index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
         if source.index_from is not None:
@@ -250,7 +260,7 @@ class Attachment:
 
     def _carried_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
         assert source.index_from is not None
-        raw = self._arrival.raw
+        raw = self._arrival.raw if self._arrival.single else self._arrival.raw[self._key(source)]
         index = torch.as_tensor(select(raw, source.index_from, "index_from"))
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise TypeError(
@@ -347,8 +357,8 @@ class Attachment:
         return LogitCapture(target)
 
     def _replace(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._undo.append((owner, name, vars(owner).get(name)))
         setattr(owner, name, make(getattr(owner, name)))
-        self._undo.append((owner, name))
 
     def _wrap_trainer(self, trainer: pl.Trainer) -> None:
         strategy = trainer.strategy
@@ -366,6 +376,8 @@ class Attachment:
     def _process(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return loader
+        # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
+        self.loaders = {key: record for key, record in self.loaders.items() if record.loader is not None}
         number = self._next_loader
         self._next_loader += 1
         wrapped = wrap_loader(loader, number)
@@ -378,19 +390,20 @@ class Attachment:
             capture.clear()
         arrival = self._arrival = _Arrival()
         if isinstance(data, IndexedBatch):
-            arrival.parts = [(None, data)]
+            arrival.parts = {None: data}
             plain = data.batch
         elif isinstance(data, (list, tuple, dict)) and _holds_indexed(data):
             # Only the collection of CombinedLoader is looked into, never a batch of the user's own type.
             arrival.single = False
             pairs = data.items() if isinstance(data, dict) else enumerate(data)
-            arrival.parts = [(key, part) for key, part in pairs if isinstance(part, IndexedBatch)]
+            arrival.parts = {key: part for key, part in pairs if part is None or isinstance(part, IndexedBatch)}
             plain = tree_map(_plain, data, is_leaf=_is_indexed)
         else:
             arrival.raw = data
             return data
         ready = self._batches_ready()
-        arrival.positions = [self.loaders[part.loader].arrive(ready) for _, part in arrival.parts]
+        arrived = {key: part for key, part in arrival.parts.items() if part is not None}
+        arrival.positions = {key: self.loaders[part.loader].arrive(ready) for key, part in arrived.items()}
         arrival.raw = plain
         return plain
 
@@ -441,10 +454,14 @@ class Attachment:
     def _detach(self) -> None:
         for capture in self._captures:
             capture.remove()
-        for owner, name in self._undo:
-            owner.__dict__.pop(name, None)
+        for owner, name, before in self._undo:
+            if before is None:
+                vars(owner).pop(name, None)
+            else:  # somebody else had wrapped the same method of this instance
+                setattr(owner, name, before)
         for record in self.loaders.values():
-            unwrap_loader(record.loader)
+            if record.loader is not None:
+                unwrap_loader(record.loader)
         self._sources, self._undo, self._cache, self.loaders = {}, [], {}, {}
         self._arrival, self._output, self._step_args = _Arrival(), None, ()
         trainer = self._trainer()

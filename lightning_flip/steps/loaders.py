@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
@@ -14,20 +15,27 @@ __all__ = ["LoaderRecord"]
 class LoaderRecord:
     """One loader that was wrapped, and how many of its batches arrived in this iteration.
 
+    The loader itself is not kept alive: its workers end with it.
+
     Args:
         loader: the wrapped loader.
+
+    Attributes:
+        dataset: the dataset that the user gave to the loader.
+        batches: how many batches arrived in this iteration.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader = loader
+        dataset = loader.dataset
+        self.dataset: Any = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
         self.batches = 0
+        self._loader = weakref.ref(loader)
         self._started = False
 
     @property
-    def dataset(self) -> Any:
-        """The dataset that the user gave to the loader."""
-        dataset = self.loader.dataset
-        return dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+    def loader(self) -> DataLoader[Any] | None:
+        """The wrapped loader, or None after Lightning has dropped it."""
+        return self._loader()
 
     @property
     def num_samples(self) -> int:

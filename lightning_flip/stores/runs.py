@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.metadata
 import json
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_flip import __version__
 from lightning_flip.stores.atomic import atomic_write, make_directory, sync_directory, temporary_files
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.parts import list_parts, remove_parts
@@ -132,7 +132,7 @@ def open_run(
         "run_id": identity,
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "library_version": __version__,
+        "library_version": _library_version(),
         "info": json.loads(text),
     }
     with atomic_write(folder / RUN_FILE) as temporary:
@@ -182,7 +182,7 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
     if run.format_version > FORMAT_VERSION:
         raise HistoryError(
             f"{file} has format version {run.format_version}, written by lightning-flip {run.library_version}; this"
-            f" version ({__version__}) reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
+            f" version ({_library_version()}) reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
         )
     return run
 
@@ -197,3 +197,10 @@ def _remove_run(folder: Path) -> None:
             stale.unlink()
     (folder / RUN_FILE).unlink(missing_ok=True)
     sync_directory(folder)
+
+
+def _library_version() -> str:
+    try:
+        return importlib.metadata.version("lightning-flip")
+    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "unknown"

@@ -238,6 +238,7 @@ def test_a_loaded_state_replaces_what_an_interrupted_fit_left(tmp_path):
     with pytest.raises(InterruptedError):
         trainer.fit(model, loader(4, 2), loader(6, 2, seed=1))
     stop.armed = False
+    model.train()  # the interruption came in a validation
     trainer.fit(model, loader(4, 2), loader(6, 2, seed=1), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
     assert tracker.statistics["train", 0].visits.tolist() == [3] * 4
     assert tracker.statistics["val", 0].visits.tolist() == [3] * 6

@@ -29,6 +29,7 @@ from tests.callbacks.helpers import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # depends on the machine's cores
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning's own call
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),  # a resumed run's always does
 ]
 
 
@@ -144,7 +145,7 @@ def test_the_default_place_is_the_loggers_folder_and_a_resumed_run_goes_on_there
     record(model=first, history=PredictionHistory(), logger=logger, callbacks=[save], max_epochs=2)
     assert_recorded("logs/lightning_logs/version_0", first)
     again = Watched()
-    save = pl.callbacks.ModelCheckpoint("more")
+    save = pl.callbacks.ModelCheckpoint("saved")
     ckpt = "saved/epoch=1.ckpt"
     record(model=again, history=PredictionHistory(), logger=CSVLogger("logs"), callbacks=[save], ckpt=ckpt)
     assert_recorded("logs/lightning_logs/version_0", again)
@@ -210,7 +211,7 @@ def test_validate_and_test_record_nothing_and_load_nothing():
     model = record(history=history, callbacks=[save])
     before = content("run")
     fresh = PredictionHistory("run")
-    trainer = make_trainer(callbacks=[fresh, pl.callbacks.ModelCheckpoint("more")])
+    trainer = make_trainer(callbacks=[fresh, pl.callbacks.ModelCheckpoint("saved")])
     trainer.validate(model, loader(6, seed=1), ckpt_path="saved/end.ckpt", verbose=False, weights_only=True)
     assert content("run") == before
     assert fresh.folder is None

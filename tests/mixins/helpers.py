@@ -25,7 +25,7 @@ WORKERS = "ignore:.*does not have many workers:UserWarning"
 
 def quiet(**options: Any) -> pl.Trainer:
     """A Trainer that writes and says nothing."""
-    settings = {
+    settings: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
@@ -133,7 +133,7 @@ class Recorder(pl.Callback):
 def loader(x: Floats, y: Ints, batches: Batches) -> DataLoader[Any]:
     return DataLoader(
         TensorDataset(torch.from_numpy(x), torch.from_numpy(y)),
-        batch_sampler=FixedBatches(batches),  # type: ignore[arg-type]
+        batch_sampler=FixedBatches(batches),
     )
 
 

@@ -76,7 +76,11 @@ ORIGINAL = LearningWithRetrospection.observe
 
 
 def rounds_of_one_epoch(patch: Patch) -> None:
-    patch.setattr(LearningWithRetrospection, "new_epoch", lambda self, epoch: self._loop.tables["retrospection"].commit())
+    def new_epoch(self: Any, epoch: int) -> None:
+        if epoch > 1:
+            self._loop.tables["retrospection"].commit()
+
+    patch.setattr(LearningWithRetrospection, "new_epoch", new_epoch)
 
 
 def rounds_begin_one_epoch_early(patch: Patch) -> None:

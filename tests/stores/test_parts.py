@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_flip.stores import PartKey, list_parts, set_aside, write_part
@@ -29,6 +29,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=40)  # each example flushes files to disk
 @given(rows=ROWS)
 def test_round_trip_sorts_counts_visits_and_keeps_every_bit(
     tmp_path_factory: pytest.TempPathFactory, rows: list
@@ -44,7 +45,7 @@ def test_round_trip_sorts_counts_visits_and_keeps_every_bit(
     for row in rows:
         visit = earlier.get(row[:2], 0)
         earlier[row[:2]] = visit + 1
-        expected.append((row[0], row[1], visit, row[2], np.float32(row[3]), row[4]))
+        expected.append((row[0], row[1], visit, row[2], float(row[3]), row[4]))
     expected.sort(key=lambda row: row[:3])
     table = pq.read_table(path)
     assert table.column_names == COLUMNS

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_flip.stores import HistoryError, read_samples, write_samples
@@ -15,6 +15,7 @@ BATCH = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=40)  # each example flushes files to disk
 @given(batches=st.lists(BATCH, min_size=1, max_size=4))
 def test_the_newest_row_of_a_sample_wins(tmp_path_factory: pytest.TempPathFactory, batches: list) -> None:
     folder = tmp_path_factory.mktemp("run")

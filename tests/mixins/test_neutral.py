@@ -1,0 +1,90 @@
+"""What is switched off, or only watches, leaves training as it is to the last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
+from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection
+from tests.mixins.helpers import TREESPEC, WORKERS, LitNet, quiet
+
+pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
+
+
+class Fer(FlippingErrorReduction, LitNet):
+    """FER."""
+
+
+class Lwr(LearningWithRetrospection, LitNet):
+    """LWR."""
+
+
+class Lsr(LabelSmoothing, LitNet):
+    """Label smoothing."""
+
+
+class All(LabelSmoothing, LearningWithRetrospection, FlippingErrorReduction, LitNet):
+    """Everything at once."""
+
+
+class Noise(TensorDataset):
+    """Draws from the worker's global generator for every sample, as augmentations do."""
+
+    def __getitem__(self, index: Any) -> Any:
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(x.shape), y
+
+
+def trained(kind: Any, workers: int = 0, callbacks: Any = (), **options: Any) -> tuple[dict[str, Any], torch.Tensor]:
+    """Weights after three epochs, and the next number that would be drawn."""
+    pl.seed_everything(5, workers=True, verbose=False)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    data = Noise(torch.randn(24, 4), torch.randint(3, (24,)))
+    settings: dict[str, Any] = {"batch_size": 5, "shuffle": True, "num_workers": workers}
+    model = kind(net, lr=0.1, **options)
+    validation = DataLoader(TensorDataset(*data.tensors), batch_size=8)
+    quiet(max_epochs=3, callbacks=list(callbacks)).fit(model, DataLoader(data, **settings), validation)
+    return model.state_dict(), torch.rand(3)
+
+
+def identical(one: Any, other: Any) -> bool:
+    assert one[0].keys() == other[0].keys()
+    return one[1].equal(other[1]) and all(value.equal(other[0][name]) for name, value in one[0].items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", [Fer, Lwr, Lsr, All])
+def test_a_term_of_weight_zero_is_off(kind: Any, workers: int) -> None:
+    assert identical(trained(kind, workers, term_weight=0.0), trained(LitNet, workers))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(Fer, {}), (Lwr, {"lwr_interval": 1}), (Lsr, {}), (All, {"lwr_interval": 1})]
+)
+def test_a_term_of_weight_one_is_on_and_draws_no_random_number(kind: Any, options: dict[str, Any]) -> None:
+    on, off = trained(kind, **options), trained(LitNet)
+    assert any(not value.equal(off[0][name]) for name, value in on[0].items())
+    assert on[1].equal(off[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_callbacks_only_watch(workers: int, tmp_path: Path) -> None:
+    watchers = [PredictionHistory(tmp_path / "run"), FlipTracker(), ExactResume()]
+    assert identical(trained(LitNet, workers, watchers), trained(LitNet, workers))
+    assert list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_callbacks_leave_a_term_as_it_is(tmp_path: Path) -> None:
+    watchers = [PredictionHistory(tmp_path / "run"), FlipTracker(), ExactResume()]
+    assert identical(trained(Fer, callbacks=watchers), trained(Fer))
+
+
+def test_a_run_repeats_itself() -> None:
+    assert identical(trained(Fer), trained(Fer))
