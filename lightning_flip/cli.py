@@ -54,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] in _TRAINING:
         try:
             training_cli(words)
-        except _MissingExtra as error:
+        except _MissingExtraError as error:
             return _fail(str(error))
         return 0
     arguments = parser.parse_args(words)
@@ -64,8 +64,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def training_cli(args: Sequence[str], *, run: bool = True, **options: Any) -> LightningCLI:
     """Build a LightningCLI over any LightningModule and any LightningDataModule.
 
-    The package's modules, networks, data and callbacks go by their bare names in ``class_path``, everything else by
-    its import path. A module makes its own optimizer: there is no ``--optimizer`` beside ``--model.optimizer``.
+    In ``class_path`` the package's modules, networks, data and callbacks go by their bare names, where no other
+    class that is loaded shares them (torchvision has an MLP too), and everything goes by its import path. A module
+    makes its own optimizer: there is no ``--optimizer`` beside ``--model.optimizer``.
     The seed is 0 unless the configuration says otherwise. The whole configuration is kept as ``config.yaml`` in the
     logger's folder, and the one of an earlier run in the same folder is replaced.
 
@@ -82,26 +83,21 @@ def training_cli(args: Sequence[str], *, run: bool = True, **options: Any) -> Li
         SystemExit: with status 2 for wrong options.
 
     Example:
-        >>> network = ["--model.network=MLP", "--model.network.in_features=4", "--model.network.num_classes=3"]
-        >>> cli = training_cli(
-        ...     ["--model=LabelSmoothingClassifier", *network, "--model.num_classes=3", "--data=IrisDataModule"],
-        ...     run=False,
-        ... )
+        >>> model = ["--model=LabelSmoothingClassifier", "--model.network=SmallCNN", "--model.num_classes=10"]
+        >>> cli = training_cli([*model, "--data=DigitsDataModule", "--trainer.logger=false"], run=False)
         >>> cli.model.smoothing, cli.datamodule.batch_size
-        (0.1, 16)
+        (0.1, 64)
     """
     try:
         import jsonargparse  # noqa: F401
     except ModuleNotFoundError as error:
-        raise _MissingExtra(
+        raise _MissingExtraError(
             "training from a configuration needs jsonargparse, which is not installed; run "
             "pip install 'lightning-flip[cli]'."
         ) from error
     from lightning.pytorch.cli import LightningCLI
 
     # Imported for their names: jsonargparse finds classes that are loaded by their bare names.
-    import lightning_flip.callbacks
-    import lightning_flip.modules
     from lightning_flip.data.bundled import BundledDataModule
 
     class TrainingCLI(LightningCLI):
@@ -116,18 +112,19 @@ def training_cli(args: Sequence[str], *, run: bool = True, **options: Any) -> Li
                 # Data that lie in memory gain nothing from workers.
                 warnings.filterwarnings("ignore", "The '.*' does not have many workers")
 
+    strict = {"allow_abbrev": False}  # a misspelled option is an error, not another option
     settings: dict[str, Any] = {
         "subclass_mode_model": True,
         "subclass_mode_data": True,
         "seed_everything_default": 0,
         "auto_configure_optimizers": False,
         "save_config_kwargs": {"overwrite": True},
-        "parser_kwargs": {"prog": "lightning-flip"},
+        "parser_kwargs": {"prog": "lightning-flip", **strict, **dict.fromkeys(_TRAINING, strict)},
     }
     return TrainingCLI(args=list(args), run=run, **{**settings, **options})
 
 
-class _MissingExtra(ModuleNotFoundError):
+class _MissingExtraError(ModuleNotFoundError):
     """An optional dependency is not installed; told apart from what a user's own code may lack."""
 
 

@@ -86,7 +86,7 @@ def train_all(out: Path, seeds: int, epochs: int, console: Console) -> list[tupl
 def print_next_steps(out: Path, seeds: int, console: Console) -> None:
     every = "{" + ",".join(map(str, range(seeds))) + "}" if seeds > 1 else "0"
     runs = [f"{name}={out / name}/seed-{every}" for name in METHODS.values()]
-    suspects = f"read_history('{out / 'fer' / 'seed-0'}').suspects(5).to_pandas()"
+    suspects = f"read_history('{out / 'fer' / 'seed-0'}').suspects(5)"
     lines = [
         f"Every prediction of every epoch lies in {out}. Read on with",
         "",
@@ -95,7 +95,7 @@ def print_next_steps(out: Path, seeds: int, console: Console) -> None:
         "or ask for the labels to look at first, in Python:",
         "",
         "  from lightning_flip import read_history",
-        f"  {suspects}",
+        f"  print({suspects}.select(['index', 'target', 'true_target', 'aum']).to_pandas())",
     ]
     console.print(Text("\n".join(lines)), soft_wrap=True)  # a folded command could not be copied
 

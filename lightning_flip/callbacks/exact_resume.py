@@ -23,12 +23,13 @@ class ExactResume(pl.Callback):
 
     With it a resumed run is bit for bit the uninterrupted one
 
-    - at the ends of epochs, with a shuffled DataLoader and 0 or more workers;
+    - at the ends of epochs (of their validation too), with a shuffled DataLoader and 0 or more workers;
     - at every batch but an epoch's last, with torchdata's ``StatefulDataLoader`` in one process.
 
     Elsewhere Lightning itself deviates: a plain DataLoader that is resumed inside an epoch shuffles afresh,
     so that samples are repeated and missing in that epoch; and of a checkpoint made at the last batch of an
-    epoch, the epoch's validation never runs. Tables and history lose no row there, and double none.
+    epoch, the epoch's validation never runs (and with a ``StatefulDataLoader`` the next epoch is empty).
+    Tables and history lose no row there, and double none.
 
     A resumed run with another number of ranks gets fresh random states, and says so.
 
@@ -39,18 +40,20 @@ class ExactResume(pl.Callback):
 
     def __init__(self) -> None:
         self._trainer: weakref.ref[pl.Trainer] | None = None
+        self._handled: BaseException | None = None
         self._loaded: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trainer": None}
+        return {**self.__dict__, "_trainer": None, "_handled": None}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take note of the Trainer; callbacks' states come without it."""
         self._trainer = weakref.ref(trainer) if stage == TrainerFn.FITTING else None
+        self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let the Trainer go."""
-        self._trainer = None
+        """Let go of what the fit was started in; the Trainer may still save a checkpoint."""
+        self._handled = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After an epoch's end, the next thing that draws is the loader's iterator: restore before it is made."""
@@ -73,13 +76,11 @@ class ExactResume(pl.Callback):
             return {"ranks": [], "inside_epoch": False}
         states: list[Any] = [random_states()]
         # In an exception the other ranks may not come; their states are missing then.
-        if is_distributed() and sys.exc_info()[0] is None:
+        if is_distributed() and sys.exc_info()[1] is self._handled:
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, states[0])
             states = gathered
-        epoch_loop = trainer.fit_loop.epoch_loop
-        inside = not epoch_loop._num_ready_batches_reached() and epoch_loop.batch_progress.current.ready > 0
-        return {"ranks": states, "inside_epoch": inside}
+        return {"ranks": states, "inside_epoch": _inside_epoch(trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the loop has come to where they belong; ignored outside of ``fit``.
@@ -101,6 +102,17 @@ class ExactResume(pl.Callback):
             )
             return
         restore_random_states(ranks[trainer.global_rank])
+
+
+def _inside_epoch(trainer: pl.Trainer) -> bool:
+    """Whether a run resumed here makes the loader's iterator before the next draw, and not with it."""
+    loop = trainer.fit_loop
+    epoch: Any = loop.epoch_progress.current
+    batch = loop.epoch_loop.batch_progress.current
+    if loop.epoch_loop._num_ready_batches_reached():
+        # In the hook of the last batch Lightning sees the epoch as ended, at the end of its validation not yet.
+        return epoch.processed < epoch.started and batch.completed == batch.ready
+    return batch.ready > 0
 
 
 def random_states() -> dict[str, Any]:

@@ -40,6 +40,26 @@ class KnownSamples:
         known.update(values[fresh].tolist())
         return np.asarray(first[fresh])
 
+    def has(self, split: str, loader: npt.NDArray[np.integer], index: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether the samples are known.
+
+        Args:
+            split: "train" or "val".
+            loader: ``[V]`` positions of the loaders.
+            index: ``[V]``.
+
+        Returns:
+            ``[V]``.
+
+        Example:
+            >>> known = KnownSamples()
+            >>> _ = known.new("val", 0, np.array([3, 1]))
+            >>> known.has("val", np.array([0, 0, 1]), np.array([1, 2, 1])).tolist()
+            [True, False, False]
+        """
+        pairs = zip(loader.tolist(), index.tolist(), strict=True)
+        return np.array([number in self._known.get((split, place), ()) for place, number in pairs], dtype=bool)
+
     @staticmethod
     def rows(
         split: str, loader: int, index: npt.NDArray[np.int64], target: npt.NDArray[np.int64], dataset: Any

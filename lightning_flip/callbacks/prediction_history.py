@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_flip.callbacks.known_samples import KnownSamples
 from lightning_flip.callbacks.visit_buffer import VisitBuffer
 from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores import PartKey, open_run, set_aside, write_part, write_samples
 from lightning_flip.tables import gather_rows, is_distributed
@@ -144,15 +145,15 @@ class PredictionHistory(StepWatcher):
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep a step's rows; nothing is read back from the device."""
         buffer = self._buffers.get(split)
+        if (split, loader) not in self._datasets and self.attachment is not None:
+            record = self.attachment.record(self.source)
+            self._datasets[split, loader] = None if record is None or step.num_samples is None else record.dataset
         if buffer is not None and split == "train" and buffer.epoch != trainer.current_epoch:
             # The hooks of an epoch's end do not run after every resumption.
             self._write(trainer, split)
             buffer = None
         if buffer is None:
             buffer = self._buffers[split] = VisitBuffer(trainer.current_epoch)
-        if (split, loader) not in self._datasets and self.attachment is not None:
-            record = self.attachment.record(self.source)
-            self._datasets[split, loader] = None if record is None or step.num_samples is None else record.dataset
         taken = self._global_step if split == "train" else trainer.global_step
         buffer.add(step, loader=loader, global_step=taken)
 
@@ -166,11 +167,17 @@ class PredictionHistory(StepWatcher):
         if self.fitting and not trainer.sanity_checking and "val" in self._buffers:
             self._write(trainer, "val")
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the rows of an ended epoch after which no step came: resumed where there was nothing left to do."""
+        if self.fitting and self._opened:
+            for split in sorted(self._buffers):
+                self._find_datasets(trainer, split)
+                self._write(trainer, split)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write what there is, for whoever looks into the crash; a resumed run sets these parts aside."""
         try:
-            # Without the other ranks, only rank 0 can name new samples, and only its own.
-            if self._opened and (trainer.is_global_zero or self._finished):
+            if self._opened:
                 for split in list(self._buffers):
                     self._write(trainer, split, keep=True)
         finally:
@@ -184,6 +191,10 @@ class PredictionHistory(StepWatcher):
         number = sum(part[0] == split and part[1] == buffer.epoch for part in self._finished)
         columns = buffer.columns()
         target = columns.pop("target")
+        if keep and not trainer.is_global_zero:
+            # Rank 0 names new samples, and does not hear of this rank's; nobody could read their rows.
+            named = self._known.has(split, columns["loader"], columns["index"])
+            columns, target = {name: values[named] for name, values in columns.items()}, target[named]
         self._name_samples(trainer, split, columns, target, alone=keep)
         write_part(self.folder, PartKey(split, buffer.epoch, number, trainer.global_rank), columns)
         if not keep:
@@ -206,6 +217,20 @@ class PredictionHistory(StepWatcher):
                 rows = self._known.rows(split, loader, index[fresh], labels[fresh], self._datasets[split, loader])
                 write_samples(self.folder, rows)
 
+    def _find_datasets(self, trainer: pl.Trainer, split: str) -> None:
+        """Look up the datasets of loaders that took no step in this process."""
+        loaders: Any = trainer.train_dataloader if split == "train" else trainer.val_dataloaders
+        if split == "val":
+            found = dict(enumerate(loaders if isinstance(loaders, (list, tuple)) else [loaders]))
+        elif isinstance(self.source.loader, int):
+            found = {self.source.loader: loaders[self.source.loader]}
+        else:
+            found = {0: loaders if self.source.loader is None else loaders[self.source.loader]}
+        for position, loader in found.items():
+            dataset = getattr(loader, "dataset", None) if self.source.index_from is None else None
+            dataset = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+            self._datasets.setdefault((split, position), dataset)
+
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,7 +249,7 @@ class PredictionHistory(StepWatcher):
             "folder": "" if self.folder is None else str(self.folder.absolute()),
             "finished": [list(part) for part in self._finished],
             "buffers": {split: buffer.state_dict() for split, buffer in buffers.items()},
-            "partial": is_distributed() and not together,
+            "partial": bool(buffers) and is_distributed() and not together,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -87,11 +87,11 @@ class IndexedDataset(Dataset[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, (list, tuple)) or getattr(index, "ndim", 0) == 1:
             # batch_size=None with a batch sampler: the dataset itself assembles the batch.
-            return _Item(self._dataset[index], _positions(index, len(self)))
-        return _Item(self._dataset[index], _position(index, len(self)))
+            return _Item(self._dataset[index], _positions(index, self._dataset))
+        return _Item(self._dataset[index], _position(index, self._dataset))
 
     def __getitems__(self, indices: Sequence[Any]) -> _Item[Any] | list[_Item[Any]]:
-        positions = _positions(indices, len(self))
+        positions = _positions(indices, self._dataset)
         fetch = getattr(self._dataset, "__getitems__", None)
         if fetch is not None:
             # The answer may be a finished batch: the collate function gets it as it is.
@@ -155,16 +155,16 @@ class IndexedCollate:
         return IndexedBatch(self.collate([item.sample for item in items]), index, self.loader)
 
 
-def _position(index: Any, length: int) -> int:
+def _position(index: Any, dataset: Any) -> int:
     try:
         position = int(index.__index__())
     except (AttributeError, TypeError):
         return -1
-    return position + length if position < 0 else position
+    return position + len(dataset) if position < 0 else position
 
 
-def _positions(indices: Any, length: int) -> list[int]:
-    return [_position(index, length) for index in indices]
+def _positions(indices: Any, dataset: Any) -> list[int]:
+    return [_position(index, dataset) for index in indices]
 
 
 def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:
@@ -251,6 +251,8 @@ def ask_dataset(dataset: Any, index: int, method: str) -> Any:
 def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:
     number = 0
     while True:
+        if index < 0:  # Subset and ConcatDataset count from the end as well
+            index += len(dataset)
         yield dataset, number, index
         if isinstance(dataset, IndexedDataset):
             dataset = dataset._dataset

@@ -60,8 +60,10 @@ class LossTerm(_Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_definition(cls, LossTerm)
-        if "configure_callbacks" in vars(cls) and cls.__module__ != __name__:
-            type.__setattr__(cls, "configure_callbacks", _with_loop(vars(cls)["configure_callbacks"]))
+        # A class left of the mixins may name callbacks of its own and never ask for theirs.
+        owner = next(part for part in cls.__mro__ if "configure_callbacks" in vars(part))
+        if owner is not LossTerm:
+            type.__setattr__(cls, "configure_callbacks", _with_loop(vars(owner)["configure_callbacks"]))
 
     def __init__(
         self,
@@ -82,6 +84,8 @@ class LossTerm(_Module):
             raise ValueError(f'base_loss must be "cross_entropy" or "any"; got {base_loss!r}.')
         if not math.isfinite(term_weight):
             raise ValueError(f"term_weight must be finite; got {term_weight}.")
+        if total_epochs is not None and total_epochs < 1:
+            raise ValueError(f"total_epochs must be at least 1; got {total_epochs}.")
         self.term_weight = term_weight
         self.base_loss = base_loss
         self.step_source = StepSource(logits_from, target_from, index_from, loader)
@@ -148,7 +152,7 @@ class LossTerm(_Module):
             total = trainer.max_epochs
         if total is None and trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
             total = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
-        if total is None or total < 1:
+        if total is None:
             raise ValueError(
                 "the schedule of this loss needs the number of epochs M, and the Trainer has neither max_epochs nor "
                 "max_steps. Pass total_epochs=."

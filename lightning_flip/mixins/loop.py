@@ -40,6 +40,7 @@ class TermLoop(pl.Callback):
         self.compared = False
         self.added_for: object = None
         self._loaded: dict[str, Any] = {}
+        self._handled: BaseException | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TermLoop:
         return _fresh_loop()
@@ -62,8 +63,9 @@ class TermLoop(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach for fitting; a run from the first epoch begins with empty tables."""
         module = self._module()
-        if stage != TrainerFn.FITTING or module is None or module.term_weight == 0:
-            return
+        if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
+            return  # a Trainer keeps the callbacks of a module that it trained before
+        self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
         self.attachment = attach(trainer, pl_module, self, module.step_source)
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
@@ -75,6 +77,8 @@ class TermLoop(pl.Callback):
         """Make sure that the term has not been forgotten."""
         if self.attachment is None or outputs is None or self.added_for is self.attachment.batch:
             return
+        if pl_module.automatic_optimization and not outputs:
+            return  # training_step returned None
         if pl_module.automatic_optimization:
             fix = "Its training_step must call super().training_step(...) (or move it into a class right of the mixin)."
         else:
@@ -91,10 +95,10 @@ class TermLoop(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the tables into the checkpoint: the loss reads them."""
-        if not self.tables and not self._loaded:
+        if self._module() is not pl_module or not (self.tables or self._loaded):
             return
         # In an exception the other ranks may not come: a collective would wait for them for good.
-        partial = sys.exc_info()[0] is not None
+        partial = sys.exc_info()[1] is not self._handled
         if not partial:
             self._sync()
         tables = {**self._loaded, **{name: table.state_dict() for name, table in self.tables.items()}}
@@ -192,14 +196,14 @@ class TermLoop(pl.Callback):
     def _release(self) -> None:
         if self.attachment is not None:
             self.attachment.release(self)
-        self.attachment, self.added_for = None, None
+        self.attachment = self.added_for = self._handled = None
 
 
 def _fresh_loop() -> TermLoop:
     loop = TermLoop.__new__(TermLoop)
     loop._module = lambda: None  # type: ignore[assignment]
     loop.attachment, loop.tables, loop.epoch = None, {}, -1
-    loop.compared, loop.added_for, loop._loaded = False, None, {}
+    loop.compared, loop.added_for, loop._loaded, loop._handled = False, None, {}, None
     return loop
 
 

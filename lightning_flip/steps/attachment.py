@@ -99,10 +99,10 @@ class Attachment:
         Raises:
             AttributeError: if ``logits_from`` names no submodule.
         """
-        if not any(other is owner for other in self._owners):
-            self._owners.append(owner)
         if source not in self._sources:
             self._sources[source] = self._capture_for(source)
+        if not any(other is owner for other in self._owners):
+            self._owners.append(owner)
 
     def release(self, owner: object) -> None:
         """Take a user away; with the last one, everything comes off.
@@ -256,12 +256,19 @@ class Attachment:
                 "sample's index is its integer position in the dataset. Use integer positions, or let every batch "
                 'carry an integer id for each sample and name it: index_from="id".'
             )
-        return batch.index, record.padding(position), record.num_samples
+        return batch.index, record.padding(position, len(batch.index)), record.num_samples
 
     def _carried_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
         assert source.index_from is not None
         raw = self._arrival.raw if self._arrival.single else self._arrival.raw[self._key(source)]
-        index = torch.as_tensor(select(raw, source.index_from, "index_from"))
+        ids = select(raw, source.index_from, "index_from")
+        try:
+            index = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"index_from={source.index_from!r} gave a {type(ids).__name__} that is no tensor of numbers; "
+                "expected one integer per sample, [B]."
+            ) from None
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise TypeError(
                 f"index_from={source.index_from!r} gave {index.dtype} of shape {tuple(index.shape)}; "
@@ -271,7 +278,7 @@ class Attachment:
             raise ValueError(f"index_from={source.index_from!r} gave a negative index; ids count from 0.")
         part = self._part(source)
         record = None if part is None else self.loaders[part[0].loader]
-        padding = record.padding(part[1]) if record is not None and part is not None else 0
+        padding = record.padding(part[1], len(index)) if record is not None and part is not None else 0
         return index.to(torch.int64), padding, None
 
     def _logits(self, source: StepSource, rows: int) -> tuple[Tensor | None, Any]:
@@ -498,5 +505,10 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, sourc
         if attachment is not None:
             attachment._detach()
         attachment = _ATTACHED[trainer] = Attachment(trainer, module)
-    attachment.register(owner, source)
+    try:
+        attachment.register(owner, source)
+    except BaseException:
+        if not attachment._owners:  # nobody would ever release it
+            attachment._detach()
+        raise
     return attachment

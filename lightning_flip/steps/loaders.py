@@ -38,9 +38,9 @@ class LoaderRecord:
         return self._loader()
 
     @property
-    def num_samples(self) -> int:
-        """Length of that dataset."""
-        return len(self.dataset)
+    def num_samples(self) -> int | None:
+        """Length of that dataset, or None if it has none (a sampler of its own says what to draw)."""
+        return len(self.dataset) if hasattr(self.dataset, "__len__") else None
 
     def arrive(self, ready: int) -> int:
         """Count a batch in.
@@ -61,7 +61,7 @@ class LoaderRecord:
         self.batches += 1
         return position
 
-    def padding(self, position: int) -> int:
+    def padding(self, position: int, rows: int) -> int:
         """How many trailing rows of a batch a DistributedSampler added only to make the ranks equally long.
 
         They are told by their place in the order, not by having been seen: a sample that a sampler draws
@@ -69,17 +69,24 @@ class LoaderRecord:
 
         Args:
             position: position of the batch in the loader's own order.
+            rows: number of samples in the batch.
 
         Returns:
-            0 or 1: padding never takes more than the last place of a rank.
+            0 or 1, for padding never takes more than the last place of a rank; with ``batch_size=None`` that
+            place may be a whole batch, and then all of its rows.
         """
-        sampler = getattr(self.loader.batch_sampler, "sampler", None) or self.loader.sampler
+        loader = self.loader
+        if loader is None:
+            return 0
+        sampler = getattr(loader.batch_sampler, "sampler", None) or loader.sampler
         if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
             return 0
         if (sampler.num_samples - 1) * sampler.num_replicas + sampler.rank < len(sampler.dataset):  # type: ignore[arg-type]
             return 0
-        batch_size = getattr(self.loader.batch_sampler, "batch_size", None)
-        if getattr(self.loader.batch_sampler, "drop_last", False) and batch_size and sampler.num_samples % batch_size:
+        batch_size = getattr(loader.batch_sampler, "batch_size", None)
+        if getattr(loader.batch_sampler, "drop_last", False) and batch_size and sampler.num_samples % batch_size:
             return 0  # the last place was in a batch that is dropped
-        length = len(self.loader)
-        return int(position % length == length - 1)
+        length = len(loader)
+        if position % length != length - 1:
+            return 0
+        return rows if loader.batch_sampler is None else 1

@@ -58,6 +58,7 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
 
     Raises:
         TypeError: if there is no target where one is expected.
+        ValueError: if labels lie between the integers (looked at on the host only).
 
     Example:
         >>> find_target((torch.zeros(2, 3), torch.tensor([1, 0]))).tolist()
@@ -78,7 +79,14 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
         target = target[:, 0]
     if target.ndim == 1:
         # Binary modules with one logit keep 0. and 1. for binary_cross_entropy_with_logits.
-        return target.to(torch.int64)
+        labels = target.to(torch.int64)
+        if target.is_floating_point() and target.device.type == "cpu" and bool((labels != target).any()):
+            odd = float(target[labels != target][0])
+            raise ValueError(
+                f"labels [B] must be whole numbers; got {odd:g}. Smoothed or mixed targets of a binary module have no "
+                "single right class: pass target_from= to name the labels before that, or give distributions [B, K]."
+            )
+        return labels
     if target.ndim == 2 and target.is_floating_point():
         return target
     raise TypeError(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import socket
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -201,3 +205,42 @@ def assert_same(left: Any, right: Any, path: str = "") -> None:
 def silence() -> None:
     """For forked children: their warnings are nobody's test."""
     warnings.simplefilter("ignore")
+
+
+def run_ranks(world: int, target: Any, *args: Any, seconds: float = 60.0) -> list[int | None]:
+    """Call target(*args) in one process a rank, as a cluster does, which also sees the ranks' exceptions through.
+
+    Args:
+        world: number of ranks.
+        target: makes a Trainer with strategy "ddp" and fits.
+        args: passed on.
+        seconds: processes that are still alive then are killed.
+
+    Returns:
+        Exit code of every rank; None for one that had to be killed.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_as_rank, args=(rank, port, target, args)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + seconds
+    codes = []
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        codes.append(process.exitcode)
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return codes
+
+
+def _as_rank(rank: int, port: int, target: Any, args: tuple[Any, ...]) -> None:
+    warnings.simplefilter("ignore")  # the parent's test is about something else
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    target(*args)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

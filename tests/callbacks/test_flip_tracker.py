@@ -12,10 +12,6 @@ from torch.utils.data import DataLoader, Sampler, Subset
 from lightning_flip.callbacks import FlipTracker
 from tests.callbacks.helpers import CLASSES, Lookup, Memory, loader, make_trainer, points, some_logits
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # depends on the machine's cores
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning's own call
-]
 NAMES = ("flipping_error", "relative_flipping_error", "flips_to_wrong", "flips_to_right", "churn", "coverage")
 
 
@@ -29,7 +25,7 @@ def count_flips(logits, labels, seen=None, size=None):
     rates = {name: [] for name in NAMES}
     for number, table in enumerate(np.asarray(logits)):
         samples = range(len(labels)) if seen is None else seen[number]
-        preds = {i: max(range(CLASSES), key=lambda k: table[i][k]) for i in samples}  # noqa: B023
+        preds = {i: max(range(CLASSES), key=lambda k: table[i][k]) for i in samples}
         wrong = [i for i in samples if preds[i] != labels[i]]
         flipped = [i for i in wrong if ever_right[i]]
         known = [i for i in samples if last[i] is not None]

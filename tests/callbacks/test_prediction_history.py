@@ -27,8 +27,6 @@ from tests.callbacks.helpers import (
 )
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # depends on the machine's cores
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning's own call
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),  # a resumed run's always does
 ]
 
@@ -38,9 +36,7 @@ def record(folder="run", *, train=None, val=None, model=None, history=None, ckpt
     model = model or Watched()
     history = history or PredictionHistory(folder)
     trainer = make_trainer(callbacks=[history, *callbacks], **options)
-    trainer.fit(
-        model, train or loader(13, shuffle=True), val or loader(6, seed=1), ckpt_path=ckpt, weights_only=True
-    )
+    trainer.fit(model, train or loader(13, shuffle=True), val or loader(6, seed=1), ckpt_path=ckpt, weights_only=True)
     return model
 
 

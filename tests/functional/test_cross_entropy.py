@@ -101,5 +101,5 @@ def test_reductions(reduction: Any, expected: Any) -> None:
 
 def test_an_unknown_reduction_is_named() -> None:
     unknown: Any = "median"
-    with pytest.raises(ValueError, match="reduction must be .*got 'median'"):
+    with pytest.raises(ValueError, match=r"reduction must be .*got 'median'"):
         inspect.unwrap(reduce_loss)(torch.zeros(2), unknown)  # past the types that are checked while tests run

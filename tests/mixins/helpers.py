@@ -17,11 +17,6 @@ from tests.oracles.retrospection import Batches, FerTrace, Floats, Ints, LwrTrac
 N, D, H, LR, EPOCHS = 24, 5, 7, 0.5, 4
 TOLERANCE = 1e-10
 
-# Lightning 2.6 asks torch's pytree in a way that newer torch deprecates, on every fit.
-TREESPEC = "ignore:.isinstance.treespec, LeafSpec.:FutureWarning"
-# A hint about speed that depends on the number of cores.
-WORKERS = "ignore:.*does not have many workers:UserWarning"
-
 
 def quiet(**options: Any) -> pl.Trainer:
     """A Trainer that writes and says nothing."""
@@ -50,7 +45,9 @@ class FixedBatches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter([batch.tolist() for batch in self.epochs[self.epoch]])
+        # Lazily: when a run is resumed, Lightning asks for the iterator before it sets the epoch.
+        for batch in self.epochs[self.epoch]:
+            yield batch.tolist()
 
     def __len__(self) -> int:
         return len(self.epochs[0])
@@ -119,7 +116,8 @@ class Recorder(pl.Callback):
         self.left: list[tuple[Floats, Floats]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.losses.append(float(outputs["loss"]))
+        if outputs:
+            self.losses.append(float(outputs["loss"]))
         if self.table is not None:
             table = pl_module._loop.tables[self.table]
             self.read.append((table.rows(self.every).numpy(), table.seen(self.every).numpy()))

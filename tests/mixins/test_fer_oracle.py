@@ -17,8 +17,6 @@ from lightning_flip.steps import Attachment, SampleStep
 from tests.mixins.helpers import (
     EPOCHS,
     LR,
-    TREESPEC,
-    WORKERS,
     D,
     H,
     LitNet,
@@ -32,8 +30,6 @@ from tests.mixins.helpers import (
     train,
 )
 from tests.oracles.retrospection import FerOptions, FerTrace, NumpyNet, cross_entropy_loop, fer_loop
-
-pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
 
 OPTIONS = [
     {"restrict": r, "average": a, "initial": i, "confidence": c, "temperature_squared": s}

@@ -19,8 +19,6 @@ from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.smearing import label_smoothing_loss
 from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection
 from tests.mixins.helpers import (
-    TREESPEC,
-    WORKERS,
     D,
     H,
     LitNet,
@@ -33,8 +31,6 @@ from tests.mixins.helpers import (
     weights,
 )
 from tests.oracles.retrospection import NumpyNet
-
-pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
 
 B, K = 11, 5
 CLOSE: dict[str, Any] = {"rtol": 0.0, "atol": 1e-13}

@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_flip.mixins import LabelSmoothing
 from tests.mixins.helpers import (
     LR,
-    TREESPEC,
-    WORKERS,
     D,
     H,
     LitNet,
@@ -28,8 +26,6 @@ from tests.mixins.helpers import (
     weights,
 )
 from tests.oracles.retrospection import NumpyNet, label_smoothing_loop
-
-pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
 
 
 class Smoothed(LabelSmoothing, LitNet):

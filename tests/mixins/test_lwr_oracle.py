@@ -12,8 +12,6 @@ from lightning_flip.mixins import LearningWithRetrospection
 from lightning_flip.mixins import learning_with_retrospection as implementation
 from tests.mixins.helpers import (
     LR,
-    TREESPEC,
-    WORKERS,
     D,
     H,
     LitNet,
@@ -26,8 +24,6 @@ from tests.mixins.helpers import (
     train,
 )
 from tests.oracles.retrospection import LwrOptions, LwrTrace, NumpyNet, cross_entropy_loop, lwr_loop
-
-pytestmark = [pytest.mark.filterwarnings(TREESPEC), pytest.mark.filterwarnings(WORKERS)]
 
 EPOCHS = 7
 

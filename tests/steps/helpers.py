@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from lightning_flip.steps import Attachment, StepSource, attach
+from lightning_flip.steps import StepSource, attach
 
 UPSTREAM_WARNINGS = [
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch 2.9 deprecated; nothing here can avoid it.
@@ -47,7 +47,7 @@ class Positions(Dataset):
     def __getitem__(self, index: int) -> Any:
         if not -self.n <= index < self.n:
             raise IndexError(index)
-        return sample(index % self.n + self.offset)
+        return sample(int(index) % self.n + self.offset)
 
 
 class AsList(Positions):
@@ -138,13 +138,13 @@ class EverySecondBatch(BatchSampler):
         yield from batches[1::2]
 
 
-def image_of(batch: Any) -> Tensor:
+def image_of(batch: Any) -> Any:
     if isinstance(batch, dict):
         return batch["image"]
     return batch.image if hasattr(batch, "image") else batch[0]
 
 
-def target_of(batch: Any) -> Tensor:
+def target_of(batch: Any) -> Any:
     if isinstance(batch, dict):
         return batch["label"]
     return batch.y if isinstance(batch, PairRecord) else batch[1]
@@ -157,7 +157,7 @@ class PassThrough(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return x[:, :NUM_CLASSES] * self.scale
 
 
@@ -168,11 +168,11 @@ class Passing(pl.LightningModule):
         super().__init__()
         self.net = PassThrough()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.net(x)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(image_of(batch)), target_of(batch))
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return cross_entropy(self(image_of(batch)), target_of(batch))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -181,7 +181,7 @@ class Passing(pl.LightningModule):
 class Validating(Passing):
     """The same with steps for validation and test."""
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         # What a step returns must not be mistaken for logits: [B] looks like one logit per sample.
         return self(image_of(batch)).argmax(dim=1).float()
 
@@ -223,73 +223,71 @@ class Seen:
             assert visit.target == [content % NUM_CLASSES for content in visit.content]
 
 
-def recorder_class(base: type) -> type:
-    class Recorder(base):  # type: ignore[misc]
-        """Records every step; with a folder, each process writes what it saw into a file of its own."""
+class Recording:
+    """Records every step; with a folder, each process writes what it saw into a file of its own."""
 
-        def __init__(self, source: StepSource | None = None, folder: Path | None = None) -> None:
-            self.source = source or StepSource()
-            self.folder = folder
-            self.seen = Seen()
-            self.plain_batches: list[type] = []
-            self.attachment: Attachment | None = None
+    def __init__(self, source: StepSource | None = None, folder: Path | None = None) -> None:
+        self.source = source or StepSource()
+        self.folder = folder
+        self.seen = Seen()
+        self.plain_batches: list[type] = []
+        self.attachment: Any = None
 
-        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            self.attachment = attach(trainer, pl_module, self, self.source)
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.attachment = attach(trainer, pl_module, self, self.source)
 
-        def _record(self, trainer: Any, split: str, batch: Any, loader: int) -> None:
-            if trainer.sanity_checking:
-                return
-            assert self.attachment is not None
-            self.plain_batches.append(type(batch))
-            step = self.attachment.sample_step(self.source)
-            if step is None:
-                return
-            step = step.detached().recorded()
-            for part in step.once():
-                assert len(set(part.index.tolist())) == len(part.index)
-            self.seen.visits.append(
-                Visit(
-                    split,
-                    loader,
-                    trainer.current_epoch,
-                    step.index.tolist(),
-                    step.logits[:, 0].long().tolist(),
-                    step.target.tolist(),
-                )
+    def _record(self, trainer: Any, split: str, batch: Any, loader: int) -> None:
+        if trainer.sanity_checking:
+            return
+        assert self.attachment is not None
+        self.plain_batches.append(type(batch))
+        step = self.attachment.sample_step(self.source)
+        if step is None:
+            return
+        step = step.detached().recorded()
+        for part in step.once():
+            assert len(set(part.index.tolist())) == len(part.index)
+        self.seen.visits.append(
+            Visit(
+                split,
+                loader,
+                trainer.current_epoch,
+                step.index.tolist(),
+                step.logits[:, 0].long().tolist(),
+                step.target.tolist(),
             )
+        )
 
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            self._record(trainer, "train", batch, 0)
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._record(trainer, "train", batch, 0)
 
-        def on_validation_batch_end(
-            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-        ) -> None:
-            self._record(trainer, "val", batch, dataloader_idx)
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._record(trainer, "val", batch, dataloader_idx)
 
-        def on_test_batch_end(
-            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-        ) -> None:
-            self._record(trainer, "test", batch, dataloader_idx)
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._record(trainer, "test", batch, dataloader_idx)
 
-        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            self._release(trainer)
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._release(trainer)
 
-        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            self._release(trainer)
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._release(trainer)
 
-        def _release(self, trainer: Any) -> None:
-            if self.attachment is None:
-                return
-            self.attachment.release(self)
-            self.attachment = None
-            if self.folder is not None:
-                write_seen(self.folder / f"rank-{trainer.global_rank}.npz", self.seen)
-
-    return Recorder
+    def _release(self, trainer: Any) -> None:
+        if self.attachment is None:
+            return
+        self.attachment.release(self)
+        self.attachment = None
+        if self.folder is not None:
+            write_seen(self.folder / f"rank-{trainer.global_rank}.npz", self.seen)
 
 
-Recorder = recorder_class(pl.Callback)
+class Recorder(Recording, pl.Callback):
+    pass
 
 
 def write_seen(path: Path, seen: Seen) -> None:

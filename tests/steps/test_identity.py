@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import BatchSampler, ConcatDataset, RandomSampler, Subset, WeightedRandomSampler, random_split
 
-import torch
 from lightning_flip.data.indexed import IndexedBatch, resolve_source
 from lightning_flip.steps import StepSource
 from tests.steps.helpers import (
@@ -41,7 +42,7 @@ ONCE = Counter(range(N))
 
 def set_offset(worker: int) -> None:
     """Reads and writes the dataset of its worker, as user code does to open files there."""
-    data = torch.utils.data.get_worker_info().dataset
+    data: Any = torch.utils.data.get_worker_info().dataset  # type: ignore[union-attr]
     assert data.n == N
     data.offset = 100
 
@@ -106,12 +107,16 @@ def test_a_worker_reads_and_writes_its_dataset() -> None:
 def test_persistent_workers_used_before() -> None:
     loader = loader_over(Positions(N), shuffle=True, num_workers=2, persistent_workers=True)
     assert len(list(loader)) == 3
-    theirs = loader._iterator
+    theirs: Any = loader._iterator
     recorder, _ = fit(loader, max_epochs=2)
     recorder.seen.assert_agree()
     assert recorder.seen.counts("train", 1) == ONCE
     assert loader._iterator is theirs
     assert all(type(batch) is list for batch in loader)
+    # The workers of the Trainer's copy are gone; the user's end here, not in some later test's garbage collection.
+    workers: Any = theirs
+    assert set(torch.multiprocessing.active_children()) == set(workers._workers)
+    workers._shutdown_workers()
 
 
 def expected_in(data: Any) -> Any:
@@ -125,7 +130,7 @@ def expected_in(data: Any) -> Any:
     return content
 
 
-NESTED = {
+NESTED: dict[str, Callable[[], Any]] = {
     "Subset": lambda: Subset(Positions(20), [19, 3, 7, 0, 11, 4]),
     "ConcatDataset": lambda: ConcatDataset([Positions(4), Positions(6, offset=50), Positions(3, offset=70)]),
     "random_split": lambda: random_split(Positions(17), [7, 10], torch.Generator().manual_seed(3))[1],
@@ -145,12 +150,9 @@ def test_nested_datasets(case: str) -> None:
 
 def test_the_innermost_dataset_of_a_subset_of_a_concatenation() -> None:
     data = NESTED["Subset of ConcatDataset of Subset"]()
-    assert [(source.offset, number, place) for source, number, place in map(lambda i: resolve_source(data, i), range(4))] == [
-        (30, 1, 3),
-        (0, 0, 5),
-        (0, 0, 8),
-        (30, 1, 0),
-    ]
+    found = [resolve_source(data, position) for position in range(4)]
+    expected = [(30, 1, 3), (0, 0, 5), (0, 0, 8), (30, 1, 0)]
+    assert [(source.offset, number, place) for source, number, place in found] == expected
 
 
 def test_batch_sampler_subclass() -> None:

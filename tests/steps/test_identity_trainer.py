@@ -10,9 +10,9 @@ import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from lightning.pytorch.utilities import CombinedLoader
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_flip.steps import StepSource
@@ -23,11 +23,11 @@ from tests.steps.helpers import (
     PassThrough,
     Positions,
     Recorder,
+    Recording,
     Validating,
     assert_nothing_left,
     fit,
     loader_over,
-    recorder_class,
     trainer_with,
 )
 
@@ -53,9 +53,7 @@ class Data(pl.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         self.made += 1
-        return loader_over(
-            Positions(N), shuffle=True, num_workers=self.workers, persistent_workers=self.workers > 0
-        )
+        return loader_over(Positions(N), shuffle=True, num_workers=self.workers, persistent_workers=self.workers > 0)
 
     def val_dataloader(self) -> Any:
         return loader_over(Positions(7, offset=30))
@@ -123,8 +121,8 @@ def test_several_fits_of_one_trainer() -> None:
 
 def test_a_training_step_without_batch_idx() -> None:
     class Short(Passing):
-        def training_step(self, batch: Any) -> Any:
-            return F.cross_entropy(self(batch[0]), batch[1])
+        def training_step(self, batch: Any) -> Any:  # type: ignore[override]
+            return cross_entropy(self(batch[0]), batch[1])
 
     recorder, _ = fit(loader_over(Positions(N), shuffle=True), module=Short())
     recorder.seen.assert_agree()
@@ -194,7 +192,7 @@ def test_wrappers_of_others_on_the_same_instances_stay() -> None:
         calls.append(loader)
         return original(loader)
 
-    trainer.strategy.process_dataloader = theirs  # type: ignore[method-assign]
+    trainer.strategy.process_dataloader = theirs  # type: ignore[assignment, method-assign]
     trainer.fit(Passing(), loader_over(Positions(N)))
     recorder.seen.assert_agree()
     assert calls
@@ -214,7 +212,7 @@ class Several(Passing):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         parts = list(batch.values()) if isinstance(batch, dict) else list(batch)
-        return sum(F.cross_entropy(self(part[0]), part[1]) for part in parts if part is not None)
+        return sum(cross_entropy(self(part[0]), part[1]) for part in parts if part is not None)
 
 
 class FollowedFirst(Several):
@@ -275,12 +273,10 @@ def test_several_validation_loaders() -> None:
 
 
 def test_validation_inside_an_epoch() -> None:
-    recorder, _ = fit(
-        loader_over(Positions(N), shuffle=True), val=loader_over(Positions(7)), val_check_interval=1
-    )
+    recorder, _ = fit(loader_over(Positions(N), shuffle=True), val=loader_over(Positions(7)), val_check_interval=1)
     recorder.seen.assert_agree()
     assert recorder.seen.counts("train") == ONCE
-    assert recorder.seen.counts("val") == Counter({index: 3 for index in range(7)})
+    assert recorder.seen.counts("val") == Counter(dict.fromkeys(range(7), 3))
 
 
 def test_accumulated_gradients() -> None:
@@ -297,10 +293,10 @@ def test_manual_optimization() -> None:
             super().__init__()
             self.automatic_optimization = False
 
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            optimizer = self.optimizers()
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            optimizer: Any = self.optimizers()
             optimizer.zero_grad()
-            self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+            self.manual_backward(cross_entropy(self(batch[0]), batch[1]))
             optimizer.step()
 
     recorder, _ = fit(loader_over(Positions(N), shuffle=True), module=Manual())
@@ -358,10 +354,10 @@ def test_a_part_of_the_data(options: dict[str, Any]) -> None:
 class Compiled(Passing):
     def __init__(self) -> None:
         super().__init__()
-        self.net = torch.compile(PassThrough(), backend="eager")
+        self.net: Any = torch.compile(PassThrough(), backend="eager")
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return F.cross_entropy(self.net(batch[0]), batch[1])
+        return cross_entropy(self.net(batch[0]), batch[1])
 
 
 # Importing the compiler warns of deprecated parts of PyTorch itself.
@@ -387,7 +383,10 @@ class OtherDistribution(pytorch_lightning.LightningModule):
 
 
 def test_the_trainer_of_pytorch_lightning() -> None:
-    recorder = recorder_class(pytorch_lightning.Callback)()
+    class OtherRecorder(Recording, pytorch_lightning.Callback):
+        pass
+
+    recorder = OtherRecorder()
     trainer = pytorch_lightning.Trainer(**QUIET, max_epochs=2, callbacks=[recorder])
     trainer.fit(OtherDistribution(), loader_over(Positions(N), shuffle=True))
     recorder.seen.assert_agree()
