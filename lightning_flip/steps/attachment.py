@@ -4,55 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_flip.data.indexed import IndexedBatch, unwrap_loader, wrap_loader
-from lightning_flip.steps.capture import LogitCapture, LogitSource, as_logits, candidate_modules
+from lightning_flip.data.indexed import unwrap_loader, wrap_loader
+from lightning_flip.steps.arrival import Arrival
+from lightning_flip.steps.capture import LogitCapture, as_logits, candidate_modules
+from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
-from lightning_flip.steps.targets import Selector, find_target, select
+from lightning_flip.steps.source import StepSource
+from lightning_flip.steps.targets import find_target
 
-__all__ = ["Attachment", "StepSource", "attach"]
+__all__ = ["Attachment", "attach"]
 
 _STEPS = ("training_step", "validation_step", "test_step")
 _ATTACHED: weakref.WeakKeyDictionary[Any, Attachment] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class StepSource:
-    """Where a callback or mixin takes index, logits and target from.
-
-    Attributes:
-        logits_from: a dotted submodule path, "" for the module's own forward, or a function of what the
-            step returned.
-        target_from: a key, attribute, position, or function of the batch; None for the usual places.
-        index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
-        loader: position or key of the loader, where training draws from several.
-    """
-
-    logits_from: LogitSource = ""
-    target_from: Selector | None = None
-    index_from: Selector | None = None
-    loader: int | str | None = None
-
-
-@dataclass
-class _Arrival:
-    """What came out of the loader for the running step, before it was moved to the device."""
-
-    raw: Any = None
-    parts: dict[Any, IndexedBatch | None] = field(default_factory=dict)  # by key in the collection; None: exhausted
-    single: bool = True
-    positions: dict[Any, int] = field(default_factory=dict)
 
 
 class Attachment:
@@ -68,13 +42,14 @@ class Attachment:
     """
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        _refuse_iterator_steps(module)
         self._trainer = weakref.ref(trainer)
         self._module = module
         self._owners: list[object] = []
         self._sources: dict[StepSource, LogitCapture | None] = {}
         self.loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
-        self._arrival = _Arrival()
+        self._arrival = Arrival(None, self.loaders, 0)
         self._step_args: tuple[Any, ...] = ()
         self._step_name = ""
         self._output: Any = None
@@ -82,7 +57,8 @@ class Attachment:
         self._cache: dict[StepSource, SampleStep | None] = {}
         self._paused = False
         self._searching = False
-        self._suspect: dict[str, Tensor] = {}
+        self._checks = ValueChecks()
+        self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
         self._steps_since_check = 0
         self._undo: list[tuple[object, str, Any]] = []
         self._wrap_trainer(trainer)
@@ -140,12 +116,11 @@ class Attachment:
 
     # -- the step ---------------------------------------------------------------------------------
 
-    def sample_step(self, source: StepSource, loader: int | None = None) -> SampleStep | None:
+    def sample_step(self, source: StepSource) -> SampleStep | None:
         """The running or just finished step as seen through a source.
 
         Args:
             source: where to take it from; must have been registered.
-            loader: unused for training; validation loops run loader after loader.
 
         Returns:
             The step; None where a ``training_step`` returned None without a forward, and where the loader
@@ -169,8 +144,7 @@ class Attachment:
         Returns:
             The record, or None for loaders without positions.
         """
-        part = self._part(source)
-        return None if part is None else self.loaders[part[0].loader]
+        return self._arrival.record(source)
 
     def check(self) -> None:
         """Read the flags that steps accumulated on the device.
@@ -179,23 +153,26 @@ class Attachment:
             ValueError: logits were not finite or labels out of range in some step since the last check.
         """
         self._steps_since_check = 0
-        suspects, self._suspect = self._suspect, {}
-        for problem, flag in suspects.items():
-            if bool(flag):
-                raise ValueError(problem)
+        self._checks.read()
+
+    def may_communicate(self) -> bool:
+        """Whether a collective is safe.
+
+        Returns:
+            False while an exception is in flight: the other ranks may never reach the collective.
+        """
+        return sys.exc_info()[1] is self._handled
 
     # -- building a step --------------------------------------------------------------------------
 
     def _build(self, source: StepSource) -> SampleStep | None:
-        if self._exhausted(source):
-            return None
-        index, num_padding, num_samples = self._index(source)
+        batch = self._arrival.followed(self._step_args[0] if self._step_args else None, source)
+        if batch is None:
+            return None  # the loader that is followed ended before the others
+        index, num_padding, num_samples = self._arrival.index(source)
         logits, inputs = self._logits(source, len(index))
         if logits is None:
             return None
-        batch = self._step_args[0] if self._step_args else None
-        if not self._arrival.single:
-            batch = batch[self._key(source)]  # type: ignore[index]
         target = find_target(batch, source.target_from)
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
             raise ValueError(
@@ -203,7 +180,7 @@ class Attachment:
                 "Both must be of the same samples and classes; pass target_from= or logits_from=."
             )
         target = target.to(logits.device, non_blocking=True)
-        valid = self._validate(logits.detach(), target)
+        valid = self._checks.look(logits.detach(), target, self._step_name)
         return SampleStep(
             index=index.to(logits.device, non_blocking=True),
             logits=logits,
@@ -214,72 +191,6 @@ class Attachment:
             rounds=rounds_of(index),
             num_samples=num_samples,
         )
-
-    def _part(self, source: StepSource) -> tuple[IndexedBatch, int] | None:
-        key = self._key(source)
-        part = self._arrival.parts.get(key)
-        return None if part is None else (part, self._arrival.positions[key])
-
-    def _key(self, source: StepSource) -> Any:
-        """Which part of the arrival a source follows."""
-        arrival = self._arrival
-        if arrival.single:
-            return None
-        keys = list(arrival.parts)
-        if source.loader is None and len(keys) > 1:
-            raise ValueError(
-                f"training draws from {len(keys)} loaders, each with an index space of its own. "
-                f"Say which one to follow: loader= one of {keys}."
-            )
-        if source.loader is not None and source.loader not in keys:
-            raise ValueError(f"loader={source.loader!r} is none of the training loaders {keys}.")
-        return keys[0] if source.loader is None else source.loader
-
-    def _exhausted(self, source: StepSource) -> bool:
-        """Whether the loader that is followed ended before the others (``CombinedLoader(mode="max_size")``)."""
-        return not self._arrival.single and self._arrival.parts[self._key(source)] is None
-
-    def _index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
-        if source.index_from is not None:
-            return self._carried_index(source)
-        part = self._part(source)
-        if part is None:
-            raise TypeError(
-                "the samples of this loader have no index: its dataset is iterable, or it is not a torch DataLoader. "
-                'Let every batch carry an integer id for each sample and name it: index_from="id".'
-            )
-        batch, position = part
-        record = self.loaders[batch.loader]
-        if bool((batch.index < 0).any()):
-            raise TypeError(
-                f"the sampler of this loader asks {type(record.dataset).__name__} for keys that are not integers; a "
-                "sample's index is its integer position in the dataset. Use integer positions, or let every batch "
-                'carry an integer id for each sample and name it: index_from="id".'
-            )
-        return batch.index, record.padding(position, len(batch.index)), record.num_samples
-
-    def _carried_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
-        assert source.index_from is not None
-        raw = self._arrival.raw if self._arrival.single else self._arrival.raw[self._key(source)]
-        ids = select(raw, source.index_from, "index_from")
-        try:
-            index = torch.as_tensor(ids)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(
-                f"index_from={source.index_from!r} gave a {type(ids).__name__} that is no tensor of numbers; "
-                "expected one integer per sample, [B]."
-            ) from None
-        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
-            raise TypeError(
-                f"index_from={source.index_from!r} gave {index.dtype} of shape {tuple(index.shape)}; "
-                "expected one integer per sample, [B]."
-            )
-        if bool((index < 0).any()):
-            raise ValueError(f"index_from={source.index_from!r} gave a negative index; ids count from 0.")
-        part = self._part(source)
-        record = None if part is None else self.loaders[part[0].loader]
-        padding = record.padding(part[1], len(index)) if record is not None and part is not None else 0
-        return index.to(torch.int64), padding, None
 
     def _logits(self, source: StepSource, rows: int) -> tuple[Tensor | None, Any]:
         if callable(source.logits_from):
@@ -320,26 +231,6 @@ class Attachment:
             f"Submodules whose output was [B, K]: {listed}. Name one of them: logits_from=..., call self(x) in the "
             "step, or pass a function of the step's output."
         )
-
-    def _validate(self, logits: Tensor, target: Tensor) -> Tensor | None:
-        classes = logits.shape[1]
-        finite = torch.isfinite(logits).all(dim=1)
-        labelled = (target >= 0) & (target < classes) if target.ndim == 1 else torch.isfinite(target).all(dim=1)
-        problems = {
-            f"logits are not finite (NaN or infinity) in {self._step_name}. Rows with such logits are not stored. "
-            "Lower the learning rate, clip gradients, or look for bad inputs.": ~finite,
-            f"labels are outside [0, {classes}) in {self._step_name}, where the logits have {classes} classes. Rows "
-            "with such labels are not stored. Map the labels, or pass target_from= to name the right ones.": ~labelled,
-        }
-        on_host = logits.device.type == "cpu"
-        for problem, bad in problems.items():
-            flag = bad.any()
-            if on_host and bool(flag):
-                raise ValueError(problem)
-            if not on_host:
-                # Reading a flag would make the host wait for the device: accumulate, and read now and then.
-                self._suspect[problem] = self._suspect[problem] | flag if problem in self._suspect else flag
-        return None if on_host else finite & labelled
 
     # -- wrapping ---------------------------------------------------------------------------------
 
@@ -395,24 +286,8 @@ class Attachment:
         self._cache, self._output, self._step_args = {}, None, ()
         for capture in self._captures:
             capture.clear()
-        arrival = self._arrival = _Arrival()
-        if isinstance(data, IndexedBatch):
-            arrival.parts = {None: data}
-            plain = data.batch
-        elif isinstance(data, (list, tuple, dict)) and _holds_indexed(data):
-            # Only the collection of CombinedLoader is looked into, never a batch of the user's own type.
-            arrival.single = False
-            pairs = data.items() if isinstance(data, dict) else enumerate(data)
-            arrival.parts = {key: part for key, part in pairs if part is None or isinstance(part, IndexedBatch)}
-            plain = tree_map(_plain, data, is_leaf=_is_indexed)
-        else:
-            arrival.raw = data
-            return data
-        ready = self._batches_ready()
-        arrived = {key: part for key, part in arrival.parts.items() if part is not None}
-        arrival.positions = {key: self.loaders[part.loader].arrive(ready) for key, part in arrived.items()}
-        arrival.raw = plain
-        return plain
+        self._arrival = Arrival(data, self.loaders, self._batches_ready())
+        return self._arrival.plain
 
     def _batches_ready(self) -> int:
         trainer = self._trainer()
@@ -449,7 +324,7 @@ class Attachment:
             # A batch without index is reported where its step is asked for, with the right words.
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 if capture is not None:
-                    expected.append((capture, len(self._index(source)[0])))
+                    expected.append((capture, len(self._arrival.index(source)[0])))
         return expected
 
     def _check_now_and_then(self) -> None:
@@ -470,22 +345,19 @@ class Attachment:
             if record.loader is not None:
                 unwrap_loader(record.loader)
         self._sources, self._undo, self._cache, self.loaders = {}, [], {}, {}
-        self._arrival, self._output, self._step_args = _Arrival(), None, ()
+        self._arrival, self._output, self._step_args = Arrival(None, self.loaders, 0), None, ()
         trainer = self._trainer()
         if trainer is not None and _ATTACHED.get(trainer) is self:
             del _ATTACHED[trainer]
 
 
-def _is_indexed(part: Any) -> bool:
-    return isinstance(part, IndexedBatch)
-
-
-def _plain(part: Any) -> Any:
-    return part.batch if isinstance(part, IndexedBatch) else part
-
-
-def _holds_indexed(data: Any) -> bool:
-    return any(_is_indexed(leaf) for leaf in tree_flatten(data, is_leaf=_is_indexed)[0])
+def _refuse_iterator_steps(module: pl.LightningModule) -> None:
+    for name in _STEPS:
+        if is_param_in_hook_signature(getattr(module, name), "dataloader_iter", explicit=True):
+            raise TypeError(
+                f"{type(module).__name__}.{name}(dataloader_iter) takes batches from the loader by itself, so that "
+                "nobody can tell which samples a step had. Take batch (and batch_idx) as arguments instead."
+            )
 
 
 def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, source: StepSource) -> Attachment:

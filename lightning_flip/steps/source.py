@@ -1,0 +1,28 @@
+"""Where a callback or mixin takes its step from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_flip.steps.capture import LogitSource
+from lightning_flip.steps.targets import Selector
+
+__all__ = ["StepSource"]
+
+
+@dataclass(frozen=True)
+class StepSource:
+    """Where a callback or mixin takes index, logits and target from.
+
+    Attributes:
+        logits_from: a dotted submodule path, "" for the module's own forward, or a function of what the
+            step returned.
+        target_from: a key, attribute, position, or function of the batch; None for the usual places.
+        index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
+        loader: position or key of the loader, where training draws from several.
+    """
+
+    logits_from: LogitSource = ""
+    target_from: Selector | None = None
+    index_from: Selector | None = None
+    loader: int | str | None = None
