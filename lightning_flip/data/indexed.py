@@ -119,6 +119,16 @@ class IndexedDataset(Dataset[Any]):
         object.__setattr__(self, "_dataset", state)
 
 
+class _StatefulIndexedDataset(IndexedDataset):
+    """For datasets with a state of their own: loaders look for these methods on the class, not through attributes."""
+
+    def state_dict(self) -> Any:
+        return self._dataset.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self._dataset.load_state_dict(state)
+
+
 class IndexedCollate:
     """Calls the user's collate function on the samples and keeps their positions beside the result.
 
@@ -179,7 +189,8 @@ def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:
     """
     wrapped = copy.copy(loader)
     # DataLoader refuses to have these set after __init__; it is the copy that is changed, before first use.
-    wrapped.__dict__["dataset"] = IndexedDataset(loader.dataset)
+    stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
+    wrapped.__dict__["dataset"] = (_StatefulIndexedDataset if stateful else IndexedDataset)(loader.dataset)
     wrapped.__dict__["collate_fn"] = IndexedCollate(loader.collate_fn, number)
     wrapped.__dict__["_iterator"] = None  # workers that already run belong to the user's loader
     return wrapped

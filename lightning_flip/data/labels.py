@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-__all__ = ["find_labels", "label_of", "read_labels", "with_label"]
+__all__ = ["TARGET_KEYS", "find_labels", "label_of", "read_labels", "with_label"]
 
-_KEYS = ("target", "label", "labels", "y")
+TARGET_KEYS = ("target", "label", "labels", "y")
 _FILE_NAMES = ("noisy_targets", "noisy_labels", "noisy_label", "targets", "target", "labels", "label", "y")
 
 
@@ -79,7 +79,7 @@ def with_label(sample: Any, label: int) -> Any:
 
 def _place(sample: Any) -> Any:
     names = list(sample) if isinstance(sample, Mapping) else getattr(sample, "_fields", ())
-    key = next((key for key in _KEYS if key in names), None)
+    key = next((key for key in TARGET_KEYS if key in names), None)
     if key is not None:
         return key if isinstance(sample, Mapping) else names.index(key)
     if isinstance(sample, (tuple, list)) and len(sample) >= 2:
@@ -87,7 +87,7 @@ def _place(sample: Any) -> Any:
     raise TypeError(
         f"found no label in a sample of type {type(sample).__name__}"
         + (f" with the keys {', '.join(map(str, names))}" if names else "")
-        + f"; expected (input, label, ...) or one of the keys {', '.join(_KEYS)}."
+        + f"; expected (input, label, ...) or one of the keys {', '.join(TARGET_KEYS)}."
     )
 
 

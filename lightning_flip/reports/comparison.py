@@ -134,7 +134,7 @@ class Comparison:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE, pad_edge=False)
+        table = Table(box=SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True)
         method, *numbers = self._headers()
         table.add_column(method, overflow="fold")
         for header in numbers:  # numbers stay whole in a narrow terminal; headers and labels take several lines

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["TARGET_KEYS", "Selector", "find_target", "select"]
+from lightning_flip.data.labels import TARGET_KEYS
+
+__all__ = ["Selector", "find_target", "select"]
 
 Selector = str | int | Callable[[Any], Any]
-TARGET_KEYS = ("target", "label", "labels", "y")
 
 
 def select(batch: Any, where: Selector, option: str) -> Any:

@@ -191,7 +191,7 @@ def test_forked_ranks_end_at_once_also_with_a_checkpoint_on_exception():
     callbacks = [PredictionHistory("run"), FlipTracker(), ExactResume(), Fail(6, 0), OnExceptionCheckpoint("last")]
     trainer = make_trainer(devices=2, strategy="ddp_fork", callbacks=callbacks, enable_checkpointing=True)
     begun = time.monotonic()
-    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="the case under test|onnection"):
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=r"the case under test|onnection"):
         trainer.fit(Robust(), loader(16, 2, shuffle=True), loader(8, 2, seed=1))
     assert time.monotonic() - begun < 60
     assert read_history("run").to_arrow("train").num_rows == 16
