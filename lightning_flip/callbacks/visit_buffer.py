@@ -22,13 +22,15 @@ class VisitBuffer:
 
     Args:
         epoch: the epoch that the rows belong to.
+        dtype: type in which probabilities, margins and cross entropies are kept.
 
     Attributes:
         epoch: the epoch that the rows belong to.
     """
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, dtype: torch.dtype = torch.float32) -> None:
         self.epoch = epoch
+        self.dtype = dtype
         self._integers: list[Tensor] = []
         self._measures: list[Tensor] = []
 
@@ -46,7 +48,7 @@ class VisitBuffer:
         facts = step.predictions
         constant = torch.full_like(step.index, loader), torch.full_like(step.index, global_step)
         self._integers.append(torch.stack([*constant, step.index, facts.pred, step.target]))
-        self._measures.append(torch.stack([getattr(facts, name) for name in _MEASURES]).float())
+        self._measures.append(torch.stack([getattr(facts, name) for name in _MEASURES]).to(self.dtype))
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All rows, in the order in which they were added; waits for the device.
@@ -68,7 +70,7 @@ class VisitBuffer:
         Returns:
             A new buffer.
         """
-        merged = VisitBuffer(self.epoch)
+        merged = VisitBuffer(self.epoch, self.dtype)
         integers, measures = self._tensors()
         for rows, values in gather_rows(integers.T.contiguous().to(device), measures.T.contiguous().to(device)):
             merged._integers.append(rows.T)
@@ -94,13 +96,13 @@ class VisitBuffer:
         Returns:
             The buffer.
         """
-        buffer = cls(state["epoch"])
+        buffer = cls(state["epoch"], state["measures"].dtype)
         buffer._integers, buffer._measures = [state["integers"]], [state["measures"]]
         return buffer
 
     def _tensors(self) -> tuple[Tensor, Tensor]:
         if not self._integers:
-            return torch.zeros(len(_INTEGERS), 0, dtype=torch.int64), torch.zeros(len(_MEASURES), 0)
+            return torch.zeros(len(_INTEGERS), 0, dtype=torch.int64), torch.zeros(len(_MEASURES), 0, dtype=self.dtype)
         device = self._integers[-1].device  # rows of a checkpoint are on the CPU, later ones may not be
         self._integers = [torch.cat([rows.to(device) for rows in self._integers], dim=1)]
         self._measures = [torch.cat([rows.to(device) for rows in self._measures], dim=1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +52,6 @@ class StepWatcher(pl.Callback):
         self.source = StepSource(logits_from, target_from, index_from, loader)
         self._attachment: Attachment | None = None
         self._trainer: weakref.ref[pl.Trainer] | None = None
-        self._handled: BaseException | None = None
         self._told: set[str] = set()
 
     @property
@@ -62,7 +60,7 @@ class StepWatcher(pl.Callback):
         return self._generate_state_key(train=self.train, val=self.val, name=self.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_attachment": None, "_trainer": None, "_handled": None}
+        return {**self.__dict__, "_attachment": None, "_trainer": None}
 
     # -- what a callback defines ----------------------------------------------------------------------
 
@@ -91,7 +89,6 @@ class StepWatcher(pl.Callback):
         self._trainer = weakref.ref(trainer)
         if stage != TrainerFn.FITTING or not self.active(trainer):
             return
-        self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
         self._attachment = attach(trainer, pl_module, self, self.source)
         self.begin(trainer)
 
@@ -149,7 +146,7 @@ class StepWatcher(pl.Callback):
 
     def may_communicate(self) -> bool:
         """Whether a collective is safe: in an exception the other ranks may never reach it."""
-        return self.fitting and sys.exc_info()[1] is self._handled
+        return self._attachment is not None and self._attachment.may_communicate()
 
     def _see(self, trainer: pl.Trainer, split: str, loader: int) -> None:
         if self._attachment is None:
@@ -173,4 +170,4 @@ class StepWatcher(pl.Callback):
     def _release(self) -> None:
         if self._attachment is not None:
             self._attachment.release(self)
-        self._attachment = self._handled = None
+        self._attachment = None

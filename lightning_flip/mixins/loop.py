@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,6 @@ class TermLoop(pl.Callback):
         self.compared = False
         self.added_for: object = None
         self._loaded: dict[str, Any] = {}
-        self._handled: BaseException | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TermLoop:
         return _fresh_loop()
@@ -65,7 +63,6 @@ class TermLoop(pl.Callback):
         module = self._module()
         if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
             return  # a Trainer keeps the callbacks of a module that it trained before
-        self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
         self.attachment = attach(trainer, pl_module, self, module.step_source)
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
@@ -98,9 +95,9 @@ class TermLoop(pl.Callback):
         if self._module() is not pl_module or not (self.tables or self._loaded):
             return
         # In an exception the other ranks may not come: a collective would wait for them for good.
-        partial = sys.exc_info()[1] is not self._handled
-        if not partial:
+        if self.attachment is not None and self.attachment.may_communicate():
             self._sync()
+        partial = not all(table.merged for table in self.tables.values())
         tables = {**self._loaded, **{name: table.state_dict() for name, table in self.tables.items()}}
         checkpoint[CHECKPOINT_KEY] = {"tables": tables, "epoch": self.epoch, "partial": partial}
 
@@ -196,14 +193,14 @@ class TermLoop(pl.Callback):
     def _release(self) -> None:
         if self.attachment is not None:
             self.attachment.release(self)
-        self.attachment = self.added_for = self._handled = None
+        self.attachment = self.added_for = None
 
 
 def _fresh_loop() -> TermLoop:
     loop = TermLoop.__new__(TermLoop)
     loop._module = lambda: None  # type: ignore[assignment]
     loop.attachment, loop.tables, loop.epoch = None, {}, -1
-    loop.compared, loop.added_for, loop._loaded, loop._handled = False, None, {}, None
+    loop.compared, loop.added_for, loop._loaded = False, None, {}
     return loop
 
 

@@ -155,6 +155,11 @@ class SampleTable:
             self._seen.copy_(self._pending_seen)
             self._clean = True
 
+    @property
+    def merged(self) -> bool:
+        """Whether no row was written since the last :meth:`sync`; waits for the device."""
+        return not bool(self._unmerged.any())
+
     def sync(self) -> None:
         """Merge the rows that the ranks wrote since the last call; a collective that every rank has to reach.
 

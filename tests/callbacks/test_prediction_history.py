@@ -353,3 +353,26 @@ def test_a_learning_rate_finder_beside_it():
 def test_no_callback_uses_the_name_that_lightning_overwrites():
     for callback in (PredictionHistory("run"), FlipTracker()):
         assert not hasattr(callback, "log")
+
+
+def test_half_precision_takes_less_space_and_keeps_three_digits():
+    sizes, margins = {}, {}
+    for dtype in ("float32", "float16"):
+        torch.manual_seed(0)
+        record(
+            dtype,
+            history=PredictionHistory(dtype, dtype=dtype, val=False),
+            train=loader(2000, 500),
+            max_epochs=1,
+        )
+        (part,) = Path(dtype).glob("history/train/*.parquet")
+        sizes[dtype] = part.stat().st_size
+        margins[dtype] = torch.tensor(read_history(dtype).statistics("train")["aum"].to_pylist())
+    assert sizes["float16"] < 0.75 * sizes["float32"]
+    torch.testing.assert_close(margins["float16"], margins["float32"], rtol=2e-3, atol=1e-3)
+    assert not torch.equal(margins["float16"], margins["float32"])
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match='dtype must be "float32" or "float16"'):
+        PredictionHistory("run", dtype="int8")
