@@ -299,7 +299,7 @@ def test_the_modules_own_callbacks_and_ours_stand_side_by_side(where: str, many:
     assert recorder.losses == pytest.approx(fer_losses(), abs=1e-10)
 
 
-def test_a_trainer_may_go_on_with_another_module() -> None:
+def test_a_trainer_may_go_on_with_another_module(tmp_path: Any) -> None:
     """The callback that a module brought stays in the Trainer when another one is trained with it."""
     trainer = quiet(max_epochs=1)
     robust, plain, twin = Robust(network()), LitNet(network()), LitNet(network())
@@ -307,6 +307,8 @@ def test_a_trainer_may_go_on_with_another_module() -> None:
     left = robust._loop.tables["behavior"].state_dict()
     trainer.fit_loop.max_epochs = 2
     trainer.fit(plain, data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert "lightning_flip" not in torch.load(tmp_path / "a.ckpt", weights_only=True)
     other = quiet(max_epochs=1)
     other.fit(LitNet(network()), data())
     other.fit_loop.max_epochs = 2

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,15 @@ def test_max_steps_gives_the_number_of_epochs(steps: int, total: int) -> None:
     model = Robust(as_torch(NumpyNet.random(D, H, 4, seed=0)))
     recorder = train(model, loader(inputs(), labels(4), shuffled_batches()), max_epochs=-1, max_steps=steps)
     assert recorder.losses == pytest.approx(expected(4, {}, total=total).step_losses[:steps], abs=1e-10)
+
+
+def test_max_steps_count_accumulated_batches_together() -> None:
+    net, batches = NumpyNet.random(D, H, 4, seed=0), [list(shuffled_batches()[0][:4])] * EPOCHS
+    model = Robust(as_torch(net), lr=0.0)
+    data = loader(inputs(), labels(4), batches)
+    recorder = train(model, data, max_epochs=-1, max_steps=8, accumulate_grad_batches=2)
+    trace = fer_loop(net, inputs(), labels(4), batches, FerOptions(total_epochs=4), 0.0)
+    assert 2 * np.array(recorder.losses) == pytest.approx(trace.step_losses, abs=1e-10)
 
 
 def test_the_data_make_the_comparison_mean_something() -> None:

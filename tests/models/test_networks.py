@@ -88,7 +88,7 @@ def test_the_stem_is_initialized_like_the_other_convolutions():
 
 
 def test_small_cnn_parameters():
-    assert count(SmallCNN()) == conv(1, 32, 3) + 64 + conv(32, 64, 3) + 128 + 64 * 16 * 10 + 10
+    assert count(SmallCNN()) == (conv(1, 32, 3) + 32) + (conv(32, 64, 3) + 64) + (64 * 16 * 10 + 10)
 
 
 def test_mlp_layers():
