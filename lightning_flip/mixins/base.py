@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -56,6 +56,9 @@ class LossTerm(_Module):
     Raises:
         TypeError: at class definition, if a mixin stands right of the module or two options share a name.
     """
+
+    #: Whether the method moves the target away from the label; two such methods in one class warn.
+    softens_target: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -190,6 +193,15 @@ class LossTerm(_Module):
     @property
     def _loop(self) -> TermLoop:
         return self._term_loop.bind(self)
+
+    @classmethod
+    def softening_methods(cls) -> list[str]:
+        """Names of the methods in this class that move the target away from the label.
+
+        Returns:
+            Class names, from left to right.
+        """
+        return [part.__name__ for part in cls.__mro__ if vars(part).get("softens_target")]
 
     def on_new_epoch(self, epoch: int) -> None:
         """Tell every method of the class that an epoch begins.

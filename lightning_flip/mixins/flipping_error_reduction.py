@@ -44,7 +44,7 @@ class FlippingErrorReduction(LossTerm):
             learning with retrospection with interval 1.
         initial: "zeros" as the authors' code; "copy", our option, takes over the first behavior as it is.
         confidence: "label" is c = p_y (Eq. 3); "predicted", our option, is c = max p, which is better in
-            our runs with noisy labels.
+            our runs with noisy labels. With ``restrict="correct"`` the two are the same.
         temperature_squared: whether the regularizer is multiplied with t^2.
         **kwargs: options of :class:`LossTerm`, and the module's.
 
@@ -57,6 +57,8 @@ class FlippingErrorReduction(LossTerm):
         >>> Robust(network=MLP(4, 3), num_classes=3, fer_mu=0.5).fer_mu
         0.5
     """
+
+    softens_target = True
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ class LabelSmoothing(LossTerm):
         0.2
     """
 
+    softens_target = True
+
     def __init__(self, *args: Any, smoothing: float = 0.1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_smoothing(smoothing)

@@ -40,6 +40,8 @@ class LearningWithRetrospection(LossTerm):
         1
     """
 
+    softens_target = True
+
     def __init__(self, *args: Any, lwr_temperature: float = 5.0, lwr_interval: int = 5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not lwr_temperature > 0:

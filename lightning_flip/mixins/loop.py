@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["TermLoop"]
 
 CHECKPOINT_KEY = "lightning_flip"
+_WARNED: weakref.WeakSet[type] = weakref.WeakSet()  # said once for every class
 
 
 class TermLoop(pl.Callback):
@@ -63,6 +64,13 @@ class TermLoop(pl.Callback):
         module = self._module()
         if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
             return  # a Trainer keeps the callbacks of a module that it trained before
+        softening = module.softening_methods()
+        if len(softening) > 1 and type(module) not in _WARNED:
+            _WARNED.add(type(module))
+            rank_zero_warn(
+                f"{' and '.join(softening)} each soften the target, and their differences to cross entropy add up: "
+                "together they pull further than either paper meant. Use one of them, or lower term_weight."
+            )
         self.attachment = attach(trainer, pl_module, self, module.step_source)
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:

@@ -134,7 +134,7 @@ class Comparison:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE, pad_edge=False, show_edge=False, collapse_padding=True)
+        table = Table(box=SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         method, *numbers = self._headers()
         table.add_column(method, overflow="fold")
         for header in numbers:  # numbers stay whole in a narrow terminal; headers and labels take several lines
@@ -142,6 +142,8 @@ class Comparison:
             table.add_column(Text(textwrap.fill(printable(header), width)), justify="right", no_wrap=True)
         for label, *cells in self._cells(decimals, printable):
             table.add_row(Text(label), *map(Text, cells))  # Text, since a str would be read as markup
+        if console.measure(table, options=console.options.update(width=999)).maximum > console.width:
+            table.padding = 0  # columns closer together, rather than labels in two lines
         console.print(table)
 
     def _headers(self) -> list[str]:

@@ -330,3 +330,12 @@ def test_a_subclass_that_replaces_a_methods_loss_replaces_it() -> None:
 def test_outside_of_a_trainer_the_module_is_itself() -> None:
     x, y = torch.from_numpy(inputs()), torch.from_numpy(labels(K))
     assert Robust(network()).training_step((x, y), 0).equal(LitNet(network()).training_step((x, y), 0))
+
+
+def test_two_methods_that_soften_the_target_warn_once() -> None:
+    class Both(LabelSmoothing, FlippingErrorReduction, LitNet):
+        """Two mixins in one class."""
+
+    with pytest.warns(UserWarning, match="LabelSmoothing and FlippingErrorReduction each soften the target"):
+        quiet().fit(Both(network()), data())
+    quiet().fit(Both(network()), data())  # a second warning would be an error

@@ -175,6 +175,7 @@ def test_no_smoothing_is_plain_training_to_the_last_bit_of_the_loss() -> None:
     assert run(Lsr, smoothing=0.0)[1] == pytest.approx(run(Plain)[1], abs=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.* each soften the target")  # that is what two methods do
 def test_two_methods_add_their_differences() -> None:
     class Both(LabelSmoothing, FlippingErrorReduction, LitNet):
         """Two mixins in one class."""
