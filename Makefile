@@ -20,7 +20,7 @@ test: $(STAMP) ## every test, doctests included
 	$(BIN)/python -m pytest
 
 bench: $(STAMP) ## what following every sample costs in a step
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o addopts= -o timeout=0
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o addopts= -o timeout=0 -s --benchmark-columns=min,median,iqr,rounds
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

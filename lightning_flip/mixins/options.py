@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -83,12 +84,23 @@ def accepted_arguments(
         >>> accepted_arguments(lambda batch: batch, ("batch", 3), {})
         (('batch',), {})
     """
-    parameters = inspect.signature(function).parameters.values()
-    kinds = {parameter.kind for parameter in parameters}
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        args = args[: sum(parameter.kind in places for parameter in parameters)]
-    if inspect.Parameter.VAR_KEYWORD not in kinds:
-        names = {parameter.name for parameter in parameters}
+    places, names = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
+    if places is not None:
+        args = args[:places]
+    if names is not None:
         kwargs = {name: value for name, value in kwargs.items() if name in names}
     return args, kwargs
+
+
+@functools.lru_cache(maxsize=128)
+def _signature(function: Callable[..., Any], bound: bool) -> tuple[int | None, frozenset[str] | None]:
+    """How many positional arguments and which names a step takes; None: any. Looked up once, not in every step."""
+    parameters = list(inspect.signature(function).parameters.values())[int(bound) :]
+    kinds = {parameter.kind for parameter in parameters}
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = sum(parameter.kind in places for parameter in parameters)
+    names = frozenset(parameter.name for parameter in parameters)
+    return (
+        None if inspect.Parameter.VAR_POSITIONAL in kinds else count,
+        None if inspect.Parameter.VAR_KEYWORD in kinds else names,
+    )

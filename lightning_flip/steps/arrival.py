@@ -33,6 +33,7 @@ class Arrival:
     def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord], ready: int) -> None:
         self._loaders = loaders
         self._single = True
+        self._indices: dict[StepSource, tuple[Tensor, int, int | None]] = {}
         self._parts: dict[Any, IndexedBatch | None] = {}  # by key in the collection; None: that loader has ended
         self.plain = data
         if isinstance(data, IndexedBatch):
@@ -88,6 +89,11 @@ class Arrival:
             TypeError: if there is no index, or none of integers.
             ValueError: if it is negative.
         """
+        if source not in self._indices:  # asked for when the step begins and when it is built
+            self._indices[source] = self._find_index(source)
+        return self._indices[source]
+
+    def _find_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
         record = self.record(source)
         if source.index_from is not None:
             index = _carried_index(self.followed(self.plain, source), source)

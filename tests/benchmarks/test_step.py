@@ -1,4 +1,4 @@
-"""What following every sample costs: one epoch of a plain module, with callbacks, and with FER.
+"""What following every sample costs: two epochs of a plain module, with callbacks, and with FER.
 
 ``make bench`` prints the medians; docs/performance.md holds the ratios.
 """
@@ -18,7 +18,7 @@ from lightning_flip.callbacks import FlipTracker, PredictionHistory
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.models import Classifier, SmallCNN
 
-STEPS = 60
+STEPS = 200
 CASES = ["plain step", "+ history and tracker", "+ history, tracker and FER"]
 _folders = itertools.count()
 
@@ -36,7 +36,7 @@ def _fit(case: str, folder: Path) -> None:
         callbacks = [PredictionHistory(folder / str(next(_folders))), FlipTracker(train=True)]
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=3,
+        max_epochs=2,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -48,7 +48,7 @@ def _fit(case: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_epochs_of_the_digits_network(benchmark, case, tmp_path):
+def test_two_epochs_of_the_digits_network(benchmark, case, tmp_path):
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
