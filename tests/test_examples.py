@@ -87,7 +87,7 @@ def test_the_demo_runs_twice_and_says_how_to_go_on(tmp_path, capsys, monkeypatch
     for header in ("test acc", "FE", "RFE", "ECE"):
         assert header in seen.out
     for label, folder in demo.METHODS.items():
-        assert f"\n {label} " in seen.out
+        assert f"\n{label} " in seen.out
         history = read_history(tmp_path / "again" / folder / "seed-0")
         assert history.passes("val") == [(0, 0), (1, 0)]
     (command,) = re.findall(r"^ +lightning-flip (.*)$", seen.out, re.MULTILINE)
