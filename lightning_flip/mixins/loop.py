@@ -68,7 +68,7 @@ class TermLoop(pl.Callback):
         if len(softening) > 1 and type(module) not in _WARNED:
             _WARNED.add(type(module))
             rank_zero_warn(
-                f"{', '.join(softening[:-1])} and {softening[-1]} each soften the target, and their differences to cross entropy add up: "
+                f"{', '.join(softening)} each soften the target, and their differences to cross entropy add up: "
                 "together they pull further than either paper meant. Use one of them, or lower term_weight."
             )
         self.attachment = attach(trainer, pl_module, self, module.step_source)

@@ -336,6 +336,6 @@ def test_two_methods_that_soften_the_target_warn_once() -> None:
     class Both(LabelSmoothing, FlippingErrorReduction, LitNet):
         """Two mixins in one class."""
 
-    with pytest.warns(UserWarning, match="LabelSmoothing and FlippingErrorReduction each soften the target"):
+    with pytest.warns(UserWarning, match="LabelSmoothing, FlippingErrorReduction each soften the target"):
         quiet().fit(Both(network()), data())
     quiet().fit(Both(network()), data())  # a second warning would be an error
