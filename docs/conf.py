@@ -1,11 +1,11 @@
 """Sphinx configuration."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "lightning-flip"
 author = "The lightning-flip authors"
 copyright = "2026, The lightning-flip authors"
-release = version("lightning-flip")
+release = version = importlib.metadata.version("lightning-flip")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
@@ -16,3 +16,4 @@ autodoc_typehints = "description"
 autodoc_mock_imports = []
 suppress_warnings = ["ref.python", "autodoc"]
 myst_heading_anchors = 3
+napoleon_use_ivar = True

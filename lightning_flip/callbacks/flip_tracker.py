@@ -23,16 +23,14 @@ _COUNTS = ("seen", "compared", "wrong", "wrongly_flipped", "to_wrong", "to_right
 class FlipTracker(StepWatcher):
     """Logs what flipped in every pass over the validation data, and by option in each training epoch.
 
-    | name | meaning |
-    |---|---|
-    | ``val_flipping_error`` | FE, Eq. 7 of the FER paper: share wrong now that was right in an earlier pass |
-    | ``val_relative_flipping_error`` | RFE: share of the wrong ones that was right in an earlier pass |
-    | ``val_flips_to_wrong`` | share right in the last pass and wrong now |
-    | ``val_flips_to_right`` | share wrong in the last pass and right now |
-    | ``val_churn`` | share whose predicted class differs from the last pass's |
-    | ``val_coverage`` | share of the data set that this pass saw; the rates above are over what was seen |
+    - ``val_flipping_error``: FE, Eq. 7 of the FER paper, the share wrong now that was right in an earlier pass;
+    - ``val_relative_flipping_error``: RFE, the share of the wrong ones that was right in an earlier pass;
+    - ``val_flips_to_wrong``: the share right in the last pass and wrong now;
+    - ``val_flips_to_right``: the share wrong in the last pass and right now;
+    - ``val_churn``: the share whose predicted class differs from the last pass's;
+    - ``val_coverage``: the share of the data set that this pass saw; the rates above are over what was seen.
 
-    The last three rates are over samples that were seen before, and 0 in the first pass. RFE of a pass
+    Flips and churn are over samples that were seen before, and 0 in the first pass. RFE of a pass
     without errors is 0. A second validation loader logs ``val_1_...``; training logs ``train_...``. The
     names have no slash, so that ``ModelCheckpoint(monitor=...)`` takes them.
 
