@@ -362,6 +362,7 @@ class Compiled(Passing):
 
 # Importing the compiler warns of deprecated parts of PyTorch itself.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_a_compiled_network() -> None:
     recorder, _ = fit(
         loader_over(Positions(N), shuffle=True), module=Compiled(), source=StepSource(logits_from="net"), max_epochs=2
