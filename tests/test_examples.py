@@ -90,7 +90,7 @@ def test_the_demo_runs_twice_and_says_how_to_go_on(tmp_path, capsys, monkeypatch
         assert f"\n{label} " in seen.out
         history = read_history(tmp_path / "again" / folder / "seed-0")
         assert history.passes("val") == [(0, 0), (1, 0)]
-    (command,) = re.findall(r"^ +lightning-flip (.*)$", seen.out, re.MULTILINE)
+    (command,) = re.findall(r"^ +\S*lightning-flip (.*)$", seen.out, re.MULTILINE)
     assert cli.main([*command.split(), "--markdown", "-"]) == 0
     assert capsys.readouterr().out.count("\n") == 2 + len(demo.METHODS)
     exec("\n".join(line.strip() for line in seen.out.splitlines()[-2:]), {})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 from pathlib import Path
 
@@ -84,13 +85,16 @@ def train_all(out: Path, seeds: int, epochs: int, console: Console) -> list[tupl
 
 
 def print_next_steps(out: Path, seeds: int, console: Console) -> None:
+    # The command of the environment that runs this; nobody need have activated it.
+    command = Path(sys.executable).with_name("lightning-flip")
+    command = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
     every = "{" + ",".join(map(str, range(seeds))) + "}" if seeds > 1 else "0"
     runs = [f"{name}={out / name}/seed-{every}" for name in METHODS.values()]
     suspects = f"read_history('{out / 'fer' / 'seed-0'}').suspects(5)"
     lines = [
         f"Every prediction of every epoch lies in {out}. Read on with",
         "",
-        f"  lightning-flip compare {' '.join(runs)}",
+        f"  {command} compare {' '.join(runs)}",
         "",
         "or ask for the labels to look at first, in Python:",
         "",

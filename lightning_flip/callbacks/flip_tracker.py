@@ -95,9 +95,11 @@ class FlipTracker(StepWatcher):
             self._finish_pass((split, loader), None)
             self._train_epoch = trainer.current_epoch
         statistics = self._statistics_for(split, loader, step)
-        counts = self._counts.setdefault(
-            (split, loader), torch.zeros(len(_COUNTS), dtype=torch.int64, device=step.logits.device)
-        )
+        step.require_below(statistics.num_samples)
+        counts = self._counts.get((split, loader))
+        if counts is None:
+            counts = torch.zeros(len(_COUNTS), dtype=torch.int64, device=step.logits.device)
+            self._counts[split, loader] = counts
         for part in step.once():
             counts += self._count(statistics, self._passes.setdefault((split, loader), 0), part)
 

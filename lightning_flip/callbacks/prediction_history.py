@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.callbacks.known_samples import KnownSamples
+from lightning_flip.callbacks.run_folder import default_folder, give_up_folder, open_folder
 from lightning_flip.callbacks.visit_buffer import VisitBuffer
 from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.steps import SampleStep
-from lightning_flip.stores import PartKey, open_run, set_aside, write_part, write_samples
+from lightning_flip.stores import PartKey, write_part, write_samples
 from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]
@@ -34,7 +35,8 @@ class PredictionHistory(StepWatcher):
     ``*.orphan``, never deleted. A folder that holds another run is an error.
 
     Args:
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, and on resumption the folder of before.
+        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
+            ``default_root_dir``), and on resumption the folder of before.
         train: record training batches.
         val: record validation batches.
         name: tells two recorders of one Trainer apart in a checkpoint.
@@ -114,30 +116,17 @@ class PredictionHistory(StepWatcher):
         """Open the folder, now that a checkpoint's state has been read."""
         if not self.fitting or self._opened:
             return
-        log_dir = trainer.log_dir  # broadcasts: every rank has to read it
-        place = self.dirpath or self.folder or log_dir or trainer.default_root_dir
-        self.folder = Path(place)
+        default = default_folder(trainer)
+        self.folder = Path(self.dirpath or self.folder or default)
         info = {
             **self.info,
             "module": type(pl_module).__qualname__,
             "world_size": trainer.world_size,
             "max_epochs": trainer.max_epochs,
         }
-        problem: Exception | None = None
-        if trainer.is_global_zero:
-            try:
-                self._run_id = open_run(self.folder, run_id=self._run_id, overwrite=self.overwrite, info=info)
-                orphans = set_aside(self.folder, self._finished)
-                if orphans:
-                    rank_zero_warn(f"{len(orphans)} parts newer than the checkpoint were set aside as *.orphan.")
-            except (OSError, ValueError, TypeError) as error:
-                problem = error
-        # All ranks hear of a refusal, so that none waits for the others.
-        self._run_id, text = trainer.strategy.broadcast((self._run_id, None if problem is None else str(problem)))
-        if problem is not None:
-            raise problem
-        if text is not None:
-            raise FileExistsError(text)
+        self._run_id = open_folder(
+            trainer, self.folder, self._run_id, self._finished, overwrite=self.overwrite, info=info
+        )
         self._opened = True
         rank_zero_info(f"PredictionHistory: recording into {self.folder}")
 
@@ -187,6 +176,8 @@ class PredictionHistory(StepWatcher):
             if self._opened:
                 for split in list(self._buffers):
                     self._write(trainer, split, keep=True)
+                if not self._finished and self.folder is not None and self._run_id is not None:
+                    give_up_folder(trainer, self.folder, self._run_id)
         finally:
             super().on_exception(trainer, pl_module, exception)
 

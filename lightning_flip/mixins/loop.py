@@ -172,6 +172,7 @@ class TermLoop(pl.Callback):
                 del self._loaded[name]
             self.tables[name] = table
         table = self.tables[name]
+        step.require_below(table.num_samples)
         if table.device != step.logits.device:
             table.to(step.logits.device)
         return table
@@ -189,8 +190,6 @@ class TermLoop(pl.Callback):
         assert module is not None
         for name, state in list(self._loaded.items()):  # a table must be there before its rows can be committed
             self.table(name, step, state["rows"].shape[1])
-        if self.epoch >= 0:
-            self._sync()
         module.on_new_epoch(trainer.current_epoch + 1)
         self.epoch = trainer.current_epoch
 

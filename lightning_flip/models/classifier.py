@@ -83,7 +83,7 @@ class Classifier(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        optimizer: Callable[[Iterable], Optimizer] = momentum_sgd,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = momentum_sgd,
         lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
         *,
         num_classes: int,

@@ -180,7 +180,7 @@ class Attachment:
                 "Both must be of the same samples and classes; pass target_from= or logits_from=."
             )
         target = target.to(logits.device, non_blocking=True)
-        valid = self._checks.look(logits.detach(), target, self._step_name)
+        valid = self._checks.look(logits.detach(), target, self._step_name, deferred=logits.device.type != "cpu")
         return SampleStep(
             index=index.to(logits.device, non_blocking=True),
             logits=logits,
@@ -190,6 +190,7 @@ class Attachment:
             num_padding=num_padding,
             rounds=rounds_of(index),
             num_samples=num_samples,
+            largest_index=int(index.max()) if num_samples is None and len(index) else None,
         )
 
     def _logits(self, source: StepSource, rows: int) -> tuple[Tensor | None, Any]:

@@ -14,19 +14,21 @@ class ValueChecks:
     def __init__(self) -> None:
         self._flags: dict[str, Tensor] = {}
 
-    def look(self, logits: Tensor, target: Tensor, step_name: str) -> Tensor | None:
+    def look(self, logits: Tensor, target: Tensor, step_name: str, *, deferred: bool) -> Tensor | None:
         """Check one step.
 
         Args:
             logits: ``[B, K]``.
             target: labels ``[B]`` or distributions ``[B, K]`` on the same device.
             step_name: for the error.
+            deferred: only note what is wrong, for :meth:`read`; what a device needs, which the host should not
+                wait for.
 
         Returns:
-            bool ``[B]``, which rows are in order; None on the CPU, where all of them are.
+            Bool ``[B]``, which rows are in order; None where nothing is deferred, and all of them are.
 
         Raises:
-            ValueError: on the CPU, if a row is not.
+            ValueError: if a row is not in order and nothing is deferred.
         """
         classes = logits.shape[1]
         finite = torch.isfinite(logits).all(dim=1)
@@ -37,14 +39,13 @@ class ValueChecks:
             f"labels are outside [0, {classes}) in {step_name}, where the logits have {classes} classes. Rows "
             "with such labels are not stored. Map the labels, or pass target_from= to name the right ones.": ~labelled,
         }
-        on_host = logits.device.type == "cpu"
         for problem, bad in problems.items():
             flag = bad.any()
-            if on_host and bool(flag):
+            if not deferred and bool(flag):
                 raise ValueError(problem)
-            if not on_host:
+            if deferred:
                 self._flags[problem] = self._flags[problem] | flag if problem in self._flags else flag
-        return None if on_host else finite & labelled
+        return finite & labelled if deferred else None
 
     def read(self) -> None:
         """Read the flags; waits for the device.

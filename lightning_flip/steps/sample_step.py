@@ -31,6 +31,7 @@ class SampleStep:
         num_padding: trailing rows that a DistributedSampler added to make the ranks equally long.
         rounds: row positions split so that no index repeats within a round; None when none repeats at all.
         num_samples: length of the dataset that the index points into; None where it has none.
+        largest_index: the largest index, known on the host; None where ``num_samples`` bounds it.
     """
 
     index: Tensor
@@ -42,6 +43,7 @@ class SampleStep:
     num_padding: int = 0
     rounds: tuple[Tensor, ...] | None = None
     num_samples: int | None = None
+    largest_index: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -52,6 +54,21 @@ class SampleStep:
     def has_labels(self) -> bool:
         """Whether the targets are class labels (and not distributions)."""
         return self.target.ndim == 1
+
+    def require_below(self, num_samples: int) -> None:
+        """Refuse ids that a table has no row for, before a device is asked to write there.
+
+        Args:
+            num_samples: rows of the table.
+
+        Raises:
+            ValueError: if an id is as large or larger.
+        """
+        if self.largest_index is not None and self.largest_index >= num_samples:
+            raise ValueError(
+                f"the batch carries the id {self.largest_index}, and num_samples={num_samples} has room for ids below "
+                "it. Pass num_samples=, one more than the largest id of the whole data."
+            )
 
     def detached(self) -> SampleStep:
         """The same step with logits outside the graph, in at least float32.
@@ -91,7 +108,7 @@ class SampleStep:
             return
         for rows in self.rounds:
             if rows.numel():
-                yield replace(self._take(rows.to(self.index.device)), rounds=None)
+                yield replace(self._take(rows.to(self.index.device, non_blocking=True)), rounds=None)
 
     def _take(self, rows: Any) -> SampleStep:
         return replace(

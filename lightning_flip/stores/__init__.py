@@ -8,7 +8,7 @@ from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.history import History, read_history
 from lightning_flip.stores.part_key import PartKey
 from lightning_flip.stores.parts import list_parts, set_aside, write_part
-from lightning_flip.stores.runs import RunInfo, open_run, read_run
+from lightning_flip.stores.runs import RunInfo, discard_empty_run, open_run, read_run
 from lightning_flip.stores.samples import read_samples, write_samples
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PartKey",
     "PassRows",
     "RunInfo",
+    "discard_empty_run",
     "list_parts",
     "open_run",
     "read_history",

@@ -116,6 +116,13 @@ class History:
         self._parts = parts
         self._samples = samples
 
+    def __repr__(self) -> str:
+        lines = [f"History of run {self.run.run_id} in {self._folder}"]
+        for split in self.splits:
+            count = pc.sum(pc.equal(self._samples["split"], split)).as_py() or 0
+            lines.append(f"  {split}: {count} samples, {len(self._passes(split))} passes")
+        return "\n".join(lines)
+
     def passes(self, split: str) -> list[tuple[int, int]]:
         """(epoch, pass) of every pass over a split, in order."""
         return list(self._passes(split))

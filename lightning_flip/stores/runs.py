@@ -13,10 +13,10 @@ from pathlib import Path
 
 from lightning_flip.stores.atomic import atomic_write, make_directory, sync_directory, temporary_files
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.parts import list_parts, remove_parts
+from lightning_flip.stores.parts import HISTORY_FOLDER, list_parts, remove_parts
 from lightning_flip.stores.samples import SAMPLES_FILE, is_samples_file
 
-__all__ = ["FORMAT_VERSION", "RUN_FILE", "RunInfo", "open_run", "read_run"]
+__all__ = ["FORMAT_VERSION", "RUN_FILE", "RunInfo", "discard_empty_run", "open_run", "read_run"]
 
 RUN_FILE = "run.json"
 FORMAT_VERSION = 1
@@ -107,7 +107,7 @@ def open_run(
         if not overwrite:
             raise FileExistsError(
                 f"{folder} already holds the run {present.run_id} (begun {present.created}), but "
-                + (f"the run to continue is {run_id}." if run_id else "a new run is starting (run_id is None).")
+                + (f"the run to continue is {run_id}." if run_id else "a new run is starting.")
                 + " Resume from a checkpoint of the run that is there, choose another folder, or pass overwrite=True,"
                 " which removes that run's recorded files."
             )
@@ -120,7 +120,7 @@ def open_run(
     elif run_id is None and (list_parts(folder) or (folder / SAMPLES_FILE).exists()):
         if not overwrite:
             raise FileExistsError(
-                f"{folder} holds recorded files of a run whose {RUN_FILE} is gone, and a new run (run_id is None)"
+                f"{folder} holds recorded files of a run whose {RUN_FILE} is gone, and a new run"
                 " would be mixed up with them. Resume from a checkpoint of that run, choose another folder, or pass"
                 " overwrite=True, which removes those files."
             )
@@ -165,9 +165,11 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
         content = json.loads(file.read_text(encoding="utf-8"))
         run = RunInfo(**{field.name: content[field.name] for field in dataclasses.fields(RunInfo)})
     except FileNotFoundError:
+        inside = sorted(str(path.parent) for path in file.parent.glob(f"*/{RUN_FILE}"))
+        hint = f" There are runs in {', '.join(inside)}." if inside else ""
         raise HistoryError(
-            f"{file} does not exist, so this folder is no recorded run. Give the folder that the recording callback"
-            " wrote to (by default the logger's, e.g. lightning_logs/version_0), or resume the run from its"
+            f"{file} does not exist, so this folder is no recorded run.{hint} Give the folder that the recording"
+            " callback wrote to (by default the logger's, e.g. lightning_logs/version_0), or resume the run from its"
             " checkpoint to write it again."
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -185,6 +187,36 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
             f" version ({_library_version()}) reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
         )
     return run
+
+
+def discard_empty_run(dirpath: str | os.PathLike[str], run_id: str) -> bool:
+    """Give up a run that failed before it recorded anything, so that its folder can be used again.
+
+    Args:
+        dirpath: the run's folder.
+        run_id: the run's id.
+
+    Returns:
+        Whether `run.json` was removed: only if it is that run's and nothing was recorded.
+
+    Raises:
+        HistoryError: when `run.json` cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     begun = open_run(folder, run_id=None, info={})
+        ...     discard_empty_run(folder, "another"), discard_empty_run(folder, begun)
+        (False, True)
+    """
+    folder = Path(dirpath)
+    if not (folder / RUN_FILE).exists() or read_run(folder).run_id != run_id:
+        return False
+    history = folder / HISTORY_FOLDER
+    if (folder / SAMPLES_FILE).exists() or any(path.is_file() for path in history.rglob("*")):
+        return False
+    _remove_run(folder)
+    return True
 
 
 def _remove_run(folder: Path) -> None:

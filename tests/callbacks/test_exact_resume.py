@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_flip.callbacks import ExactResume
-from tests.callbacks.helpers import Watched, loader, make_trainer
+from tests.callbacks.helpers import Watched, loader, make_trainer, run_ranks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),  # a resumed run's always does
@@ -50,6 +51,44 @@ def test_exact_resume_alone_goes_on_with_all_three_generators(after):
 
 class NoValidation(Watched):
     validation_step = pl.LightningModule.validation_step
+
+
+class RankDraws(Draws):
+    """Every rank begins with a seed of its own, and writes down what it drew."""
+
+    def __init__(self, seed: int, folder: str) -> None:
+        super().__init__()
+        self.seed, self.folder = seed, folder
+
+    def setup(self, trainer, pl_module, stage):
+        own = self.seed + trainer.global_rank  # here, because Lightning gives all ranks of a started group one seed
+        torch.manual_seed(own)
+        np.random.seed(own)  # noqa: NPY002 - what libraries draw from
+        random.seed(own)
+
+    def on_fit_end(self, trainer, pl_module):
+        torch.save(self.drawn, Path(self.folder, f"drawn-{trainer.global_rank}.pt"))
+
+
+def fit_on_two_ranks(folder, seed, ckpt=None):
+    callbacks = [RankDraws(seed, folder), every_batch(), ExactResume()]
+    trainer = make_trainer(devices=2, strategy="ddp", callbacks=callbacks, limit_val_batches=0)
+    trainer.fit(NoValidation(), loader(2 * COUNT - 1), ckpt_path=ckpt, weights_only=True)
+
+
+@pytest.mark.parametrize("after", [3, 5])
+def test_every_rank_goes_on_with_its_own_random_states(after):
+    """Five batches an epoch: resumed inside of the first one and at its end."""
+    drawn = {}
+    for folder, seed, ckpt in (("whole", 10, None), ("resumed", 20, f"saved/step={after}.ckpt")):
+        Path(folder).mkdir()
+        assert run_ranks(2, fit_on_two_ranks, folder, seed, ckpt) == [0, 0]
+        drawn[folder] = [torch.load(Path(folder, f"drawn-{rank}.pt")) for rank in range(2)]
+    whole, resumed = drawn["whole"], drawn["resumed"]
+    assert [len(draws) for draws in whole] == [15, 15]
+    for mine, other in zip(*whole, strict=True):  # else a rank could not tell its states from the other's
+        assert all(left != right for left, right in zip(mine, other, strict=True))
+    assert resumed == [draws[after:] for draws in whole]
 
 
 def test_another_number_of_ranks_gets_fresh_random_states(tmp_path):

@@ -41,10 +41,11 @@ class Fail(pl.Callback):
         Path(f"error-{trainer.global_rank}.txt").write_text(type(exception).__name__)
 
 
-def crash(step, rank=None, world=2, extra=(), seconds=60.0, **options):
+def crash(step, rank=None, world=2, extra=(), seconds=60.0, first=(), **options):
     """16 samples, 4 batches an epoch on each of two ranks; checkpoints after every batch."""
     every = ModelCheckpoint("saved", filename="{step}", save_top_k=-1, every_n_train_steps=1)
-    callbacks = [PredictionHistory("run"), FlipTracker(train=True), ExactResume(), Fail(step, rank), *extra, every]
+    ours = [PredictionHistory("run"), FlipTracker(train=True), ExactResume()]
+    callbacks = [*first, *ours, Fail(step, rank), *extra, every]
     strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=seconds)) if world > 1 else "auto"
     trainer = make_trainer(devices=world, strategy=strategy, callbacks=callbacks, **options)
     trainer.fit(Robust(), loader(16, 2, shuffle=True), loader(8, 2, seed=1))
@@ -174,6 +175,28 @@ def test_a_checkpoint_in_an_exception_waits_for_nobody(rank):
         assert state["buffers"]["train"]["integers"].shape == (5, 4)  # this rank's own
         with pytest.warns(UserWarning, match="while an exception was in flight: rows of the unfinished epoch"):
             resume("last/on_exception.ckpt")
+
+
+class SaveBeforeOurs(pl.Callback):
+    """Listed first, it makes a checkpoint in an exception while our callbacks are still attached."""
+
+    def on_exception(self, trainer, pl_module, exception):
+        torch.save(trainer._checkpoint_connector.dump_checkpoint(False), f"exception-{trainer.global_rank}.ckpt")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_checkpoint_by_a_callback_listed_first_waits_for_nobody_either(rank):
+    """The process group would wait for a minute; here every rank must be gone long before."""
+    codes = run_ranks(2, crash, 6, rank, 2, (), 60.0, (SaveBeforeOurs(),), seconds=20)
+    assert None not in codes
+    assert 0 not in codes
+    assert Path(f"error-{rank}.txt").read_text() == "InterruptedError"  # and no collective's error in its place
+    for each in range(2):
+        checkpoint = torch.load(f"exception-{each}.ckpt", weights_only=True)
+        state = recorder_state(f"exception-{each}.ckpt")
+        assert state["partial"]
+        assert state["buffers"]["train"]["integers"].shape == (5, 4)  # this rank's own
+        assert len(checkpoint["callbacks"]["ExactResume"]["ranks"]) == 1
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -149,9 +149,32 @@ def test_the_default_place_is_the_loggers_folder_and_a_resumed_run_goes_on_there
     assert not Path("logs/lightning_logs/version_1/history").exists()
 
 
-def test_without_a_logger_the_default_place_is_the_trainers_root():
+def test_without_a_logger_the_default_place_is_a_folder_of_its_own():
     model = record(history=PredictionHistory(), default_root_dir="here")
-    assert_recorded("here", model)
+    assert_recorded("here/prediction_history", model)
+    assert [path.name for path in Path("here").iterdir()] == ["prediction_history"]
+
+
+class FailsAtFirst(Watched):
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("a mistake in the first step")
+
+
+def test_a_run_that_failed_before_it_recorded_anything_leaves_the_folder_free():
+    with pytest.raises(RuntimeError, match="a mistake"):
+        record(model=FailsAtFirst(), num_sanity_val_steps=0)
+    assert not Path("run/run.json").exists()
+    assert_recorded("run", record())
+
+
+def test_resuming_into_another_folder_says_what_is_missing_there():
+    model = Watched()
+    trainer = make_trainer(max_epochs=2, callbacks=[PredictionHistory("old")])
+    trainer.fit(model, loader(5), loader(4, seed=1))
+    trainer.save_checkpoint("two.ckpt")
+    with pytest.warns(UserWarning, match=r"new lacks 4 passes .*\('train', 0, 0\)"):
+        record("new", model=model, ckpt="two.ckpt", train=loader(5), val=loader(4, seed=1))
+    assert read_history("new").passes("train") == [(2, 0)]
 
 
 def content(folder):
@@ -178,8 +201,9 @@ def test_overwrite_begins_afresh():
 def test_one_callback_in_two_fits_is_two_runs():
     history = PredictionHistory()
     for folder in ("a", "b"):
-        assert_recorded(folder, record(history=history, default_root_dir=folder))
-    assert read_history("a").run.run_id != read_history("b").run.run_id
+        assert_recorded(f"{folder}/prediction_history", record(history=history, default_root_dir=folder))
+    first, second = (read_history(f"{folder}/prediction_history").run.run_id for folder in "ab")
+    assert first != second
 
 
 def test_going_on_with_the_same_trainer_is_the_same_run():

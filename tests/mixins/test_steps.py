@@ -199,6 +199,11 @@ def test_an_iterable_dataset_without_ids_is_told_what_to_do() -> None:
         train(RobustDicts(network(), index_from="id"), DataLoader(Stream(), batch_size=None))
 
 
+def test_an_id_beyond_num_samples_is_told_before_a_table_is_written() -> None:
+    with pytest.raises(ValueError, match=r"the id \d+, and num_samples=3 has room"):
+        train(RobustDicts(network(), index_from="id", num_samples=3), DataLoader(Stream(), batch_size=None))
+
+
 # -- how it is optimized -----------------------------------------------------------------------------------
 
 

@@ -153,6 +153,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, epochs: int) -> 
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_with_nothing_left_to_do_hands_its_tables_on(tmp_path: Path, epochs: int) -> None:
+    """No step is taken, so that no table is made; what was loaded goes into the next checkpoint."""
+    first = saved(tmp_path / "a.ckpt", epochs)
+    idle = Recorder()
+    trainer = quiet(callbacks=[idle], max_epochs=epochs)
+    trainer.fit(model(total_epochs=EPOCHS), data(), ckpt_path=tmp_path / "a.ckpt")
+    assert idle.losses == []
+    trainer.save_checkpoint(tmp_path / "b.ckpt")
+    second = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    assert first["lightning_flip"]["tables"]["behavior"]["pending_seen"].any()
+    torch.testing.assert_close(second["lightning_flip"], first["lightning_flip"], rtol=0, atol=0)
+    recorder = Recorder()
+    quiet(callbacks=[recorder]).fit(model(total_epochs=EPOCHS), data(), ckpt_path=tmp_path / "b.ckpt")
+    assert recorder.losses == pytest.approx(oracle().step_losses[5 * epochs :], abs=1e-10)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_round_goes_on_after_a_resumption(tmp_path: Path, epochs: int) -> None:
     saved(tmp_path / "a.ckpt", epochs, Retrospective, lwr_interval=2)
     net, options = NumpyNet.random(D, H, K, seed=0), LwrOptions(interval=2, total_epochs=EPOCHS)

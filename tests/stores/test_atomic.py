@@ -1,4 +1,7 @@
+import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,34 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_contents_are_flushed_before_the_rename_and_the_rename_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut could leave the final name with an empty file, or lose the name."""
+    done: list[Any] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        found = os.fstat(descriptor)
+        done.append(("fsync", found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else "folder"))
+
+    def note_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        done.append(("replace", source, target))
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    target = tmp_path / "run.json"
+    target.write_text("old")
+    with atomic_write(target) as temporary:
+        temporary.write_text("newer")
+    expected: list[Any] = [("fsync", target.stat().st_ino, 5), ("replace", temporary, target)]
+    if os.name != "nt":  # Windows opens no folders
+        expected.append(("fsync", tmp_path.stat().st_ino, "folder"))
+    assert done == expected
 
 
 def test_the_temporary_file_is_in_the_same_folder_and_no_parquet_glob_finds_it(tmp_path: Path) -> None:

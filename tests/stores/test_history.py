@@ -264,3 +264,11 @@ def test_large_histories_take_seconds(run_folder: Path) -> None:
     assert history.statistics("train")["visits"].to_numpy().min() == epochs
     assert history.correct_matrix("train").shape == (epochs, count)
     assert time.perf_counter() - begin < 10
+
+
+def test_a_history_says_what_it_holds(run_folder: Path, write_rows: Callable) -> None:
+    for epoch in range(2):
+        write_rows(run_folder, [{"index": 0}, {"index": 1}], epoch=epoch)
+    text = repr(read_history(run_folder))
+    assert str(run_folder) in text
+    assert "train: 5 samples, 2 passes" in text

@@ -38,7 +38,14 @@ def test_another_run_is_refused_with_the_ways_out(run_folder: Path, write_rows: 
     with pytest.raises(FileExistsError) as refused:
         open_run(run_folder, run_id=run_id, info={})
     message = str(refused.value)
-    for piece in (str(run_folder), present.run_id, str(run_id), "checkpoint", "another folder", "overwrite=True"):
+    for piece in (
+        str(run_folder),
+        present.run_id,
+        run_id or "a new run is starting",
+        "checkpoint",
+        "another folder",
+        "overwrite=True",
+    ):
         assert piece in message
     assert part.exists()
     assert read_run(run_folder) == present
