@@ -40,6 +40,11 @@ class IndexedBatch:
         batch: what the loader would have yielded without the index.
         index: int64 positions ``[B]`` in the dataset given to the DataLoader, on the CPU.
         loader: the number under which the loader was registered.
+
+    Example:
+        >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, torch.tensor([5, 0]), loader=0)
+        >>> arrived.index.tolist(), list(arrived.batch)
+        ([5, 0], ['x'])
     """
 
     batch: Any

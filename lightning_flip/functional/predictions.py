@@ -22,6 +22,11 @@ class Predictions(NamedTuple):
         prob_pred: the largest probability, in [0, 1].
         logit_margin: z_y - max_{j != y} z_j.
         cross_entropy: -log p_y, in nats.
+
+    Example:
+        >>> import torch
+        >>> describe_predictions(torch.zeros(1, 4), torch.tensor([2])).cross_entropy
+        tensor([1.3863])
     """
 
     pred: Tensor

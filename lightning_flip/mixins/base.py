@@ -55,6 +55,18 @@ class LossTerm(_Module):
 
     Raises:
         TypeError: at class definition, if a mixin stands right of the module or two options share a name.
+
+    Example:
+        A method that pushes every probability of the label towards a half:
+
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Hesitation(LossTerm):
+        ...     def method_loss(self, step):
+        ...         prob = step.logits.softmax(dim=1).gather(1, step.target[:, None])[:, 0]
+        ...         return (prob - 0.5) ** 2
+        >>> class Hesitant(Hesitation, Classifier): ...
+        >>> Hesitant(network=MLP(4, 3), num_classes=3, term_weight=0.5).term_weight
+        0.5
     """
 
     #: Whether the method moves the target away from the label; two such methods in one class warn.
@@ -218,7 +230,7 @@ class LossTerm(_Module):
         Returns:
             A list of callbacks.
         """
-        return _add_loop(super().configure_callbacks(), self._loop)
+        return _add_loop(super().configure_callbacks(), self)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's step, with the term added to its loss.
@@ -296,14 +308,17 @@ def _compare(loss: Tensor, plain: Tensor, dtype: torch.dtype, name: str) -> None
         )
 
 
-def _add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
+def _add_loop(callbacks: Any, module: LossTerm) -> list[Any]:
+    loop = module._loop
     listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return listed if any(callback is loop for callback in listed) else [*listed, loop]
+    # A Trainer keeps the callbacks of its modules, and would announce an override where nothing changes.
+    kept = [] if module._trainer is None else getattr(module.trainer, "callbacks", [])
+    return listed if any(callback is loop for callback in [*listed, *kept]) else [*listed, loop]
 
 
 def _with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     @functools.wraps(configure)
     def configure_callbacks(self: LossTerm) -> list[Any]:
-        return _add_loop(configure(self), self._loop)
+        return _add_loop(configure(self), self)
 
     return configure_callbacks

@@ -372,6 +372,27 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, sourc
 
     Returns:
         The attachment.
+
+    Raises:
+        AttributeError: if ``source.logits_from`` names no submodule.
+        TypeError: if a step of the module takes ``dataloader_iter``.
+
+    Example:
+        A callback that looks at every training step:
+
+        >>> class Watch(pl.Callback):
+        ...     def setup(self, trainer, pl_module, stage):
+        ...         self.attachment = attach(trainer, pl_module, self, StepSource())
+        ...
+        ...     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        ...         step = self.attachment.sample_step(StepSource())
+        ...         print(step.index, step.logits.argmax(dim=1) == step.target)
+        ...
+        ...     def on_exception(self, trainer, pl_module, exception):
+        ...         self.attachment.release(self)
+        ...
+        ...     def teardown(self, trainer, pl_module, stage):
+        ...         self.attachment.release(self)
     """
     attachment = _ATTACHED.get(trainer)
     if attachment is None or attachment._module is not module:

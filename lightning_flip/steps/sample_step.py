@@ -32,6 +32,11 @@ class SampleStep:
         rounds: row positions split so that no index repeats within a round; None when none repeats at all.
         num_samples: length of the dataset that the index points into; None where it has none.
         largest_index: the largest index, known on the host; None where ``num_samples`` bounds it.
+
+    Example:
+        >>> step = SampleStep(torch.tensor([7, 2]), torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0]))
+        >>> step.num_classes, step.predictions.pred.tolist(), step.predictions.logit_margin.tolist()
+        (2, [0, 1], [2.0, -2.0])
     """
 
     index: Tensor

@@ -20,6 +20,10 @@ class StepSource:
         target_from: a key, attribute, position, or function of the batch; None for the usual places.
         index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
         loader: position or key of the loader, where training draws from several.
+
+    Example:
+        >>> StepSource(logits_from="head", target_from="species").loader is None
+        True
     """
 
     logits_from: LogitSource = ""

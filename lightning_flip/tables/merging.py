@@ -14,6 +14,10 @@ def is_distributed() -> bool:
 
     Returns:
         True inside an initialized process group of more than one rank.
+
+    Example:
+        >>> is_distributed()
+        False
     """
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
