@@ -38,6 +38,7 @@ def _record(folder: Path, dtype: str) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
 
+@pytest.mark.benchmark(group="statistics of 50,000 samples and 100 epochs")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_statistics_of_a_long_history(benchmark, dtype, tmp_path):
     size = _record(tmp_path, dtype)

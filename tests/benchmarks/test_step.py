@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import warnings
 from pathlib import Path
 
@@ -48,9 +49,12 @@ def _fit(case: str, folder: Path) -> int:
     return trainer.global_step
 
 
+@pytest.mark.benchmark(group="400 steps of the digits network")
 @pytest.mark.parametrize("case", CASES)
-def test_two_epochs_of_the_digits_network(benchmark, case, tmp_path):
+def test_two_epochs_of_the_digits_network(benchmark, case, tmp_path, monkeypatch):
     torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         steps = benchmark.pedantic(_fit, args=(case, tmp_path), rounds=7, warmup_rounds=1)
