@@ -36,7 +36,7 @@ check: test lint types contract
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) build dist docs/_build

@@ -19,6 +19,7 @@ from lightning_flip.functional.flips import (
 from lightning_flip.functional.forgetting import (
     flipping_error,
     forgetting_events,
+    never_learned,
     relative_flipping_error,
     wrongly_flipped,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "logit_margin",
     "negative_flip_impact",
     "negative_flip_rate",
+    "never_learned",
     "positive_flip_rate",
     "relative_flipping_error",
     "relative_negative_flip_rate",
