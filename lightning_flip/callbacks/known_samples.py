@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.data.indexed import ask_dataset, resolve_source
+from lightning_flip.data.sources import ask_dataset, resolve_source
 
 __all__ = ["KnownSamples"]
 

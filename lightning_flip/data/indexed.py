@@ -9,14 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "IndexedBatch",
     "IndexedCollate",
     "IndexedDataset",
-    "ask_dataset",
-    "resolve_source",
     "unwrap_loader",
     "wrap_loader",
 ]
@@ -212,73 +210,3 @@ def unwrap_loader(loader: DataLoader[Any]) -> None:
     if isinstance(loader.collate_fn, IndexedCollate):
         loader.__dict__["collate_fn"] = loader.collate_fn.collate
     loader.__dict__["_iterator"] = None
-
-
-def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
-    """Follow a position through Subset and ConcatDataset to the innermost dataset.
-
-    Args:
-        dataset: the dataset given to the DataLoader.
-        index: position in it.
-
-    Returns:
-        The innermost dataset, its number among the concatenated ones (0 without ConcatDataset), and the
-        position in it.
-
-    Example:
-        >>> from torch.utils.data import ConcatDataset, Subset
-        >>> both = ConcatDataset([["a", "b"], ["c", "d", "e"]])
-        >>> resolve_source(Subset(both, [4, 0]), 0)
-        (['c', 'd', 'e'], 1, 2)
-    """
-    *_, innermost = _walk(dataset, index)
-    return innermost
-
-
-def ask_dataset(dataset: Any, index: int, method: str) -> Any:
-    """Ask the first dataset on the way to the innermost one that has a method about a sample.
-
-    ``sample_id(index)`` gives a lasting name such as a file path, ``true_target(index)`` the label before
-    noise was added.
-
-    Args:
-        dataset: the dataset given to the DataLoader.
-        index: position in it.
-        method: name of the method.
-
-    Returns:
-        Its answer, or None where no dataset has the method.
-
-    Example:
-        >>> from torch.utils.data import Subset
-        >>> class Named(list):
-        ...     def sample_id(self, index):
-        ...         return f"image-{index}.png"
-        >>> ask_dataset(Subset(Named("abc"), [2]), 0, "sample_id")
-        'image-2.png'
-    """
-    for source, _, position in _walk(dataset, index):
-        answer = getattr(source, method, None)
-        if callable(answer):
-            return answer(position)
-    return None
-
-
-def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:
-    number = 0
-    while True:
-        if index < 0:  # Subset and ConcatDataset count from the end as well
-            index += len(dataset)
-        yield dataset, number, index
-        if isinstance(dataset, IndexedDataset):
-            dataset = dataset._dataset
-        elif isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, int(dataset.indices[index])
-        elif isinstance(dataset, ConcatDataset):
-            chosen = next(place for place, end in enumerate(dataset.cumulative_sizes) if index < end)
-            index -= dataset.cumulative_sizes[chosen - 1] if chosen else 0
-            dataset, number = dataset.datasets[chosen], number + chosen
-        elif getattr(type(dataset), "same_positions", False):  # wrappers that change samples, not their order
-            dataset = dataset.dataset
-        else:
-            return

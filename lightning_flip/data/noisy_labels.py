@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_flip.data.indexed import ask_dataset, resolve_source
 from lightning_flip.data.labels import find_labels, label_of, read_labels, with_label
+from lightning_flip.data.sources import ask_dataset, resolve_source
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
 
 __all__ = ["NoisyLabels"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
-from lightning_flip.mixins.loop import TermLoop, storage_dtype
+from lightning_flip.mixins.base_loss import check_base_loss
+from lightning_flip.mixins.loop import TermLoop, add_loop, storage_dtype, with_loop
 from lightning_flip.mixins.options import accepted_arguments, check_definition
 from lightning_flip.steps import SampleStep, StepSource
 
@@ -43,7 +43,7 @@ class LossTerm(_Module):
             stops if it is something else (class weights, smoothing, a sum); "any" adds the difference to
             whatever the module returns.
         logits_from: where the logits are: "" for the module's own forward, a dotted submodule path, or a
-            function of what ``training_step`` returned.
+            function of what ``training_step`` returned (automatic optimization only).
         target_from: key, attribute, position in the batch, or function of it, where the targets are not in
             one of the usual places.
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
@@ -78,7 +78,7 @@ class LossTerm(_Module):
         # A class left of the mixins may name callbacks of its own and never ask for theirs.
         owner = next(part for part in cls.__mro__ if "configure_callbacks" in vars(part))
         if owner is not LossTerm:
-            type.__setattr__(cls, "configure_callbacks", _with_loop(vars(owner)["configure_callbacks"]))
+            type.__setattr__(cls, "configure_callbacks", with_loop(vars(owner)["configure_callbacks"]))
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ class LossTerm(_Module):
         Returns:
             A list of callbacks.
         """
-        return _add_loop(super().configure_callbacks(), self)
+        return add_loop(super().configure_callbacks(), self._loop)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's step, with the term added to its loss.
@@ -247,6 +247,8 @@ class LossTerm(_Module):
         output = step(*args, **kwargs)
         if not self.automatic_optimization:
             return output  # regularized() was called in there
+        if self._loop.attachment is not None:
+            self._loop.attachment.note_output(output)
         if isinstance(output, dict):
             return {**output, "loss": self.regularized(output["loss"])} if "loss" in output else output
         return self.regularized(output) if output is not None else None
@@ -261,22 +263,14 @@ class LossTerm(_Module):
             The loss to be minimized.
         """
         loop = self._loop
-        attachment = loop.attachment
-        if self._trainer is None or self.term_weight == 0:
-            return loss
-        if not any(callback is loop for callback in getattr(self.trainer, "callbacks", ())):
-            return loss  # learning rate and batch size finders run without callbacks: nothing may be recorded
-        if attachment is None:
-            return loss
-        if attachment.searching:
-            return loss
-        step = attachment.sample_step(self.step_source)
-        if step is None:
+        attachment = loop.running()
+        step = None if attachment is None else attachment.sample_step(self.step_source)
+        if attachment is None or step is None:
             return loss
         loop.begin_step(self.trainer, step)
         plain = cross_entropy(step.logits, step.target, reduction="none")
         if not loop.compared and self.base_loss == "cross_entropy":
-            _compare(loss, plain, step.logits.dtype, type(self).__name__)
+            check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
         loop.compared = True
         difference = torch.zeros_like(plain)
         for method in self._methods("method_loss"):
@@ -295,30 +289,3 @@ class LossTerm(_Module):
             if name in vars(cls) and cls is not LossTerm and not any(issubclass(owner, cls) for owner in owners):
                 owners.append(cls)
         return [vars(owner)[name] for owner in owners]
-
-
-def _compare(loss: Tensor, plain: Tensor, dtype: torch.dtype, name: str) -> None:
-    expected, got = float(plain.detach().mean()), float(loss.detach())
-    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance):
-        raise ValueError(
-            f"{name}: training_step returned {got:.6g}, the mean cross entropy of its logits is {expected:.6g}. The "
-            "mixin adds mean(method loss - CE), which gives the method's loss only on top of mean cross entropy. "
-            "Return that (no class weights, smoothing or sum), or keep your loss and pass base_loss='any'."
-        )
-
-
-def _add_loop(callbacks: Any, module: LossTerm) -> list[Any]:
-    loop = module._loop
-    listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-    # A Trainer keeps the callbacks of its modules, and would announce an override where nothing changes.
-    kept = [] if module._trainer is None else getattr(module.trainer, "callbacks", [])
-    return listed if any(callback is loop for callback in [*listed, *kept]) else [*listed, loop]
-
-
-def _with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
-    @functools.wraps(configure)
-    def configure_callbacks(self: LossTerm) -> list[Any]:
-        return _add_loop(configure(self), self)
-
-    return configure_callbacks

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -16,7 +18,7 @@ from lightning_flip.tables import SampleTable
 if TYPE_CHECKING:
     from lightning_flip.mixins.base import LossTerm
 
-__all__ = ["TermLoop"]
+__all__ = ["TermLoop", "add_loop", "storage_dtype", "with_loop"]
 
 CHECKPOINT_KEY = "lightning_flip"
 _WARNED: weakref.WeakSet[type] = weakref.WeakSet()  # said once for every class
@@ -131,6 +133,20 @@ class TermLoop(pl.Callback):
         """Detach."""
         self._release()
 
+    def running(self) -> Attachment | None:
+        """The attachment, if the term is to be added to the running step.
+
+        Returns:
+            None outside of ``fit``, with ``term_weight=0``, while the learning rate or batch size is tuned (a
+            Trainer does that without callbacks, and nothing may be recorded then), and while a step is only
+            repeated for an error message.
+        """
+        module, attachment = self._module(), self.attachment
+        if module is None or attachment is None or attachment.searching or module.term_weight == 0:
+            return None
+        tuning = not any(callback is self for callback in getattr(module.trainer, "callbacks", ()))
+        return None if tuning else attachment
+
     # -- tables -------------------------------------------------------------------------------------
 
     def table(self, name: str, step: SampleStep, width: int) -> SampleTable:
@@ -201,6 +217,40 @@ class TermLoop(pl.Callback):
         if self.attachment is not None:
             self.attachment.release(self)
         self.attachment = self.added_for = None
+
+
+def add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
+    """Put a module's loop beside its own callbacks.
+
+    Args:
+        callbacks: what its ``configure_callbacks`` returned, one or several.
+        loop: the module's loop.
+
+    Returns:
+        The callbacks; with the loop, unless the Trainer has kept it from an earlier fit (it would announce an
+        override where nothing changes).
+    """
+    listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    module = loop._module()
+    kept = [] if module is None or module._trainer is None else getattr(module.trainer, "callbacks", [])
+    return listed if any(callback is loop for callback in [*listed, *kept]) else [*listed, loop]
+
+
+def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    """Make a class's own ``configure_callbacks`` bring the loop along, whether it calls ``super`` or not.
+
+    Args:
+        configure: the method.
+
+    Returns:
+        The method to take its place.
+    """
+
+    @functools.wraps(configure)
+    def configure_callbacks(self: LossTerm) -> list[Any]:
+        return add_loop(configure(self), self._loop)
+
+    return configure_callbacks
 
 
 def _fresh_loop() -> TermLoop:

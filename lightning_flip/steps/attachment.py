@@ -6,22 +6,23 @@ import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
 from lightning_flip.steps.arrival import Arrival
-from lightning_flip.steps.capture import LogitCapture, as_logits, candidate_modules
+from lightning_flip.steps.capture import candidate_modules
+from lightning_flip.steps.captures import Captures
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 from lightning_flip.steps.source import StepSource
 from lightning_flip.steps.targets import find_target
+from lightning_flip.steps.wrapping import MethodWrapper
 
 __all__ = ["Attachment", "attach"]
 
@@ -46,7 +47,7 @@ class Attachment:
         self._trainer = weakref.ref(trainer)
         self._module = module
         self._owners: list[object] = []
-        self._sources: dict[StepSource, LogitCapture | None] = {}
+        self._captures = Captures(module)
         self.loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
         self._arrival = Arrival(None, self.loaders, 0)
@@ -55,12 +56,11 @@ class Attachment:
         self._output: Any = None
         self._step_done = False
         self._cache: dict[StepSource, SampleStep | None] = {}
-        self._paused = False
         self._searching = False
         self._checks = ValueChecks()
         self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
         self._steps_since_check = 0
-        self._undo: list[tuple[object, str, Any]] = []
+        self._wrapper = MethodWrapper()
         self._wrap_trainer(trainer)
 
     # -- owners -----------------------------------------------------------------------------------
@@ -75,8 +75,7 @@ class Attachment:
         Raises:
             AttributeError: if ``logits_from`` names no submodule.
         """
-        if source not in self._sources:
-            self._sources[source] = self._capture_for(source)
+        self._captures.add(source)
         if not any(other is owner for other in self._owners):
             self._owners.append(owner)
 
@@ -90,19 +89,13 @@ class Attachment:
         if not self._owners:
             self._detach()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """A context for forwards of our own, which are not the step's."""
-        before, self._paused = self._paused, True
-        armed = [capture for capture in self._captures if capture.armed]
-        for capture in armed:
-            capture.disarm()
-        try:
-            yield
-        finally:
-            self._paused = before
-            for capture in armed:
-                capture.armed = True
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """A context for forwards of our own, which are not the step's.
+
+        Returns:
+            The context.
+        """
+        return self._captures.paused()
 
     @property
     def batch(self) -> object:
@@ -134,6 +127,15 @@ class Attachment:
         if source not in self._cache:
             self._cache[source] = self._build(source)
         return self._cache[source]
+
+    def note_output(self, output: Any) -> None:
+        """Say what the running step is going to return, for sources that are functions of it.
+
+        Args:
+            output: what the module's own step returned.
+        """
+        if not self._step_done:
+            self._output = output
 
     def record(self, source: StepSource) -> LoaderRecord | None:
         """What is known of the loader of the running batch.
@@ -170,9 +172,12 @@ class Attachment:
         if batch is None:
             return None  # the loader that is followed ended before the others
         index, num_padding, num_samples = self._arrival.index(source)
-        logits, inputs = self._logits(source, len(index))
-        if logits is None:
-            return None
+        found = self._captures.find(source, len(index), self._output)
+        if found is None:
+            if self._output is None and self._step_done:
+                return None  # the step chose to do nothing
+            raise RuntimeError(self._nothing_caught(source, len(index)))
+        logits, inputs = found
         target = find_target(batch, source.target_from)
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
             raise ValueError(
@@ -192,28 +197,6 @@ class Attachment:
             num_samples=num_samples,
             largest_index=int(index.max()) if num_samples is None and len(index) else None,
         )
-
-    def _logits(self, source: StepSource, rows: int) -> tuple[Tensor | None, Any]:
-        if callable(source.logits_from):
-            logits = as_logits(source.logits_from(self._output)) if self._output is not None else None
-            if logits is not None and logits.shape[0] == rows:
-                return logits, ((), {})
-            seen = [] if logits is None else [logits.shape[0]]
-        else:
-            capture = self._sources[source]
-            assert capture is not None
-            if capture.logits is not None:
-                return capture.logits, capture.inputs
-            seen = capture.other_rows
-        if seen:
-            raise ValueError(
-                f"logits have {seen[0]} rows, the batch has {rows} indices. A collate function that drops or adds "
-                "samples, or a step that does, breaks the tie between the two: filter the dataset instead (Subset), "
-                "or let the batch carry the index and pass index_from=."
-            )
-        if self._output is None and self._step_done:
-            return None, ((), {})  # the step chose to do nothing
-        raise RuntimeError(self._nothing_caught(source, rows))
 
     def _nothing_caught(self, source: StepSource, rows: int) -> str:
         where = "the module's own forward" if source.logits_from == "" else f"logits_from={source.logits_from!r}"
@@ -235,42 +218,15 @@ class Attachment:
 
     # -- wrapping ---------------------------------------------------------------------------------
 
-    @property
-    def _captures(self) -> list[LogitCapture]:
-        return list({id(c): c for c in self._sources.values() if c is not None}.values())
-
-    def _capture_for(self, source: StepSource) -> LogitCapture | None:
-        if callable(source.logits_from):
-            return None
-        try:
-            target = self._module.get_submodule(source.logits_from)
-        except AttributeError:
-            names = [name for name, _ in self._module.named_children()]
-            raise AttributeError(
-                f"logits_from={source.logits_from!r} is no submodule of {type(self._module).__name__}; "
-                f"its children are {names}."
-            ) from None
-        for capture in self._captures:
-            if capture.module is target:
-                return capture
-        return LogitCapture(target)
-
-    def _replace(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._undo.append((owner, name, vars(owner).get(name)))
-        setattr(owner, name, make(getattr(owner, name)))
-
     def _wrap_trainer(self, trainer: pl.Trainer) -> None:
         strategy = trainer.strategy
         if strategy._precision_plugin is None:  # the property makes a new one at every read
             strategy.precision_plugin = strategy.precision_plugin
-        self._replace(strategy, "process_dataloader", lambda original: lambda dl: self._process(original(dl)))
-        self._replace(
-            strategy.precision_plugin,
-            "convert_input",
-            lambda original: lambda data: original(self._receive(data)),
-        )
+        wrap = self._wrapper.wrap
+        wrap(strategy, "process_dataloader", lambda original: lambda loader: self._process(original(loader)))
+        wrap(strategy.precision_plugin, "convert_input", lambda original: lambda data: original(self._receive(data)))
         for name in _STEPS:
-            self._replace(strategy, name, functools.partial(self._stepping, name))
+            wrap(strategy, name, functools.partial(self._stepping, name))
 
     def _process(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -285,8 +241,7 @@ class Attachment:
 
     def _receive(self, data: Any) -> Any:
         self._cache, self._output, self._step_args = {}, None, ()
-        for capture in self._captures:
-            capture.clear()
+        self._captures.clear()
         self._arrival = Arrival(data, self.loaders, self._batches_ready())
         return self._arrival.plain
 
@@ -302,14 +257,11 @@ class Attachment:
             # An optimizer may evaluate its closure, and so the step, several times for one batch.
             self._cache, self._output, self._step_done = {}, None, False
             self._step_args, self._step_name = (*args, *kwargs.values()), name
-            wrapped = self._wrapped_by_strategy()
-            for capture, rows in self._expected_rows():
-                capture.arm(rows, outermost_is_step=wrapped and capture.module is self._module)
+            self._captures.arm(self._expected_rows, wrapped=self._wrapped_by_strategy())
             try:
                 self._output = original(*args, **kwargs)
             finally:
-                for capture in self._captures:
-                    capture.disarm()
+                self._captures.disarm()
             self._step_done = True
             return self._output
 
@@ -319,14 +271,11 @@ class Attachment:
         trainer = self._trainer()
         return trainer is not None and trainer.strategy.model is not trainer.strategy.lightning_module
 
-    def _expected_rows(self) -> list[tuple[LogitCapture, int]]:
-        expected = []
-        for source, capture in self._sources.items():
-            # A batch without index is reported where its step is asked for, with the right words.
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                if capture is not None:
-                    expected.append((capture, len(self._arrival.index(source)[0])))
-        return expected
+    def _expected_rows(self, source: StepSource) -> int | None:
+        # A batch without index is reported where its step is asked for, with the right words.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return len(self._arrival.index(source)[0])
+        return None
 
     def _check_now_and_then(self) -> None:
         trainer = self._trainer()
@@ -335,17 +284,12 @@ class Attachment:
             self.check()
 
     def _detach(self) -> None:
-        for capture in self._captures:
-            capture.remove()
-        for owner, name, before in self._undo:
-            if before is None:
-                vars(owner).pop(name, None)
-            else:  # somebody else had wrapped the same method of this instance
-                setattr(owner, name, before)
+        self._captures.remove()
+        self._wrapper.undo()
         for record in self.loaders.values():
             if record.loader is not None:
                 unwrap_loader(record.loader)
-        self._sources, self._undo, self._cache, self.loaders = {}, [], {}, {}
+        self._cache, self.loaders = {}, {}
         self._arrival, self._output, self._step_args = Arrival(None, self.loaders, 0), None, ()
         trainer = self._trainer()
         if trainer is not None and _ATTACHED.get(trainer) is self:

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from lightning_flip.data import IndexedBatch, IndexedDataset
-from lightning_flip.data.indexed import IndexedCollate, ask_dataset, resolve_source, unwrap_loader, wrap_loader
+from lightning_flip.data.indexed import IndexedCollate, unwrap_loader, wrap_loader
+from lightning_flip.data.sources import ask_dataset, resolve_source
 from tests.steps.helpers import Assembled, Bulk, Positions, stack_pairs
 
 

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_flip.data import NoisyLabels
-from lightning_flip.data.indexed import IndexedDataset, ask_dataset
+from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.sources import ask_dataset
 
 N, K = 60, 5
 TRUE = [(7 * i + 1) % K for i in range(N)]

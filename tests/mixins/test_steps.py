@@ -381,3 +381,18 @@ def test_mixed_targets_are_refused_with_the_reason(method: Any) -> None:
     mixed = DataLoader(TensorDataset(torch.from_numpy(inputs()), q), batch_size=8)
     with pytest.raises(TypeError, match=r"float \[B, K\] \(MixUp or CutMix\).*no single right class"):
         train(Mixed(network()), mixed)
+
+
+class ReturnsLogits(LitNet):
+    """Calls the network around its own forward, and returns the logits."""
+
+    def training_step(self, batch: Any) -> Any:
+        logits = self.net(batch[0])
+        return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits}
+
+
+def test_logits_may_come_from_what_the_step_returns() -> None:
+    class RobustReturns(FlippingErrorReduction, ReturnsLogits):
+        """A mixin in front."""
+
+    assert is_fer(train(RobustReturns(network(), logits_from=lambda output: output["logits"], **FER), data()))

@@ -1,0 +1,131 @@
+"""The captures of one module, one for every submodule that somebody takes logits from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_flip.steps.capture import LogitCapture, as_logits
+from lightning_flip.steps.source import StepSource
+
+__all__ = ["Captures"]
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Captures:
+    """Finds the logits of a step for every source that was added.
+
+    Args:
+        module: the LightningModule.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._by_source: dict[StepSource, LogitCapture | None] = {}
+
+    def add(self, source: StepSource) -> None:
+        """Make sure that a source's logits are caught.
+
+        Args:
+            source: where to take them from.
+
+        Raises:
+            AttributeError: if ``logits_from`` names no submodule.
+        """
+        if source not in self._by_source:
+            self._by_source[source] = self._capture_for(source)
+
+    def arm(self, rows: Callable[[StepSource], int | None], *, wrapped: bool) -> None:
+        """Begin a step.
+
+        Args:
+            rows: gives the number of samples that a source follows, or None where it cannot be told.
+            wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
+        """
+        for source, capture in self._by_source.items():
+            count = rows(source) if capture is not None else None
+            if capture is not None and count is not None:
+                capture.arm(count, outermost_is_step=wrapped and capture.module is self._module)
+
+    def disarm(self) -> None:
+        """End a step."""
+        for capture in self._all():
+            capture.disarm()
+
+    def clear(self) -> None:
+        """Forget what was caught."""
+        for capture in self._all():
+            capture.clear()
+
+    def remove(self) -> None:
+        """Take all hooks off."""
+        for capture in self._all():
+            capture.remove()
+        self._by_source = {}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context for forwards that are not the step's."""
+        armed = [capture for capture in self._all() if capture.armed]
+        for capture in armed:
+            capture.disarm()
+        try:
+            yield
+        finally:
+            for capture in armed:
+                capture.armed = True
+
+    def find(self, source: StepSource, rows: int, output: Any) -> tuple[Tensor, Inputs] | None:
+        """The logits of the step and the inputs of their forward.
+
+        Args:
+            source: where to take them from.
+            rows: number of samples in the batch.
+            output: what the step returned, None while it runs.
+
+        Returns:
+            Logits ``[B, K]`` and inputs, or None if there are none.
+
+        Raises:
+            ValueError: if there are logits, but of another number of samples.
+        """
+        if callable(source.logits_from):
+            logits = as_logits(source.logits_from(output)) if output is not None else None
+            inputs: Inputs = ((), {})
+            other_rows = [logits.shape[0]] if logits is not None and logits.shape[0] != rows else []
+        else:
+            capture = self._by_source[source]
+            assert capture is not None
+            logits, inputs, other_rows = capture.logits, capture.inputs, capture.other_rows
+        if logits is not None and logits.shape[0] == rows:
+            return logits, inputs
+        if other_rows:
+            raise ValueError(
+                f"logits have {other_rows[0]} rows, the batch has {rows} indices. A collate function that drops or "
+                "adds samples, or a step that does, breaks the tie between the two: filter the dataset instead "
+                "(Subset), or let the batch carry the index and pass index_from=."
+            )
+        return None
+
+    def _all(self) -> list[LogitCapture]:
+        return list({id(capture): capture for capture in self._by_source.values() if capture is not None}.values())
+
+    def _capture_for(self, source: StepSource) -> LogitCapture | None:
+        if callable(source.logits_from):
+            return None
+        try:
+            target = self._module.get_submodule(source.logits_from)
+        except AttributeError:
+            names = [name for name, _ in self._module.named_children()]
+            raise AttributeError(
+                f"logits_from={source.logits_from!r} is no submodule of {type(self._module).__name__}; "
+                f"its children are {names}."
+            ) from None
+        for capture in self._all():
+            if capture.module is target:
+                return capture
+        return LogitCapture(target)
