@@ -75,9 +75,9 @@ def test_mixed_targets_are_smoothed_further() -> None:
 
 
 def test_needs_no_end_of_training() -> None:
-    quiet(max_epochs=-1, max_steps=3, limit_train_batches=2).fit(
-        Smoothed(network()), loader(inputs(), labels(4), shuffled_batches())
-    )
+    trainer = quiet(max_epochs=-1, max_steps=3, limit_train_batches=2)
+    trainer.fit(Smoothed(network()), loader(inputs(), labels(4), shuffled_batches()))
+    assert trainer.global_step == 3
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
