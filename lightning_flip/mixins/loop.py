@@ -161,7 +161,7 @@ class TermLoop(pl.Callback):
             The table.
 
         Raises:
-            ValueError: if the number of samples is unknown.
+            ValueError: if the number of samples is unknown, or the width is not that of before.
             MemoryError: if it does not fit.
         """
         if name not in self.tables:
@@ -188,6 +188,11 @@ class TermLoop(pl.Callback):
                 del self._loaded[name]
             self.tables[name] = table
         table = self.tables[name]
+        if table.width != width:
+            raise ValueError(
+                f"the {name} table has {table.width} columns, this step's logits have {width} classes. The number of "
+                "classes cannot change within a run: look at what logits_from names, or start a new run."
+            )
         step.require_below(table.num_samples)
         if table.device != step.logits.device:
             table.to(step.logits.device)

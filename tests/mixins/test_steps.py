@@ -396,3 +396,19 @@ def test_logits_may_come_from_what_the_step_returns() -> None:
         """A mixin in front."""
 
     assert is_fer(train(RobustReturns(network(), logits_from=lambda output: output["logits"], **FER), data()))
+
+
+class GrowsAClass(LitNet):
+    """Gives one more class from the second epoch on."""
+
+    def forward(self, x: Any) -> Any:
+        logits = self.net(x)
+        return logits if self.current_epoch == 0 else F.pad(logits, (0, 1), value=-9.0)
+
+
+def test_another_number_of_classes_is_told() -> None:
+    class RobustGrowth(FlippingErrorReduction, GrowsAClass):
+        """A mixin in front."""
+
+    with pytest.raises(ValueError, match=f"table has {K} columns, this step's logits have {K + 1} classes"):
+        train(RobustGrowth(network(), **FER), data())
