@@ -141,22 +141,22 @@ class FlipTracker(StepWatcher):
         Args:
             state_dict: what :meth:`state_dict` gave.
         """
-        if not self.fitting:
-            return
         trainer = self._trainer() if self._trainer is not None else None
+        if not self.fitting or trainer is None:
+            return
+        device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
         self._train_epoch = state_dict["train_epoch"]
         self.statistics, self._passes, self._counts = {}, {}, {}  # an interrupted fit may have left some
         for text, saved in state_dict["splits"].items():
             split, _, loader = text.rpartition("-")
             key = (split, int(loader))
-            self.statistics[key] = VisitStatistics(saved["statistics"]["counts"].shape[0])
+            self.statistics[key] = VisitStatistics(saved["statistics"]["counts"].shape[0], device)
             self.statistics[key].load_state_dict(saved["statistics"])
             self._passes[key] = saved["passes"]
             # One rank goes on with the sum of all ranks' counts, the others from zero.
-            if saved["counts"] is not None and (trainer is None or trainer.is_global_zero):
-                self._counts[key] = saved["counts"].clone()
-            elif saved["counts"] is not None:
-                self._counts[key] = torch.zeros_like(saved["counts"])
+            if saved["counts"] is not None:
+                counts = saved["counts"].to(device, copy=True)
+                self._counts[key] = counts if trainer.is_global_zero else torch.zeros_like(counts)
 
     # -- counting -----------------------------------------------------------------------------------------
 
@@ -169,21 +169,15 @@ class FlipTracker(StepWatcher):
                 "Pass num_samples=, one more than the largest index."
             )
         if key not in self.statistics:
-            self.statistics[key] = VisitStatistics(num_samples, step.logits.device)
-            size = self.statistics[key].nbytes / 1e6
+            size = VisitStatistics.bytes_needed(num_samples) / 1e6
             rank_zero_info(f"FlipTracker: statistics of {num_samples} {split} samples = {size:.1f} MB")
+            self.statistics[key] = VisitStatistics(num_samples, step.logits.device)
         statistics = self.statistics[key]
         if statistics.num_samples != num_samples:
             raise ValueError(
                 f"the checkpoint's statistics are of {statistics.num_samples} {split} samples, this loader has "
                 f"{num_samples}. Resume with the data it was made with, or start a new run."
             )
-        if statistics.device != step.logits.device:
-            moved = VisitStatistics(num_samples, step.logits.device)
-            moved.load_state_dict(statistics.state_dict())
-            self.statistics[key] = statistics = moved
-            if key in self._counts:
-                self._counts[key] = self._counts[key].to(step.logits.device)
         return statistics
 
     def _count(self, statistics: VisitStatistics, number: int, step: SampleStep) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning_flip.steps import Attachment, SampleStep, StepSource, attach
 __all__ = ["StepWatcher"]
 
 
-class StepWatcher(pl.Callback):
+class StepWatcher(pl.Callback, ABC):
     """Attaches while fitting, hands every step to :meth:`watch`, and detaches at the end and on an exception.
 
     Args:
@@ -71,6 +72,7 @@ class StepWatcher(pl.Callback):
             trainer: the running Trainer.
         """
 
+    @abstractmethod
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Take a step in.
 
@@ -80,7 +82,6 @@ class StepWatcher(pl.Callback):
             loader: position of the loader.
             step: detached, in at least float32, without a DistributedSampler's padding.
         """
-        raise AttributeError(f"{type(self).__name__} must define watch().")
 
     # -- hooks ----------------------------------------------------------------------------------------
 

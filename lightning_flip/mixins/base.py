@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.base_loss import check_base_loss
-from lightning_flip.mixins.loop import TermLoop, add_loop, storage_dtype, with_loop
+from lightning_flip.mixins.loop import TermLoop, add_loop, check_table_dtype, storage_dtype, with_loop
 from lightning_flip.mixins.options import accepted_arguments, check_definition
 from lightning_flip.steps import SampleStep, StepSource
 
@@ -101,13 +101,14 @@ class LossTerm(_Module):
             raise ValueError(f"term_weight must be finite; got {term_weight}.")
         if total_epochs is not None and total_epochs < 1:
             raise ValueError(f"total_epochs must be at least 1; got {total_epochs}.")
+        check_table_dtype(table_dtype)
         self.term_weight = term_weight
         self.base_loss = base_loss
         self.step_source = StepSource(logits_from, target_from, index_from, loader)
         self.num_samples = num_samples
         self.total_epochs = total_epochs
         self.table_dtype = table_dtype
-        self._term_loop = TermLoop(self)
+        self._term_loop = TermLoop()
 
     # -- what a method defines ------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from lightning_flip.tables import SampleTable
 if TYPE_CHECKING:
     from lightning_flip.mixins.base import LossTerm
 
-__all__ = ["TermLoop", "add_loop", "storage_dtype", "with_loop"]
+__all__ = ["TermLoop", "add_loop", "check_table_dtype", "storage_dtype", "with_loop"]
 
 CHECKPOINT_KEY = "lightning_flip"
 _WARNED: weakref.WeakSet[type] = weakref.WeakSet()  # said once for every class
@@ -30,12 +30,11 @@ class TermLoop(pl.Callback):
     A callback and not module hooks, because a user's class may override a hook without calling ``super``.
     It also keeps the terms' tables away from what copies modules (weight averaging, spawned processes).
 
-    Args:
-        module: the module whose terms these are.
+    Copied or pickled it is a fresh loop without tables, which its module binds on first use.
     """
 
-    def __init__(self, module: LossTerm) -> None:
-        self._module = weakref.ref(module)
+    def __init__(self) -> None:
+        self._module: Callable[[], LossTerm | None] = _nobody
         self.attachment: Attachment | None = None
         self.tables: dict[str, SampleTable] = {}
         self.epoch = -1
@@ -43,11 +42,8 @@ class TermLoop(pl.Callback):
         self.added_for: object = None
         self._loaded: dict[str, Any] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TermLoop:
-        return _fresh_loop()
-
     def __reduce__(self) -> Any:
-        return _fresh_loop, ()
+        return TermLoop, ()
 
     @property
     def state_key(self) -> str:
@@ -55,7 +51,14 @@ class TermLoop(pl.Callback):
         return "LossTerm"
 
     def bind(self, module: LossTerm) -> TermLoop:
-        """Belong to a module; a copied or unpickled module binds its fresh loop on first use."""
+        """Belong to a module.
+
+        Args:
+            module: the module whose terms these are.
+
+        Returns:
+            The loop itself.
+        """
         self._module = weakref.ref(module)
         return self
 
@@ -258,12 +261,8 @@ def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     return configure_callbacks
 
 
-def _fresh_loop() -> TermLoop:
-    loop = TermLoop.__new__(TermLoop)
-    loop._module = lambda: None  # type: ignore[assignment]
-    loop.attachment, loop.tables, loop.epoch = None, {}, -1
-    loop.compared, loop.added_for, loop._loaded = False, None, {}
-    return loop
+def _nobody() -> None:
+    return None
 
 
 def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
@@ -279,10 +278,20 @@ def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
     Raises:
         ValueError: for another name.
     """
-    if name is None:
-        return torch.promote_types(logits.dtype, torch.float32)
-    allowed = ("float16", "bfloat16", "float32", "float64")
-    if name not in allowed:
-        raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")
-    dtype: torch.dtype = getattr(torch, name)
+    check_table_dtype(name)
+    dtype: torch.dtype = torch.promote_types(logits.dtype, torch.float32) if name is None else getattr(torch, name)
     return dtype
+
+
+def check_table_dtype(name: str | None) -> None:
+    """Refuse a storage type that tables do not have.
+
+    Args:
+        name: the option's value.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    allowed = ("float16", "bfloat16", "float32", "float64")
+    if name is not None and name not in allowed:
+        raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")

@@ -134,6 +134,22 @@ class VisitStatistics:
         """Float ``[N]`` in [0, 1]: share of visits that were right; NaN without a visit."""
         return self.times_right.to(self._sums.dtype) / self.visits
 
+    @staticmethod
+    def bytes_needed(num_samples: int) -> int:
+        """Bytes that the statistics of a number of samples take, to be said before they are allocated.
+
+        Args:
+            num_samples: number of samples.
+
+        Returns:
+            Bytes (less on a device without float64).
+
+        Example:
+            >>> VisitStatistics.bytes_needed(50_000) / 1e6, VisitStatistics(10).nbytes
+            (3.65, 730)
+        """
+        return num_samples * (len(_COUNTS) * 8 + len(_SUMS) * 8 + 1)
+
     @property
     def nbytes(self) -> int:
         """Bytes that the statistics take."""
