@@ -15,11 +15,13 @@ from lightning_flip.stores import list_parts
 from tests.callbacks.helpers import (
     Robust,
     RobustLookup,
+    Watched,
     assert_same,
     expected_rows,
     loader,
     make_trainer,
     points,
+    run_ranks,
     some_logits,
     stored_rows,
 )
@@ -138,3 +140,27 @@ def test_a_network_that_trains_is_recorded_alike(trained, world):
         other = right["callbacks"][TRACKER]["splits"][split]
         torch.testing.assert_close(state["statistics"], other["statistics"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(left["state_dict"], right["state_dict"], rtol=1e-5, atol=1e-5)
+
+
+def follow_on_two_ranks(folder, ckpt=None):
+    trainer = make_trainer(
+        max_epochs=1,
+        strategy="ddp",
+        devices=2,
+        callbacks=[
+            FlipTracker(train=True, val=False),
+            ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1),
+        ],
+    )
+    trainer.fit(Watched(), loader(40), loader(6, seed=1), ckpt_path=ckpt, weights_only=True)
+    rates = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train_")}
+    torch.save(rates, Path(folder, f"rates-{trainer.global_rank}.pt"))
+
+
+def test_counts_of_a_running_epoch_go_on_once_and_not_on_every_rank():
+    """Three of five batches a rank before the checkpoint, two after it: forty samples are counted, not sixty-four."""
+    for folder, ckpt in (("whole", None), ("resumed", "whole/step=3.ckpt")):
+        Path(folder).mkdir()
+        assert run_ranks(2, follow_on_two_ranks, folder, ckpt) == [0, 0]
+        for rank in range(2):
+            assert torch.load(Path(folder, f"rates-{rank}.pt"))["train_coverage"] == 1.0
