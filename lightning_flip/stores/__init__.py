@@ -4,10 +4,13 @@ Nothing here imports torch or lightning, so that reading a history stays quick.
 """
 
 from lightning_flip.stores.dynamics import PassRows
-from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.errors import HistoryError, PredictionError
 from lightning_flip.stores.history import History, read_history
 from lightning_flip.stores.part_key import PartKey
 from lightning_flip.stores.parts import list_parts, set_aside, write_part
+from lightning_flip.stores.prediction_readers import read_predictions
+from lightning_flip.stores.prediction_set import PredictionSet
+from lightning_flip.stores.predictions import read_logits, write_predictions
 from lightning_flip.stores.runs import RunInfo, discard_empty_run, open_run, read_run
 from lightning_flip.stores.samples import read_samples, write_samples
 
@@ -16,14 +19,19 @@ __all__ = [
     "HistoryError",
     "PartKey",
     "PassRows",
+    "PredictionError",
+    "PredictionSet",
     "RunInfo",
     "discard_empty_run",
     "list_parts",
     "open_run",
     "read_history",
+    "read_logits",
+    "read_predictions",
     "read_run",
     "read_samples",
     "set_aside",
     "write_part",
+    "write_predictions",
     "write_samples",
 ]

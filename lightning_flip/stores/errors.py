@@ -1,8 +1,8 @@
-"""What goes wrong while a recorded history is read."""
+"""What goes wrong while recorded histories and predictions are read."""
 
 from __future__ import annotations
 
-__all__ = ["HistoryError"]
+__all__ = ["HistoryError", "PredictionError"]
 
 
 class HistoryError(ValueError):
@@ -19,4 +19,19 @@ class HistoryError(ValueError):
         ...     except HistoryError as error:
         ...         print("run.json" in str(error))
         True
+    """
+
+
+class PredictionError(ValueError):
+    """A file of predictions cannot be read, or two of them do not belong together.
+
+    The message names the file, what was expected, what came, and the way out.
+
+    Example:
+        >>> from lightning_flip.stores import read_predictions
+        >>> try:
+        ...     read_predictions("no-such-file.parquet")
+        ... except PredictionError as error:
+        ...     print(str(error)[:35])
+        no-such-file.parquet does not exist
     """
