@@ -1,0 +1,246 @@
+"""How far a rate or a ratio that was counted on some samples may lie from the true one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "bootstrap_interval",
+    "clopper_pearson_lower",
+    "clopper_pearson_upper",
+    "mcnemar_exact",
+    "special_functions",
+    "wilson_interval",
+]
+
+Floats = npt.NDArray[np.float64]
+# One number or an array of numbers.
+Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating] | Sequence[int] | Sequence[float] | int | float
+
+
+def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    r"""Two-sided score interval of a rate (Wilson, 1927).
+
+    The rates p at which the count lies no further than z standard deviations from its expectation:
+    :math:`(count / total - p)^2 \le z^2 p (1 - p) / total`, z the normal quantile of (1 + confidence) / 2. It covers
+    the true rate with a chance near `confidence` on average over rates, and stays inside [0, 1]. To decide on a limit,
+    take the exact one-sided bounds.
+
+    Args:
+        count: how many of the samples have the property, from 0 to `total`; a number or an array.
+        total: how many samples there are; broadcast against `count`. Without samples nothing is known: [0, 1].
+        confidence: the chance to cover, between 0 and 1.
+
+    Returns:
+        Lower and upper ends in [0, 1], each of the broadcast shape of `count` and `total`.
+
+    Raises:
+        ValueError: when a count is no whole number from 0 to its total, or `confidence` is not between 0 and 1.
+
+    Example:
+        >>> low, high = wilson_interval(5, 100)
+        >>> round(float(low), 4), round(float(high), 4)
+        (0.0215, 0.1118)
+        >>> wilson_interval([0, 0], [0, 40])[1].round(3)
+        array([1.   , 0.088])
+    """
+    _check_inside("confidence", confidence, 0.0, 1.0)
+    counts, totals = _check_counts(count, total)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    samples = np.maximum(totals, 1.0)
+    center = counts + z * z / 2
+    spread = z * np.sqrt(counts * (samples - counts) / samples + z * z / 4)
+    # The ends are exactly 0 and 1 there; the subtraction would leave a rounding error beside them.
+    low = np.where(counts == 0, 0.0, (center - spread) / (samples + z * z))
+    high = np.where(counts == totals, 1.0, (center + spread) / (samples + z * z))
+    return low[()], high[()]
+
+
+def clopper_pearson_lower(count: Numbers, total: Numbers, error: float = 0.05) -> Floats:
+    r"""Exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
+
+    The rate p at which `count` or more would be seen with probability `error`: :math:`P(X \ge count \mid p) = error`
+    for X binomial. Whatever the true rate, the bound lies above it with a chance of at most `error`.
+
+    Args:
+        count: how many of the samples have the property, from 0 to `total`; a number or an array.
+        total: how many samples there are; broadcast against `count`.
+        error: the chance to be wrong, between 0 and 0.5.
+
+    Returns:
+        The bound in [0, 1], of the broadcast shape; 0 where the count is 0.
+
+    Raises:
+        ValueError: when a count is no whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ModuleNotFoundError: when scipy is not installed.
+
+    Example:
+        >>> round(float(clopper_pearson_lower(5, 100)), 4)
+        0.0199
+    """
+    _check_inside("error", error, 0.0, 0.5)
+    counts, totals = _check_counts(count, total)
+    bound = special_functions().betaincinv(np.maximum(counts, 1), totals - counts + 1, error)
+    return np.where(counts == 0, 0.0, bound)[()]
+
+
+def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -> Floats:
+    r"""Exact one-sided upper bound of a rate (Clopper and Pearson, 1934).
+
+    The rate p at which `count` or less would be seen with probability `error`: :math:`P(X \le count \mid p) = error`
+    for X binomial. Whatever the true rate, the bound lies below it with a chance of at most `error`. At a count of 0
+    it is :math:`1 - error^{1 / total}`, about 3 / total at 5%.
+
+    Args:
+        count: how many of the samples have the property, from 0 to `total`; a number or an array.
+        total: how many samples there are; broadcast against `count`.
+        error: the chance to be wrong, between 0 and 0.5.
+
+    Returns:
+        The bound in [0, 1], of the broadcast shape; 1 where the count is the total.
+
+    Raises:
+        ValueError: when a count is no whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ModuleNotFoundError: when scipy is not installed.
+
+    Example:
+        >>> round(float(clopper_pearson_upper(0, 60)), 4), round(float(clopper_pearson_upper(0, 500)), 4)
+        (0.0487, 0.006)
+    """
+    _check_inside("error", error, 0.0, 0.5)
+    counts, totals = _check_counts(count, total)
+    # The complement of the inverse is inverted, so that a tiny error does not vanish in 1 - error.
+    bound = special_functions().betainccinv(counts + 1, np.maximum(totals - counts, 1), error)
+    return np.where(counts == totals, 1.0, bound)[()]
+
+
+def mcnemar_exact(negative: Numbers, positive: Numbers) -> Floats:
+    r"""Exact two-sided McNemar test: do two models on the same samples have the same accuracy?
+
+    Only samples where one model is right and the other is wrong tell. If both are equally good, each such sample is a
+    negative flip with probability 1/2, so that :math:`p = \min(1, 2 P(X \le \min(negative, positive)))`, X binomial
+    with that many trials.
+
+    Args:
+        negative: samples that the old model had right and the new one has wrong; a number or an array.
+        positive: the reverse; broadcast against `negative`.
+
+    Returns:
+        p values in [0, 1], of the broadcast shape; 1 where no sample changed.
+
+    Raises:
+        ValueError: when a count is negative or no whole number.
+        ModuleNotFoundError: when scipy is not installed.
+
+    Example:
+        >>> round(float(mcnemar_exact(1, 9)), 4), float(mcnemar_exact(0, 0))
+        (0.0215, 1.0)
+    """
+    negatives, positives = np.asarray(negative, np.float64), np.asarray(positive, np.float64)
+    fewer, _ = _check_counts(np.minimum(negatives, positives), negatives + positives)
+    more = np.maximum(negatives, positives)
+    # P(X <= fewer) of `fewer + more` fair trials, as a beta integral.
+    tail = special_functions().betainc(np.maximum(more, 1), fewer + 1, 0.5)
+    return np.where(fewer == more, 1.0, np.minimum(1.0, 2 * tail))[()]
+
+
+def bootstrap_interval(
+    cells: npt.ArrayLike,
+    ratio: Callable[[npt.NDArray[np.int64]], npt.ArrayLike],
+    *,
+    confidence: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap of a number that is made of counts, such as the relative negative flip rate.
+
+    Samples that fall into the same cell (both right, negative flip, ...) are exchangeable, so that drawing all samples
+    again with replacement is one multinomial draw of the cells' counts: exact, and as quick for a million samples as
+    for ten. For a plain rate take `wilson_interval`: at a count of 0 every draw is 0 again, and the bootstrap
+    would claim to be certain.
+
+    Args:
+        cells: [C], how many samples lie in each cell; at least one sample.
+        ratio: turns counts [draws, C] into [draws] finite numbers.
+        confidence: the chance to cover that is aimed at, between 0 and 1.
+        draws: how often to draw, at least 1.
+        seed: seed of the draws; the same seed gives the same interval.
+
+    Returns:
+        Lower and upper end: the (1 -+ confidence) / 2 quantiles over the draws.
+
+    Raises:
+        ValueError: when `cells` is no list of counts with a sample, `ratio` does not give one finite number a draw,
+            `draws` is under 1, or `confidence` is not between 0 and 1.
+
+    Example:
+        Negative flips / errors of the new model, from (negative flips, wrong in both):
+
+        >>> low, high = bootstrap_interval([30, 70], lambda cells: cells[:, 0] / cells.sum(-1))
+        >>> 0.2 < low < 0.3 < high < 0.4
+        True
+    """
+    _check_inside("confidence", confidence, 0.0, 1.0)
+    counts = np.asarray(cells)
+    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any() or not counts.any():
+        raise ValueError(f"cells must be a list of counts, at least one of them above 0, got {cells!r}.")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}.")
+    total = int(counts.sum())
+    drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=draws)
+    values = np.asarray(ratio(drawn), np.float64)
+    if values.shape != (draws,) or not np.isfinite(values).all():
+        raise ValueError(
+            f"ratio must give one finite number a draw, shape ({draws},), got shape {values.shape} with "
+            f"{int((~np.isfinite(values)).sum())} numbers that are not finite; say what it is where it divides by 0."
+        )
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def special_functions() -> ModuleType:
+    """Import `scipy.special` at first use: only bounds and tests need it, and it is an optional package.
+
+    Returns:
+        The module.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs scipy, where it is missing.
+
+    Example:
+        >>> special_functions().__name__
+        'scipy.special'
+    """
+    try:
+        import scipy.special
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Exact bounds and tests need scipy, which is not installed: pip install 'lightning-flip[report]'.",
+            name=error.name,
+        ) from error
+    module: ModuleType = scipy.special
+    return module
+
+
+def _check_counts(count: Numbers, total: Numbers) -> tuple[Floats, Floats]:
+    counts, totals = np.broadcast_arrays(np.asarray(count, np.float64), np.asarray(total, np.float64))
+    # Comparisons with NaN are false, hence the form that asks for what is right.
+    right = (counts >= 0) & (counts <= totals) & (counts == np.floor(counts)) & (totals == np.floor(totals))
+    right &= np.isfinite(totals)
+    if not right.all():
+        place = np.flatnonzero(~right.ravel())[0]
+        raise ValueError(
+            f"Counts must be whole numbers from 0 to their total, got {counts.ravel()[place]:g} of "
+            f"{totals.ravel()[place]:g}."
+        )
+    return counts, totals
+
+
+def _check_inside(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value}.")

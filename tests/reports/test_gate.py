@@ -1,0 +1,382 @@
+import math
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+
+from lightning_flip.reports import GateResult, JoinedPredictions, LimitOutcome, gate
+from lightning_flip.reports.gate_limits import judge_groups, samples_to_decide
+
+Integers = npt.NDArray[np.int64]
+ERROR = 0.05
+
+
+def joined(
+    flips: int = 0,
+    samples: int = 100,
+    *,
+    groups: Mapping[Any, tuple[int, int]] | None = None,
+    old_wrong: int = 0,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    **more: Any,
+) -> JoinedPredictions:
+    """`flips` of the first samples flip; with groups {label: (flips, samples)} those of each class."""
+    groups = {0: (flips, samples)} if groups is None else groups
+    labels = tuple(groups) if len(groups) > 1 else (*groups, 99)
+    target = np.repeat(np.arange(len(groups)), [count for _, count in groups.values()])
+    new = np.concatenate([(np.arange(count) < hits) for hits, count in groups.values()])
+    new_pred = np.where(new, (target + 1) % len(labels), target)
+    old_pred = target.copy()
+    if old_wrong:
+        old_pred[-old_wrong:] = (target[-old_wrong:] + 1) % len(labels)
+    ids = pa.array([f"id{position}" for position in range(len(target))])
+    columns = {name: np.array(values, object) for name, values in (slices or {}).items()}
+    return JoinedPredictions(ids, labels, target, old_pred, new_pred, slices=columns, **more)
+
+
+def only(result: GateResult) -> LimitOutcome:
+    (outcome,) = result.outcomes
+    return outcome
+
+
+def at_most(count: int, total: int, rate: float | Fraction) -> float:
+    rate = Fraction(rate)
+    return float(sum(math.comb(total, hits) * rate**hits * (1 - rate) ** (total - hits) for hits in range(count + 1)))
+
+
+# Decisions
+
+
+@pytest.mark.parametrize(
+    ("flips", "samples", "limit", "status", "code"),
+    [
+        (0, 500, 0.01, "pass", 0),
+        (0, 299, 0.01, "pass", 0),
+        (0, 298, 0.01, "inconclusive", 3),
+        (0, 60, 0.01, "inconclusive", 3),
+        (3, 60, 0.01, "fail", 1),
+        (60, 60, 0.99, "inconclusive", 3),
+        (60, 60, 1.0, "pass", 0),
+        (1, 60, 0.0, "fail", 1),
+        (0, 60, 0.0, "inconclusive", 3),
+        (1, 1, 0.04, "fail", 1),
+        (1, 1, 0.06, "inconclusive", 3),
+    ],
+)
+def test_a_limit_is_decided_on_exact_bounds(flips: int, samples: int, limit: float, status: str, code: int) -> None:
+    result = gate(joined(flips, samples), max_nfr=limit)
+    assert (result.status, result.exit_code) == (status, code)
+    group = only(result).groups[0]
+    assert (group.flips, group.samples, group.rate) == (flips, samples, flips / samples)
+    assert group.lower <= group.rate <= group.upper
+
+
+def test_sixty_samples_without_a_flip_need_299() -> None:
+    outcome = only(gate(joined(0, 60), max_nfr=0.01))
+    assert outcome.groups[0].samples_needed == 299
+    assert "0 of 60" in outcome.reason
+    assert "About 299 samples" in outcome.reason
+
+
+def test_the_decision_is_the_exact_tail_for_every_count() -> None:
+    limit, samples = 0.1, 40
+    for flips in range(samples + 1):
+        passes = at_most(flips, samples, limit) <= ERROR
+        fails = flips > 0 and 1 - at_most(flips - 1, samples, limit) < ERROR
+        expected = "pass" if passes else "fail" if fails else "inconclusive"
+        assert gate(joined(flips, samples), max_nfr=limit).status == expected, flips
+
+
+def test_a_limit_of_zero_points_to_the_samples_that_must_not_flip() -> None:
+    for result in (gate(joined(0, 60), max_nfr=0.0), gate(joined(0, 60), max_nfr_per_class=0)):
+        outcome = only(result)
+        assert outcome.groups[0].samples_needed is None
+        assert "must_not_flip" in outcome.reason
+        assert "4.88%" in outcome.reason
+    assert gate(joined(0, 60), max_nfr=0.0488).status == "pass"  # as the reason says
+
+
+def test_a_rate_on_the_limit_says_that_no_number_decides() -> None:
+    outcome = only(gate(joined(3, 100), max_nfr=0.03))
+    assert outcome.status == "inconclusive"
+    assert outcome.groups[0].samples_needed is None
+    assert "too close to the limit of 3% for any number of samples" in outcome.reason
+
+
+# The samples that would decide
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.03, 0.2])
+@pytest.mark.parametrize("rate", [0, Fraction(1, 50), Fraction(1, 20), Fraction(1, 4), Fraction(1, 2), 1])
+def test_samples_needed_are_the_first_that_decide(rate: Fraction, limit: float) -> None:
+    (needed,) = samples_to_decide(np.array([float(rate)]), limit)
+
+    def decides(total: int) -> bool:  # totals at which the count is whole
+        count = int(rate * total)
+        if rate < limit:
+            return at_most(count, total, limit) <= ERROR
+        return count > 0 and 1 - at_most(count - 1, total, limit) <= ERROR
+
+    step = Fraction(rate).denominator
+    totals = range(step, 2000, step)
+    first = next(total for total in totals if decides(total))
+    assert first - step < needed <= first
+
+
+def test_samples_needed_lie_beyond_the_samples_that_did_not_decide() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.integers(1, 3000, 3000)
+    flips = rng.binomial(samples, rng.choice([0.0, 0.005, 0.01, 0.02, 0.3], 3000))
+    groups = judge_groups([""] * 3000, flips, samples, 0.01)
+    open_ = [group for group in groups if group.status == "inconclusive"]
+    assert len(open_) > 300
+    assert all(group.samples_needed is None or group.samples_needed > group.samples for group in open_)
+    assert all(group.samples_needed is None for group in groups if group.status != "inconclusive")
+    again = samples_to_decide(np.array([group.rate for group in open_]), 0.01, ERROR, ERROR / 3000)
+    # Nothing below the number decides, not even near it.
+    assert (again > [group.samples for group in open_]).mean() > 0.999
+
+
+def test_samples_needed_of_nearly_the_limit_are_unknown() -> None:
+    assert samples_to_decide(np.array([0.01 + 1e-8, 0.01 - 1e-8]), 0.01).tolist() == [math.inf, math.inf]
+    needed = samples_to_decide(np.array([0.0099, 0.0101]), 0.01)
+    normal = 1.645**2 * 0.01 * 0.99 / 0.0001**2
+    assert needed == pytest.approx([normal, normal], rel=0.01)
+
+
+# Wrong decisions
+
+SIZES = [60, 200, 1000, 5000, 20_000]
+RATES = [0.001, 0.003, 0.01, 0.03, 0.05]
+DRAWS = 2000
+MOST = ERROR + 3 * math.sqrt(ERROR * (1 - ERROR) / DRAWS)
+
+
+def statuses(counts: Integers, samples: int, limit: float) -> npt.NDArray[np.str_]:
+    """The decision on each count."""
+    known = {
+        int(n): judge_groups(["all"], np.array([n]), np.array([samples]), limit)[0].status for n in np.unique(counts)
+    }
+    return np.array([known[int(count)] for count in counts])
+
+
+@pytest.mark.parametrize("samples", SIZES)
+@pytest.mark.parametrize("rate", RATES)
+def test_wrong_decisions_are_as_rare_as_promised(samples: int, rate: float) -> None:
+    counts = np.random.default_rng([samples, int(rate * 1000)]).binomial(samples, rate, DRAWS)
+    assert (statuses(counts, samples, rate) == "fail").mean() <= MOST  # although the rate is within the limit
+    assert (statuses(counts, samples, rate * (1 - 1e-9)) == "pass").mean() <= MOST  # although it is over the limit
+
+
+@pytest.mark.parametrize("samples", SIZES)
+@pytest.mark.parametrize("rate", RATES)
+def test_wrong_decisions_in_exact_probabilities(samples: int, rate: float) -> None:
+    counts = np.arange(min(samples, int(samples * rate * 3) + 60) + 1)
+    logs = [
+        math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
+        + k * math.log(rate) + (samples - k) * math.log1p(-rate)
+        for k in counts.tolist()
+    ]  # fmt: skip
+    chance = np.exp(logs)
+    assert chance.sum() == pytest.approx(1, abs=1e-7)
+    decided = statuses(counts, samples, rate)
+    assert chance[decided == "fail"].sum() <= ERROR
+    assert chance[decided == "pass"].sum() <= ERROR
+    # Neither is it for want of decisions: the next count would break the promise.
+    first_fail = np.flatnonzero(decided == "fail")[0]
+    assert chance[first_fail - 1 :].sum() > ERROR
+
+
+def test_a_rate_far_from_the_limit_is_decided() -> None:
+    rng = np.random.default_rng(1)
+    assert (statuses(rng.binomial(5000, 0.005, DRAWS), 5000, 0.01) == "pass").mean() > 0.95
+    assert (statuses(rng.binomial(5000, 0.02, DRAWS), 5000, 0.01) == "fail").mean() > 0.95
+
+
+def decisions_over_groups(rates: npt.NDArray[np.float64], samples: int, limit: float, seed: int) -> list[str]:
+    counts = np.random.default_rng(seed).binomial(samples, rates, (DRAWS, len(rates)))
+    names = [str(position) for position in range(len(rates))]
+    decided = [
+        [group.status for group in judge_groups(names, row, np.full(len(rates), samples), limit)] for row in counts
+    ]
+    return [("fail" if "fail" in row else "inconclusive" if "inconclusive" in row else "pass") for row in decided]
+
+
+@pytest.mark.parametrize("samples", [300, 2000])
+def test_ten_classes_at_the_limit_fail_seldom(samples: int) -> None:
+    decided = decisions_over_groups(np.full(10, 0.03), samples, 0.03, seed=2)
+    assert decided.count("fail") / DRAWS <= MOST
+
+
+@pytest.mark.parametrize("samples", [300, 2000])
+def test_one_class_over_the_limit_passes_seldom(samples: int) -> None:
+    rates = np.array([0.0] * 9 + [0.03])
+    decided = decisions_over_groups(rates, samples, 0.03 * (1 - 1e-9), seed=3)
+    assert 0 < decided.count("pass") / DRAWS <= MOST
+
+
+# Classes, slices and chosen samples
+
+
+def test_classes_are_judged_each() -> None:
+    groups = {"cat": (0, 500), "dog": (40, 100), "eel": (0, 60), "owl": (1, 400)}
+    outcome = only(gate(joined(groups=groups), max_nfr_per_class=0.03))
+    assert outcome.status == "fail"
+    assert [(group.name, group.flips, group.samples) for group in outcome.groups] == [
+        (n, *c) for n, c in groups.items()
+    ]
+    assert [group.status for group in outcome.groups] == ["pass", "fail", "inconclusive", "pass"]
+    assert outcome.groups[2].samples_needed == 99
+    assert "1 of 4 classes is over the limit of 3%: dog (40 of 100, at least" in outcome.reason
+    assert (
+        "Too few samples to decide on 1 of 4 classes at a limit of 3%: eel (0 of 60, needs about 99)" in outcome.reason
+    )
+
+
+def test_a_flip_counts_for_its_right_class() -> None:
+    target, new = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1])
+    data = JoinedPredictions(pa.array(list("abcd")), (5, 7, 9, 11), target, target, new)
+    outcome = only(gate(data, max_nfr_per_class=0.5))
+    # Class 11 has no samples, and is not judged.
+    assert [(group.name, group.flips, group.samples) for group in outcome.groups] == [
+        ("5", 1, 2),
+        ("7", 0, 1),
+        ("9", 1, 1),
+    ]
+
+
+def test_failing_a_class_takes_more_among_many() -> None:
+    alone = gate(joined(groups={"a": (7, 100)}), max_nfr_per_class=0.03)
+    among = {"a": (7, 100)} | {str(position): (0, 100) for position in range(9)}
+    assert alone.status == "fail"
+    outcome = only(gate(joined(groups=among), max_nfr_per_class=0.03))
+    assert outcome.groups[0].status == "inconclusive"
+    assert outcome.groups[0].lower < alone.outcomes[0].groups[0].lower
+    assert outcome.groups[0].upper == alone.outcomes[0].groups[0].upper  # a class passes as it does alone
+
+
+def test_all_classes_within_the_limit_pass_and_name_the_closest() -> None:
+    outcome = only(gate(joined(groups={"a": (0, 500), "b": (2, 500)}), max_nfr_per_class=0.03))
+    assert outcome.status == "pass"
+    assert (
+        "All 2 classes are within the limit of 3%; closest is b (2 of 500, at most 1.25%, 95% sure)" in outcome.reason
+    )
+
+
+def test_slices_are_judged_for_each_value_of_each_column() -> None:
+    light = ["night"] * 50 + ["day"] * 150
+    lens = ["", "x"] * 100
+    outcome = only(gate(joined(30, 200, slices={"light": light, "lens": lens}), max_nfr_per_slice=0.05))
+    seen = {(group.column, group.name): (group.flips, group.samples) for group in outcome.groups}
+    expected: dict[tuple[str, str], tuple[int, int]] = {}
+    for column, values in (("light", light), ("lens", lens)):
+        for position, value in enumerate(values):
+            flips, samples = expected.get((column, value), (0, 0))
+            expected[column, value] = (flips + (position < 30), samples + 1)
+    assert seen == expected
+    assert {group.title: group.status for group in outcome.groups}["light=night"] == "fail"
+    assert "3 of 4 slices are over the limit of 5%: light=night (30 of 50" in outcome.reason
+    assert "'lens=(missing)' (15 of 100" in outcome.reason
+
+
+def test_many_names_are_cut_in_the_reason_and_whole_in_the_outcome() -> None:
+    groups = {f"class{position}": (0, 20) for position in range(1000)}
+    outcome = only(gate(joined(groups=groups), max_nfr_per_class=0.01))
+    assert len(outcome.groups) == 1000
+    assert outcome.reason.endswith("and 990 more.")
+    assert len(outcome.reason) < 1000
+
+
+def test_samples_that_must_not_flip() -> None:
+    data = joined(3, 100, old_wrong=2)
+    outcome = only(gate(data, must_not_flip=["id50", "id98", "id99", "id50"]))
+    assert (outcome.status, outcome.watched, outcome.already_wrong, outcome.flipped) == ("pass", 3, 2, ())
+    assert "had 2 of the 3 wrong already" in outcome.reason
+    outcome = only(gate(data, must_not_flip=["id50", "id2", "id0"]))
+    assert (outcome.status, outcome.flipped) == ("fail", ("id2", "id0"))
+    assert "2 of 3 samples that must not flip are negative flips: id2, id0" in outcome.reason
+
+
+def test_ids_may_be_integers() -> None:
+    target = np.zeros(3, np.int64)
+    data = JoinedPredictions(pa.chunked_array([["7"], ["8", "9"]]), (0, 1), target, target, np.array([0, 0, 1]))
+    assert only(gate(data, must_not_flip=[7, "8"])).status == "pass"
+    assert only(gate(data, must_not_flip=iter(np.array([9])))).flipped == ("9",)
+
+
+def test_the_worst_limit_decides() -> None:
+    data = joined(0, 400)
+    both = gate(data, max_nfr=0.01, max_nfr_per_class=0.001, must_not_flip=["id1"])
+    assert [outcome.status for outcome in both.outcomes] == ["pass", "inconclusive", "pass"]
+    assert (both.status, both.exit_code) == ("inconclusive", 3)
+    all_three = gate(joined(20, 400), max_nfr=0.2, max_nfr_per_class=0.05, must_not_flip=["id1"])
+    assert [outcome.status for outcome in all_three.outcomes] == ["pass", "inconclusive", "fail"]
+    assert (all_three.status, all_three.exit_code) == ("fail", 1)
+
+
+def test_error_widens_what_is_undecided() -> None:
+    data = joined(0, 400)
+    assert gate(data, max_nfr=0.01).status == "pass"
+    outcome = only(gate(data, max_nfr=0.01, error=0.01))
+    assert (outcome.status, outcome.groups[0].samples_needed) == ("inconclusive", 459)
+
+
+def test_numbers_of_the_result() -> None:
+    result = gate(joined(2, 50, only_old=4, outside_classes=3, old_name="a.csv", new_name="b.csv"), max_nfr=0.5)
+    numbers = result.to_dict()
+    assert numbers["negative_flip_rate"] == 0.04
+    assert numbers["left_out"] == {"only_old": 4, "outside_classes": 3}
+    assert (numbers["old"], numbers["new"], numbers["status"], numbers["exit_code"]) == ("a.csv", "b.csv", "pass", 0)
+    assert numbers["limits"][0]["groups"][0]["rate"] == 0.04
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "message"),
+    [
+        ({}, ValueError, "At least one limit"),
+        ({"max_nfr": 1.5}, ValueError, r"max_nfr must be in \[0, 1\], a share and no percentage, got 1.5"),
+        ({"max_nfr_per_class": -0.1}, ValueError, "max_nfr_per_class must be in"),
+        ({"max_nfr_per_slice": float("nan")}, ValueError, "max_nfr_per_slice must be in"),
+        ({"max_nfr": 0.1, "error": 0.5}, ValueError, "error must be between 0 and 0.5"),
+        ({"max_nfr": 0.1, "error": 0.0}, ValueError, "error must be between 0 and 0.5"),
+        ({"max_nfr": 0.1, "error": float("nan")}, ValueError, "error must be between 0 and 0.5"),
+        ({"max_nfr_per_slice": 0.1}, ValueError, "joined without any"),
+        ({"must_not_flip": "golden.txt"}, TypeError, "got one text: golden.txt"),
+        ({"must_not_flip": [1.5]}, TypeError, "1.5 of type float"),
+        ({"must_not_flip": []}, ValueError, "empty list"),
+        ({"must_not_flip": ["id1", "x\ny", "z"]}, ValueError, r"2 of its 3 ids .* 100 samples, e.g. 'x\\ny'"),
+        ({"must_not_flip": ["\udc80"]}, ValueError, r"1 of its 1 ids .* e.g. '\\udc80'"),
+    ],
+)
+def test_wrong_arguments_are_named(limits: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gate(joined(), **limits)
+
+
+def test_missing_ids_may_have_been_left_out() -> None:
+    with pytest.raises(ValueError, match="left out 7 rows, which may be these"):
+        gate(joined(only_old=3, only_new=4), must_not_flip=["zz"])
+
+
+def test_no_samples_are_an_error() -> None:
+    empty = np.zeros(0, np.int64)
+    data = JoinedPredictions(pa.array([], pa.string()), (), empty, empty, empty)
+    with pytest.raises(ValueError, match="at least one sample"):
+        gate(data, max_nfr=0.1)
+
+
+def test_the_gate_imports_neither_torch_nor_lightning_nor_scipy_before_it_is_asked() -> None:
+    code = "import sys, lightning_flip.reports.gate, lightning_flip.reports.gate_output as o; " + (
+        "print([m for m in ('torch', 'lightning', 'pytorch_lightning', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

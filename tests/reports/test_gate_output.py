@@ -1,0 +1,211 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lightning_flip.reports import (
+    GateResult,
+    JoinedPredictions,
+    gate,
+    gate_json,
+    gate_junit,
+    gate_markdown,
+    gate_text,
+    write_text,
+)
+from lightning_flip.reports.text import printable
+
+HOSTILE = [
+    "<b>&amp;</b>]]>",
+    "say \"cheese\" 'n' |pipe| `code`",
+    "two\nlines\r\n\tand tab",
+    "bell\x07 escape\x1b[31m nul\x00 del\x7f c1\x9b2J",
+    "noncharacters \ufffe\uffff",
+    "right-to-left \u202e and \u2028 separator",
+    "@person #1 [link](http://x) ![image](y) ~~gone~~ *a* _b_",
+    "</details><script>alert(1)</script>",
+    "../../etc/passwd",
+    "日本語 😀",
+    " ",
+    "=cmd|' /C calc'!A0",
+]
+
+
+def hostile() -> GateResult:
+    """Every hostile label is a class and a slice value, every hostile id flips, and class 0 of them fails."""
+    target = np.repeat(np.arange(len(HOSTILE)), 40)
+    new = (target + 1) % len(HOSTILE)
+    new[40 * 6 :] = target[40 * 6 :]  # the second half does not flip
+    ids = [f"{HOSTILE[code]}/{position}" for position, code in enumerate(target)]
+    values = np.array([HOSTILE[code] for code in target], object)
+    data = JoinedPredictions(
+        pa.array(ids), tuple(HOSTILE), target, target, new, slices={"<col|umn>\n\x1b": values},
+        old_name="runs/\udc80\x1b|<old>.parquet", new_name="@new\n.parquet", only_old=5,
+    )  # fmt: skip
+    flipped = [ids[position] for position in range(0, len(ids), 40)]
+    return gate(data, max_nfr=0.5, max_nfr_per_class=0.01, max_nfr_per_slice=0.3, must_not_flip=flipped)
+
+
+def simple(flips: int = 0, samples: int = 500, **limits: Any) -> GateResult:
+    target = np.repeat([0, 1], [samples, 100])
+    new = np.where(np.arange(len(target)) < flips, 1, target)
+    ids = pa.array([str(position) for position in range(len(target))])
+    data = JoinedPredictions(ids, ("cat", "dog"), target, target, new, old_name="old.csv", new_name="new.csv")
+    return gate(data, **limits)
+
+
+def parse(text: str) -> ElementTree.Element:
+    """Strictly: as bytes, in the encoding that it declares, and with no character that XML forbids."""
+    assert not re.search("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)
+    return ElementTree.fromstring(text.encode("utf-8"))
+
+
+# JUnit
+
+
+def test_junit_counts_failures_and_errors() -> None:
+    result = simple(30, max_nfr=0.2, max_nfr_per_class=0.02, must_not_flip=["7", "599"])
+    root = parse(gate_junit(result))
+    assert root.tag == "testsuites"
+    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("4", "2", "1")
+    suites = {part.get("name"): part for part in root}
+    assert [part.tag for part in root] == ["testsuite"] * 3
+    assert [(s.get("tests"), s.get("failures"), s.get("errors")) for s in root] == [
+        ("1", "0", "0"),
+        ("2", "1", "1"),
+        ("1", "1", "0"),
+    ]
+    tests = {test.get("name"): test for test in suites["max_nfr_per_class"]}
+    assert [problem.tag for problem in tests["cat"]] == ["failure"]
+    assert [problem.tag for problem in tests["dog"]] == ["error"]
+    assert "30 of 500 samples flipped (6%)" in problem(tests["cat"])[0]
+    assert "About 149 samples" in problem(tests["dog"])[1]
+    assert not list(suites["max_nfr"][0])
+    assert problem(suites["must_not_flip"][0])[1].endswith("\n7")
+
+
+def test_junit_of_hostile_names_is_well_formed() -> None:
+    result = hostile()
+    root = parse(gate_junit(result))
+    tests = root.findall("testsuite/testcase")
+    assert len(tests) == 1 + 12 + 12 + 1
+    names = [test.get("name") for test in suite(root, "max_nfr_per_class")]
+    for name, label in zip(names, HOSTILE, strict=True):
+        legal = not re.search("[\x00-\x08\x0e-\x1f\ufffe\uffff]", label)
+        assert (name == label) == legal, label  # what XML can hold comes through as it is
+    assert names[3] == "bell\\x07 escape\\x1b[31m nul\\x00 del\x7f c1\x9b2J"
+    assert "noncharacters \\ufffe\\uffff/160" in problem(suite(root, "must_not_flip")[0])[1]
+    assert int(root.attrib["failures"]) == len(root.findall(".//failure")) > 0
+    assert int(root.attrib["errors"]) == len(root.findall(".//error")) > 0
+
+
+# JSON
+
+
+def test_json_holds_everything() -> None:
+    result = hostile()
+    numbers = json.loads(gate_json(result), parse_constant=lambda name: pytest.fail(name))
+    numbers.pop("old")
+    assert numbers == {key: value for key, value in result.to_dict().items() if key != "old"}
+    assert [group["name"] for group in numbers["limits"][1]["groups"]] == HOSTILE
+    assert len(numbers["limits"][3]["flipped"]) == 6
+    gate_json(result).encode("utf-8")
+
+
+# Markdown
+
+
+def problem(test: ElementTree.Element) -> tuple[str, str]:
+    """Message and text of a test that did not pass."""
+    return str(test[0].get("message")), str(test[0].text)
+
+
+def suite(root: ElementTree.Element, name: str) -> ElementTree.Element:
+    (found,) = root.findall(f"testsuite[@name='{name}']")
+    return found
+
+
+def rows(markdown: str) -> list[str]:
+    return [line for line in markdown.splitlines() if line.startswith("|")]
+
+
+def cells(row: str) -> list[str]:
+    return re.split(r"(?<!\\)(?:\\\\)*\|", row)[1:-1]
+
+
+def test_markdown_of_hostile_names_keeps_its_form() -> None:
+    text = gate_markdown(hostile())
+    text.encode("utf-8")
+    assert re.sub("[^\n]", "", text) == "\n" * len(text.splitlines())  # no other line break
+    lines = text.split("\n")
+    assert sum(line.startswith("<details>") for line in lines) == sum(line == "</details>" for line in lines) == 2
+    tables = [line for line in lines if line.startswith("|")]
+    assert {len(cells(line)) for line in tables} == {4, 7}
+    assert len(tables) == 2 + 4 + 2 * (2 + 12)
+    plain = re.sub(r"</?(details|summary)>", "", text)
+    assert not re.search("[<>\x1b\x00\x07\x9b\u202e\u2028]", plain)
+    assert not re.search(r"@\w", plain)  # nobody is called
+    assert not re.search(r"(?<!\\)[`\[*~]", plain)
+
+
+def test_markdown_shows_the_worst_groups_first() -> None:
+    target = np.repeat(np.arange(50), 100)
+    new = np.where((target == 33) & (np.arange(5000) % 2 == 0), 0, target)
+    data = JoinedPredictions(pa.array([str(n) for n in range(5000)]), tuple(range(50)), target, target, new)
+    text = gate_markdown(gate(data, max_nfr_per_class=0.03, max_nfr=0.03), most_groups=5)
+    table = rows(text)[4:]
+    assert cells(table[2])[0].strip() == "33"
+    assert len(table) == 2 + 5
+    assert "45 more are in the JSON report." in text
+    assert "<summary>max_nfr_per_class: 1 fail, 49 pass</summary>" in text
+    assert text.startswith("### ❌ Update gate: fail\n")
+
+
+def test_markdown_fits_into_a_comment_with_a_thousand_classes() -> None:
+    target = np.repeat(np.arange(1000), 20)
+    labels = tuple(f"{'|' * 500}{position}" for position in range(1000))
+    data = JoinedPredictions(pa.array([str(n) for n in range(20_000)]), labels, target, target, (target + 1) % 1000)
+    text = gate_markdown(gate(data, max_nfr_per_class=0.03, must_not_flip=list(map(str, range(20_000)))))
+    assert len(text) < 20_000
+
+
+# Text
+
+
+def test_text_names_the_decision_and_fits_the_terminal() -> None:
+    text = gate_text(simple(30, max_nfr=0.2, max_nfr_per_class=0.02, must_not_flip=["7", "599"]), width=60)
+    lines = text.splitlines()
+    assert lines[0] == "Update gate: FAIL"
+    assert lines[1] == "old.csv -> new.csv: 30 of 600 samples are negative flips"
+    assert "pass  max_nfr (at most 20%)" in lines
+    assert "fail  max_nfr_per_class (at most 2%)" in lines
+    assert "fail  must_not_flip" in lines
+    assert max(map(len, lines)) <= 60
+
+
+def test_text_of_hostile_names_moves_no_cursor() -> None:
+    text = gate_text(hostile())
+    assert all(printable(line) == line for line in text.split("\n"))
+    assert "only the old model has" in " ".join(text.split())
+    text.encode("utf-8")
+
+
+# Files
+
+
+def test_files_are_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "gate.xml"
+    assert write_text(path, "日本\r\none\n") == path
+    assert path.read_bytes() == "日本\r\none\n".encode()
+    write_text(path, "two")
+    assert path.read_text() == "two"
+    assert [file.name for file in path.parent.iterdir()] == ["gate.xml"]
+    with pytest.raises(AttributeError):
+        write_text(path, None)  # type: ignore[arg-type]
+    assert path.read_text() == "two"
+    assert [file.name for file in path.parent.iterdir()] == ["gate.xml"]
