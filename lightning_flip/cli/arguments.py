@@ -1,0 +1,249 @@
+"""Options that ``compare`` and ``gate`` share: two files of predictions and how to read and join them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_flip.stores import PredictionSet
+
+__all__ = [
+    "add_prediction_arguments",
+    "check_join",
+    "join_options",
+    "parse_error",
+    "parse_limit",
+    "read_further",
+    "read_pair",
+]
+
+_COLUMNS = {
+    "id": "what names a sample (default: sample_id, else index)",
+    "target": "the right class (default: target)",
+    "pred": "the predicted class (default: pred)",
+    "confidence": "the probability of the predicted class (default: confidence, where there is one)",
+}
+
+
+def add_prediction_arguments(parser: argparse.ArgumentParser, *, required: bool) -> list[argparse.Action]:
+    """Add ``--old`` and ``--new``, and how the two files are read and joined.
+
+    Args:
+        parser: where to add them.
+        required: whether the two files must be given.
+
+    Returns:
+        What was added.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> _ = add_prediction_arguments(parser, required=True)
+        >>> parser.parse_args(["--old", "a.csv", "--new", "b.csv", "--slice", "site", "device"]).slices
+        ['site', 'device']
+    """
+    files = parser.add_argument_group(
+        "predictions", "Parquet of PredictionWriter, or .parquet, .csv, .npz of any tool."
+    )
+    actions = [
+        files.add_argument("--old", metavar="FILE", required=required, help="predictions of the old model"),
+        files.add_argument("--new", metavar="FILE", required=required, help="predictions of the new model"),
+        files.add_argument(
+            "--allow-partial",
+            action="store_true",
+            help="judge the samples that both files have; without it, a sample that one file lacks is an error",
+        ),
+        files.add_argument(
+            "--shared-classes", action="store_true", help="judge the samples whose class both models know"
+        ),
+        files.add_argument(
+            "--shared-argmax",
+            action="store_true",
+            help="with --shared-classes: let each model choose among the classes that both know (needs stored logits "
+            "or top classes)",
+        ),
+        files.add_argument(
+            "--slice",
+            dest="slices",
+            metavar="COLUMN",
+            nargs="+",
+            action="extend",
+            help="columns whose values part the samples into slices that are judged one by one",
+        ),
+    ]
+    columns = parser.add_argument_group("columns", "One name for all files; or two, the old file's and the new one's.")
+    actions += [
+        columns.add_argument(f"--{name}-column", metavar=("NAME", "NEW"), nargs="+", action=_OneOrTwo, help=meaning)
+        for name, meaning in _COLUMNS.items()
+    ]
+    return actions
+
+
+class _OneOrTwo(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f"expected one name or two, got {len(values)}")
+        setattr(namespace, self.dest, values)
+
+
+def read_pair(arguments: argparse.Namespace) -> tuple[PredictionSet, PredictionSet]:
+    """Read the two files of predictions.
+
+    Args:
+        arguments: what `add_prediction_arguments` added.
+
+    Returns:
+        The old model's predictions and the new one's.
+
+    Raises:
+        PredictionError: when a file cannot be read.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> _ = add_prediction_arguments(parser, required=True)
+        >>> try:
+        ...     read_pair(parser.parse_args(["--old", "a.csv", "--new", "b.csv"]))
+        ... except ValueError as error:
+        ...     print("a.csv" in str(error))
+        True
+    """
+    return _read(arguments, arguments.old, 0), _read(arguments, arguments.new, -1)
+
+
+def read_further(arguments: argparse.Namespace, path: str) -> PredictionSet:
+    """Read another file of predictions, whose columns have the names of the new file's.
+
+    Args:
+        arguments: what `add_prediction_arguments` added.
+        path: the file.
+
+    Returns:
+        Its predictions.
+
+    Raises:
+        PredictionError: when the file cannot be read.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> _ = add_prediction_arguments(parser, required=False)
+        >>> try:
+        ...     read_further(parser.parse_args([]), "seed-1.csv")
+        ... except ValueError as error:
+        ...     print("seed-1.csv" in str(error))
+        True
+    """
+    return _read(arguments, path, -1)
+
+
+def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Collect how two files are joined, as ``join_predictions`` and ``compare`` take it.
+
+    Args:
+        arguments: what `add_prediction_arguments` added.
+
+    Returns:
+        Keyword arguments.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> _ = add_prediction_arguments(parser, required=False)
+        >>> join_options(parser.parse_args(["--allow-partial"]))
+        {'allow_partial': True, 'shared_classes': False, 'shared_argmax': False, 'slices': ()}
+    """
+    slices: Sequence[str] = arguments.slices or ()
+    return {
+        "allow_partial": arguments.allow_partial,
+        "shared_classes": arguments.shared_classes,
+        "shared_argmax": arguments.shared_argmax,
+        "slices": tuple(dict.fromkeys(slices)),
+    }
+
+
+def check_join(arguments: argparse.Namespace) -> None:
+    """See that the options on the two files belong together.
+
+    Args:
+        arguments: what `add_prediction_arguments` added.
+
+    Raises:
+        ValueError: when both models' files are one, or for ``--shared-argmax`` without ``--shared-classes``.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> _ = add_prediction_arguments(parser, required=False)
+        >>> check_join(parser.parse_args(["--old", "a.csv", "--new", "b/../a.csv"]))
+        Traceback (most recent call last):
+            ...
+        ValueError: --old and --new are the same file, a.csv: a model has no flips against itself
+    """
+    if os.path.realpath(arguments.old) == os.path.realpath(arguments.new):
+        raise ValueError(f"--old and --new are the same file, {arguments.old}: a model has no flips against itself")
+    if arguments.shared_argmax and not arguments.shared_classes:
+        raise ValueError("--shared-argmax needs --shared-classes, which says among which classes to choose")
+
+
+def parse_limit(text: str) -> float:
+    """Read a limit on a rate, as a share or in percent.
+
+    Args:
+        text: a share such as `0.01`, or a percentage such as `1%`.
+
+    Returns:
+        The limit, a share from 0 to below 1.
+
+    Raises:
+        argparse.ArgumentTypeError: when the text is neither, or the limit would let everything through or nothing.
+
+    Example:
+        >>> parse_limit("0.7%"), parse_limit("0.01")
+        (0.007, 0.01)
+    """
+    limit = _parse_share(text)
+    if limit is None or not 0 <= limit < 1:
+        raise argparse.ArgumentTypeError(f"must be a share from 0 to below 1, or a percentage such as 1%, got {text!r}")
+    return limit
+
+
+def parse_error(text: str) -> float:
+    """Read the chance of a wrong decision, as a share or in percent.
+
+    Args:
+        text: a share such as `0.05`, or a percentage such as `5%`.
+
+    Returns:
+        The chance, between 0 and 0.5.
+
+    Raises:
+        argparse.ArgumentTypeError: when the text is neither, or the chance is not between 0 and 0.5.
+
+    Example:
+        >>> parse_error("5%")
+        0.05
+    """
+    chance = _parse_share(text)
+    if chance is None or not 0 < chance < 0.5:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 0.5, such as 0.05 or 5%, got {text!r}")
+    return chance
+
+
+def _parse_share(text: str) -> float | None:
+    number = text.strip()
+    try:
+        # Decimal, since 0.7 / 100 in binary is not the number that 0.007 is.
+        share = Decimal(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except InvalidOperation:
+        return None
+    return float(share) if share.is_finite() else None
+
+
+def _read(arguments: argparse.Namespace, path: str, position: int) -> PredictionSet:
+    from lightning_flip.stores import read_predictions
+
+    names = {f"{name}_column": getattr(arguments, f"{name}_column") for name in _COLUMNS}
+    chosen = {option: given[position] if given else None for option, given in names.items()}
+    return read_predictions(path, **chosen, columns=arguments.slices or (), scores=arguments.shared_argmax)

@@ -1,0 +1,75 @@
+"""The words of a command line, handed to the subcommand that they name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lightning_flip.cli.comparing import add_compare
+from lightning_flip.cli.failures import CommandError
+from lightning_flip.cli.gating import add_gate
+from lightning_flip.cli.outputs import complain
+from lightning_flip.cli.status import Status
+from lightning_flip.cli.training import SUBCOMMANDS, training_cli
+
+__all__ = ["main"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    ``fit``, ``validate``, ``test`` and ``predict`` are a LightningCLI (see :func:`training_cli`). ``compare`` reads
+    recorded runs, or the predictions of an old and a new model, and ``gate`` decides whether the new model may
+    replace the old one; both load neither torch nor lightning.
+
+    Args:
+        args: the words after the command's name; None takes those it was called with.
+
+    Returns:
+        The exit status: 0 where all went well (of ``gate``: every limit holds), 1 only where ``gate`` found a limit
+        broken, 2 where something cannot be read or written, is not installed, or no subcommand was given, 3 where
+        ``gate`` has too few samples to decide.
+
+    Raises:
+        SystemExit: with status 2 for an unknown subcommand or wrong arguments, with 0 after ``--help``.
+
+    Example:
+        >>> main(["compare", "no/such/run", "--markdown", "-"])
+        2
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        return int(_run(words))
+    except CommandError as error:
+        complain(str(error))
+        return int(Status.MISUSE)
+
+
+def _run(words: list[str]) -> Status:
+    parser = _build_parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return Status.MISUSE
+    if words[0] in SUBCOMMANDS:
+        training_cli(words)
+        return Status.PASS
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        arguments.misused(f"unrecognized arguments: {' '.join(unknown)}")  # with the subcommand's usage
+    status: Status = arguments.run(arguments)
+    return status
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lightning-flip",
+        description="Which samples does a classifier get wrong now that it got right before, and how to stop it.",
+        epilog="lightning-flip SUBCOMMAND --help says more.",
+    )
+    commands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
+    for name, description in SUBCOMMANDS.items():
+        commands.add_parser(name, help=description, add_help=False)
+    add_compare(commands)
+    add_gate(commands)
+    return parser
