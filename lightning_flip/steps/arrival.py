@@ -25,12 +25,13 @@ class Arrival:
             several loaders, or anything else from a loader without positions.
         loaders: the loaders by number.
         ready: batches that the running loop had before this one, as Lightning counts them.
+        pass_number: passes that the running loop has begun, this one included.
 
     Attributes:
         plain: the same without index, as the user's hooks and steps see it.
     """
 
-    def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord], ready: int) -> None:
+    def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord], ready: int, pass_number: int) -> None:
         self._loaders = loaders
         self._single = True
         self._indices: dict[StepSource, tuple[Tensor, int, int | None]] = {}
@@ -46,7 +47,7 @@ class Arrival:
             self._parts = {key: part for key, part in pairs if part is None or isinstance(part, IndexedBatch)}
             self.plain = tree_map(_plain, data, is_leaf=_is_indexed)
         arrived = {key: part for key, part in self._parts.items() if part is not None}
-        self._positions = {key: loaders[part.loader].arrive(ready) for key, part in arrived.items()}
+        self._positions = {key: loaders[part.loader].arrive(ready, pass_number) for key, part in arrived.items()}
 
     def followed(self, batch: Any, source: StepSource) -> Any:
         """The part of a batch that a source follows.

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
 from lightning_flip.steps.arrival import Arrival
-from lightning_flip.steps.capture import candidate_modules
+from lightning_flip.steps.capture import candidate_modules, nothing_caught
 from lightning_flip.steps.captures import Captures
-from lightning_flip.steps.checks import ValueChecks
+from lightning_flip.steps.checks import ValueChecks, refuse_iterator_steps
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 from lightning_flip.steps.source import StepSource
@@ -27,6 +29,7 @@ from lightning_flip.steps.wrapping import MethodWrapper
 __all__ = ["Attachment", "attach"]
 
 _STEPS = ("training_step", "validation_step", "test_step")
+_PREDICT = "predict_step"
 _ATTACHED: weakref.WeakKeyDictionary[Any, Attachment] = weakref.WeakKeyDictionary()
 
 
@@ -43,14 +46,16 @@ class Attachment:
     """
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        _refuse_iterator_steps(module)
+        predicting = trainer.state.fn == TrainerFn.PREDICTING
+        refuse_iterator_steps(module, (*_STEPS, _PREDICT) if predicting else _STEPS)
         self._trainer = weakref.ref(trainer)
         self._module = module
         self._owners: list[object] = []
         self._captures = Captures(module)
         self.loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
-        self._arrival = Arrival(None, self.loaders, 0)
+        self._passes: dict[int, int] = {}
+        self._arrival = Arrival(None, self.loaders, 0, 0)
         self._step_args: tuple[Any, ...] = ()
         self._step_name = ""
         self._output: Any = None
@@ -73,7 +78,7 @@ class Attachment:
             source: where it takes its step from.
 
         Raises:
-            AttributeError: if ``logits_from`` names no submodule.
+            AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
         """
         self._captures.add(source)
         if not any(other is owner for other in self._owners):
@@ -157,6 +162,14 @@ class Attachment:
         self._steps_since_check = 0
         self._checks.read()
 
+    def advise(self, advice: str) -> None:
+        """Have the error for logits that are not finite say more.
+
+        Args:
+            advice: a sentence of the method whose loss it is.
+        """
+        self._checks.advise(advice)
+
     def may_communicate(self) -> bool:
         """Whether a collective is safe.
 
@@ -174,11 +187,16 @@ class Attachment:
         index, num_padding, num_samples = self._arrival.index(source)
         found = self._captures.find(source, len(index), self._output)
         if found is None:
-            if self._output is None and self._step_done:
+            trainer = self._trainer()
+            fitting = trainer is None or trainer.state.fn == TrainerFn.FITTING
+            if self._output is None and self._step_done and fitting:
                 return None  # the step chose to do nothing
             raise RuntimeError(self._nothing_caught(source, len(index)))
         logits, inputs = found
-        target = find_target(batch, source.target_from)
+        target = self._find_target(batch, source)
+        has_target = target is not None
+        if target is None:
+            target = torch.zeros(len(logits), dtype=torch.int64)
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
             raise ValueError(
                 f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
@@ -190,16 +208,30 @@ class Attachment:
             index=index.to(logits.device, non_blocking=True),
             logits=logits,
             target=target,
+            features=self._captures.features(source),
             inputs=inputs,
             valid=valid,
             num_padding=num_padding,
             rounds=rounds_of(index),
             num_samples=num_samples,
             largest_index=int(index.max()) if num_samples is None and len(index) else None,
+            has_target=has_target,
         )
 
+    def _find_target(self, batch: Any, source: StepSource) -> Tensor | None:
+        where = source.target_from
+        if self._step_name != _PREDICT or (where is not None and not callable(where)):
+            return find_target(batch, where)
+        if callable(where) and where(batch) is None:
+            return None
+        try:
+            return find_target(batch, where)
+        except TypeError:  # data to predict need no labels
+            if where is None:
+                return None
+            raise
+
     def _nothing_caught(self, source: StepSource, rows: int) -> str:
-        where = "the module's own forward" if source.logits_from == "" else f"logits_from={source.logits_from!r}"
         found: list[str] = []
         if not self._searching:
             self._searching = True
@@ -208,13 +240,7 @@ class Attachment:
                 found = candidate_modules(self._module, lambda: step(*self._step_args), rows)
             finally:
                 self._searching = False
-        listed = ", ".join(found) or "none"
-        return (
-            f"no logits [B, K] were caught from {where} in {self._step_name}. Usual causes: the step calls "
-            "self.net(x) or self.forward(x) instead of self(x), or the network was compiled before. "
-            f"Submodules whose output was [B, K]: {listed}. Name one of them: logits_from=..., call self(x) in the "
-            "step, or pass a function of the step's output."
-        )
+        return nothing_caught(source.logits_from, self._step_name, found)
 
     # -- wrapping ---------------------------------------------------------------------------------
 
@@ -225,7 +251,7 @@ class Attachment:
         wrap = self._wrapper.wrap
         wrap(strategy, "process_dataloader", lambda original: lambda loader: self._process(original(loader)))
         wrap(strategy.precision_plugin, "convert_input", lambda original: lambda data: original(self._receive(data)))
-        for name in _STEPS:
+        for name in (*_STEPS, _PREDICT):
             wrap(strategy, name, functools.partial(self._stepping, name))
 
     def _process(self, loader: Any) -> Any:
@@ -242,14 +268,17 @@ class Attachment:
     def _receive(self, data: Any) -> Any:
         self._cache, self._output, self._step_args = {}, None, ()
         self._captures.clear()
-        self._arrival = Arrival(data, self.loaders, self._batches_ready())
+        self._arrival = Arrival(data, self.loaders, *self._progress())
         return self._arrival.plain
 
-    def _batches_ready(self) -> int:
+    def _progress(self) -> tuple[int, int]:
+        """Batches that the running loop had in this pass, and passes that it has begun."""
         trainer = self._trainer()
         loop: Any = None if trainer is None else trainer._active_loop
         loop = getattr(loop, "epoch_loop", loop)
-        return int(loop.batch_progress.current.ready) if loop is not None else 0
+        ready = int(loop.batch_progress.current.ready) if loop is not None else 0
+        self._passes[id(loop)] = self._passes.get(id(loop), 0) + (ready == 0)
+        return ready, self._passes[id(loop)]
 
     def _stepping(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
@@ -290,19 +319,10 @@ class Attachment:
             if record.loader is not None:
                 unwrap_loader(record.loader)
         self._cache, self.loaders = {}, {}
-        self._arrival, self._output, self._step_args = Arrival(None, self.loaders, 0), None, ()
+        self._arrival, self._output, self._step_args = Arrival(None, self.loaders, 0, 0), None, ()
         trainer = self._trainer()
         if trainer is not None and _ATTACHED.get(trainer) is self:
             del _ATTACHED[trainer]
-
-
-def _refuse_iterator_steps(module: pl.LightningModule) -> None:
-    for name in _STEPS:
-        if is_param_in_hook_signature(getattr(module, name), "dataloader_iter", explicit=True):
-            raise TypeError(
-                f"{type(module).__name__}.{name}(dataloader_iter) takes batches from the loader by itself, so that "
-                "nobody can tell which samples a step had. Take batch (and batch_idx) as arguments instead."
-            )
 
 
 def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, source: StepSource) -> Attachment:
@@ -318,7 +338,7 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, sourc
         The attachment.
 
     Raises:
-        AttributeError: if ``source.logits_from`` names no submodule.
+        AttributeError: if ``source.logits_from`` or ``source.features_from`` names no submodule.
         TypeError: if a step of the module takes ``dataloader_iter``.
 
     Example:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LogitCapture", "LogitSource", "as_logits", "candidate_modules"]
+__all__ = ["CaptureHook", "LogitCapture", "LogitSource", "as_logits", "candidate_modules", "nothing_caught"]
 
 LogitSource = str | Callable[[Any], Any]
 
@@ -47,19 +47,25 @@ def as_logits(output: Any) -> Tensor | None:
     return logits
 
 
-class _Hook:
-    """A hook that copies of the module carry along without effect (EMA callbacks copy modules deeply)."""
+class CaptureHook:
+    """A hook that copies of the module carry along without effect (EMA callbacks copy modules deeply).
 
-    def __init__(self, capture: LogitCapture, method: str) -> None:
+    Args:
+        capture: has ``module`` and ``armed``; held weakly.
+        method: name of its method that takes what the hook is given, without the module.
+    """
+
+    def __init__(self, capture: Any, method: str) -> None:
         self._capture = weakref.ref(capture)
         self._method = method
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
+        """Pass on what the hook is given, while the capture is armed."""
         capture = self._capture()
         if capture is not None and capture.armed and module is capture.module:
             getattr(capture, self._method)(*args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CaptureHook:
         return self
 
     def __reduce__(self) -> Any:
@@ -91,8 +97,8 @@ class LogitCapture:
         self._depth = 0
         self._step_depth = 0
         self._handles = [
-            module.register_forward_pre_hook(_Hook(self, "_enter")),
-            module.register_forward_hook(_Hook(self, "_leave"), with_kwargs=True),
+            module.register_forward_pre_hook(CaptureHook(self, "_enter")),
+            module.register_forward_hook(CaptureHook(self, "_leave"), with_kwargs=True),
         ]
 
     def arm(self, rows: int, *, outermost_is_step: bool) -> None:
@@ -170,3 +176,23 @@ def candidate_modules(module: nn.Module, step: Callable[[], Any], rows: int) -> 
         for handle in handles:
             handle.remove()
     return list(found)
+
+
+def nothing_caught(logits_from: LogitSource, step_name: str, candidates: list[str]) -> str:
+    """The words for a step without logits.
+
+    Args:
+        logits_from: where they were looked for.
+        step_name: the step.
+        candidates: what :func:`candidate_modules` found.
+
+    Returns:
+        The error's text.
+    """
+    where = "the module's own forward" if logits_from == "" else f"logits_from={logits_from!r}"
+    return (
+        f"no logits [B, K] were caught from {where} in {step_name}. Usual causes: the step calls self.net(x) or "
+        "self.forward(x) instead of self(x), or the network was compiled before. Submodules whose output was [B, K]: "
+        f"{', '.join(candidates) or 'none'}. Name one of them: logits_from=..., call self(x) in the step, or pass a "
+        "function of the step's output."
+    )

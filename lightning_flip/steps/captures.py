@@ -1,4 +1,4 @@
-"""The captures of one module, one for every submodule that somebody takes logits from."""
+"""The captures of one module, one for every submodule that somebody takes logits or features from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_flip.steps.capture import LogitCapture, as_logits
+from lightning_flip.steps.features import FeatureCapture, classifier_layer
 from lightning_flip.steps.source import StepSource
 
 __all__ = ["Captures"]
@@ -26,18 +27,24 @@ class Captures:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._by_source: dict[StepSource, LogitCapture | None] = {}
+        self._features: dict[StepSource, FeatureCapture] = {}
 
     def add(self, source: StepSource) -> None:
-        """Make sure that a source's logits are caught.
+        """Make sure that a source's logits are caught, and the features if it asks for them.
 
         Args:
             source: where to take them from.
 
         Raises:
-            AttributeError: if ``logits_from`` names no submodule.
+            AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
         """
-        if source not in self._by_source:
-            self._by_source[source] = self._capture_for(source)
+        if source in self._by_source:
+            return
+        capture = self._capture_for(source)
+        if source.features_from is not None:
+            layer = classifier_layer(self._module, source.features_from, "features_from")
+            self._features[source] = FeatureCapture(layer)
+        self._by_source[source] = capture
 
     def arm(self, rows: Callable[[StepSource], int | None], *, wrapped: bool) -> None:
         """Begin a step.
@@ -47,9 +54,12 @@ class Captures:
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
         """
         for source, capture in self._by_source.items():
-            count = rows(source) if capture is not None else None
+            features = self._features.get(source)
+            count = rows(source) if capture is not None or features is not None else None
             if capture is not None and count is not None:
                 capture.arm(count, outermost_is_step=wrapped and capture.module is self._module)
+            if features is not None and count is not None:
+                features.arm(count)
 
     def disarm(self) -> None:
         """End a step."""
@@ -65,7 +75,7 @@ class Captures:
         """Take all hooks off."""
         for capture in self._all():
             capture.remove()
-        self._by_source = {}
+        self._by_source, self._features = {}, {}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -111,8 +121,34 @@ class Captures:
             )
         return None
 
-    def _all(self) -> list[LogitCapture]:
+    def features(self, source: StepSource) -> Tensor | None:
+        """The features of the step.
+
+        Args:
+            source: where to take them from.
+
+        Returns:
+            ``[B, D]``; None where the source asks for none.
+
+        Raises:
+            RuntimeError: if it asks and there are none.
+        """
+        capture = self._features.get(source)
+        if capture is None or capture.features is not None:
+            return None if capture is None else capture.features
+        layers = [name for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
+        where = next((name for name, part in self._module.named_modules() if part is capture.module), "?")
+        raise RuntimeError(
+            f"no features [B, D] entered the layer {where!r} (features_from={source.features_from!r}) in this step. "
+            "Usual causes: its weight is used without calling it, its input has more than two dimensions, or the "
+            f"network was compiled before. Name the layer that the features enter; candidates: {layers}."
+        )
+
+    def _logits(self) -> list[LogitCapture]:
         return list({id(capture): capture for capture in self._by_source.values() if capture is not None}.values())
+
+    def _all(self) -> list[LogitCapture | FeatureCapture]:
+        return [*self._logits(), *self._features.values()]
 
     def _capture_for(self, source: StepSource) -> LogitCapture | None:
         if callable(source.logits_from):
@@ -125,7 +161,7 @@ class Captures:
                 f"logits_from={source.logits_from!r} is no submodule of {type(self._module).__name__}; "
                 f"its children are {names}."
             ) from None
-        for capture in self._all():
+        for capture in self._logits():
             if capture.module is target:
                 return capture
         return LogitCapture(target)

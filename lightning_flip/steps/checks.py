@@ -1,11 +1,15 @@
-"""Looking for NaN and wrong labels without making the host wait for the device."""
+"""Looking for NaN and wrong labels without making the host wait for the device, and for steps that hide them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-__all__ = ["ValueChecks"]
+__all__ = ["ValueChecks", "refuse_iterator_steps"]
 
 
 class ValueChecks:
@@ -13,6 +17,16 @@ class ValueChecks:
 
     def __init__(self) -> None:
         self._flags: dict[str, Tensor] = {}
+        self._advice = ""
+
+    def advise(self, advice: str) -> None:
+        """Have the error for logits that are not finite say more.
+
+        Args:
+            advice: a sentence; what was said already is not said twice.
+        """
+        if advice and advice not in self._advice:
+            self._advice = f"{self._advice} {advice}"
 
     def look(self, logits: Tensor, target: Tensor, step_name: str, *, deferred: bool) -> Tensor | None:
         """Check one step.
@@ -35,7 +49,7 @@ class ValueChecks:
         labelled = (target >= 0) & (target < classes) if target.ndim == 1 else torch.isfinite(target).all(dim=1)
         problems = {
             f"logits are not finite (NaN or infinity) in {step_name}. Rows with such logits are not stored. "
-            "Lower the learning rate, clip gradients, or look for bad inputs.": ~finite,
+            f"Lower the learning rate, clip gradients, or look for bad inputs.{self._advice}": ~finite,
             f"labels are outside [0, {classes}) in {step_name}, where the logits have {classes} classes. Rows "
             "with such labels are not stored. Map the labels, or pass target_from= to name the right ones.": ~labelled,
         }
@@ -57,3 +71,21 @@ class ValueChecks:
         for problem, flag in flags.items():
             if bool(flag):
                 raise ValueError(problem)
+
+
+def refuse_iterator_steps(module: pl.LightningModule, names: Iterable[str]) -> None:
+    """Refuse a module whose steps take the loader's iterator.
+
+    Args:
+        module: the module.
+        names: of its steps.
+
+    Raises:
+        TypeError: if one of them does.
+    """
+    for name in names:
+        if is_param_in_hook_signature(getattr(module, name), "dataloader_iter", explicit=True):
+            raise TypeError(
+                f"{type(module).__name__}.{name}(dataloader_iter) takes batches from the loader by itself, so that "
+                "nobody can tell which samples a step had. Take batch (and batch_idx) as arguments instead."
+            )

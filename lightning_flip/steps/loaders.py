@@ -30,7 +30,7 @@ class LoaderRecord:
         self.dataset: Any = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
         self.batches = 0
         self._loader = weakref.ref(loader)
-        self._started = False
+        self._pass: int | None = None
 
     @property
     def loader(self) -> DataLoader[Any] | None:
@@ -42,21 +42,23 @@ class LoaderRecord:
         """Length of that dataset, or None if it has none (a sampler of its own says what to draw)."""
         return len(self.dataset) if hasattr(self.dataset, "__len__") else None
 
-    def arrive(self, ready: int) -> int:
+    def arrive(self, ready: int, pass_number: int) -> int:
         """Count a batch in.
 
         Args:
-            ready: batches that the running loop had before this one, as Lightning counts them.
+            ready: batches that the running loop had before this one, as Lightning counts them: over all loaders,
+                where it goes through them one after another.
+            pass_number: passes that the running loop has begun; 0 where it goes on with one of an earlier process.
 
         Returns:
             Position of the batch in the loader's own order.
         """
-        if ready == 0:
-            self.batches = 0
-        elif not self._started:
+        if self._pass is None and pass_number == 0:
             # Resumed inside an epoch: a stateful loader goes on where it was, any other begins afresh.
             self.batches = ready if hasattr(self.loader, "load_state_dict") else 0
-        self._started = True
+        elif pass_number != self._pass:
+            self.batches = 0
+        self._pass = pass_number
         position = self.batches
         self.batches += 1
         return position

@@ -32,6 +32,7 @@ class SampleStep:
         rounds: row positions split so that no index repeats within a round; None when none repeats at all.
         num_samples: length of the dataset that the index points into; None where it has none.
         largest_index: the largest index, known on the host; None where ``num_samples`` bounds it.
+        has_target: False for data to predict that have no labels; ``target`` is 0 for all of them.
 
     Example:
         >>> step = SampleStep(torch.tensor([7, 2]), torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0]))
@@ -49,6 +50,7 @@ class SampleStep:
     rounds: tuple[Tensor, ...] | None = None
     num_samples: int | None = None
     largest_index: int | None = None
+    has_target: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -76,13 +78,14 @@ class SampleStep:
             )
 
     def detached(self) -> SampleStep:
-        """The same step with logits outside the graph, in at least float32.
+        """The same step with logits outside the graph, in at least float32, and features outside of it.
 
         Half precision logits are widened before any arithmetic: at a temperature of 100, bfloat16 gives a
         divergence that is wrong by a factor of 2.5.
         """
         logits = self.logits.detach()
-        return replace(self, logits=logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        features = None if self.features is None else self.features.detach()
+        return replace(self, logits=logits.to(torch.promote_types(logits.dtype, torch.float32)), features=features)
 
     @cached_property
     def observed(self) -> SampleStep:

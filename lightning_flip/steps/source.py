@@ -20,6 +20,8 @@ class StepSource:
         target_from: a key, attribute, position, or function of the batch; None for the usual places.
         index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
         loader: position or key of the loader, where training draws from several.
+        features_from: the layer whose input are the features: a dotted submodule path, or "" for the last
+            ``nn.Linear``; None where nobody needs them.
 
     Example:
         >>> StepSource(logits_from="head", target_from="species").loader is None
@@ -30,3 +32,4 @@ class StepSource:
     target_from: Selector | None = None
     index_from: Selector | None = None
     loader: int | str | None = None
+    features_from: str | None = None

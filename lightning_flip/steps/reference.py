@@ -1,0 +1,215 @@
+"""The old model that a new one is held against, while the new one trains."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.precision import Precision
+from torch import Tensor, nn
+
+from lightning_flip.models.loading import ModelSource, load_model
+from lightning_flip.steps.attachment import Attachment
+from lightning_flip.steps.cached_logits import CACHED_SUFFIXES, CachedLogits
+from lightning_flip.steps.capture import as_logits
+from lightning_flip.steps.sample_step import SampleStep
+
+__all__ = ["Reference", "load_reference"]
+
+
+class Reference:
+    """A frozen model, or its logits as they were stored, beside the model that trains.
+
+    No ``nn.Module``: whoever holds one has none of its weights among parameters, in a ``state_dict``, in an optimizer
+    or in what DistributedDataParallel synchronizes. Copies of its owner (weight averaging) share it, and processes that
+    are spawned get one of their own. Use :func:`load_reference`.
+
+    Args:
+        source: a module that belongs to the reference alone, or stored logits.
+        logits_from: the submodule whose inputs the steps hold. A LightningModule with a submodule of this name is run
+            there, any other model as a whole.
+        compile: run the model through ``torch.compile``; a text names the backend.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> Reference(MLP(4, 3)).num_parameters
+        17539
+    """
+
+    def __init__(self, source: nn.Module | CachedLogits, *, logits_from: str = "", compile: bool | str = False) -> None:
+        self.source = source
+        self.logits_from = logits_from
+        self.compile = compile
+        self._plugin: Precision | None = None
+        self._device: torch.device | None = None
+        self._run: Callable[..., Any] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reference:
+        return self
+
+    def __reduce__(self) -> Any:
+        source = copy.deepcopy(self.source)
+        source.to(torch.device("cpu"))
+        return _restored, (source, self.logits_from, self.compile)
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Number of the model's parameters; None for stored logits."""
+        if isinstance(self.source, CachedLogits):
+            return None
+        return sum(weight.numel() for weight in self.source.parameters())
+
+    def prepare(self, trainer: pl.Trainer) -> None:
+        """Put the model where the Trainer puts its own and into the same precision; once per fit is enough.
+
+        Args:
+            trainer: the running Trainer, whose strategy has its device.
+        """
+        self._place(trainer.strategy.root_device, trainer.precision_plugin)
+
+    def release(self) -> None:
+        """Give the device's memory back; the next :meth:`prepare` begins anew."""
+        self._plugin = self._device = self._run = None
+        self.source.to(torch.device("cpu"))
+
+    def logits(self, step: SampleStep, attachment: Attachment) -> Tensor:
+        """What the old model says to a step's samples, given the same inputs: augmented as the new model's are.
+
+        Runs in eval mode and without gradient; under autocast in the step's own. Draws no random numbers.
+
+        Args:
+            step: the running step as a whole or without its padding, which stands last; not one of the pieces of
+                :meth:`SampleStep.once`.
+            attachment: where the step came from; the forward here is none that it should catch.
+
+        Returns:
+            ``[B, K_old]`` for the rows of ``step``; stored logits in float32.
+
+        Raises:
+            RuntimeError: if the step does not hold the inputs of its forward.
+            ValueError: if ``logits_from`` names a part that works on the new model's own features, the old model gives
+                no logits, or the stored ones are of another dataset.
+        """
+        if isinstance(self.source, CachedLogits):
+            return self.source.rows(step)
+        args, kwargs = step.inputs
+        self._check_inputs([*args, *kwargs.values()])
+        device = step.logits.device
+        if self._run is None or self._device != device:
+            self._place(device, self._plugin)
+        assert self._run is not None
+        with attachment.paused(), torch.no_grad(), self._forward_context(device):
+            output = self._run(*args, **kwargs)
+        logits = as_logits(output)
+        rows = len(step.index)
+        if logits is None or logits.shape[0] < rows:
+            got = f"the shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ValueError(
+                f"the reference {self._said()} must give logits [{rows}, K] for the inputs of the new model's "
+                f"{self.logits_from or 'forward'}; it gave {got}."
+            )
+        return logits[:rows]
+
+    def _place(self, device: torch.device, plugin: Precision | None) -> None:
+        if self._run is not None and self._device == device and self._plugin is plugin:
+            return
+        self._plugin, self._device = plugin, device
+        if isinstance(self.source, CachedLogits):
+            self.source.to(device)
+            return
+        model = self.source
+        if plugin is not None and type(plugin).convert_module is not Precision.convert_module:
+            # What it rounds would be lost for a later fit in another precision.
+            model = plugin.convert_module(copy.deepcopy(model))
+        model = model.to(device).requires_grad_(False).eval()
+        part = self._part(model)
+        backend = "inductor" if self.compile is True else self.compile
+        self._run = torch.compile(part, backend=backend) if backend else part
+
+    def _part(self, model: nn.Module) -> nn.Module:
+        if isinstance(model, pl.LightningModule) and self.logits_from:
+            with contextlib.suppress(AttributeError):
+                return model.get_submodule(self.logits_from)
+        return model
+
+    def _forward_context(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        # Callbacks run outside of the context that the Trainer puts around a step.
+        if self._plugin is None or torch.is_autocast_enabled(device.type):
+            return contextlib.nullcontext()
+        return self._plugin.forward_context()
+
+    def _check_inputs(self, inputs: list[Any]) -> None:
+        if not inputs:
+            raise RuntimeError(
+                "the inputs of the new model's forward are not known, so that the reference cannot be given the same. "
+                "logits_from must be a submodule path, not a function of the step's output."
+            )
+        if self.logits_from and any(isinstance(value, Tensor) and value.grad_fn is not None for value in inputs):
+            raise ValueError(
+                f"logits_from={self.logits_from!r} names a part of the new model that is given features which the new "
+                "model computed; the reference would be run on those. Name the whole network, or leave logits_from out."
+            )
+
+    def _said(self) -> str:
+        return type(self.source).__name__
+
+
+def _restored(source: nn.Module | CachedLogits, logits_from: str, compile: bool | str) -> Reference:
+    return Reference(source, logits_from=logits_from, compile=compile)
+
+
+def load_reference(
+    source: ModelSource | Reference,
+    *,
+    model_class: type[pl.LightningModule] | str | None = None,
+    network: nn.Module | str | None = None,
+    logits_from: str | Callable[[Any], Any] = "",
+    compile: bool | str = False,
+) -> Reference:
+    """Load the old model that a new one is held against.
+
+    **Stored logits** cost no forward and no second network, but belong to one view of each sample: if the new model
+    trains with augmentation, the old one did not see the same picture, which the paper's method assumes.
+
+    Args:
+        source: everything that :func:`~lightning_flip.models.load_model` takes; or logits stored by sample index: a
+            Parquet file of ``PredictionWriter(logits=True)`` over the training data, ``.npz`` with ``logits [N, K]``
+            and optionally ``index [N]``, or ``.npy`` with the logits of sample 0 to N - 1.
+        model_class: class of a Lightning checkpoint, or its import path.
+        network: the network of a file of weights, or its torchvision name.
+        logits_from: the new model's own option: which submodule's inputs there will be.
+        compile: run the model through ``torch.compile``; a text names the backend.
+
+    Returns:
+        The reference, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TypeError: if ``logits_from`` is a function: the inputs that belong to its logits are not known.
+        ValueError: if the source cannot be loaded.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/old.npy", np.zeros((100, 3), np.float16))
+        ...     load_reference(f"{folder}/old.npy").source.num_classes
+        3
+    """
+    if isinstance(source, Reference):
+        return source
+    if isinstance(source, (str, os.PathLike)) and Path(source).suffix in CACHED_SUFFIXES:
+        return Reference(CachedLogits.read(source))
+    if callable(logits_from):
+        raise TypeError(
+            "logits_from is a function of the step's output, so that the inputs of the logits are not known and the "
+            "reference cannot be given the same. Name a submodule, or give stored logits as the reference."
+        )
+    model = load_model(source, model_class=model_class, network=network)
+    return Reference(model, logits_from=logits_from, compile=compile)
