@@ -6,14 +6,39 @@ its path.
 
 from __future__ import annotations
 
-from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection
+from lightning_flip.mixins import (
+    BackwardCompatible,
+    FlippingErrorReduction,
+    FocalDistillation,
+    LabelSmoothing,
+    LearningWithRetrospection,
+    NaivePositiveCongruent,
+)
 from lightning_flip.models import Classifier
 
 __all__ = [
+    "BackwardCompatibleClassifier",
     "FlippingErrorReductionClassifier",
+    "FocalDistillationClassifier",
     "LabelSmoothingClassifier",
     "LearningWithRetrospectionClassifier",
+    "NaivePositiveCongruentClassifier",
 ]
+
+
+class BackwardCompatibleClassifier(BackwardCompatible, Classifier):
+    """Trains a network whose features the old model's classifier layer can read (BCT).
+
+    Options are those of :class:`~lightning_flip.mixins.BackwardCompatible`,
+    :class:`~lightning_flip.mixins.ReferencedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> model = BackwardCompatibleClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt", backward_weight=0.5)
+        >>> model.backward_weight
+        0.5
+    """
 
 
 class FlippingErrorReductionClassifier(FlippingErrorReduction, Classifier):
@@ -27,6 +52,22 @@ class FlippingErrorReductionClassifier(FlippingErrorReduction, Classifier):
         >>> model = FlippingErrorReductionClassifier(MLP(64, 10), num_classes=10, restrict="all", initial="copy")
         >>> model.restrict, model.fer_temperature, model.num_classes
         ('all', 5.0, 10)
+    """
+
+
+class FocalDistillationClassifier(FocalDistillation, Classifier):
+    """Trains a network that is drawn to an old one, most where the old one is right (PCT).
+
+    Options are those of :class:`~lightning_flip.mixins.FocalDistillation`,
+    :class:`~lightning_flip.mixins.ReferencedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> old = FocalDistillationClassifier(MLP(64, 10), num_classes=10, focal_weight=0.0)  # plain training
+        >>> new = FocalDistillationClassifier(MLP(64, 10, hidden=(256, 256)), num_classes=10, reference=old)
+        >>> new.focal_alpha, new.focal_beta, new.focal_distance
+        (1.0, 5.0, 'kl')
     """
 
 
@@ -53,4 +94,18 @@ class LearningWithRetrospectionClassifier(LearningWithRetrospection, Classifier)
         >>> from lightning_flip.models import MLP
         >>> LearningWithRetrospectionClassifier(MLP(64, 10), num_classes=10, lwr_interval=1).lwr_interval
         1
+    """
+
+
+class NaivePositiveCongruentClassifier(NaivePositiveCongruent, Classifier):
+    """Trains a network with more weight on what the old one gets right.
+
+    Options are those of :class:`~lightning_flip.mixins.NaivePositiveCongruent`,
+    :class:`~lightning_flip.mixins.ReferencedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> NaivePositiveCongruentClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt").naive_weight
+        1.0
     """

@@ -25,12 +25,20 @@ from lightning_flip.functional.forgetting import (
 )
 from lightning_flip.functional.margins import logit_margin
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
+from lightning_flip.functional.positive_congruent import (
+    backward_compatible_loss,
+    focal_distillation_loss,
+    naive_positive_congruent_loss,
+    old_model_right,
+)
 from lightning_flip.functional.predictions import Predictions, describe_predictions
 from lightning_flip.functional.smearing import label_smoothing_loss
+from lightning_flip.functional.uncertainty import predictive_disagreement, predictive_entropy, predictive_std
 
 __all__ = [
     "Predictions",
     "average_behavior",
+    "backward_compatible_loss",
     "behavior",
     "churn",
     "class_conditional_noise",
@@ -38,14 +46,20 @@ __all__ = [
     "describe_predictions",
     "flipping_error",
     "flipping_error_reduction_loss",
+    "focal_distillation_loss",
     "forgetting_events",
     "label_smoothing_loss",
     "learning_with_retrospection_loss",
     "logit_margin",
+    "naive_positive_congruent_loss",
     "negative_flip_impact",
     "negative_flip_rate",
     "never_learned",
+    "old_model_right",
     "positive_flip_rate",
+    "predictive_disagreement",
+    "predictive_entropy",
+    "predictive_std",
     "relative_flipping_error",
     "relative_negative_flip_rate",
     "restriction_weights",

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.base_loss import check_base_loss
-from lightning_flip.mixins.loop import TermLoop, add_loop, check_table_dtype, storage_dtype, with_loop
-from lightning_flip.mixins.options import accepted_arguments, check_definition
+from lightning_flip.mixins.loop import TermLoop, add_loop, with_loop
+from lightning_flip.mixins.options import (
+    accepted_arguments,
+    check_definition,
+    check_table_dtype,
+    owners_of,
+    schedule,
+    storage_dtype,
+)
 from lightning_flip.steps import SampleStep, StepSource
 
 if TYPE_CHECKING:
@@ -71,6 +78,8 @@ class LossTerm(_Module):
 
     #: Whether the method moves the target away from the label; two such methods in one class warn.
     softens_target: ClassVar[bool] = False
+    #: What to change when the loss runs away. A method that says so has its loss watched.
+    divergence_advice: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,16 +121,27 @@ class LossTerm(_Module):
 
     # -- what a method defines ------------------------------------------------------------------------
 
-    def method_loss(self, step: SampleStep) -> Tensor:
+    def method_loss(self, step: SampleStep) -> Tensor | None:
         """The method's loss of every sample, with gradient into ``step.logits``.
 
         Args:
             step: the running step.
 
         Returns:
-            ``[B]``. The base itself is plain cross entropy.
+            ``[B]``; None where the method adds nothing, which leaves the module's loss as it is to the last bit.
+            The base itself is plain cross entropy.
         """
         return cross_entropy(step.logits, step.target, reduction="none")
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Make ready what a fit needs, when the module lies on its device; overrides call ``super().begin_fit``.
+
+        Args:
+            trainer: the Trainer whose fit begins.
+        """
+
+    def end_fit(self) -> None:
+        """Let go of what a fit needed; overrides call ``super().end_fit``."""
 
     def observe(self, step: SampleStep) -> None:
         """Store what later epochs need; called once for every batch, after the loss.
@@ -162,18 +182,7 @@ class LossTerm(_Module):
         Raises:
             ValueError: if the Trainer trains without an end.
         """
-        trainer = self.trainer
-        total = self.total_epochs
-        if total is None and trainer.max_epochs is not None and trainer.max_epochs > 0:
-            total = trainer.max_epochs
-        if total is None and trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
-            total = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
-        if total is None:
-            raise ValueError(
-                "the schedule of this loss needs the number of epochs M, and the Trainer has neither max_epochs nor "
-                "max_steps. Pass total_epochs=."
-            )
-        return trainer.current_epoch + 1, total
+        return schedule(self.trainer, self.total_epochs)
 
     def storage_dtype(self, step: SampleStep) -> torch.dtype:
         """Storage type of this module's tables.
@@ -273,20 +282,17 @@ class LossTerm(_Module):
         if not loop.compared and self.base_loss == "cross_entropy":
             check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
         loop.compared = True
-        difference = torch.zeros_like(plain)
-        for method in self._methods("method_loss"):
-            difference = difference + (method(self, step) - plain)
+        losses = [method(self, step) for method in self._methods("method_loss")]
+        differences = [method_loss - plain for method_loss in losses if method_loss is not None]
+        if differences:
+            loss = loss + self.term_weight * sum(differences, torch.zeros_like(plain)).mean()
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
             loop.added_for = attachment.batch
             for part in step.observed.once():
                 for method in self._methods("observe"):
                     method(self, part)
-        return loss + self.term_weight * difference.mean()
+            loop.divergence.add(loss.detach(), step.num_classes)
+        return loss
 
     def _methods(self, name: str) -> list[Callable[..., Any]]:
-        """The methods of a name that stand side by side; a subclass that redefines one replaces its parent's."""
-        owners: list[type] = []
-        for cls in type(self).__mro__:
-            if name in vars(cls) and cls is not LossTerm and not any(issubclass(owner, cls) for owner in owners):
-                owners.append(cls)
-        return [vars(owner)[name] for owner in owners]
+        return [vars(owner)[name] for owner in owners_of(type(self), name, LossTerm)]

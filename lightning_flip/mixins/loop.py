@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
 from lightning_flip.steps import Attachment, SampleStep, attach
 from lightning_flip.tables import SampleTable
 
 if TYPE_CHECKING:
     from lightning_flip.mixins.base import LossTerm
 
-__all__ = ["TermLoop", "add_loop", "check_table_dtype", "storage_dtype", "with_loop"]
+__all__ = ["TermLoop", "add_loop", "with_loop"]
 
 CHECKPOINT_KEY = "lightning_flip"
 _WARNED: weakref.WeakSet[type] = weakref.WeakSet()  # said once for every class
@@ -40,6 +40,7 @@ class TermLoop(pl.Callback):
         self.epoch = -1
         self.compared = False
         self.added_for: object = None
+        self.divergence = DivergenceWatch()
         self._loaded: dict[str, Any] = {}
 
     def __reduce__(self) -> Any:
@@ -80,12 +81,24 @@ class TermLoop(pl.Callback):
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self.tables, self.epoch, self._loaded = {}, -1, {}
+            self.divergence = DivergenceWatch()
+        self.divergence.advice, self.divergence.finite_only = advice_of(type(module))
+        self.attachment.advise(self.divergence.advice)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the methods make ready what they need; the module lies on its device by now."""
+        module = self._module()
+        if self.attachment is not None and module is not None:
+            module.begin_fit(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Make sure that the term has not been forgotten."""
-        if self.attachment is None or outputs is None or self.added_for is self.attachment.batch:
+        """Make sure that the term has not been forgotten, and that the loss has not run away."""
+        if self.attachment is None:
+            return
+        self.divergence.look_now_and_then(trainer, pl_module)
+        if outputs is None or self.added_for is self.attachment.batch:
             return
         if pl_module.automatic_optimization and not outputs:
             return  # training_step returned None
@@ -99,13 +112,15 @@ class TermLoop(pl.Callback):
         """Merge the ranks' rows, so that the checkpoints of the epoch's end hold all of them."""
         if self.attachment is not None:
             self.attachment.check()
+            self.divergence.look(trainer, pl_module, whole=False)
             self._sync()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the tables into the checkpoint: the loss reads them."""
-        if self._module() is not pl_module or not (self.tables or self._loaded):
+        first_loss = self.divergence.first_loss
+        if self._module() is not pl_module or not (self.tables or self._loaded or first_loss is not None):
             return
         # In an exception the other ranks may not come: a collective would wait for them for good.
         if self.attachment is not None and self.attachment.may_communicate():
@@ -113,6 +128,8 @@ class TermLoop(pl.Callback):
         partial = not all(table.merged for table in self.tables.values())
         tables = {**self._loaded, **{name: table.state_dict() for name, table in self.tables.items()}}
         checkpoint[CHECKPOINT_KEY] = {"tables": tables, "epoch": self.epoch, "partial": partial}
+        if first_loss is not None:
+            checkpoint[CHECKPOINT_KEY]["first_loss"] = float(first_loss)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -122,6 +139,7 @@ class TermLoop(pl.Callback):
             return
         state = checkpoint[CHECKPOINT_KEY]
         self.tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
+        self.divergence.first_loss = state.get("first_loss")
         if state["partial"] and trainer.world_size > 1:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: the rows that other ranks wrote since "
@@ -224,6 +242,9 @@ class TermLoop(pl.Callback):
     def _release(self) -> None:
         if self.attachment is not None:
             self.attachment.release(self)
+            module = self._module()
+            if module is not None:
+                module.end_fit()
         self.attachment = self.added_for = None
 
 
@@ -263,35 +284,3 @@ def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
 
 def _nobody() -> None:
     return None
-
-
-def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
-    """The type in which a table keeps what was computed from some logits.
-
-    Args:
-        name: "float16", "bfloat16", "float32", "float64", or None for the type of the computation.
-        logits: the logits.
-
-    Returns:
-        The type.
-
-    Raises:
-        ValueError: for another name.
-    """
-    check_table_dtype(name)
-    dtype: torch.dtype = torch.promote_types(logits.dtype, torch.float32) if name is None else getattr(torch, name)
-    return dtype
-
-
-def check_table_dtype(name: str | None) -> None:
-    """Refuse a storage type that tables do not have.
-
-    Args:
-        name: the option's value.
-
-    Raises:
-        ValueError: if it is none of them.
-    """
-    allowed = ("float16", "bfloat16", "float32", "float64")
-    if name is not None and name not in allowed:
-        raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")

@@ -1,15 +1,25 @@
-"""What a class made of mixins must look like, checked when it is defined."""
+"""What a class made of mixins must look like, checked when it is defined, and what its options may be."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
-__all__ = ["accepted_arguments", "check_definition"]
+__all__ = [
+    "accepted_arguments",
+    "check_choices",
+    "check_definition",
+    "check_table_dtype",
+    "owners_of",
+    "schedule",
+    "storage_dtype",
+]
 
 
 def check_definition(cls: type, base: type) -> None:
@@ -104,3 +114,102 @@ def _signature(function: Callable[..., Any], bound: bool) -> tuple[int | None, f
         None if inspect.Parameter.VAR_POSITIONAL in kinds else count,
         None if inspect.Parameter.VAR_KEYWORD in kinds else names,
     )
+
+
+def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
+    """The type in which a table keeps what was computed from some logits.
+
+    Args:
+        name: "float16", "bfloat16", "float32", "float64", or None for the type of the computation.
+        logits: the logits.
+
+    Returns:
+        The type.
+
+    Raises:
+        ValueError: for another name.
+    """
+    check_table_dtype(name)
+    dtype: torch.dtype = torch.promote_types(logits.dtype, torch.float32) if name is None else getattr(torch, name)
+    return dtype
+
+
+def check_table_dtype(name: str | None) -> None:
+    """Refuse a storage type that tables do not have.
+
+    Args:
+        name: the option's value.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    allowed = ("float16", "bfloat16", "float32", "float64")
+    if name is not None and name not in allowed:
+        raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")
+
+
+def owners_of(cls: type, name: str, base: type) -> list[type]:
+    """The mixins in a class that define a name and stand side by side.
+
+    Args:
+        cls: a class made of mixins.
+        name: of a method or attribute; one that a subclass redefines replaces its parent's.
+        base: the base class of all mixins, which does not count.
+
+    Returns:
+        The owners, from left to right.
+
+    Example:
+        >>> from lightning_flip.mixins import FlippingErrorReduction, LossTerm
+        >>> class Mine(FlippingErrorReduction): ...
+        >>> owners_of(Mine, "observe", LossTerm) == [FlippingErrorReduction]
+        True
+    """
+    owners: list[type] = []
+    for part in cls.__mro__:
+        if name in vars(part) and part is not base and not any(issubclass(owner, part) for owner in owners):
+            owners.append(part)
+    return owners
+
+
+def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
+    """k, counted from 1, and M of a schedule.
+
+    Args:
+        trainer: the running Trainer.
+        total_epochs: M if it is given, else the Trainer's ``max_epochs``, else ``max_steps`` over batches an epoch.
+
+    Returns:
+        The running epoch and their number.
+
+    Raises:
+        ValueError: if the Trainer trains without an end.
+    """
+    total = total_epochs
+    if total is None and trainer.max_epochs is not None and trainer.max_epochs > 0:
+        total = trainer.max_epochs
+    if total is None and trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
+        total = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
+    if total is None:
+        raise ValueError(
+            "the schedule of this loss needs the number of epochs M, and the Trainer has neither max_epochs nor "
+            "max_steps. Pass total_epochs=."
+        )
+    return trainer.current_epoch + 1, total
+
+
+def check_choices(**choices: tuple[Any, tuple[str, ...]]) -> None:
+    """Refuse a value that an option does not have.
+
+    Args:
+        **choices: by the option's name, its value and what is allowed.
+
+    Raises:
+        ValueError: if a value is not among them.
+
+    Example:
+        >>> check_choices(restrict=("correct", ("correct", "all")))
+    """
+    for name, (choice, allowed) in choices.items():
+        if choice not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {choice!r}.")

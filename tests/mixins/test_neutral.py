@@ -14,7 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
-from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection
+from lightning_flip.mixins import (
+    BackwardCompatible,
+    FlippingErrorReduction,
+    FocalDistillation,
+    LabelSmoothing,
+    LearningWithRetrospection,
+    NaivePositiveCongruent,
+)
 from tests.mixins.helpers import LitNet, quiet
 
 
@@ -37,8 +44,27 @@ class Lsr(LabelSmoothing, Plain):
     """Label smoothing."""
 
 
+class Pct(FocalDistillation, Plain):
+    """Focal distillation."""
+
+
+class Naive(NaivePositiveCongruent, Plain):
+    """The naive treatment."""
+
+
+class Bct(BackwardCompatible, Plain):
+    """Backward-compatible training."""
+
+
 class All(LabelSmoothing, LearningWithRetrospection, FlippingErrorReduction, Plain):
     """Everything at once."""
+
+
+def old() -> nn.Module:
+    """An old model with dropout, which would draw random numbers if it were left in training mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 
 
 class Noise(TensorDataset):
@@ -67,14 +93,23 @@ def identical(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", [Fer, Lwr, Lsr, All])
+@pytest.mark.parametrize("kind", [Fer, Lwr, Lsr, Pct, Naive, Bct, All])
 def test_a_term_of_weight_zero_is_off(kind: Any, workers: int) -> None:
     assert identical(trained(kind, workers, term_weight=0.0), trained(Plain, workers))
 
 
 @pytest.mark.filterwarnings("ignore:.* each soften the target")  # all three methods in one class do
 @pytest.mark.parametrize(
-    ("kind", "options"), [(Fer, {}), (Lwr, {"lwr_interval": 1}), (Lsr, {}), (All, {"lwr_interval": 1})]
+    ("kind", "options"),
+    [
+        (Fer, {}),
+        (Lwr, {"lwr_interval": 1}),
+        (Lsr, {}),
+        (Pct, {"reference": old()}),
+        (Naive, {"reference": old()}),
+        (Bct, {"reference": old()}),
+        (All, {"lwr_interval": 1}),
+    ],
 )
 def test_a_term_of_weight_one_is_on_and_draws_no_random_number(kind: Any, options: dict[str, Any]) -> None:
     on, off = trained(kind, **options), trained(Plain)

@@ -1,0 +1,127 @@
+"""Backward-compatible training as a mixin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.positive_congruent import backward_compatible_loss
+from lightning_flip.mixins.referenced import ReferencedLoss
+from lightning_flip.models.loading import load_model
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
+from lightning_flip.steps.features import classifier_layer
+
+__all__ = ["BackwardCompatible"]
+
+
+class FrozenLayer:
+    """The old classifier layer's weights; no ``nn.Module``, and shared by copies of the new model."""
+
+    def __init__(self) -> None:
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenLayer:
+        return self
+
+    def __reduce__(self) -> Any:
+        return FrozenLayer, ()
+
+
+class BackwardCompatible(ReferencedLoss):
+    """Lets the old model's classifier layer read the new model's features (BCT, Shen et al. 2020).
+
+    The loss is CE(W_new h) + w CE(W_old h): h are the features that enter the new model's classifier layer, W_old
+    and its bias are the old model's and frozen. Both models need features of the same width. With ``old_classes``,
+    samples of classes that the old model does not know have CE(W_new h) alone.
+
+    Args:
+        *args: passed on to the module.
+        backward_weight: w >= 0; 0 is training without a reference, bit for bit, and loads none.
+        features_from: dotted path of the new model's classifier layer; "" for its last ``nn.Linear``.
+        classifier_from: dotted path of the reference's classifier layer; "" for its last ``nn.Linear``.
+        **kwargs: options of :class:`ReferencedLoss` and :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if ``backward_weight`` is negative or not finite.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Update(BackwardCompatible, Classifier): ...
+        >>> model = Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), features_from="network.classifier")
+        >>> model.step_source.features_from
+        'network.classifier'
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        backward_weight: float = 1.0,
+        features_from: str = "",
+        classifier_from: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= backward_weight < math.inf:
+            raise ValueError(f"backward_weight must be at least 0 and finite; got {backward_weight}.")
+        self.backward_weight = backward_weight
+        self.classifier_from = classifier_from
+        if backward_weight:
+            self.step_source = replace(self.step_source, features_from=features_from)
+        self._old_layer = FrozenLayer()
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Take the classifier layer out of the reference, if it counts."""
+        super().begin_fit(trainer)
+        if not self.backward_weight:
+            return
+        source = self._old_source()
+        if isinstance(source, (str, Path)) and Path(source).suffix in CACHED_SUFFIXES:
+            raise ValueError(
+                f"{type(self).__name__} needs the old model's classifier layer, and {source} holds cached logits. Pass "
+                "reference= the old model itself: a checkpoint or a module."
+            )
+        old = load_model(source, model_class=self._old_class(), network=self._reference.network)
+        layer = classifier_layer(old, self.classifier_from, "classifier_from")
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(
+                f"classifier_from={self.classifier_from!r} is a {type(layer).__name__} in the reference; expected an "
+                "nn.Linear."
+            )
+        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        if len(weight) == 1:  # one logit z counts as [0, z]
+            weight = torch.cat([torch.zeros_like(weight), weight])
+            bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
+        device = trainer.strategy.root_device
+        self._old_layer.weight, self._old_layer.bias = weight.to(device), None if bias is None else bias.to(device)
+
+    def end_fit(self) -> None:
+        """Let go of the old layer."""
+        super().end_fit()
+        self._old_layer.weight = self._old_layer.bias = None
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """CE(W_new h) + w CE(W_old h) of every sample."""
+        if not self.backward_weight:
+            return None
+        self.require_labels(step)
+        weight = self._old_layer.weight
+        assert weight is not None
+        assert step.features is not None
+        old = backward_compatible_loss(
+            step.features,
+            weight,
+            self._old_layer.bias,
+            step.target,
+            old_classes=self.old_class_indices(step.num_classes, len(weight)),
+            reduction="none",
+        )
+        return cross_entropy(step.logits, step.target, reduction="none") + self.backward_weight * old

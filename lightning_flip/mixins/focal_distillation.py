@@ -1,0 +1,116 @@
+"""Focal distillation as a mixin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.positive_congruent import focal_distillation_loss
+from lightning_flip.mixins.options import check_choices
+from lightning_flip.mixins.referenced import ReferencedLoss
+from lightning_flip.steps import SampleStep
+
+__all__ = ["FocalDistillation"]
+
+
+class FocalDistillation(ReferencedLoss):
+    """Draws a new model to the old one, most where the old one is right (PCT, Eq. 4 and 7-9).
+
+    The loss is CE + lambda F D with F = alpha + beta [old right] and D the distance of the two models' outputs:
+    t^2 KL(softmax(z_old / t) || softmax(z_new / t)), or half the squared distance of the logits.
+
+    With ``old_classes`` (the new model knows more classes), D runs over the shared logits, and samples of new
+    classes have CE alone.
+
+    Our readings: Eq. 8 prints the new model first and no t^2, the work that it cites has the old one first and
+    t^2. The sum over classes of Eq. 9 diverges at a learning rate of 0.1, hence the mean.
+
+    Args:
+        *args: passed on to the module.
+        focal_weight: lambda >= 0; 0 is training without a reference, bit for bit, and loads none.
+        focal_alpha: alpha >= 0, the weight of every sample.
+        focal_beta: beta >= 0, the weight added where the old model is right; the paper tries 0 to 20.
+        focal_distance: "kl" or "logits".
+        focal_temperature: t > 0, of "kl" alone.
+        focal_direction: "old_new" for KL(old || new), "new_old" for KL(new || old), of "kl" alone.
+        class_reduction: "mean" or "sum" over classes, of "logits" alone.
+        **kwargs: options of :class:`ReferencedLoss` and :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Update(FocalDistillation, Classifier): ...
+        >>> Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), focal_beta=10.0).focal_beta
+        10.0
+    """
+
+    softens_target = True
+    divergence_advice = (
+        'Lower the learning rate or focal_weight, or take class_reduction="mean": with focal_distance="logits", the '
+        "sum over K classes has a gradient K times as large."
+    )
+
+    def __init__(
+        self,
+        *args: Any,
+        focal_weight: float = 1.0,
+        focal_alpha: float = 1.0,
+        focal_beta: float = 5.0,
+        focal_distance: Literal["kl", "logits"] = "kl",
+        focal_temperature: float = 100.0,
+        focal_direction: Literal["old_new", "new_old"] = "old_new",
+        class_reduction: Literal["mean", "sum"] = "mean",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        weights = {"focal_weight": focal_weight, "focal_alpha": focal_alpha, "focal_beta": focal_beta}
+        for name, value in weights.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite; got {value}.")
+        if not 0 < focal_temperature < math.inf:
+            raise ValueError(f"focal_temperature must be greater than 0 and finite; got {focal_temperature}.")
+        check_choices(
+            focal_distance=(focal_distance, ("kl", "logits")),
+            focal_direction=(focal_direction, ("old_new", "new_old")),
+            class_reduction=(class_reduction, ("mean", "sum")),
+        )
+        self.focal_weight = focal_weight
+        self.focal_alpha = focal_alpha
+        self.focal_beta = focal_beta
+        self.focal_distance = focal_distance
+        self.focal_temperature = focal_temperature
+        self.focal_direction = focal_direction
+        self.class_reduction = class_reduction
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Load the reference, if it counts."""
+        super().begin_fit(trainer)
+        if self.focal_weight:
+            self.load_reference(trainer)
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """CE + lambda F D of every sample."""
+        if not self.focal_weight:
+            return None
+        self.require_labels(step)
+        old = self.reference_logits(step)
+        drawn = focal_distillation_loss(
+            step.logits,
+            old,
+            step.target,
+            alpha=self.focal_alpha,
+            beta=self.focal_beta,
+            distance=self.focal_distance,
+            temperature=self.focal_temperature,
+            direction=self.focal_direction,
+            class_reduction=self.class_reduction,
+            old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            reduction="none",
+        )
+        return cross_entropy(step.logits, step.target, reduction="none") + self.focal_weight * drawn

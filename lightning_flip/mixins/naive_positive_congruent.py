@@ -1,0 +1,64 @@
+"""Naive positive-congruent training as a mixin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.positive_congruent import naive_positive_congruent_loss
+from lightning_flip.mixins.referenced import ReferencedLoss
+from lightning_flip.steps import SampleStep
+
+__all__ = ["NaivePositiveCongruent"]
+
+
+class NaivePositiveCongruent(ReferencedLoss):
+    """Counts the samples that the old model gets right once more (PCT, Eq. 5-6, "naive").
+
+    The loss is CE + w [old right] CE. It is the paper's baseline: it hardly lowers negative flips.
+
+    Args:
+        *args: passed on to the module.
+        naive_weight: w >= 0; 0 is training without a reference, bit for bit, and loads none.
+        **kwargs: options of :class:`ReferencedLoss` and :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if ``naive_weight`` is negative or not finite.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Update(NaivePositiveCongruent, Classifier): ...
+        >>> Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), naive_weight=2.0).naive_weight
+        2.0
+    """
+
+    def __init__(self, *args: Any, naive_weight: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= naive_weight < math.inf:
+            raise ValueError(f"naive_weight must be at least 0 and finite; got {naive_weight}.")
+        self.naive_weight = naive_weight
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Load the reference, if it counts."""
+        super().begin_fit(trainer)
+        if self.naive_weight:
+            self.load_reference(trainer)
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """CE + w [old right] CE of every sample."""
+        if not self.naive_weight:
+            return None
+        self.require_labels(step)
+        old = self.reference_logits(step)
+        again = naive_positive_congruent_loss(
+            step.logits,
+            old,
+            step.target,
+            old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            reduction="none",
+        )
+        return cross_entropy(step.logits, step.target, reduction="none") + self.naive_weight * again

@@ -1,0 +1,208 @@
+"""The base of the mixins that hold a new model against an old one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.models.loading import load_model
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.reference import Reference, load_reference
+
+__all__ = ["ReferencedLoss"]
+
+#: Constructor arguments that stay out of hyperparameters: they may be models.
+_SOURCES = ("reference", "reference_class", "reference_network")
+
+
+class ReferenceSource:
+    """What the old model is made from, and the model while a fit runs.
+
+    No ``nn.Module``, so that the old model is in no ``parameters()``, ``state_dict()`` or optimizer, and no strategy
+    wraps or synchronizes it. Copies of the new model (weight averaging) share it, and it is pickled without the model
+    that was loaded.
+    """
+
+    def __init__(self, source: Any, model_class: Any, network: Any) -> None:
+        self.source = source
+        self.model_class = model_class
+        self.network = network
+        self.loaded: Reference | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceSource:
+        return self
+
+    def __reduce__(self) -> Any:
+        return ReferenceSource, (self.source, self.model_class, self.network)
+
+
+class ReferencedLoss(LossTerm):
+    """What mixins share that need the old model, the "reference": where it comes from and what it says.
+
+    The reference is frozen, in eval mode and without gradient; it sees the batch as the new model sees it,
+    augmentations included. It is loaded when a fit begins, so that the new model's checkpoint loads, validates
+    and predicts where the old file is gone. It is in no optimizer, checkpoint or hyperparameters.
+
+    Args:
+        *args: passed on to the module.
+        reference: the old model: the path of a Lightning checkpoint, of a state_dict (with
+            ``reference_network``), of cached logits by sample index (a Parquet file of ``PredictionWriter(logits=
+            True)``, .npz or .npy; the augmentation then differs), "torchvision:NAME:WEIGHTS", or a module, which is
+            copied as it is now.
+        reference_class: class of the checkpoint's LightningModule, or its dotted path; by default the class
+            right of the mixins.
+        reference_network: the network that a state_dict belongs to, or its name in torchvision.
+        reference_compile: whether the reference runs through ``torch.compile``; a text names the backend.
+        old_classes: the new model's class of each of the old model's outputs, where the two differ.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if ``old_classes`` names a class twice or a negative one.
+
+    Example:
+        >>> from lightning_flip.mixins import FocalDistillation
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Update(FocalDistillation, Classifier): ...
+        >>> old, new = MLP(4, 3), MLP(4, 3, hidden=(64, 64))
+        >>> model = Update(network=new, num_classes=3, reference=old)
+        >>> sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in new.parameters())
+        True
+        >>> dict(model.hparams)["num_classes"], "reference" in model.hparams
+        (3, False)
+    """
+
+    divergence_advice = "Lower the learning rate, or clip gradients."
+
+    def __init__(
+        self,
+        *args: Any,
+        reference: str | Path | nn.Module | None = None,
+        reference_class: type[pl.LightningModule] | str | None = None,
+        reference_network: nn.Module | str | None = None,
+        reference_compile: bool | str = False,
+        old_classes: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        classes = None if old_classes is None else tuple(int(label) for label in old_classes)
+        if classes is not None and (len(set(classes)) != len(classes) or min(classes, default=0) < 0):
+            raise ValueError(f"old_classes must be different classes, counted from 0; got {list(classes)}.")
+        self.reference_compile = reference_compile
+        self.old_classes = classes
+        # Copied now: it may be the very network that is going to be trained, or restored from a checkpoint.
+        source = load_model(reference) if isinstance(reference, nn.Module) else reference
+        self._reference = ReferenceSource(source, reference_class, reference_network)
+
+    def save_hyperparameters(
+        self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, logger: bool = True
+    ) -> None:
+        """As LightningModule does, without the old model.
+
+        Args:
+            *args: names to save; all by default.
+            ignore: names to leave out.
+            frame: the constructor's frame; the caller's by default.
+            logger: whether they go to the logger.
+        """
+        names = [arg for arg in args if not (isinstance(arg, str) and arg in _SOURCES)]
+        if args and not names:
+            return
+        current = inspect.currentframe()
+        frame = frame or (None if current is None else current.f_back)
+        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
+        super().save_hyperparameters(*names, ignore=[*ignored, *_SOURCES], frame=frame, logger=logger)
+
+    def end_fit(self) -> None:
+        """Let go of the reference, so that its memory on the device is free."""
+        super().end_fit()
+        self._reference.loaded = None
+
+    # -- what a method uses ---------------------------------------------------------------------------
+
+    def load_reference(self, trainer: pl.Trainer) -> Reference:
+        """Load the reference and put it where the module is; once a fit, in ``begin_fit``.
+
+        Args:
+            trainer: the Trainer whose fit begins.
+
+        Returns:
+            The reference.
+
+        Raises:
+            ValueError: without ``reference``, or for a source that cannot be loaded.
+        """
+        if self._reference.loaded is None:
+            loaded = load_reference(
+                self._old_source(),
+                model_class=self._old_class(),
+                network=self._reference.network,
+                logits_from=self.step_source.logits_from,
+                compile=self.reference_compile,
+            )
+            loaded.prepare(trainer)
+            self._reference.loaded = loaded
+        return self._reference.loaded
+
+    def reference_logits(self, step: SampleStep) -> Tensor:
+        """What the reference says to the samples of a step.
+
+        Args:
+            step: the running step.
+
+        Returns:
+            ``[B, K_old]``, without gradient.
+        """
+        attachment = self._loop.attachment
+        assert self._reference.loaded is not None
+        assert attachment is not None
+        return self._reference.loaded.logits(step, attachment)
+
+    def _old_source(self) -> Any:
+        """What ``reference`` is; without it, an error says what to pass."""
+        if self._reference.source is None:
+            raise ValueError(
+                f"{type(self).__name__} holds the new model against an old one, and there is none. Pass reference=: "
+                "the path of the old model's checkpoint, of its cached logits, or a module."
+            )
+        return self._reference.source
+
+    def _old_class(self) -> Any:
+        """``reference_class``, else the class right of the mixins."""
+        if self._reference.model_class is not None:
+            return self._reference.model_class
+        modules = [part for part in type(self).__mro__ if issubclass(part, pl.LightningModule)]
+        return next(part for part in modules if not issubclass(part, LossTerm))
+
+    def old_class_indices(self, num_classes: int, outputs: int) -> Tensor | None:
+        """``old_classes`` as the loss functions take it.
+
+        Args:
+            num_classes: K of the new model.
+            outputs: K_old, number of the old model's outputs.
+
+        Returns:
+            int64 ``[K_old]`` on the CPU, or None where both models have the same classes.
+
+        Raises:
+            ValueError: if the numbers do not fit.
+        """
+        if self.old_classes is None:
+            if outputs != num_classes:
+                raise ValueError(
+                    f"the reference has {outputs} outputs, {type(self).__name__} has {num_classes}. Pass old_classes=, "
+                    "the new model's class of each of the reference's outputs."
+                )
+            return None
+        if len(self.old_classes) != outputs or max(self.old_classes) >= num_classes:
+            raise ValueError(
+                f"old_classes must name one of {num_classes} classes for each of the reference's {outputs} outputs; "
+                f"got {list(self.old_classes)}."
+            )
+        return torch.tensor(self.old_classes)

@@ -1,0 +1,138 @@
+"""The naive treatment through a real Trainer against numpy, and all three treatments on cached logits and on ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_flip.mixins import NaivePositiveCongruent
+from lightning_flip.mixins import naive_positive_congruent as implementation
+from tests.callbacks.helpers import run_ranks
+from tests.mixins.helpers import LitNet, N, differences, inputs, labels, quiet, train
+from tests.mixins.updates import (
+    Compatible,
+    Focal,
+    K,
+    Naive,
+    data,
+    naive_term,
+    network,
+    numpy_run,
+    old_network,
+)
+
+
+@pytest.mark.parametrize("classes", [2, K])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_a_run_is_the_numpy_loop(weight: float, classes: int) -> None:
+    trace = numpy_run(naive_term(weight, classes), classes)
+    model = Naive(network(classes), reference=old_network(classes), naive_weight=weight)
+    assert differences(model, train(model, data(classes)), trace) == []
+
+
+def test_another_weight_is_seen() -> None:
+    model = Naive(network(), reference=old_network(), naive_weight=0.99)
+    assert "step losses" in differences(model, train(model, data()), numpy_run(naive_term()))
+
+
+def test_a_focus_on_all_samples_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def everywhere(new: Any, old: Any, target: Any, **options: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(new, target, reduction="none")
+
+    monkeypatch.setattr(implementation, "naive_positive_congruent_loss", everywhere)
+    model = Naive(network(), reference=old_network())
+    assert "step losses" in differences(model, train(model, data()), numpy_run(naive_term()))
+
+
+def test_an_old_model_that_is_never_right_adds_nothing() -> None:
+    wrong = old_network(2)  # of no sample's class
+    x, y = torch.from_numpy(inputs()), torch.from_numpy(labels(K)).clamp(min=2)
+    batches = DataLoader(TensorDataset(x, y), batch_size=5)
+    losses = train(Naive(network(), reference=wrong, old_classes=[0, 1]), batches).losses
+    assert losses == pytest.approx(train(LitNet(network()), batches).losses, abs=1e-12)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_out_of_range_is_named(weight: float) -> None:
+    with pytest.raises(ValueError, match="naive_weight must be at least 0 and finite; got"):
+        Naive(network(), naive_weight=weight)
+
+
+# -- cached logits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Focal, Naive])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_cached_logits_are_the_model(kind: Any, suffix: str, tmp_path: Path) -> None:
+    logits = old_network()(torch.from_numpy(inputs())).detach().numpy().astype(np.float32)
+    if suffix == "npy":
+        np.save(tmp_path / "old.npy", logits)
+    else:
+        order = np.random.default_rng(0).permutation(N)
+        np.savez(tmp_path / "old.npz", logits=logits[order], index=order)
+    cached = train(kind(network(), lr=0.05, reference=tmp_path / f"old.{suffix}"), data()).losses
+    online = train(kind(network(), lr=0.05, reference=old_network()), data()).losses
+    assert cached == pytest.approx(online, abs=1e-4)
+    assert cached != pytest.approx(train(LitNet(network(), lr=0.05), data()).losses, abs=1e-2)
+
+
+# -- ranks --------------------------------------------------------------------------------------------------
+
+
+class Halves(torch.utils.data.Sampler[list[int]]):
+    """Whole batches of eight on one rank; on two, each rank has its own half of every batch."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Any:
+        for start in range(0, N, 8):
+            batch = list(range(start, start + 8))
+            yield batch[self.rank :: self.world]
+
+    def __len__(self) -> int:
+        return N // 8
+
+
+def fit_on(world: int, kind: Any, folder: str) -> None:
+    strategy = "ddp" if world > 1 else "auto"
+    trainer = quiet(devices=world, strategy=strategy, use_distributed_sampler=False, max_epochs=2)
+
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            tensors = TensorDataset(torch.from_numpy(inputs()), torch.from_numpy(labels(K)))
+            return DataLoader(tensors, batch_sampler=Halves(trainer.global_rank, world))
+
+    model = kind(network(), lr=0.1, reference=old_network())
+    trainer.fit(model, Data())
+    assert all(not name.startswith("reference") for name, _ in model.named_parameters())
+    if trainer.is_global_zero:
+        torch.save(model.state_dict(), Path(folder, f"{world}.pt"))
+
+
+@pytest.mark.parametrize("kind", [Focal, Naive, Compatible])
+def test_two_ranks_are_one(kind: Any, tmp_path: Path) -> None:
+    fit_on(1, kind, str(tmp_path))
+    assert run_ranks(2, fit_on, 2, kind, str(tmp_path)) == [0, 0]
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10)
+    plain = LitNet(network(), lr=0.1)
+    assert not one["net.0.weight"].allclose(plain.state_dict()["net.0.weight"], atol=1e-3)
+
+
+def test_the_name_of_the_option_is_the_mixins_own() -> None:
+    class Weighs(LitNet):
+        def __init__(self, net: Any, naive_weight: float = 1.0) -> None:
+            super().__init__(net)
+
+    with pytest.raises(TypeError, match="the option 'naive_weight' is NaivePositiveCongruent's and"):
+
+        class Wrong(NaivePositiveCongruent, Weighs):
+            """Two options of one name."""

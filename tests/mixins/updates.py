@@ -1,0 +1,131 @@
+"""An old network, modules that are trained against it, and the same training in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lightning_flip.mixins import BackwardCompatible, FocalDistillation, NaivePositiveCongruent
+from tests.mixins.helpers import LR, D, H, LitNet, as_torch, inputs, labels, loader, shuffled_batches
+from tests.oracles import positive_congruent as oracle
+from tests.oracles.retrospection import Floats, Ints, NumpyNet, Trace, softmax
+
+K = 4
+
+
+class Focal(FocalDistillation, LitNet):
+    """Focal distillation in front of a user's module."""
+
+
+class Naive(NaivePositiveCongruent, LitNet):
+    """The naive treatment."""
+
+
+class Compatible(BackwardCompatible, LitNet):
+    """Backward-compatible training."""
+
+
+MIXED = [(Focal, "focal_weight"), (Naive, "naive_weight"), (Compatible, "backward_weight")]
+
+
+def new_net(classes: int = K) -> NumpyNet:
+    return NumpyNet.random(D, H, classes, seed=0)
+
+
+def old_net(classes: int = K) -> NumpyNet:
+    return NumpyNet.random(D, H, classes, seed=7)
+
+
+def network(classes: int = K) -> nn.Sequential:
+    return as_torch(new_net(classes))
+
+
+def old_network(classes: int = K) -> nn.Sequential:
+    return as_torch(old_net(classes))
+
+
+def data(classes: int = K, epochs: int = 4) -> Any:
+    return loader(inputs(), labels(classes), shuffled_batches(epochs))
+
+
+# (indices, new logits, hidden features) -> losses [B] beside CE, gradient by the logits, gradient by the features
+Term = Callable[[Ints, Floats, Floats], tuple[Floats, Floats, Floats]]
+
+
+def numpy_run(term: Term, classes: int = K, lr: float = LR, epochs: int = 4) -> Trace:
+    """SGD on the mean of CE + term."""
+    net, x, y, trace = new_net(classes), inputs(), labels(classes), Trace()
+    for epoch in shuffled_batches(epochs):
+        for batch in epoch:
+            logits = net.forward(x[batch])
+            hidden = net._hidden
+            losses, dlogits, dhidden = term(batch, logits, hidden)
+            trace.step_losses.append(float(np.mean(oracle.cross_entropy(logits, y[batch]) + losses)))
+            dlogits = dlogits + np.array([softmax(row) for row in logits]) - np.eye(classes)[y[batch]]
+            grads = net.backward(dlogits / len(batch))
+            dbefore = dhidden / len(batch) * (1.0 - hidden**2)
+            grads["W1"] = grads["W1"] + x[batch].T @ dbefore
+            grads["b1"] = grads["b1"] + dbefore.sum(axis=0)
+            net.sgd(lr)
+    trace.weights = net.to_torch_state()
+    return trace
+
+
+def focal_term(classes: int = K, weight: float = 1.0, old_classes: Sequence[int] | None = None, **options: Any) -> Term:
+    """lambda F D, its gradient by hand."""
+    y, known = labels(classes), list(range(classes)) if old_classes is None else list(old_classes)
+    settings = {"distance": "kl", "temperature": 100.0, "class_reduction": "mean"} | options
+    t = settings["temperature"]
+
+    def term(batch: Ints, logits: Floats, hidden: Floats) -> tuple[Floats, Floats, Floats]:
+        old = old_net(len(known)).forward(inputs()[batch])
+        losses = oracle.focal_distillation(logits, old, y[batch], old_classes=old_classes, **options)
+        right = oracle.old_is_right(old, y[batch], old_classes)
+        alpha, beta = options.get("alpha", 1.0), options.get("beta", 5.0)
+        weights = np.array([(alpha + beta * r) * (label in known) for r, label in zip(right, y[batch], strict=True)])
+        gradient = np.zeros_like(logits)
+        for i, (new_row, old_row) in enumerate(zip(logits[:, known], old, strict=True)):
+            if settings["distance"] == "kl":
+                row = t * (softmax(new_row / t) - softmax(old_row / t))
+            else:
+                row = (new_row - old_row) / (len(known) if settings["class_reduction"] == "mean" else 1)
+            gradient[i, known] = weight * weights[i] * row
+        return weight * losses, gradient, np.zeros_like(hidden)
+
+    return term
+
+
+def naive_term(weight: float = 1.0, classes: int = K) -> Term:
+    """w [old right] CE."""
+    y = labels(classes)
+
+    def term(batch: Ints, logits: Floats, hidden: Floats) -> tuple[Floats, Floats, Floats]:
+        old = old_net(classes).forward(inputs()[batch])
+        right = np.array(oracle.old_is_right(old, y[batch]))[:, None]
+        gradient = np.array([softmax(row) for row in logits]) - np.eye(classes)[y[batch]]
+        losses = weight * oracle.naive(logits, old, y[batch])
+        return losses, weight * right * gradient, np.zeros_like(hidden)
+
+    return term
+
+
+def compatible_term(weight: float = 1.0, classes: int = K, old_classes: Sequence[int] | None = None) -> Term:
+    """w CE(W_old h)."""
+    y, known = labels(classes), list(range(classes)) if old_classes is None else list(old_classes)
+    W, b = old_net(len(known)).W2, old_net(len(known)).b2
+
+    def term(batch: Ints, logits: Floats, hidden: Floats) -> tuple[Floats, Floats, Floats]:
+        losses, gradient = np.zeros(len(batch)), np.zeros_like(hidden)
+        for i, label in enumerate(y[batch]):
+            if int(label) not in known:
+                continue
+            z = hidden[i] @ W + b
+            place = known.index(int(label))
+            losses[i] = weight * oracle.cross_entropy(z[None], np.array([place]))[0]
+            gradient[i] = weight * (W @ (softmax(z) - np.eye(len(known))[place]))
+        return losses, np.zeros_like(logits), gradient
+
+    return term
