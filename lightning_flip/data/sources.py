@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 
 from lightning_flip.data.indexed import IndexedDataset
 
-__all__ = ["ask_dataset", "resolve_source"]
+__all__ = ["ask_dataset", "first_attribute", "resolve_source", "sample_name"]
 
 
 def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
-    """Follow a position through Subset and ConcatDataset to the innermost dataset.
+    """Follow a position through Subset, ClassSubset and ConcatDataset to the innermost dataset.
 
     Args:
         dataset: the dataset given to the DataLoader.
@@ -60,6 +61,58 @@ def ask_dataset(dataset: Any, index: int, method: str) -> Any:
         if callable(answer):
             return answer(position)
     return None
+
+
+def first_attribute(dataset: Any, name: str) -> Any:
+    """Read an attribute of the first dataset on the way to the innermost one that has it.
+
+    Args:
+        dataset: a dataset that is not empty; the way is that of its first sample.
+        name: name of the attribute.
+
+    Returns:
+        Its value, or None where no dataset has it.
+
+    Example:
+        >>> from torch.utils.data import Subset
+        >>> class Animals(list):
+        ...     classes = ["cat", "dog"]
+        >>> first_attribute(Subset(Animals("ab"), [1]), "classes")
+        ['cat', 'dog']
+    """
+    for source, _, _ in _walk(dataset, 0):
+        value = getattr(source, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def sample_name(dataset: Any, index: int) -> str:
+    """Name a sample so that every subset of the same data calls it the same.
+
+    Args:
+        dataset: the dataset given to the DataLoader.
+        index: position in it.
+
+    Returns:
+        What the dataset's own ``sample_id`` answers, else the position in the innermost dataset, after the number
+        of that dataset wherever several are concatenated.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset, Subset
+        >>> sample_name(Subset("abc", [2]), 0), sample_name(ConcatDataset(["ab", Subset("cde", [2, 0])]), 2)
+        ('2', '1:2')
+    """
+    answer = ask_dataset(dataset, index, "sample_id")
+    if answer is not None:
+        return str(answer)
+    way = list(_walk(dataset, index))
+    places = [
+        after - before
+        for (source, before, _), (_, after, _) in pairwise(way)
+        if isinstance(source, ConcatDataset) and len(source.datasets) > 1
+    ]
+    return ":".join(map(str, (*places, way[-1][2])))
 
 
 def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:

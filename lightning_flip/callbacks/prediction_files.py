@@ -1,0 +1,189 @@
+"""The files of a pass: where they are, and writing them on one rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, LARGEST_HALF, GatheredRows
+from lightning_flip.data.sources import sample_name
+from lightning_flip.stores import write_predictions
+
+__all__ = ["RowNote", "named_rows", "on_first_rank", "prediction_paths", "refuse_paths", "write_rows"]
+
+Label = int | str
+
+
+class RowNote(NamedTuple):
+    """What holds for all rows of a loader.
+
+    Attributes:
+        labels: one label an output.
+        num_samples: length of the dataset, None where it has none.
+        positional: whether the index is a position in the dataset, and not carried by the batches.
+    """
+
+    labels: tuple[Label, ...]
+    num_samples: int | None
+    positional: bool
+
+
+def prediction_paths(trainer: pl.Trainer, path: str | Path | None, loaders: int) -> list[Path]:
+    """One file a loader.
+
+    Args:
+        trainer: the running Trainer; every rank has to ask, for its ``log_dir`` is broadcast.
+        path: the first loader's file; None: in the Trainer's ``log_dir``.
+        loaders: their number.
+
+    Returns:
+        The paths.
+    """
+    if path is None:
+        path = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet")
+    first = Path(path)
+    return [first, *(first.with_name(f"{first.stem}-{loader}{first.suffix}") for loader in range(1, loaders))]
+
+
+def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Find out before a pass what would only fail after it.
+
+    Args:
+        paths: files in one folder that are going to be written.
+        overwrite: whether files may be replaced.
+
+    Raises:
+        FileExistsError: if one is there already.
+        PermissionError: if no files can be made there.
+
+    Example:
+        >>> refuse_paths([Path("not/there/new.parquet")], overwrite=False)
+    """
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{', '.join(there)} is already there. Choose another path=, or pass overwrite=True to replace it."
+        )
+    parent = next(parent for parent in paths[0].absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(f"{paths[0]} cannot be written: {parent} is no folder that files can be made in.")
+
+
+def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
+    """Let the first rank work, and all ranks hear of the result or of the exception, so that none waits for good.
+
+    Args:
+        trainer: the running Trainer.
+        work: gives plain values.
+
+    Returns:
+        What ``work`` gave, on every rank.
+
+    Raises:
+        Exception: what ``work`` raised; on the other ranks a RuntimeError that tells of it.
+    """
+    problem: Exception | None = None
+    answer = text = None
+    if trainer.is_global_zero:
+        try:
+            answer = work()
+        except Exception as error:  # raised below, when the others know
+            problem, text = error, f"{type(error).__name__}: {error}"
+    answer, text = trainer.strategy.broadcast((answer, text))
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise RuntimeError(f"the first rank could not write predictions: {text}")
+    return answer
+
+
+def write_rows(
+    path: Path, rows: GatheredRows | None, *, dataset: Any, model_parameters: int, overwrite: bool
+) -> int | None:
+    """Name the samples and write their rows.
+
+    Args:
+        path: the file.
+        rows: of all ranks, with a :class:`RowNote`; None where there are none.
+        dataset: the dataset given to the DataLoader; None where the batches carried the index.
+        model_parameters: the model's number of parameters.
+        overwrite: whether a file may be replaced.
+
+    Returns:
+        The number of rows; None where nothing was written.
+
+    Raises:
+        RuntimeError: if this rank cannot name the samples.
+    """
+    if rows is None:
+        return None
+    note: RowNote = rows.note
+    if note.positional and dataset is None:
+        raise RuntimeError(
+            f"the first rank had no batch of the loader of {path}, and does not know its dataset. Give every rank a "
+            "share of the data, or run on one."
+        )
+    index = rows.columns["index"].tolist()
+    names = [sample_name(dataset, place) if note.positional else str(place) for place in index]
+    if rows.repeated:
+        rank_zero_warn(
+            f"PredictionWriter: {rows.repeated} of {len(names)} samples were visited more than once in this pass; "
+            f"{path} keeps the last visit."
+        )
+    if len(set(names)) < len(names):
+        rank_zero_warn(
+            f"PredictionWriter: {len(names)} samples have only {len(set(names))} different sample ids, so that {path} "
+            "cannot be joined with other predictions. Let the dataset's sample_id(index) name every sample differently."
+        )
+    if HALF_COLUMN in rows.columns and rows.columns[HALF_COLUMN].dtype != np.float16:
+        rank_zero_warn(
+            f"PredictionWriter: a logit beyond {LARGEST_HALF:.0f} does not fit into float16; {path} keeps all of them "
+            "as float32."
+        )
+    write_predictions(
+        path,
+        {"sample_id": names, **named_rows(rows.columns, note.labels)},
+        classes=note.labels,
+        model_parameters=model_parameters,
+        num_samples=note.num_samples,
+        overwrite=overwrite,
+    )
+    return len(names)
+
+
+def named_rows(columns: dict[str, Any], labels: Sequence[Label]) -> dict[str, Any]:
+    """Columns as they are stored: labels instead of numbers of outputs, and none where there was no target.
+
+    Args:
+        columns: the arrays of :func:`~lightning_flip.callbacks.prediction_columns.step_columns`.
+        labels: one label an output.
+
+    Returns:
+        The columns for :func:`lightning_flip.stores.write_predictions`, all but ``sample_id``.
+
+    Example:
+        >>> columns = {"index": np.array([4, 6]), "target": np.array([0, 1]), "labelled": np.array([False, True]),
+        ...     "pred": np.array([1, 1]), "prob_label": np.ones(2)}
+        >>> rows = named_rows(columns, ("cat", "dog"))
+        >>> rows["target"], rows["pred"].tolist(), rows["prob_label"].tolist()
+        ([None, 'dog'], ['dog', 'dog'], [nan, 1.0])
+    """
+    rows = dict(columns)
+    names = np.array(labels)
+    labelled = rows.pop("labelled")
+    if labelled.any():
+        target = names[np.where(labelled, rows["target"], 0)].tolist()
+        rows["target"] = [label if known else None for label, known in zip(target, labelled.tolist(), strict=True)]
+        rows["prob_label"] = np.where(labelled, rows["prob_label"], np.nan)
+    else:
+        del rows["target"], rows["prob_label"]
+    for name in ("pred", "top_classes"):
+        if name in rows:
+            rows[name] = names[rows[name]]
+    return rows

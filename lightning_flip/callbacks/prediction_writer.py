@@ -1,0 +1,258 @@
+"""What a model answers on every sample of a data set, in one Parquet file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_flip.callbacks.prediction_columns import labels_of_outputs, slice_columns, step_columns
+from lightning_flip.callbacks.prediction_files import (
+    RowNote,
+    on_first_rank,
+    prediction_paths,
+    refuse_paths,
+    write_rows,
+)
+from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, PredictionRows
+from lightning_flip.steps import Attachment, StepSource, attach
+
+__all__ = ["PredictionWriter"]
+
+_OWN_COLUMNS = frozenset(
+    ("index", "sample_id", "target", "labelled", "pred", "confidence", "prob_label", "top_classes", "top_probs")
+) | {HALF_COLUMN}
+
+
+class PredictionWriter(pl.Callback):
+    """Writes a row for every sample in ``trainer.validate``, ``test`` and ``predict``; in ``fit`` it does nothing.
+
+    Columns: ``index`` (position in the dataset given to the DataLoader), ``sample_id`` (text: the dataset's own
+    ``sample_id(index)`` where it has one, else the position in the innermost dataset, so that subsets of the same
+    data join), ``target`` (null for data to predict without labels), ``pred``, ``confidence`` (the largest softmax
+    probability, in [0, 1]), ``prob_label``, and by option the best classes with their probabilities, all logits, and
+    columns of the batch. The file also says which labels the model knows, its number of parameters, and the length
+    of the data set. :func:`lightning_flip.stores.read_predictions`, pandas, polars and DuckDB read it.
+
+    The file is written when the pass is over, whole or not at all: an exception leaves nothing behind, and
+    ``fast_dev_run`` writes nothing. Several ranks write one file, every sample once; of a sample that a sampler
+    draws several times the last visit stays. A pass that ``limit_test_batches`` cuts short writes what it saw.
+
+    Args:
+        path: the file, ending in ``.parquet``; None: ``predictions.parquet`` in the Trainer's ``log_dir`` (without a
+            logger its ``default_root_dir``). Further loaders add their number: ``predictions-1.parquet``.
+        top_k: how many of the best classes to keep, at most all; 0 keeps none.
+        logits: keep all logits, as float16; as float32 where one is too large for that (beyond 65504).
+        slices: further columns by name, each a key, attribute, position in the batch, or function of it, with a number
+            or a word a sample; reports break rates down by them.
+        class_labels: the label that each output stands for, in place of its number; by default the data set's own
+            ``class_labels`` (:class:`~lightning_flip.data.ClassSubset` has them).
+        overwrite: replace a file that is there; else it is refused before the pass begins.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are; for data to predict whose second part is something else, a function that
+            returns None.
+        index_from: where the batch carries its samples' ids.
+
+    Attributes:
+        paths: the files of the latest pass, one a loader.
+
+    Raises:
+        FileExistsError: when a pass begins and its file is there.
+        TypeError: if the targets are distributions (MixUp, CutMix), which have no single right class.
+        ValueError: for a ``path`` with another suffix, a negative ``top_k``, or ``slices`` with a name of our own.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> from lightning_flip.stores import read_predictions
+        >>> data = DataLoader(TensorDataset(torch.eye(3), torch.tensor([0, 1, 2])))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writer = PredictionWriter(Path(folder, "new.parquet"))
+        ...     trainer = pl.Trainer(
+        ...         accelerator="cpu", logger=False, callbacks=[writer],
+        ...         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+        ...     _ = trainer.test(Classifier(MLP(3, 3), num_classes=3), data, verbose=False)
+        ...     read_predictions(writer.paths[0]).rows["target"].to_pylist()
+        [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        top_k: int = 5,
+        logits: bool = False,
+        slices: dict[str, str | int | Callable[[Any], Any]] | None = None,
+        class_labels: Sequence[int | str] | None = None,
+        overwrite: bool = False,
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+    ) -> None:
+        if path is not None and Path(path).suffix != ".parquet":
+            raise ValueError(f"path must name a file that ends in .parquet; got {str(path)!r}.")
+        if top_k < 0:
+            raise ValueError(f"top_k must be at least 0, which keeps no best classes; got {top_k}.")
+        taken = sorted(_OWN_COLUMNS & set(slices or ()))
+        if taken:
+            raise ValueError(f"slices must not be called {', '.join(taken)}: the file has columns of these names.")
+        self.path = path
+        self.top_k = top_k
+        self.logits = logits
+        self.slices = dict(slices or {})
+        self.class_labels = class_labels
+        self.overwrite = overwrite
+        self.source = StepSource(logits_from, target_from, index_from)
+        self.paths: list[Path] = []
+        self._attachment: Attachment | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._files: list[Path] = []
+        self._rows: dict[int, PredictionRows] = {}
+        self._datasets: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_attachment": None}
+
+    # -- hooks ----------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach for a pass of its own."""
+        if stage != TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False):
+            self._attachment = attach(trainer, pl_module, self, self.source)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace a file, before the work begins."""
+        self._begin(trainer, lambda: len(trainer.num_val_batches))
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace a file, before the work begins."""
+        self._begin(trainer, lambda: len(trainer.num_test_batches))
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace a file, before the work begins."""
+        self._begin(trainer, lambda: len(trainer.num_predict_batches))
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a step's rows."""
+        self._take(batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a step's rows."""
+        self._take(batch, dataloader_idx)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a step's rows."""
+        self._take(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files."""
+        self._finish(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files."""
+        self._finish(trainer, pl_module)
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files."""
+        self._finish(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Detach; what was seen is not written, for it would look like all there is."""
+        self._release()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Detach."""
+        self._release()
+
+    # -- a pass ---------------------------------------------------------------------------------------
+
+    def _begin(self, trainer: pl.Trainer, count_loaders: Callable[[], int]) -> None:
+        if self._attachment is None:
+            return
+        self._forget()
+        self._files = prediction_paths(trainer, self.path, count_loaders())
+        on_first_rank(trainer, functools.partial(refuse_paths, self._files, overwrite=self.overwrite))
+
+    def _take(self, batch: Any, loader: int) -> None:
+        if self._attachment is None:
+            return
+        step = self._attachment.sample_step(self.source)
+        if step is None:
+            return
+        if not step.has_labels:
+            raise TypeError(
+                "the targets are float [B, K] (MixUp, CutMix or several labels a sample) and have no single right "
+                "class, so there is no target to write. Evaluate with plain labels, or pass target_from= to name them."
+            )
+        seen = step.observed
+        if loader not in self._rows:
+            record = self._attachment.record(self.source)
+            dataset = None if record is None or step.num_samples is None else record.dataset
+            labels = labels_of_outputs(dataset, self.class_labels, step.num_classes)
+            self._datasets[loader] = dataset
+            self._rows[loader] = PredictionRows(RowNote(labels, step.num_samples, dataset is not None))
+        columns = step_columns(seen, top_k=self.top_k, logits=self.logits)
+        numbers, words = slice_columns(batch, self.slices, len(step.index), step.num_padding)
+        self._rows[loader].add({**columns, **numbers}, words)
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._attachment is None:
+            return
+        self._attachment.check()
+        parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        self.paths = []
+        for loader, path in enumerate(self._files):
+            rows = self._rows.pop(loader, PredictionRows()).gathered(trainer.strategy.root_device)
+            write = functools.partial(
+                write_rows,
+                path,
+                rows,
+                dataset=self._datasets.get(loader),
+                model_parameters=parameters,
+                overwrite=self.overwrite,
+            )
+            count = on_first_rank(trainer, write)
+            if count is None:
+                rank_zero_warn(f"PredictionWriter: loader {loader} gave no batch, so that {path} was not written.")
+                continue
+            self.paths.append(path)
+            rank_zero_info(f"PredictionWriter: {count} predictions written to {path}")
+        self._forget()
+
+    def _release(self) -> None:
+        if self._attachment is not None:
+            self._attachment.release(self)
+        self._attachment = None
+        self._forget()
