@@ -11,7 +11,9 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from lightning_flip.data.class_subset import ClassSubset, checked_classes
 from lightning_flip.data.noisy_labels import NoisyLabels
+from lightning_flip.data.scenarios import stratified_fraction
 from lightning_flip.data.splits import split_indices
 
 __all__ = ["BundledDataModule", "load_bundled"]
@@ -46,6 +48,10 @@ class BundledDataModule(LightningDataModule, ABC):
     stratified; the test split depends on ``split_seed`` and ``test_size`` alone. Labels are spoiled in the training
     split, on request in the validation split, never in the test split.
 
+    ``train_fraction`` and ``classes`` give an old model less to learn from than a new one. They choose among samples
+    that have their labels, wrong ones included, already: with the same seeds, what the smaller training set holds is
+    part of the larger one, label by label.
+
     Args:
         batch_size: samples a batch, in every loader.
         test_size: samples in the test split.
@@ -56,10 +62,13 @@ class BundledDataModule(LightningDataModule, ABC):
         noisy_validation: spoil the labels of the validation split in the same way.
         split_seed: seed of the split.
         num_workers: worker processes of each loader.
+        train_fraction: share of each class, in ``(0, 1]``, that is left in the training split.
+        classes: the labels to train and to evaluate on, which are then counted from 0 in this order; None keeps all.
 
     Attributes:
+        num_classes: number of classes; that of ``classes`` where they are given.
         train_set, val_set, test_set: the splits, after ``setup``; ``train_set`` is a
-            :class:`~lightning_flip.data.noisy_labels.NoisyLabels` where there is noise.
+            :class:`~lightning_flip.data.noisy_labels.NoisyLabels` where there is noise, or a subset of one.
 
     Raises:
         ValueError: if an option is outside its range, or (in ``setup``) the splits leave nothing to train on.
@@ -80,6 +89,8 @@ class BundledDataModule(LightningDataModule, ABC):
         noisy_validation: bool,
         split_seed: int,
         num_workers: int,
+        train_fraction: float = 1.0,
+        classes: list[int] | None = None,
     ) -> None:
         super().__init__()
         if noise not in ("symmetric", "redrawn"):
@@ -93,6 +104,12 @@ class BundledDataModule(LightningDataModule, ABC):
             )
         if test_size < 1:
             raise ValueError(f"test_size must be at least 1, got {test_size}.")
+        if not 0 < train_fraction <= 1:
+            raise ValueError(
+                f"train_fraction is a share in (0, 1], got {train_fraction}; half of the training split is "
+                "train_fraction=0.5."
+            )
+        self.classes = None if classes is None else checked_classes(classes, self.num_classes)
         self.save_hyperparameters()
         self.batch_size = batch_size
         self.test_size = test_size
@@ -103,6 +120,9 @@ class BundledDataModule(LightningDataModule, ABC):
         self.noisy_validation = noisy_validation
         self.split_seed = split_seed
         self.num_workers = num_workers
+        self.train_fraction = train_fraction
+        if self.classes is not None:
+            self.num_classes = len(self.classes)
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
@@ -136,13 +156,16 @@ class BundledDataModule(LightningDataModule, ABC):
         inputs, labels = self.load()
         test, val, train = split_indices(len(labels), [self.test_size, self.val_size], self.split_seed)
         whole = TensorDataset(self.preprocess(inputs, train), labels)
-        self.train_set = self._spoiled(Subset(whole, train), self.noise_seed)
-        self.test_set = Subset(whole, test)
+        self.train_set = self._chosen(self._spoiled(Subset(whole, train), self.noise_seed))
+        if self.train_fraction < 1:
+            self.train_set = stratified_fraction(self.train_set, self.train_fraction, seed=self.split_seed)
+        self.test_set = self._chosen(Subset(whole, test))
         self.val_set = self.test_set
         if val:
-            self.val_set = Subset(whole, val)
+            held_out: Dataset[Any] = Subset(whole, val)
             if self.noisy_validation:
-                self.val_set = self._spoiled(self.val_set, self.noise_seed + 1)
+                held_out = self._spoiled(held_out, self.noise_seed + 1)
+            self.val_set = self._chosen(held_out)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Make the shuffled loader of the training split; the last batch may be smaller, no sample is dropped."""
@@ -160,13 +183,16 @@ class BundledDataModule(LightningDataModule, ABC):
         """Make the loader of the test split."""
         return self._loader(self.test_set)
 
+    def _chosen(self, dataset: Dataset[Any]) -> Dataset[Any]:
+        return dataset if self.classes is None else ClassSubset(dataset, self.classes)
+
     def _spoiled(self, dataset: Dataset[Any], seed: int) -> Dataset[Any]:
         if self.noise_rate == 0:
             return dataset
         return NoisyLabels(
             dataset,
             rate=self.noise_rate,
-            num_classes=self.num_classes,
+            num_classes=type(self).num_classes,  # labels are wrong among all classes, whichever are chosen
             seed=seed,
             include_true_class=self.noise == "redrawn",
         )

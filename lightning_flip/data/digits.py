@@ -29,6 +29,10 @@ class DigitsDataModule(BundledDataModule):
         noisy_validation: spoil the labels of the validation split in the same way (needs ``val_size``).
         split_seed: seed of the split.
         num_workers: worker processes of each loader.
+        train_fraction: share of each class, in ``(0, 1]``, that is left in the training split: what an old model
+            learns from, when a new one learns from all of it. Smaller shares are part of larger ones.
+        classes: the labels to train and to evaluate on, which are then counted from 0 in this order, and whose number
+            is then ``num_classes``; None keeps all.
 
     Raises:
         ValueError: if an option is outside its range, or (in ``setup``) the splits leave nothing to train on.
@@ -59,6 +63,8 @@ class DigitsDataModule(BundledDataModule):
         noisy_validation: bool = False,
         split_seed: int = 0,
         num_workers: int = 0,
+        train_fraction: float = 1.0,
+        classes: list[int] | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -70,6 +76,8 @@ class DigitsDataModule(BundledDataModule):
             noisy_validation=noisy_validation,
             split_seed=split_seed,
             num_workers=num_workers,
+            train_fraction=train_fraction,
+            classes=classes,
         )
 
     def load(self) -> tuple[Tensor, Tensor]:

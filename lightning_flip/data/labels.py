@@ -115,7 +115,7 @@ def find_labels(dataset: Any, *, scan: bool = False) -> Tensor:
 
 
 def _kept_labels(dataset: Any) -> Tensor | None:
-    if isinstance(dataset, Subset):
+    if isinstance(dataset, Subset) and not isinstance(getattr(dataset, "targets", None), Tensor):
         labels = _kept_labels(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     if isinstance(dataset, ConcatDataset):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_flip.data.labels import find_labels, label_of, read_labels, with_label
-from lightning_flip.data.sources import ask_dataset, resolve_source
+from lightning_flip.data.sources import ask_dataset, first_attribute
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
 
 __all__ = ["NoisyLabels"]
@@ -176,8 +176,8 @@ class NoisyLabels(Dataset[Any]):
         return with_label(sample, int(self.noisy_targets[position]))
 
     def _declared_classes(self) -> int | None:
-        classes = getattr(resolve_source(self.dataset, 0)[0], "classes", None) if len(self.dataset) else None
-        return len(classes) if isinstance(classes, (list, tuple)) else None
+        classes = first_attribute(self.dataset, "classes") if len(self.dataset) else None
+        return len(classes) if isinstance(classes, (list, tuple)) and classes else None
 
     def _count_classes(self) -> int:
         return self._declared_classes() or int(self.true_targets.max()) + 1

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Subset
 
 from lightning_flip.data import DigitsDataModule, IrisDataModule, NoisyLabels, split_indices
+from lightning_flip.data.sources import resolve_source
 
 MODULES = [DigitsDataModule, IrisDataModule]
 
@@ -188,3 +189,53 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
 
 def test_options_are_kept_as_hyperparameters():
     assert DigitsDataModule(noise_rate=0.4).hparams["noise_rate"] == 0.4
+
+
+def given(module, dataset):
+    """Position in the whole data set -> original label handed out."""
+    lead = module.classes or range(type(module).num_classes)
+    return {resolve_source(dataset, i)[2]: lead[int(dataset[i][1])] for i in range(len(dataset))}
+
+
+@pytest.mark.parametrize("noise_rate", [0.0, 0.4])
+@pytest.mark.parametrize(
+    "options", [{"train_fraction": 0.3}, {"classes": [2, 0]}, {"train_fraction": 0.3, "classes": [2, 0]}]
+)
+def test_what_an_old_model_learns_is_part_of_what_a_new_one_learns(options, noise_rate):
+    new = ready(DigitsDataModule, val_size=100, noise_rate=noise_rate, noisy_validation=noise_rate > 0)
+    old = ready(DigitsDataModule, val_size=100, noise_rate=noise_rate, noisy_validation=noise_rate > 0, **options)
+    assert given(old, old.train_set).items() < given(new, new.train_set).items()
+    for part in ("val_set", "test_set"):
+        known = {i: y for i, y in given(new, getattr(new, part)).items() if y in (old.classes or range(10))}
+        assert given(old, getattr(old, part)) == known
+    assert old.num_classes == (2 if "classes" in options else 10)
+    assert new.num_classes == 10
+    share = options.get("train_fraction", 1.0)
+    kept = [y for y in given(new, new.train_set).values() if y in (old.classes or range(10))]
+    assert abs(len(old.train_set) - share * len(kept)) <= 5
+
+
+def test_smaller_shares_of_the_training_split_are_part_of_larger_ones():
+    small, large = (ready(DigitsDataModule, train_fraction=share, noise_rate=0.2) for share in (0.2, 0.6))
+    assert given(small, small.train_set).items() < given(large, large.train_set).items()
+
+
+def test_iris_has_the_same_inputs_for_every_share():
+    whole, part = ready(IrisDataModule), ready(IrisDataModule, train_fraction=0.2, classes=[1, 2])
+    inputs = {resolve_source(whole.train_set, i)[2]: x for i, (x, _) in enumerate(whole.train_set)}
+    assert all(torch.equal(x, inputs[resolve_source(part.train_set, i)[2]]) for i, (x, _) in enumerate(part.train_set))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"train_fraction": 0.0}, ValueError, r"train_fraction is a share in \(0, 1\]"),
+        ({"train_fraction": 30}, ValueError, "train_fraction"),
+        ({"classes": [0, 10]}, ValueError, r"labels in \[0, 10\)"),
+        ({"classes": [3, 3]}, ValueError, "once"),
+        ({"classes": []}, ValueError, "at least one"),
+    ],
+)
+def test_impossible_choices_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        DigitsDataModule(**options)

@@ -1,0 +1,159 @@
+"""The part of a dataset whose labels are among some classes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from lightning_flip.data.labels import find_labels, label_of, with_label
+from lightning_flip.data.sources import ask_dataset, first_attribute
+
+__all__ = ["ClassSubset", "checked_classes"]
+
+
+class ClassSubset(Subset[Any]):
+    """Hands out the samples of a map-style dataset whose label is one of some classes, in the dataset's order.
+
+    With ``relabel`` a sample's label becomes the position of its class in ``classes``, so that a network with as many
+    outputs as there are chosen classes can learn it; ``class_labels`` leads back. A sample keeps its form, the type of
+    its label, its position in the innermost dataset and its ``sample_id``, so that predictions on different subsets of
+    one dataset can be joined.
+
+    What counts is the label that the dataset hands out. Over a
+    :class:`~lightning_flip.data.noisy_labels.NoisyLabels` that is the noisy one, and the true class may then be none of
+    those chosen.
+
+    Args:
+        dataset: map-style dataset with integer labels; see
+            :class:`~lightning_flip.data.noisy_labels.NoisyLabels` for where they are found.
+        classes: the labels to keep, in the order of a network's outputs.
+        relabel: count the kept classes from 0; False leaves labels as they are.
+        scan: read the labels from the samples even where the dataset has an attribute for them.
+
+    Attributes:
+        class_labels: the dataset's label for each of the labels handed out: ``classes`` with ``relabel``, else None.
+        targets: the labels as handed out, int64 ``[N]``.
+        indices: positions of the samples in ``dataset``.
+
+    Raises:
+        TypeError: if a class or a sample's label is no integer.
+        ValueError: if a class is named twice or no sample is of any of the classes.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> whole = TensorDataset(torch.arange(6.0), torch.tensor([0, 7, 3, 7, 0, 3]))
+        >>> known = ClassSubset(whole, [7, 3])
+        >>> [(float(x), int(y)) for x, y in known]
+        [(1.0, 0), (2.0, 1), (3.0, 0), (5.0, 1)]
+        >>> known.class_labels, [int(y) for _, y in ClassSubset(whole, [7, 3], relabel=False)]
+        ((7, 3), [7, 3, 7, 3])
+    """
+
+    def __init__(self, dataset: Any, classes: Sequence[int], *, relabel: bool = True, scan: bool = False) -> None:
+        chosen = checked_classes(classes)
+        labels = find_labels(dataset, scan=scan)
+        places = {label: place for place, label in enumerate(chosen)}
+        kept = [position for position, label in enumerate(labels.tolist()) if label in places]
+        if not kept:
+            raise ValueError(
+                f"classes={list(chosen)} are the labels of none of the {len(labels)} samples; "
+                f"the dataset has {_some(labels)}."
+            )
+        super().__init__(dataset, kept)
+        self.class_labels: tuple[int, ...] | None = chosen if relabel else None
+        self._places = places
+        self._original = labels[kept]
+        self.targets: Tensor = self._original
+        if relabel:
+            self.targets = torch.tensor([places[label] for label in self._original.tolist()], dtype=torch.int64)
+
+    @property
+    def classes(self) -> list[Any]:
+        """The classes that labels count through, under torchvision's name: the dataset's names where it has some."""
+        found = first_attribute(self.dataset, "classes")
+        names: Sequence[Any] = found if isinstance(found, (list, tuple)) else ()
+        if self.class_labels is None:
+            return list(names)
+        named = all(0 <= label < len(names) for label in self.class_labels)
+        return [names[label] if named else label for label in self.class_labels]
+
+    def true_target(self, index: int) -> int | None:
+        """Look up the label that a sample had before noise was added, counted as this subset counts labels.
+
+        Args:
+            index: position of the sample in this subset.
+
+        Returns:
+            The true label; None where the dataset does not know it, and where it is none of the chosen classes.
+        """
+        true = ask_dataset(self.dataset, self.indices[index], "true_target")
+        if true is None or self.class_labels is None:
+            return None if true is None else int(true)
+        return self._places.get(int(true))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, (list, tuple)):
+            return self.__getitems__(list(index))
+        position = operator.index(index)
+        return self._relabel(self.dataset[self.indices[position]], position)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        positions = [self.indices[index] for index in indices]
+        fetch = getattr(self.dataset, "__getitems__", None)
+        samples = fetch(positions) if fetch is not None else [self.dataset[position] for position in positions]
+        return [self._relabel(sample, index) for sample, index in zip(samples, indices, strict=True)]
+
+    def _relabel(self, sample: Any, index: int) -> Any:
+        found, expected = label_of(sample), int(self._original[index])
+        if found != expected:
+            raise ValueError(
+                f"sample {self.indices[index]} has the label {found}, and the dataset's list of labels says "
+                f"{expected}. Pass scan=True to read the labels from the samples; the labels must not change between "
+                "accesses."
+            )
+        return sample if self.class_labels is None else with_label(sample, int(self.targets[index]))
+
+
+def checked_classes(classes: Sequence[int], num_classes: int | None = None) -> tuple[int, ...]:
+    """Check a choice of classes.
+
+    Args:
+        classes: labels.
+        num_classes: number of classes that there are, if known.
+
+    Returns:
+        The same labels as Python integers.
+
+    Raises:
+        TypeError: if a label is no integer.
+        ValueError: if there are none, one comes twice, or one is not in ``[0, num_classes)``.
+
+    Example:
+        >>> checked_classes([4, 0], 5)
+        (4, 0)
+    """
+    if isinstance(classes, (str, bytes)):
+        raise TypeError(f"classes must be a list of integer labels, got {classes!r}.")
+    try:
+        chosen = tuple(operator.index(label) for label in classes)
+    except TypeError as error:
+        raise TypeError(f"classes must be a list of integer labels, got {classes!r}: {error}.") from None
+    if not chosen:
+        raise ValueError("classes must name at least one label, got none; leave it out to keep every class.")
+    twice = sorted({label for label in chosen if chosen.count(label) > 1})
+    if twice:
+        raise ValueError(f"classes must name each label once, got {_some(torch.tensor(twice))} more than once.")
+    if num_classes is not None and not all(0 <= label < num_classes for label in chosen):
+        raise ValueError(f"classes must be labels in [0, {num_classes}), got {list(chosen)}.")
+    return chosen
+
+
+def _some(labels: Tensor) -> str:
+    values = sorted(set(labels.tolist()))
+    listed = ", ".join(map(str, values[:10])) or "no labels"
+    return f"{listed}, ... ({len(values)} labels)" if len(values) > 10 else listed
