@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
+    from lightning_flip.callbacks import (
+        ExactResume,
+        FlipTracker,
+        NegativeFlipMonitor,
+        PredictionHistory,
+        PredictionWriter,
+    )
     from lightning_flip.data import IndexedBatch, IndexedDataset, NoisyLabels
     from lightning_flip.metrics import (
         Churn,
@@ -24,29 +30,43 @@ if TYPE_CHECKING:
         RelativeNegativeFlipRate,
         TrustScore,
     )
-    from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection, LossTerm
-    from lightning_flip.models import Classifier
+    from lightning_flip.mixins import (
+        BackwardCompatible,
+        FlippingErrorReduction,
+        FocalDistillation,
+        LabelSmoothing,
+        LearningWithRetrospection,
+        LossTerm,
+        NaivePositiveCongruent,
+    )
+    from lightning_flip.models import Classifier, EnsembleClassifier
     from lightning_flip.steps import SampleStep
-    from lightning_flip.stores import read_history
+    from lightning_flip.stores import read_history, read_predictions
     from lightning_flip.tables import SampleTable, VisitStatistics
 
 _HOMES = {
+    "BackwardCompatible": "mixins",
     "Churn": "metrics",
     "Classifier": "models",
+    "EnsembleClassifier": "models",
     "ExactResume": "callbacks",
     "FlipTracker": "callbacks",
     "FlippingError": "metrics",
     "FlippingErrorReduction": "mixins",
+    "FocalDistillation": "mixins",
     "IndexedBatch": "data",
     "IndexedDataset": "data",
     "LabelSmoothing": "mixins",
     "LearningWithRetrospection": "mixins",
     "LossTerm": "mixins",
+    "NaivePositiveCongruent": "mixins",
     "NegativeFlipImpact": "metrics",
+    "NegativeFlipMonitor": "callbacks",
     "NegativeFlipRate": "metrics",
     "NoisyLabels": "data",
     "PositiveFlipRate": "metrics",
     "PredictionHistory": "callbacks",
+    "PredictionWriter": "callbacks",
     "RelativeFlippingError": "metrics",
     "RelativeNegativeFlipRate": "metrics",
     "SampleStep": "steps",
@@ -54,25 +74,32 @@ _HOMES = {
     "TrustScore": "metrics",
     "VisitStatistics": "tables",
     "read_history": "stores",
+    "read_predictions": "stores",
 }
 
 __all__ = [
+    "BackwardCompatible",
     "Churn",
     "Classifier",
+    "EnsembleClassifier",
     "ExactResume",
     "FlipTracker",
     "FlippingError",
     "FlippingErrorReduction",
+    "FocalDistillation",
     "IndexedBatch",
     "IndexedDataset",
     "LabelSmoothing",
     "LearningWithRetrospection",
     "LossTerm",
+    "NaivePositiveCongruent",
     "NegativeFlipImpact",
+    "NegativeFlipMonitor",
     "NegativeFlipRate",
     "NoisyLabels",
     "PositiveFlipRate",
     "PredictionHistory",
+    "PredictionWriter",
     "RelativeFlippingError",
     "RelativeNegativeFlipRate",
     "SampleStep",
@@ -80,6 +107,7 @@ __all__ = [
     "TrustScore",
     "VisitStatistics",
     "read_history",
+    "read_predictions",
 ]
 
 

@@ -1,6 +1,7 @@
 """Three methods, three seeds, 40% wrong training labels: what each does to the predictions on clean test digits.
 
-Every fit is `lightning-flip fit --config examples/digits/<method>.yaml` with another seed and another folder.
+Every fit is `lightning-flip fit --config examples/digits/<method>.yaml` with another seed and another folder. In the
+end every standard model is taken for the update of another seed's, and trained once more, held to that one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lightning_flip import PredictionHistory
+from lightning_flip.callbacks import PredictionHistory, PredictionWriter
 from lightning_flip.cli import training_cli
-from lightning_flip.reports import compare_runs
+from lightning_flip.reports import Spread, compare, compare_runs
 
 CONFIGS = Path(__file__).resolve().parent
 METHODS = {"standard": "standard", "label smoothing": "label_smoothing", "FER": "fer"}
+# The standard configuration with focal distillation in front of its model, and nothing recorded on the way.
+FOCAL = ("--model=lightning_flip.modules.FocalDistillationClassifier", "--trainer.callbacks=null")
 
 
 def positive(text: str) -> int:
@@ -32,7 +35,7 @@ def positive(text: str) -> int:
     return number
 
 
-def fit(config: Path, folder: Path, seed: int, epochs: int, progress: pl.Callback) -> None:
+def fit(config: Path, folder: Path, seed: int, epochs: int, progress: pl.Callback, *options: str) -> None:
     cli = training_cli(
         [
             f"--config={config}",
@@ -44,6 +47,7 @@ def fit(config: Path, folder: Path, seed: int, epochs: int, progress: pl.Callbac
             "--trainer.enable_checkpointing=false",
             "--trainer.enable_model_summary=false",
             "--trainer.enable_progress_bar=false",
+            *options,
         ],
         run=False,
         save_config_callback=None,
@@ -51,8 +55,10 @@ def fit(config: Path, folder: Path, seed: int, epochs: int, progress: pl.Callbac
     for callback in cli.trainer.callbacks:
         if isinstance(callback, PredictionHistory):
             callback.dirpath, callback.overwrite = folder, True
-    cli.trainer.callbacks.append(progress)
+    cli.trainer.callbacks += [progress, PredictionWriter(folder / "predictions.parquet", overwrite=True)]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    cli.trainer.save_checkpoint(folder / "model.ckpt")
 
 
 class EpochsOnBar(pl.Callback):
@@ -72,16 +78,46 @@ class EpochsOnBar(pl.Callback):
 def train_all(out: Path, seeds: int, epochs: int, console: Console) -> list[tuple[str, Path]]:
     columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[where]}"))
     runs = [(label, name, seed) for label, name in METHODS.items() for seed in range(seeds)]
+    further = [("standard", "standard", 1)] if seeds == 1 else []  # one seed alone has no old model
+    total = len(runs) + len(further) + seeds
     folders = []
     with Progress(*columns, TimeRemainingColumn(), console=console, expand=True) as bar:
-        progress = EpochsOnBar(bar, len(runs), epochs)
-        for number, (label, name, seed) in enumerate(runs, start=1):
+        progress = EpochsOnBar(bar, total, epochs)
+        for number, (label, name, seed) in enumerate(runs + further, start=1):
             progress.announce(label, seed, number)
             folder = out / name / f"seed-{seed}"
             fit(CONFIGS / f"{name}.yaml", folder, seed, epochs, progress)
             folders.append((label, folder))
-        bar.update(progress.task, description=f"{len(runs)} fits", where=f"{epochs} epochs each")
-    return folders
+        for seed in range(seeds):
+            progress.announce("focal distillation", seed, total - seeds + seed + 1)
+            reference = f"--model.reference={old_model(out, seed, seeds) / 'model.ckpt'}"
+            folder = out / "focal_distillation" / f"seed-{seed}"
+            fit(CONFIGS / "standard.yaml", folder, seed, epochs, progress, *FOCAL, reference)
+        bar.update(progress.task, description=f"{total} fits", where=f"{epochs} epochs each")
+    return folders[: len(runs)]
+
+
+def old_model(out: Path, seed: int, seeds: int) -> Path:
+    """The standard model of the next seed, which that of this seed is to replace."""
+    return out / "standard" / f"seed-{(seed + 1) % max(seeds, 2)}"
+
+
+def print_updates(out: Path, seeds: int, console: Console) -> None:
+    console.print("A standard model is replaced by another seed's (NFR: right before, wrong now):")
+    for name, words in (("standard", "without treatment"), ("focal_distillation", "with focal distillation")):
+        cells = []
+        for rate in ("negative_flip_rate", "relative_negative_flip_rate"):
+            values = []
+            for seed in range(seeds):
+                old, new = (
+                    path / "predictions.parquet" for path in (old_model(out, seed, seeds), out / name / f"seed-{seed}")
+                )
+                values.append(100 * compare(old, new).rates[rate].value)
+            spread = Spread.over(values)
+            assert spread is not None
+            cells.append(f"{spread.mean:.1f}" + ("" if spread.std is None else f" ± {spread.std:.1f}") + "%")
+        console.print(f"  {words:<24} NFR {cells[0]}, relative NFR {cells[1]}", highlight=False)
+    console.print()
 
 
 def print_next_steps(out: Path, seeds: int, console: Console) -> None:
@@ -121,6 +157,7 @@ def main(args: list[str] | None = None) -> None:
     start = time.perf_counter()
     folders = train_all(options.out, options.seeds, options.epochs, console)
     compare_runs(folders, accuracy_header="test acc").render(console)
+    print_updates(options.out, options.seeds, console)
     console.print(
         f"Clean test labels, 40% wrong training labels, {options.epochs} epochs, mean ± standard deviation of "
         f"{options.seeds} seeds, {time.perf_counter() - start:.0f} s.\n",

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_flip.models.pretrained import TORCHVISION, torchvision_model, torchvision_network
-from lightning_flip.models.weights import find_state_dict, fit_state_dict, mismatch, read_weights
+from lightning_flip.models.weights import find_state_dict, fit_state_dict, mismatch, paths_allowed, read_weights
 
 __all__ = ["ModelSource", "load_model"]
 
@@ -156,7 +156,8 @@ def _from_checkpoint(
     if "weights_only" in inspect.signature(LightningModule.load_from_checkpoint).parameters:
         options["weights_only"] = True  # where it is not, the file has been read in this way before
     try:
-        return model_class.load_from_checkpoint(path, map_location="cpu", **options)
+        with paths_allowed():
+            return model_class.load_from_checkpoint(path, map_location="cpu", **options)
     except Exception as error:
         if "in loading state_dict" in str(error):
             raise ValueError(f"{path} does not fit {model_class.__name__}: {mismatch(str(error))}") from error

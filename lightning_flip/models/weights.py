@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PosixPath, WindowsPath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["find_state_dict", "fit_state_dict", "mismatch", "read_weights"]
+__all__ = ["find_state_dict", "fit_state_dict", "mismatch", "paths_allowed", "read_weights"]
 
 _SHOWN = 5
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -50,7 +51,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist (looked for in {Path.cwd()}); only local files are read.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with paths_allowed():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0][:200] if str(error) else "not readable"
         raise ValueError(
@@ -65,6 +67,21 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a checkpoint or a state_dict, got a {type(content).__name__}.")  # noqa: TRY004
     return content
+
+
+def paths_allowed() -> contextlib.AbstractContextManager[None]:
+    """Let ``weights_only=True`` read paths too: hyperparameters often hold one, and a path runs nothing.
+
+    Returns:
+        The context.
+
+    Example:
+        >>> with paths_allowed():
+        ...     PosixPath in torch.serialization.get_safe_globals()
+        True
+    """
+    context: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals([PosixPath, WindowsPath])
+    return context
 
 
 def find_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor] | None:

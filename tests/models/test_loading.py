@@ -389,3 +389,28 @@ def test_no_random_number_is_drawn(tmp_path, kind, cli_checkpoint):
 
 def test_networks_of_configurations_are_ours(cli_checkpoint):
     assert isinstance(load_model(cli_checkpoint[0]).network, SmallCNN)
+
+
+def test_hyperparameters_may_hold_a_path(tmp_path):
+    class Reader(LightningModule):
+        def __init__(self, folder):
+            super().__init__()
+            self.save_hyperparameters()
+            self.network = torch.nn.Linear(2, 3)
+
+        def forward(self, x):
+            return self.network(x)
+
+    model = Reader(tmp_path)
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": "2.6.6",
+        "epoch": 0,
+        "global_step": 0,
+        "loops": {},
+    }
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    loaded = load_model(tmp_path / "old.ckpt", model_class=Reader)
+    assert loaded.hparams.folder == tmp_path
+    assert torch.equal(loaded.network.weight, model.network.weight)
