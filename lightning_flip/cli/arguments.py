@@ -233,6 +233,8 @@ def parse_error(text: str) -> float:
 
 def _parse_share(text: str) -> float | None:
     number = text.strip()
+    if "_" in number:  # which Python passes over within digits
+        return None
     try:
         # Decimal, since 0.7 / 100 in binary is not the number that 0.007 is.
         share = Decimal(number.removesuffix("%")) / (100 if number.endswith("%") else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
 from lightning_flip.cli.comparing import add_compare
@@ -29,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 where all went well (of ``gate``: every limit holds), 1 only where ``gate`` found a limit
         broken, 2 where something cannot be read or written, is not installed, or no subcommand was given, 3 where
-        ``gate`` has too few samples to decide.
+        ``gate`` has too few samples to decide. Training that breaks off raises its error, which Python ends with 1.
 
     Raises:
         SystemExit: with status 2 for an unknown subcommand or wrong arguments, with 0 after ``--help``.
@@ -44,6 +45,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except CommandError as error:
         complain(str(error))
         return int(Status.MISUSE)
+    except Exception:
+        if words[0] in SUBCOMMANDS:
+            raise
+        traceback.print_exc()
+        return int(Status.MISUSE)  # Python's own status would be 1, which is a gate's verdict
 
 
 def _run(words: list[str]) -> Status:

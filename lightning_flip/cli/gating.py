@@ -127,8 +127,8 @@ def gate_update(arguments: argparse.Namespace) -> Status:
         ...
         ('PASS', 500)
     """
-    from lightning_flip.reports.gate import gate
     from lightning_flip.reports.gate_output import gate_json, gate_junit, gate_markdown, gate_text
+    from lightning_flip.reports.gating import gate
     from lightning_flip.reports.joining import join_predictions
     from lightning_flip.reports.worst_flips import worst_flips
 

@@ -6,11 +6,10 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from lightning_flip.cli.failures import CommandError
-from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.atomic import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +87,7 @@ def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
         if place == PRINT:
             continue
         try:
-            _write(Path(place), text)
+            write_text(place, text if text.endswith("\n") else text + "\n")
         except OSError as error:
             complain(f"{option}: cannot write {place}: {error.strerror or error}.")
             arrived = False
@@ -180,15 +179,3 @@ def _put(stream: TextIO, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             raise CommandError(f"cannot print: {error.strerror or error}.") from error
-
-
-def _write(path: Path, text: str) -> None:
-    content = text if text.endswith("\n") else text + "\n"
-    real = Path(os.path.realpath(path))  # a link stays a link
-    if real.exists() and not real.is_file():  # a pipe or a terminal, which must not be replaced by a file
-        with open(real, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-            stream.write(content)
-        return
-    make_directory(real.parent)
-    with atomic_write(real) as temporary:
-        temporary.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -5,9 +5,9 @@ Nothing here imports torch or lightning, so that a report opens quickly.
 
 from lightning_flip.reports.comparison import Comparison, Spread, compare_runs, parse_run
 from lightning_flip.reports.figures import plot_uncertainty_histogram
-from lightning_flip.reports.gate import gate
-from lightning_flip.reports.gate_output import gate_json, gate_junit, gate_markdown, gate_text, write_text
+from lightning_flip.reports.gate_output import gate_json, gate_junit, gate_markdown, gate_text
 from lightning_flip.reports.gate_result import GateResult, LimitOutcome
+from lightning_flip.reports.gating import gate
 from lightning_flip.reports.intervals import (
     bootstrap_interval,
     clopper_pearson_lower,
@@ -20,6 +20,7 @@ from lightning_flip.reports.noise_floor import NoiseFloor
 from lightning_flip.reports.summary import RunSummary, summarize_run
 from lightning_flip.reports.uncertainty import UncertaintyHistogram, uncertainty_histogram
 from lightning_flip.reports.update import UpdateComparison, compare
+from lightning_flip.stores.atomic import write_text
 
 __all__ = [
     "Comparison",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import textwrap
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,9 +12,8 @@ from lightning_flip.reports.gate_limits import GroupOutcome
 from lightning_flip.reports.gate_reasons import all_samples_reason, percent, quote
 from lightning_flip.reports.gate_result import GateResult, LimitOutcome
 from lightning_flip.reports.text import escape_markdown, printable
-from lightning_flip.stores.atomic import atomic_write, make_directory
 
-__all__ = ["gate_json", "gate_junit", "gate_markdown", "gate_text", "write_text"]
+__all__ = ["gate_json", "gate_junit", "gate_markdown", "gate_text"]
 
 # What XML 1.0 has no way to write, not even as a character reference.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -118,13 +115,13 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
         | must_not_flip | - | ✅ pass | None of 2 ... |
         <BLANKLINE>
     """
-    heading = f"{_MARKS[result.status]} {_markdown(title)}: {result.status}"
-    names = f"{_markdown(quote(result.old_name))} → {_markdown(quote(result.new_name))}"
-    lines = [f"### {heading}", "", f"{names}: {_markdown(_flips(result))}", ""]
+    heading = f"{_MARKS[result.status]} {escape_markdown(title)}: {result.status}"
+    names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
+    lines = [f"### {heading}", "", f"{names}: {escape_markdown(_flips(result))}", ""]
     lines += ["| limit | at most | result | why |", "|:---|---:|:---|:---|"]
     for outcome in result.outcomes:
         status = f"{_MARKS[outcome.status]} {outcome.status}"
-        lines.append(f"| {outcome.name} | {_most(outcome)} | {status} | {_markdown(outcome.reason)} |")
+        lines.append(f"| {outcome.name} | {_most(outcome)} | {status} | {escape_markdown(outcome.reason)} |")
     for outcome in result.outcomes:
         if len(outcome.groups) > 1:
             lines += ["", *_group_table(outcome, result.error, most_groups)]
@@ -164,29 +161,6 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a report so that readers see the old file or all of the new one, never half of one.
-
-    Args:
-        path: the file to make or to replace; missing folders are made.
-        text: its text, written as UTF-8 with the line breaks it has.
-
-    Returns:
-        The path.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_text(Path(folder) / "reports" / "gate.md", "fine").read_text()
-        'fine'
-    """
-    final = Path(path)
-    make_directory(final.parent)
-    with atomic_write(final) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "replace"))
-    return final
-
-
 def _tests(outcome: LimitOutcome, error: float) -> list[tuple[str, str, str, list[str]]]:
     """Name, status, reason and further lines of each test of a limit."""
     if outcome.limit is None:
@@ -203,11 +177,6 @@ def _count_tests(element: ElementTree.Element) -> None:
 
 def _legal(text: str) -> str:
     return _ILLEGAL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def _markdown(text: str) -> str:
-    # A word joiner after the sign, or a label such as "@name" would call that person to the pull request.
-    return escape_markdown(text).replace("@", "@\u2060")
 
 
 def _flips(result: GateResult) -> str:
@@ -244,7 +213,7 @@ def _group_table(outcome: LimitOutcome, error: float, most_groups: int) -> list[
 def _group_row(group: GroupOutcome) -> str:
     needed = "-" if group.samples_needed is None else f"{group.samples_needed:,}"
     cells: list[Any] = [
-        _markdown(quote(group.title)),
+        escape_markdown(quote(group.title)),
         f"{group.flips:,}",
         f"{group.samples:,}",
         percent(group.rate),

@@ -16,7 +16,8 @@ from lightning_flip.reports.joined import JoinedPredictions
 from lightning_flip.reports.matching import Match, match_ids
 from lightning_flip.reports.shared_classes import answer_among, known_labels
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
-from lightning_flip.stores.prediction_columns import align_labels, as_text, shown
+from lightning_flip.stores.prediction_columns import as_text, shown
+from lightning_flip.stores.prediction_labels import align_labels
 
 __all__ = ["JoinedPredictions", "join_predictions"]
 

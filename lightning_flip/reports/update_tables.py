@@ -95,11 +95,13 @@ def _rates(update: UpdateComparison, decimals: int, interval: str) -> PlainTable
         among = "-" if rate.count is None or rate.among is None else f"{rate.count:,} of {rate.among:,}"
         return _RATES[name], _percent(rate.value, decimals), _interval(rate.low, rate.high, decimals), among
 
-    interval_of = "is a bootstrap" if int(update.cells.negative) else "ends where NFR's does, in its unit"
-    notes = (
-        "Relative NFR = NFR / (old accuracy x new error): 100% is that of independent models. Its interval"
-        f" {interval_of}; the others are Wilson's.",
-    )
+    if update.rates["relative_negative_flip_rate"].high is None:
+        intervals = "The intervals are Wilson's."
+    elif int(update.cells.negative):
+        intervals = "Its interval is a bootstrap; the others are Wilson's."
+    else:
+        intervals = "Its interval ends where NFR's does, in its unit; the others are Wilson's."
+    notes = (f"Relative NFR = NFR / (old accuracy x new error): 100% is that of independent models. {intervals}",)
     return PlainTable(
         "",
         ("rate", "value", interval, "samples"),

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write", "make_directory", "sync_directory", "temporary_files"]
+__all__ = ["atomic_write", "make_directory", "sync_directory", "temporary_files", "write_text"]
 
 _SUFFIX = ".tmp"
 # File systems that cannot flush a directory say so with one of these; they have nothing to flush then.
@@ -55,6 +55,40 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(final.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    r"""Write a text so that readers see the old file or all of the new one, never half of one.
+
+    A link stays a link: the file that it leads to is replaced. A pipe or a device is written to, and never replaced.
+
+    Args:
+        path: the file to make or to replace; missing folders are made.
+        text: its text, written as UTF-8 with the line breaks it has. What is no Unicode (half of a surrogate pair, as
+            in the name of a file) is written as a Python escape such as `\udc80`.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: when it cannot be written, as where a folder is.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder) / "reports" / "gate.md", "fine").read_text()
+        'fine'
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file() and not real.is_dir():
+        with open(real, "wb") as stream:
+            stream.write(content)
+        return Path(path)
+    make_directory(real.parent)
+    with atomic_write(real) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
 
 
 def temporary_files(folder: Path, name: str = "*") -> list[Path]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import PredictionError
 
-__all__ = ["align_labels", "as_confidence", "as_ids", "as_labels", "as_text", "parse_labels", "shown"]
+__all__ = ["as_confidence", "as_ids", "as_labels", "as_text", "shown", "whole_numbers"]
 
-_INTEGER = r"^[+-]?[0-9]+$"
-# Too many digits for a float to tell neighbors apart.
-_LONG = r"^[+-]?[0-9]{16,}"
+_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 # Softmax in half precision, summed by another tool, may leave [0, 1] by this much.
 _ROUNDING = 1e-3
 
@@ -29,7 +33,7 @@ def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         [R] string.
 
     Raises:
-        PredictionError: when an id is missing, or of another type.
+        PredictionError: when an id is missing, of another type, or not UTF-8.
 
     Example:
         >>> as_ids(pa.chunked_array([[7, 12]]), "a.parquet, column 'index'").to_pylist()
@@ -38,7 +42,7 @@ def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     values = _plain(values, where)
     _refuse_nulls(values, where, "must name every sample")
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return _whole(values, where).cast(pa.string())
+        return whole_numbers(values, where).cast(pa.string())
     if pa.types.is_null(values.type):
         return values.cast(pa.string())
     if pa.types.is_string(values.type):
@@ -59,7 +63,7 @@ def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.Chun
         [R] int64 or string.
 
     Raises:
-        PredictionError: when a label is missing where none may be, is a fraction, or of another type.
+        PredictionError: when a label is missing where none may be, is a fraction, of another type, or not UTF-8.
 
     Example:
         >>> as_labels(pa.chunked_array([[3.0, float("nan")]]), "a.csv, column 'target'", nullable=True).to_pylist()
@@ -69,7 +73,7 @@ def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.Chun
     if pa.types.is_boolean(values.type) or pa.types.is_null(values.type):
         values = values.cast(pa.int64())
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
-        values = _whole(values, where)
+        values = whole_numbers(values, where)
     elif not pa.types.is_string(values.type):
         raise PredictionError(f"{where} must be integer or text labels, got {values.type}.")
     if not nullable:
@@ -98,7 +102,7 @@ def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)
     if not (numeric or pa.types.is_null(values.type)):
         raise PredictionError(f"{where} must be probabilities in [0, 1], got {values.type}.")
-    values = values.cast(pa.float64())
+    values = values.cast(pa.float64(), safe=False)  # an integer too long for a float lies outside [0, 1] all the same
     values = pc.if_else(pc.is_nan(values), None, values)
     outside = pc.or_(pc.less(values, -_ROUNDING), pc.greater(values, 1 + _ROUNDING))
     count = pc.sum(outside).as_py()
@@ -123,7 +127,7 @@ def as_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         [R] string; the empty text where a value is missing.
 
     Raises:
-        PredictionError: when the column is nested.
+        PredictionError: when the column is nested, or its text is not UTF-8.
 
     Example:
         >>> as_text(pa.chunked_array([[True, None]]), "a.parquet").to_pylist()
@@ -138,66 +142,31 @@ def as_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         raise PredictionError(f"{where} must hold one value a row, got {values.type}.") from error
 
 
-def parse_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:
-    """Find out whether labels that came as text, as all of CSV does, are numbers.
+def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Bring numbers that are whole to int64.
 
     Args:
-        columns: (what the column is, [R] string) of every label column of one file; the empty text is no label.
+        values: [R], integers, floats or decimals; NaN is no number.
+        where: what the column is, for messages.
 
     Returns:
-        The columns as int64 where all labels of all of them are whole numbers, else as the text they are.
+        [R] int64, null where there is no number.
 
     Raises:
-        PredictionError: when all labels are numbers, and some of them fractions.
+        PredictionError: when a number is a fraction, or beyond int64.
 
     Example:
-        >>> target, pred = pa.chunked_array([["007", ""]]), pa.chunked_array([["7", "3.0"]])
-        >>> [column.to_pylist() for column in parse_labels([("target", target), ("pred", pred)])]
-        [[7, None], [7, 3]]
+        >>> whole_numbers(pa.chunked_array([[3.0, float("nan")]]), "a.csv, column 'target'").to_pylist()
+        [3, None]
     """
-    texts = [pc.if_else(pc.equal(column, ""), None, column) for _, column in columns]
-    trimmed = [pc.utf8_trim_whitespace(column) for column in texts]
-    numbers = [_to_numbers(column) for column in trimmed]
-    if any(column is None for column in numbers):
-        return texts
-    return [_whole(column, where) for (where, _), column in zip(columns, numbers, strict=True)]
-
-
-def align_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:
-    """Bring label columns to one type, so that the same label is the same value in all of them.
-
-    Args:
-        columns: (what the column is, [R] int64 or string) of every column.
-
-    Returns:
-        The columns: as they are where all have one type, as int64 where all text among them is whole numbers. A column
-        without a single label takes the others' type.
-
-    Raises:
-        PredictionError: when some are integers and others text that is no number.
-
-    Example:
-        >>> columns = [("old", pa.chunked_array([[1, 2]])), ("new", pa.chunked_array([["1", "2"]]))]
-        >>> [str(column.type) for column in align_labels(columns)]
-        ['int64', 'int64']
-    """
-    labelled = [(where, column) for where, column in columns if column.null_count < len(column)]
-    texts = [(where, column) for where, column in labelled if pa.types.is_string(column.type)]
-    numbers = [(where, column) for where, column in labelled if not pa.types.is_string(column.type)]
-    if not numbers:
-        wanted = pa.string() if texts else pa.int64()
-        empty = {where: pa.chunked_array([pa.nulls(len(column), wanted)]) for where, column in columns}
-        return [column if column.type == wanted else empty[where] for where, column in columns]
-    for where, column in texts:
-        if _to_integers(column) is None:
-            words = column.drop_null()
-            word = pa.concat_arrays([*words.filter(_other(words)).chunks, *words.slice(0, 1).chunks])[0].as_py()
-            number = numbers[0][1].drop_null()[0].as_py()
-            raise PredictionError(
-                f"Labels must be of one kind, but {numbers[0][0]} holds integers (such as {number}) and {where} text"
-                f" (such as {shown(word)}). Write class numbers in both, or class names in both."
-            )
-    return [_to_integers(column) if pa.types.is_string(column.type) else column for _, column in columns]
+    if pa.types.is_float16(values.type):
+        values = values.cast(pa.float32())
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise PredictionError(f"{where} must be whole numbers within int64, got {values.type}: {error}.") from error
 
 
 def shown(value: object) -> str:
@@ -218,55 +187,18 @@ def shown(value: object) -> str:
 
 
 def _plain(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Without dictionary, and one type of text."""
+    """Without dictionary, and one type of text, which is Unicode indeed."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _plain(values.cast(kind.value_type), where)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        kind = pa.large_string()
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        try:
-            return values.cast(pa.string())
-        except pa.ArrowException as error:
-            raise PredictionError(f"{where} must be text in UTF-8, got {values.type}: {error}.") from error
-    return values
-
-
-def _whole(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    if pa.types.is_float16(values.type):
-        values = values.cast(pa.float32())
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), None, values)
+    if not any(is_text(kind) for is_text in _TEXT):
+        return values
     try:
-        return values.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise PredictionError(f"{where} must be whole numbers within int64, got {values.type}: {error}.") from error
-
-
-def _other(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """[R], which texts are no whole numbers."""
-    return pc.invert(pc.match_substring_regex(values, _INTEGER))
-
-
-def _to_integers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Text as int64; None where some of it is no whole number, or one beyond int64."""
-    if pc.any(_other(values)).as_py():
-        return None
-    try:
-        return pc.utf8_ltrim(values, "+").cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None
-
-
-def _to_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Text as int64, else as float64; None where it is neither."""
-    integers = _to_integers(values)
-    if integers is not None or pc.any(pc.match_substring_regex(values, _LONG)).as_py():
-        return integers
-    try:
-        return values.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return None
+        text = values.cast(pa.string())
+        text.validate(full=True)  # Parquet files are not checked when they are read
+    except pa.ArrowException as error:
+        raise PredictionError(f"{where} must be text in UTF-8, got {kind}: {error}.") from error
+    return text
 
 
 def _refuse_nulls(values: pa.ChunkedArray, where: str, expected: str) -> None:

@@ -13,7 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.prediction_columns import parse_labels
+from lightning_flip.stores.prediction_columns import shown
+from lightning_flip.stores.prediction_labels import parse_labels
 from lightning_flip.stores.prediction_metadata import PredictionMetadata
 from lightning_flip.stores.prediction_names import find_columns
 from lightning_flip.stores.prediction_set import PredictionSet
@@ -41,7 +42,8 @@ def read_predictions(
     - `.csv` is UTF-8 with commas and a header. Ids stay text ("007" is not 7). Labels are integers where targets and
       predictions all are, else text; an empty target is no label. Further columns are text as it stands in the file.
       A file that was cut within its last cell looks whole.
-    - `.npz` has one array [R] a column, without pickled objects.
+    - `.npz` has one array [R] a column, without pickled objects; further ones of a type that Arrow lacks are passed
+      over.
 
     Args:
         path: the file.
@@ -78,6 +80,8 @@ def read_predictions(
         raise PredictionError(f"{path} must end in .parquet, .csv or .npz, which says how to read it.")
     if not path.exists():
         raise PredictionError(f"{path} does not exist. Give the path of a file of predictions.")
+    if path.is_dir():
+        raise PredictionError(f"{path} is a folder. Give one file; if it is a table in parts, write them as one file.")
     roles = {
         "id_column": id_column,
         "target_column": target_column,
@@ -133,6 +137,12 @@ def _read_csv(path: Path, roles: dict[str, str | None], choice: _Choice) -> tupl
     parsing = pa.csv.ParseOptions(newlines_in_values=True)
     with pa.csv.open_csv(path, parse_options=parsing) as reader:
         names = reader.schema.names
+    for separator in ";\t|":
+        if len(names) == 1 and separator in names[0]:
+            raise PredictionError(
+                f"{path} must have commas between its columns, got the header {shown(names[0])}. Write it again with"
+                f" commas instead of {separator!r}."
+            )
     found = _find(names, path, roles)
     used = set(found.values())
     text = {name: pa.string() for name in names if name != found.get("confidence")}
@@ -176,7 +186,15 @@ def _read_npz(path: Path, roles: dict[str, str | None], choice: _Choice) -> tupl
                 f" {found['sample_id']!r} {ids.shape}."
             )
         if fits and values.dtype.kind in _KINDS:
-            rows[name] = list_array(values) if values.ndim == 2 else pa.array(values)
+            native = values.astype(values.dtype.newbyteorder("="), copy=False)
+            try:
+                rows[name] = list_array(native) if values.ndim == 2 else pa.array(native)
+            except (pa.ArrowException, UnicodeError) as error:
+                if name in used:
+                    raise PredictionError(
+                        f"{path}, column {name!r}, must be numbers or text that Arrow knows, got {values.dtype}:"
+                        f" {error}."
+                    ) from error
     return pa.table(rows), [name for name in names if name in rows or name not in columns]
 
 

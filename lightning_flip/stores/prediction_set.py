@@ -7,7 +7,8 @@ import dataclasses
 import pyarrow as pa
 
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.prediction_columns import align_labels, as_confidence, as_ids, as_labels
+from lightning_flip.stores.prediction_columns import as_confidence, as_ids, as_labels
+from lightning_flip.stores.prediction_labels import align_labels
 from lightning_flip.stores.prediction_names import find_columns
 
 __all__ = ["PredictionSet"]

@@ -56,3 +56,16 @@ class TestHelp:
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         assert result.stdout.startswith("usage: lightning-flip")
         assert result.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["gate", "--max-nfr", "1%"], ["compare"]], ids=lambda words: words[0])
+def test_a_defect_of_ours_is_no_verdict(words, predictions, monkeypatch, capsys):
+    """Python ends with status 1 after any exception, and that of a gate means that a limit is broken."""
+
+    def defect(*arguments, **options):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("lightning_flip.reports.joining.match_ids", defect)
+    files = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet")]
+    assert cli.main([*words, *files]) == 2
+    assert capsys.readouterr().err.endswith("ZeroDivisionError: of ours\n")

@@ -61,6 +61,7 @@ class TestUsage:
             (["--old", "a.csv", "--new", "b.csv", "--max-nfr", "nan"], "got 'nan'"),
             (["--old", "a.csv", "--new", "b.csv", "--max-nfr", "one"], "got 'one'"),
             (["--old", "a.csv", "--new", "b.csv", "--max-nfr", "1%%"], "got '1%%'"),
+            (["--old", "a.csv", "--new", "b.csv", "--max-nfr", "1_0%"], "got '1_0%'"),
             (["--old", "a.csv", "--new", "b.csv", "--max-nfr", "1%", "--error", "0.5"], "0.5"),
             (["--old", "a.csv", "--new", "b.csv", "--max-nfr-per-slice", "1%"], "--slice"),
             (["--old", "a.csv", "--new", "b.csv", "--max-nfr", "1%", "--slice", "site"], "--max-nfr-per-slice"),

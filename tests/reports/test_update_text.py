@@ -136,6 +136,14 @@ def test_a_slice_may_have_any_name(column: str) -> None:
     assert f"more values of {escape_markdown(column)}." in update.to_markdown(most_rows=1)
 
 
+def test_markdown_names_no_person_and_no_issue() -> None:
+    names = ["@team", "@a @b", "#12", "owner/it#7", "a@b.c"]
+    text = update_of(names, "@column").to_markdown()
+    assert not re.search(r"[@#]\w", text)
+    assert "@\u2060team" in text
+    assert escape_markdown("a @ b # c") == "a @ b # c"
+
+
 def test_an_update_without_flips() -> None:
     model = predictions(0, "same", ["a", "b"])
     update = compare(model, PredictionSet(model.rows, "again"))

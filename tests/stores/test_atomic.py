@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_flip.stores.atomic import atomic_write, make_directory, temporary_files
+from lightning_flip.stores.atomic import atomic_write, make_directory, temporary_files, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -75,3 +75,41 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     (tmp_path / "history").touch()
     with pytest.raises(FileExistsError):
         make_directory(tmp_path / "history" / "train")
+
+
+def test_text_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "gate.xml"
+    assert write_text(path, "日本\r\none \udc80\n") == path
+    assert path.read_bytes() == "日本\r\none \\udc80\n".encode()
+    write_text(path, "two")
+    assert path.read_text() == "two"
+    with pytest.raises(AttributeError):
+        write_text(path, None)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="folder"):
+        write_text(path.parent, "three")
+    assert path.read_text() == "two"
+    assert [file.name for file in path.parent.iterdir()] == ["gate.xml"]
+    assert [file.name for file in path.parent.parent.iterdir()] == ["folder"]
+
+
+def test_text_goes_to_where_a_link_leads(tmp_path: Path) -> None:
+    link = tmp_path / "latest.json"
+    link.symlink_to(tmp_path / "runs" / "7.json")
+    for text in ("one", "two"):
+        assert write_text(link, text) == link
+        assert link.is_symlink()
+        assert (tmp_path / "runs" / "7.json").read_text() == text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_text_goes_into_a_pipe(tmp_path: Path) -> None:
+    """So into devices; a pipe of this test's own, since a failure would replace what it is tried on."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "one")
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert os.read(reading, 100) == b"one"
+    finally:
+        os.close(reading)

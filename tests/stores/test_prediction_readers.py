@@ -162,7 +162,9 @@ MISSING = r"column 'target' \(the true label\), but has \['sample_id', 'label', 
         (HEADER + 'a,1,2\n"b\nc,3', "cannot be read as CSV"),
         (HEADER.encode() + b"a,\xe9,2\n", "cannot be read as CSV .*UTF8"),
         ((HEADER + "a,1,2\n").encode("utf-16"), "cannot be read as CSV"),
-        ("sample_id;target;pred\na;1;2\n", r"has \['sample_id;target;pred'\]"),
+        ("sample_id;target;pred\na;1;2\n", r"commas between its columns.*'sample_id;target;pred'.*instead of ';'"),
+        ("\ufeffsample_id\ttarget\tpred\na\t1\t2\n", "commas between its columns"),
+        ("sep=;\nsample_id;target;pred\na;1;2\n", "commas between its columns"),
         ("sample_id,label,pred\na,1,2\n", MISSING),
         ("sample_id,target,pred,pred\na,1,2,3\n", r"must name every column once, but repeats \['pred'\]"),
         (HEADER + "a,1,2\n,1,2\n", "must name every sample, but 1 of 2 rows have none"),
@@ -195,11 +197,56 @@ MISSING = r"column 'target' \(the true label\), but has \['sample_id', 'label', 
         ({"sample_id": np.array(["a"]), "target": [1j], "pred": [1]}, "'target' is complex128"),
         ({"sample_id": np.array(["a"]), "label": [1], "pred": [1]}, MISSING),
         ({"sample_id": np.array([b"\xff"]), "target": [1], "pred": [1]}, "UTF-8"),
+        ({"sample_id": np.array(["a"]), "target": np.ones(1, np.clongdouble).real, "pred": [1]}, "'target', must be"),
+        ({"sample_id": np.array(["\ud800"]), "target": [1], "pred": [1]}, "'sample_id', must be"),
+        ({"sample_id": np.array(["a"]), "target": [1], "pred": [1], "confidence": np.array([2**63 + 5], np.uint64)},
+         r"1 of 1 rows lie outside \(the first: 9\.22337e\+18\)"),
     ],
 )  # fmt: skip
 def test_unreadable_input_is_told(read: Callable[..., PredictionSet], content: Any, message: str) -> None:
     with pytest.raises(PredictionError, match=f"(?s)other.*{message}"):
         read(content)
+
+
+@pytest.mark.parametrize("column", ["sample_id", "target", "pred"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_text_that_is_not_utf8(read: Callable[..., PredictionSet], column: str, kind: pa.DataType) -> None:
+    """Arrow takes the word of a Parquet file for it that a text is one."""
+    sound = pa.array(["a", "b"])
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"\xff"]).buffers()).cast(kind)
+    table = pa.table({"sample_id": sound, "target": sound, "pred": sound} | {column: broken})
+    with pytest.raises(PredictionError, match=rf"other\.parquet, column '{column}' must be text in UTF-8"):
+        read(table)
+
+
+def test_npz_of_another_machine(read: Callable[..., PredictionSet]) -> None:
+    swapped = {
+        "sample_id": np.array([7, 8], ">i8"),
+        "target": np.array([1, -2], ">i2"),
+        "pred": np.array([1, 3], ">u4"),
+    }
+    further = {"confidence": np.array([0.5, 1.0], ">f8"), "taken": np.array(["2020", "2021"], "datetime64[Y]")}
+    assert read(swapped | further).rows.to_pydict() == {
+        "sample_id": ["7", "8"], "target": [1, -2], "pred": [1, 3], "confidence": [0.5, 1.0],
+    }  # fmt: skip
+
+
+def test_files_of_a_spreadsheet(read: Callable[..., PredictionSet]) -> None:
+    text = '\ufeff"sample_id",target,pred,note\r\n"a ""b"", c",-1,-1,"two\r\nlines"\r\n007,-2,3,\r\n'
+    rows = read(text, ".CSV").rows
+    assert rows.to_pydict() == {
+        "sample_id": ['a "b", c', "007"], "target": [-1, -2], "pred": [-1, 3], "note": ["two\r\nlines", ""],
+    }  # fmt: skip
+
+
+def test_a_frame_of_pandas_with_its_index_and_categories(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"sample_id": ["b", "a"], "target": [1, -2], "pred": [1, 1], "site": ["x", None]})
+    frame = frame.astype({"target": "category", "pred": "Int64", "site": "category"}).set_index("sample_id")
+    frame.to_parquet(tmp_path / "frame.parquet")
+    rows = read_predictions(tmp_path / "frame.parquet").rows
+    assert rows.select(["sample_id", "target", "pred"]).to_pydict() == {
+        "sample_id": ["b", "a"], "target": [1, -2], "pred": [1, 1],
+    }  # fmt: skip
 
 
 def test_roles_must_be_distinct_columns(read: Callable[..., PredictionSet]) -> None:
@@ -217,7 +264,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for suffix in (".parquet", ".csv", ".npz"):
         folder = tmp_path / f"folder{suffix}"
         folder.mkdir()
-        with pytest.raises(PredictionError, match="cannot be read as"):
+        with pytest.raises(PredictionError, match=rf"folder\{suffix} is a folder"):
             read_predictions(folder)
 
 
