@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_flip.callbacks.old_predictions import OldPredictions, SampleAnswers, holds_predictions
 from lightning_flip.callbacks.prediction_columns import labels_of_outputs
+from lightning_flip.models.loading import options_called
 from lightning_flip.steps import Attachment, SampleStep, StepSource
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
 from lightning_flip.steps.reference import Reference, load_reference
@@ -191,13 +192,14 @@ class OldModels:
         model_class = self.model_class
         if model_class is None and self.network is None:
             model_class = _without_mixins(type(module))
-        return load_reference(
-            source,
-            model_class=model_class,
-            network=self.network,
-            logits_from=self.logits_from,
-            compile=self.compile_model,
-        )
+        with options_called(model_class="reference_class", network="reference_network"):
+            return load_reference(
+                source,
+                model_class=model_class,
+                network=self.network,
+                logits_from=self.logits_from,
+                compile=self.compile_model,
+            )
 
     def _table(
         self,

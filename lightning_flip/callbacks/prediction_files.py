@@ -15,7 +15,15 @@ from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, LARGEST_HALF, 
 from lightning_flip.data.sources import sample_name
 from lightning_flip.stores import write_predictions
 
-__all__ = ["RowNote", "named_rows", "on_first_rank", "prediction_paths", "refuse_paths", "write_rows"]
+__all__ = [
+    "RowNote",
+    "named_rows",
+    "on_first_rank",
+    "prediction_paths",
+    "refuse_collections",
+    "refuse_paths",
+    "write_rows",
+]
 
 Label = int | str
 
@@ -49,6 +57,23 @@ def prediction_paths(trainer: pl.Trainer, path: str | Path | None, loaders: int)
         path = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet")
     first = Path(path)
     return [first, *(first.with_name(f"{first.stem}-{loader}{first.suffix}") for loader in range(1, loaders))]
+
+
+def refuse_collections(trainer: pl.Trainer) -> None:
+    """Refuse a pass whose batches are collections, one part from each loader.
+
+    Args:
+        trainer: the running Trainer, whose pass begins.
+
+    Raises:
+        ValueError: if its loaders are gone through at once and not one after another.
+    """
+    mode = getattr(getattr(trainer._active_loop, "_combined_loader", None), "_mode", "sequential")
+    if mode != "sequential":
+        raise ValueError(
+            f"the loaders of this pass are drawn from at once, CombinedLoader(mode={mode!r}), and PredictionWriter "
+            "writes a file for each of them in turn. Pass them as a list, which goes through one after another."
+        )
 
 
 def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:

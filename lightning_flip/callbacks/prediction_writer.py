@@ -16,6 +16,7 @@ from lightning_flip.callbacks.prediction_files import (
     RowNote,
     on_first_rank,
     prediction_paths,
+    refuse_collections,
     refuse_paths,
     write_rows,
 )
@@ -64,7 +65,8 @@ class PredictionWriter(pl.Callback):
     Raises:
         FileExistsError: when a pass begins and its file is there.
         TypeError: if the targets are distributions (MixUp, CutMix), which have no single right class.
-        ValueError: for a ``path`` with another suffix, a negative ``top_k``, or ``slices`` with a name of our own.
+        ValueError: for a ``path`` with another suffix, a negative ``top_k``, or ``slices`` with a name of our own;
+            when a pass begins that draws from several loaders at once.
 
     Example:
         >>> import tempfile, torch
@@ -201,6 +203,7 @@ class PredictionWriter(pl.Callback):
     def _begin(self, trainer: pl.Trainer, count_loaders: Callable[[], int]) -> None:
         if self._attachment is None:
             return
+        refuse_collections(trainer)
         self._forget()
         self._files = prediction_paths(trainer, self.path, count_loaders())
         on_first_rank(trainer, functools.partial(refuse_paths, self._files, overwrite=self.overwrite))

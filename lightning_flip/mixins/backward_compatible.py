@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import backward_compatible_loss
-from lightning_flip.mixins.referenced import ReferencedLoss
-from lightning_flip.models.loading import load_model
+from lightning_flip.mixins.referenced import OPTION_NAMES, ReferencedLoss
+from lightning_flip.models.ensemble import EnsembleClassifier
+from lightning_flip.models.loading import load_model, options_called
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
 from lightning_flip.steps.features import classifier_layer
@@ -89,7 +90,13 @@ class BackwardCompatible(ReferencedLoss):
                 f"{type(self).__name__} needs the old model's classifier layer, and {source} holds cached logits. Pass "
                 "reference= the old model itself: a checkpoint or a module."
             )
-        old = load_model(source, model_class=self._old_class(), network=self._reference.network)
+        with options_called(**OPTION_NAMES):
+            old = load_model(source, model_class=self._old_class(), network=self._reference.network)
+        if isinstance(old, EnsembleClassifier) and not self.classifier_from:
+            raise ValueError(
+                f"the reference of {type(self).__name__} is an EnsembleClassifier, and each of its members has a "
+                "classifier layer of its own. Pass one of the members as reference=, or name a layer (classifier_from)."
+            )
         layer = classifier_layer(old, self.classifier_from, "classifier_from")
         if not isinstance(layer, nn.Linear):
             raise TypeError(

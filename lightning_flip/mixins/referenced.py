@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.models.loading import load_model
-from lightning_flip.steps import SampleStep
+from lightning_flip.models.loading import load_model, options_called
+from lightning_flip.steps import Attachment, SampleStep
 from lightning_flip.steps.reference import Reference, load_reference
 
 __all__ = ["ReferencedLoss"]
 
 #: Constructor arguments that stay out of hyperparameters: they may be models.
 _SOURCES = ("reference", "reference_class", "reference_network")
+
+#: What the options of ``load_model`` are called here.
+OPTION_NAMES = {"model_class": "reference_class", "network": "reference_network"}
 
 
 class ReferenceSource:
@@ -35,12 +39,39 @@ class ReferenceSource:
         self.model_class = model_class
         self.network = network
         self.loaded: Reference | None = None
+        self._asked: Callable[[], SampleStep | None] = _nothing
+        self._answer: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceSource:
         return self
 
     def __reduce__(self) -> Any:
         return ReferenceSource, (self.source, self.model_class, self.network)
+
+    def answer(self, step: SampleStep, attachment: Attachment) -> Tensor:
+        """What the loaded model says to a step: one forward, however many methods of a class ask.
+
+        Args:
+            step: the running step, the same object for all that ask.
+            attachment: where it came from.
+
+        Returns:
+            ``[B, K_old]``, without gradient.
+        """
+        assert self.loaded is not None
+        if self._answer is None or self._asked() is not step:
+            # Weak, so that the step's graph ends with the step.
+            self._asked, self._answer = weakref.ref(step), self.loaded.logits(step, attachment)
+        return self._answer
+
+    def release(self) -> None:
+        """Let go of the loaded model."""
+        self.loaded = self._answer = None
+        self._asked = _nothing
+
+
+def _nothing() -> None:
+    return None
 
 
 class ReferencedLoss(LossTerm):
@@ -122,7 +153,7 @@ class ReferencedLoss(LossTerm):
     def end_fit(self) -> None:
         """Let go of the reference, so that its memory on the device is free."""
         super().end_fit()
-        self._reference.loaded = None
+        self._reference.release()
 
     # -- what a method uses ---------------------------------------------------------------------------
 
@@ -139,30 +170,30 @@ class ReferencedLoss(LossTerm):
             ValueError: without ``reference``, or for a source that cannot be loaded.
         """
         if self._reference.loaded is None:
-            loaded = load_reference(
-                self._old_source(),
-                model_class=self._old_class(),
-                network=self._reference.network,
-                logits_from=self.step_source.logits_from,
-                compile=self.reference_compile,
-            )
+            with options_called(**OPTION_NAMES):
+                loaded = load_reference(
+                    self._old_source(),
+                    model_class=self._old_class(),
+                    network=self._reference.network,
+                    logits_from=self.step_source.logits_from,
+                    compile=self.reference_compile,
+                )
             loaded.prepare(trainer)
             self._reference.loaded = loaded
         return self._reference.loaded
 
     def reference_logits(self, step: SampleStep) -> Tensor:
-        """What the reference says to the samples of a step.
+        """What the reference says to the samples of a step; several methods of a class share one forward.
 
         Args:
-            step: the running step.
+            step: the running step, as ``method_loss`` is given it.
 
         Returns:
             ``[B, K_old]``, without gradient.
         """
         attachment = self._loop.attachment
-        assert self._reference.loaded is not None
         assert attachment is not None
-        return self._reference.loaded.logits(step, attachment)
+        return self._reference.answer(step, attachment)
 
     def _old_source(self) -> Any:
         """What ``reference`` is; without it, an error says what to pass."""

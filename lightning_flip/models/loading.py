@@ -7,6 +7,7 @@ import copy
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 from lightning_flip.models.pretrained import TORCHVISION, torchvision_model, torchvision_network
 from lightning_flip.models.weights import find_state_dict, fit_state_dict, mismatch, paths_allowed, read_weights
 
-__all__ = ["ModelSource", "load_model"]
+__all__ = ["ModelSource", "load_model", "options_called"]
 
 ModelSource = nn.Module | str | os.PathLike[str]
 
@@ -83,6 +84,35 @@ def load_model(
                 f"{type(source).__name__}."
             )
     return model.requires_grad_(False).cpu().eval()
+
+
+@contextlib.contextmanager
+def options_called(**names: str) -> Iterator[None]:
+    """Within, errors name the options of :func:`load_model` as whoever calls it does.
+
+    Args:
+        **names: for each option of :func:`load_model`, what it is called there.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> with options_called(network="reference_network"):
+        ...     load_model(MLP(4, 3), network="resnet18")
+        Traceback (most recent call last):
+            ...
+        ValueError: reference_network= gives the architecture for a file of weights; here the source is a module; ...
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):
+            raise  # one with arguments of its own
+        text = str(error)
+        for option, name in names.items():
+            text = re.sub(rf"\b{option}\b(?==| must)", name, text)
+        raise type(error)(text) from error.__cause__
 
 
 @contextlib.contextmanager
@@ -163,8 +193,9 @@ def _from_checkpoint(
             raise ValueError(f"{path} does not fit {model_class.__name__}: {mismatch(str(error))}") from error
         raise ValueError(
             f"{path} cannot be rebuilt as {model_class.__name__} from the hyperparameters in it ({error}). Pass "
-            "network=, the network without its weights; or the model itself, a module that you loaded; or save the "
-            "model by LightningCLI (lightning-flip fit), whose checkpoints rebuild by themselves."
+            "model_class=, if another class saved it; or network=, the network without its weights; or the model "
+            "itself, a module that you loaded; or save the model by LightningCLI (lightning-flip fit), whose "
+            "checkpoints rebuild by themselves."
         ) from error
 
 

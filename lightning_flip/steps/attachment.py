@@ -10,20 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
 from lightning_flip.steps.arrival import Arrival
-from lightning_flip.steps.capture import candidate_modules, nothing_caught
+from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
 from lightning_flip.steps.checks import ValueChecks, refuse_iterator_steps
 from lightning_flip.steps.loaders import LoaderRecord
-from lightning_flip.steps.sample_step import SampleStep, rounds_of
+from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
-from lightning_flip.steps.targets import find_target
 from lightning_flip.steps.wrapping import MethodWrapper
 
 __all__ = ["Attachment", "attach"]
@@ -52,17 +49,12 @@ class Attachment:
         self._module = module
         self._owners: list[object] = []
         self._captures = Captures(module)
+        self._checks = ValueChecks()
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        self._running = RunningStep(module, self._captures, self._checks, may_skip=fitting)
         self.loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
         self._passes: dict[int, int] = {}
-        self._arrival = Arrival(None, self.loaders, 0, 0)
-        self._step_args: tuple[Any, ...] = ()
-        self._step_name = ""
-        self._output: Any = None
-        self._step_done = False
-        self._cache: dict[StepSource, SampleStep | None] = {}
-        self._searching = False
-        self._checks = ValueChecks()
         self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
         self._steps_since_check = 0
         self._wrapper = MethodWrapper()
@@ -105,12 +97,12 @@ class Attachment:
     @property
     def batch(self) -> object:
         """The running batch, to be compared by identity: a step may run several times for one."""
-        return self._arrival
+        return self._running.arrival
 
     @property
     def searching(self) -> bool:
         """Whether a step is only repeated to name its submodules in an error message."""
-        return self._searching
+        return self._running.searching
 
     # -- the step ---------------------------------------------------------------------------------
 
@@ -129,9 +121,7 @@ class Attachment:
             TypeError: the samples have no index, or there is no target.
             ValueError: logits and index differ in length, or labels or logits are out of range.
         """
-        if source not in self._cache:
-            self._cache[source] = self._build(source)
-        return self._cache[source]
+        return self._running.seen_through(source)
 
     def note_output(self, output: Any) -> None:
         """Say what the running step is going to return, for sources that are functions of it.
@@ -139,8 +129,7 @@ class Attachment:
         Args:
             output: what the module's own step returned.
         """
-        if not self._step_done:
-            self._output = output
+        self._running.note_output(output)
 
     def record(self, source: StepSource) -> LoaderRecord | None:
         """What is known of the loader of the running batch.
@@ -151,7 +140,7 @@ class Attachment:
         Returns:
             The record, or None for loaders without positions.
         """
-        return self._arrival.record(source)
+        return self._running.arrival.record(source)
 
     def check(self) -> None:
         """Read the flags that steps accumulated on the device.
@@ -178,70 +167,6 @@ class Attachment:
         """
         return sys.exc_info()[1] is self._handled
 
-    # -- building a step --------------------------------------------------------------------------
-
-    def _build(self, source: StepSource) -> SampleStep | None:
-        batch = self._arrival.followed(self._step_args[0] if self._step_args else None, source)
-        if batch is None:
-            return None  # the loader that is followed ended before the others
-        index, num_padding, num_samples = self._arrival.index(source)
-        found = self._captures.find(source, len(index), self._output)
-        if found is None:
-            trainer = self._trainer()
-            fitting = trainer is None or trainer.state.fn == TrainerFn.FITTING
-            if self._output is None and self._step_done and fitting:
-                return None  # the step chose to do nothing
-            raise RuntimeError(self._nothing_caught(source, len(index)))
-        logits, inputs = found
-        target = self._find_target(batch, source)
-        has_target = target is not None
-        if target is None:
-            target = torch.zeros(len(logits), dtype=torch.int64)
-        if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
-            raise ValueError(
-                f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
-                "Both must be of the same samples and classes; pass target_from= or logits_from=."
-            )
-        target = target.to(logits.device, non_blocking=True)
-        valid = self._checks.look(logits.detach(), target, self._step_name, deferred=logits.device.type != "cpu")
-        return SampleStep(
-            index=index.to(logits.device, non_blocking=True),
-            logits=logits,
-            target=target,
-            features=self._captures.features(source),
-            inputs=inputs,
-            valid=valid,
-            num_padding=num_padding,
-            rounds=rounds_of(index),
-            num_samples=num_samples,
-            largest_index=int(index.max()) if num_samples is None and len(index) else None,
-            has_target=has_target,
-        )
-
-    def _find_target(self, batch: Any, source: StepSource) -> Tensor | None:
-        where = source.target_from
-        if self._step_name != _PREDICT or (where is not None and not callable(where)):
-            return find_target(batch, where)
-        if callable(where) and where(batch) is None:
-            return None
-        try:
-            return find_target(batch, where)
-        except TypeError:  # data to predict need no labels
-            if where is None:
-                return None
-            raise
-
-    def _nothing_caught(self, source: StepSource, rows: int) -> str:
-        found: list[str] = []
-        if not self._searching:
-            self._searching = True
-            try:
-                step = getattr(self._module, self._step_name)
-                found = candidate_modules(self._module, lambda: step(*self._step_args), rows)
-            finally:
-                self._searching = False
-        return nothing_caught(source.logits_from, self._step_name, found)
-
     # -- wrapping ---------------------------------------------------------------------------------
 
     def _wrap_trainer(self, trainer: pl.Trainer) -> None:
@@ -266,10 +191,9 @@ class Attachment:
         return wrapped
 
     def _receive(self, data: Any) -> Any:
-        self._cache, self._output, self._step_args = {}, None, ()
-        self._captures.clear()
-        self._arrival = Arrival(data, self.loaders, *self._progress())
-        return self._arrival.plain
+        arrival = Arrival(data, self.loaders, *self._progress())
+        self._running.receive(arrival)
+        return arrival.plain
 
     def _progress(self) -> tuple[int, int]:
         """Batches that the running loop had in this pass, and passes that it has begun."""
@@ -283,28 +207,20 @@ class Attachment:
     def _stepping(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             self._check_now_and_then()
-            # An optimizer may evaluate its closure, and so the step, several times for one batch.
-            self._cache, self._output, self._step_done = {}, None, False
-            self._step_args, self._step_name = (*args, *kwargs.values()), name
-            self._captures.arm(self._expected_rows, wrapped=self._wrapped_by_strategy())
+            self._running.begin(name, (*args, *kwargs.values()))
+            self._captures.arm(self._running.expected_rows, wrapped=self._wrapped_by_strategy())
             try:
-                self._output = original(*args, **kwargs)
+                output = original(*args, **kwargs)
             finally:
                 self._captures.disarm()
-            self._step_done = True
-            return self._output
+            self._running.finish(output)
+            return output
 
         return step
 
     def _wrapped_by_strategy(self) -> bool:
         trainer = self._trainer()
         return trainer is not None and trainer.strategy.model is not trainer.strategy.lightning_module
-
-    def _expected_rows(self, source: StepSource) -> int | None:
-        # A batch without index is reported where its step is asked for, with the right words.
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            return len(self._arrival.index(source)[0])
-        return None
 
     def _check_now_and_then(self) -> None:
         trainer = self._trainer()
@@ -318,8 +234,8 @@ class Attachment:
         for record in self.loaders.values():
             if record.loader is not None:
                 unwrap_loader(record.loader)
-        self._cache, self.loaders = {}, {}
-        self._arrival, self._output, self._step_args = Arrival(None, self.loaders, 0, 0), None, ()
+        self.loaders = {}
+        self._running.receive(Arrival(None, {}, 0, 0))
         trainer = self._trainer()
         if trainer is not None and _ATTACHED.get(trainer) is self:
             del _ATTACHED[trainer]

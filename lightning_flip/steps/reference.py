@@ -49,14 +49,18 @@ class Reference:
         self._plugin: Precision | None = None
         self._device: torch.device | None = None
         self._run: Callable[..., Any] | None = None
+        self._sent: nn.Module | CachedLogits | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reference:
         return self
 
     def __reduce__(self) -> Any:
-        source = copy.deepcopy(self.source)
-        source.to(torch.device("cpu"))
-        return _restored, (source, self.logits_from, self.compile)
+        self._sent = self.source
+        if self._device is not None and self._device.type != "cpu":
+            self._sent = copy.deepcopy(self.source)
+            self._sent.to(torch.device("cpu"))
+        # Kept: a process that is being spawned maps its memory, and opens it only after this has been pickled.
+        return _restored, (self._sent, self.logits_from, self.compile)
 
     @property
     def num_parameters(self) -> int | None:
@@ -75,7 +79,7 @@ class Reference:
 
     def release(self) -> None:
         """Give the device's memory back; the next :meth:`prepare` begins anew."""
-        self._plugin = self._device = self._run = None
+        self._plugin = self._device = self._run = self._sent = None
         self.source.to(torch.device("cpu"))
 
     def logits(self, step: SampleStep, attachment: Attachment) -> Tensor:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -123,6 +124,19 @@ def test_every_loader_has_its_file():
     assert second["index"] == [0, 1, 2]
     assert second["sample_id"] == ["7", "2", "5"]
     assert second["pred"] == logits[[7, 2, 5]].argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize("mode", ["max_size", "min_size", "max_size_cycle"])
+def test_loaders_that_are_drawn_from_at_once_are_refused_before_the_first_step(mode):
+    loaders = CombinedLoader([DataLoader(numbered(9), batch_size=4), DataLoader(numbered(5), batch_size=4)], mode)
+    model = Table(some_logits(9))
+    model.test_step = lambda batch, batch_idx: pytest.fail("a step was run")
+    with pytest.raises(ValueError, match=rf"drawn from at once, CombinedLoader\(mode='{mode}'\).*Pass them as a list"):
+        make_trainer(callbacks=[PredictionWriter("p.parquet")]).test(model, loaders, verbose=False)
+    in_turn = CombinedLoader(loaders.iterables, "sequential")
+    writer = PredictionWriter("p.parquet")
+    make_trainer(callbacks=[writer]).test(Table(some_logits(9)), in_turn, verbose=False)
+    assert writer.paths == [Path("p.parquet"), Path("p-1.parquet")]
 
 
 # -- targets ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.mixins import BackwardCompatible
+from lightning_flip.models import EnsembleClassifier
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.features import classifier_layer
 from tests.mixins.helpers import D, H, LitNet, as_torch, differences, inputs, labels, quiet, train
@@ -126,6 +127,14 @@ def test_other_widths_are_told() -> None:
     narrow = nn.Sequential(nn.Linear(D, 3), nn.Tanh(), nn.Linear(3, K)).double()
     with pytest.raises(ValueError, match=rf"takes 3 features, .*\(8, {H}\); .*same width in both"):
         quiet().fit(Compatible(network(), reference=narrow), data())
+
+
+def test_an_ensemble_has_a_layer_for_each_member() -> None:
+    ensemble = EnsembleClassifier([old_network(), old_network()], num_classes=K)
+    with pytest.raises(ValueError, match=r"Compatible is an EnsembleClassifier.*one of the members.*classifier_from"):
+        quiet().fit(Compatible(network(), reference=ensemble), data())
+    named = Compatible(network(), reference=ensemble, classifier_from="network.members.1.2")
+    assert train(named, data()).losses == train(Compatible(network(), reference=old_network()), data()).losses
 
 
 def test_cached_logits_have_no_layer(tmp_path: Path) -> None:

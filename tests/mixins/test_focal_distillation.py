@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -437,6 +438,24 @@ def test_beside_another_method_both_differences_add_up() -> None:
 def test_an_option_out_of_range_is_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Focal(network(), **options)
+
+
+@pytest.mark.parametrize("kind", [Focal, Compatible])
+def test_errors_of_loading_name_the_mixins_options(kind: Any, tmp_path: Path) -> None:
+    """``network=`` and ``model_class=`` would be the module's own options, or nobody's."""
+    torch.save(old_network().state_dict(), tmp_path / "old.pt")
+    trainer = quiet(max_epochs=1)
+    trainer.fit(LitNet(network()), data())
+    trainer.save_checkpoint(tmp_path / "old.ckpt")
+    for name, said in (
+        ("old.pt", "Pass reference_network="),
+        ("old.ckpt", "Pass reference_class=.* reference_network="),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            quiet().fit(kind(network(), reference=tmp_path / name), data())
+        assert not re.search(r"(?<!reference_)(network|model_class)=", str(caught.value))
+    with pytest.raises(TypeError, match="reference_network must be a module"):
+        quiet().fit(kind(network(), reference=tmp_path / "old.pt", reference_network=3), data())
 
 
 @pytest.mark.parametrize("kind", [Focal, Naive, Compatible])

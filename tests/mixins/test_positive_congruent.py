@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_flip.mixins import NaivePositiveCongruent
+from lightning_flip.mixins import FocalDistillation, NaivePositiveCongruent
 from lightning_flip.mixins import naive_positive_congruent as implementation
+from lightning_flip.steps import Reference
 from tests.callbacks.helpers import run_ranks
-from tests.mixins.helpers import LitNet, N, differences, inputs, labels, quiet, train
+from tests.mixins.helpers import LitNet, N, differences, inputs, labels, quiet, shuffled_batches, train
 from tests.mixins.updates import (
     Compatible,
     Focal,
@@ -125,6 +126,66 @@ def test_two_ranks_are_one(kind: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10)
     plain = LitNet(network(), lr=0.1)
     assert not one["net.0.weight"].allclose(plain.state_dict()["net.0.weight"], atol=1e-3)
+
+
+class Both(FocalDistillation, NaivePositiveCongruent, LitNet):
+    """Two methods that ask one reference."""
+
+
+def test_two_methods_share_one_forward_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    forward = Reference.logits
+
+    def counted(self: Any, step: Any, attachment: Any) -> Any:
+        asked.append(step.index.tolist())
+        return forward(self, step, attachment)
+
+    plain, focal, naive = (
+        np.array(train(model, data()).losses)
+        for model in (LitNet(network(), 0.0), Focal(network(), 0.0, reference=old_network()), naive_of(0.0))
+    )
+    monkeypatch.setattr(Reference, "logits", counted)
+    model = Both(network(), 0.0, reference=old_network())
+    both = train(model, data()).losses
+    assert np.array(both) == pytest.approx(focal + naive - plain, abs=1e-12)
+    assert asked == [batch.tolist() for epoch in shuffled_batches() for batch in epoch]
+    assert model._reference._answer is None
+
+
+def test_an_evaluation_of_the_closure_asks_for_its_own_inputs() -> None:
+    """An optimizer may run a step twice for one batch, and the step may augment anew."""
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            return super().step(closure)
+
+    class Augments(LitNet):
+        seen: list[Any]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x = batch[0] + torch.randn_like(batch[0])
+            self.seen.append(x.detach())
+            return super().training_step([x, batch[1]], batch_idx)
+
+        def configure_optimizers(self) -> Any:
+            return Twice(self.parameters(), lr=0.1)
+
+    class Update(FocalDistillation, Augments):
+        def method_loss(self, step: Any) -> Any:
+            old = self.reference_logits(step)
+            torch.testing.assert_close(old, frozen(self.seen[-1]), rtol=0, atol=1e-12)
+            return super().method_loss(step)
+
+    frozen = old_network().requires_grad_(False)
+    model = Update(network(), reference=old_network())
+    model.seen = []
+    train(model, data(), max_epochs=1)
+    assert len(model.seen) == 2 * 5
+
+
+def naive_of(lr: float) -> Naive:
+    return Naive(network(), lr, reference=old_network())
 
 
 def test_the_name_of_the_option_is_the_mixins_own() -> None:

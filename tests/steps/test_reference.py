@@ -2,7 +2,12 @@
 
 import contextlib
 import copy
+import gc
+import io
+import multiprocessing.context
+import os
 import pickle
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -296,6 +301,34 @@ def test_spawned_processes_get_their_own():
     again = pickle.loads(pickle.dumps(reference))
     assert (again.logits_from, again.compile, again._run) == ("net", "eager", None)
     torch.testing.assert_close(again.logits(step_of(), Anywhere()), said(network))
+
+
+def test_what_is_sent_to_a_spawned_process_is_open_until_it_reads_it(tmp_path):
+    """A copy that died as soon as it was pickled closed its memory, and ``ddp_spawn`` failed to start."""
+    np.save(tmp_path / "old.npy", np.zeros((4, K), np.float32))
+    descriptors = []
+
+    class Process:
+        """What the pickler sees of a process that is being spawned."""
+
+        DupFd = staticmethod(lambda descriptor: descriptor)
+
+        @staticmethod
+        def duplicate_for_child(descriptor):
+            descriptors.append(descriptor)
+            return descriptor
+
+    for source in (old_network(), str(tmp_path / "old.npy")):
+        reference = load_reference(source)
+        multiprocessing.context.set_spawning_popen(Process)
+        try:
+            ForkingPickler(io.BytesIO(), -1).dump(reference)
+        finally:
+            multiprocessing.context.set_spawning_popen(None)
+        gc.collect()
+        assert descriptors
+        assert all(os.fstat(descriptor).st_size for descriptor in descriptors)  # a closed one raises OSError
+        descriptors.clear()
 
 
 def test_what_is_made_in_inference_mode_can_be_trained_with(tmp_path):

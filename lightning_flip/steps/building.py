@@ -1,0 +1,170 @@
+"""The running step: what is known of it, and the :class:`SampleStep` that is built when somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_flip.steps.arrival import Arrival
+from lightning_flip.steps.capture import candidate_modules, nothing_caught
+from lightning_flip.steps.captures import Captures
+from lightning_flip.steps.checks import ValueChecks
+from lightning_flip.steps.sample_step import SampleStep, rounds_of
+from lightning_flip.steps.source import StepSource
+from lightning_flip.steps.targets import find_target
+
+__all__ = ["RunningStep"]
+
+
+class RunningStep:
+    """One step after another, of one module.
+
+    Args:
+        module: the LightningModule.
+        captures: where its logits are caught.
+        checks: looks at the values of each step.
+        may_skip: whether a step may do nothing: return None without a forward, which only training allows.
+
+    Attributes:
+        arrival: the batch, and which samples are in it.
+        searching: whether a step is only repeated to name its submodules in an error message.
+    """
+
+    def __init__(self, module: nn.Module, captures: Captures, checks: ValueChecks, *, may_skip: bool) -> None:
+        self._module = module
+        self._captures = captures
+        self._checks = checks
+        self._may_skip = may_skip
+        self.arrival = Arrival(None, {}, 0, 0)
+        self.searching = False
+        self._name = ""
+        self._args: tuple[Any, ...] = ()
+        self._output: Any = None
+        self._done = False
+        self._built: dict[StepSource, SampleStep | None] = {}
+
+    def receive(self, arrival: Arrival) -> None:
+        """Take the next batch; what was known of the last one is forgotten, so that no graph is kept alive.
+
+        Args:
+            arrival: the batch.
+        """
+        self._built, self._output, self._args = {}, None, ()
+        self._captures.clear()
+        self.arrival = arrival
+
+    def begin(self, name: str, args: tuple[Any, ...]) -> None:
+        """Begin a step. An optimizer may evaluate its closure, and so the step, several times for one batch.
+
+        Args:
+            name: the step's name, ``"training_step"`` for example.
+            args: what it is given, the batch first.
+        """
+        self._built, self._output, self._done = {}, None, False
+        self._args, self._name = args, name
+
+    def note_output(self, output: Any) -> None:
+        """Say what the step is going to return, for sources that are functions of it.
+
+        Args:
+            output: what the module's own step returned.
+        """
+        if not self._done:
+            self._output = output
+
+    def finish(self, output: Any) -> None:
+        """End the step.
+
+        Args:
+            output: what it returned.
+        """
+        self._output, self._done = output, True
+
+    def expected_rows(self, source: StepSource) -> int | None:
+        """Number of samples in the part of the batch that a source follows.
+
+        Args:
+            source: names the part.
+
+        Returns:
+            B; None for a batch without index, which is reported where its step is asked for, with the right words.
+        """
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return len(self.arrival.index(source)[0])
+        return None
+
+    def seen_through(self, source: StepSource) -> SampleStep | None:
+        """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
+
+        Args:
+            source: where to take it from.
+
+        Returns:
+            The step; None where the step did nothing, and where the loader that is followed ended before the others.
+        """
+        if source not in self._built:
+            self._built[source] = self._build(source)
+        return self._built[source]
+
+    def _build(self, source: StepSource) -> SampleStep | None:
+        batch = self.arrival.followed(self._args[0] if self._args else None, source)
+        if batch is None:
+            return None  # the loader that is followed ended before the others
+        index, num_padding, num_samples = self.arrival.index(source)
+        found = self._captures.find(source, len(index), self._output)
+        if found is None:
+            if self._output is None and self._done and self._may_skip:
+                return None  # the step chose to do nothing
+            raise RuntimeError(self._nothing_caught(source, len(index)))
+        logits, inputs = found
+        target = self._find_target(batch, source)
+        has_target = target is not None
+        if target is None:
+            target = torch.zeros(len(logits), dtype=torch.int64)
+        if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
+            raise ValueError(
+                f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
+                "Both must be of the same samples and classes; pass target_from= or logits_from=."
+            )
+        target = target.to(logits.device, non_blocking=True)
+        valid = self._checks.look(logits.detach(), target, self._name, deferred=logits.device.type != "cpu")
+        return SampleStep(
+            index=index.to(logits.device, non_blocking=True),
+            logits=logits,
+            target=target,
+            features=self._captures.features(source),
+            inputs=inputs,
+            valid=valid,
+            num_padding=num_padding,
+            rounds=rounds_of(index),
+            num_samples=num_samples,
+            largest_index=int(index.max()) if num_samples is None and len(index) else None,
+            has_target=has_target,
+        )
+
+    def _find_target(self, batch: Any, source: StepSource) -> Tensor | None:
+        where = source.target_from
+        if self._name != "predict_step" or (where is not None and not callable(where)):
+            return find_target(batch, where)
+        if callable(where) and where(batch) is None:
+            return None
+        try:
+            return find_target(batch, where)
+        except TypeError:  # data to predict need no labels
+            if where is None:
+                return None
+            raise
+
+    def _nothing_caught(self, source: StepSource, rows: int) -> str:
+        found: list[str] = []
+        if not self.searching:
+            self.searching = True
+            try:
+                step = getattr(self._module, self._name)
+                found = candidate_modules(self._module, lambda: step(*self._args), rows)
+            finally:
+                self.searching = False
+        return nothing_caught(source.logits_from, self._name, found)

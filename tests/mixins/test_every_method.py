@@ -1,0 +1,155 @@
+"""What holds for every method that the package has, those that are added later included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_flip import mixins
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.mixins import LabelSmoothing, LearningWithRetrospection, LossTerm, ReferencedLoss
+from tests.mixins.helpers import EPOCHS, LitNet, Recorder, inputs, labels, quiet, train
+from tests.mixins.updates import MIXED, K, data, network, old_network
+
+METHODS = [getattr(mixins, name) for name in mixins.__all__ if name not in ("LossTerm", "ReferencedLoss")]
+
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+
+
+def before(method: Any, module: Any) -> Any:
+    """The class of a method in front of a module."""
+    return type(method.__name__, (method, module), {})
+
+
+def made(kind: Any, lr: float = 0.5, **options: Any) -> Any:
+    if issubclass(kind, ReferencedLoss):
+        options["reference"] = old_network()
+    if issubclass(kind, LearningWithRetrospection):
+        options["lwr_interval"] = 1  # the default waits for longer than these runs take
+    return kind(network(), lr, **options)
+
+
+def test_all_methods_are_swept() -> None:
+    found: set[Any] = set()
+    waiting = [LossTerm]
+    while waiting:
+        subclasses = waiting.pop().__subclasses__()
+        waiting += subclasses
+        found |= {cls for cls in subclasses if cls.__module__.startswith("lightning_flip.mixins.")}
+    assert found - {ReferencedLoss} == set(METHODS)
+
+
+@every_method
+def test_it_changes_training_and_every_step_is_asked(method: Any) -> None:
+    losses = train(made(before(method, LitNet)), data()).losses
+    assert len(losses) == 5 * EPOCHS
+    assert losses != train(LitNet(network()), data()).losses
+
+
+@every_method
+def test_a_step_without_super_is_an_error(method: Any) -> None:
+    class Forgets(before(method, LitNet)):  # type: ignore[misc]
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    with pytest.raises(RuntimeError, match=r"Forgets took a step without its mixins' loss.*super\(\)\.training_step"):
+        quiet().fit(made(Forgets), data())
+
+
+@every_method
+def test_hooks_overridden_without_super_do_no_harm(method: Any, tmp_path: Any) -> None:
+    class Careless(before(method, LitNet)):  # type: ignore[misc]
+        """Overrides the hooks that a method could live in."""
+
+        def setup(self, stage: str) -> None: ...
+        def teardown(self, stage: str) -> None: ...
+        def on_fit_start(self) -> None: ...
+        def on_fit_end(self) -> None: ...
+        def on_train_start(self) -> None: ...
+        def on_train_epoch_start(self) -> None: ...
+        def on_train_epoch_end(self) -> None: ...
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None: ...
+        def on_save_checkpoint(self, checkpoint: Any) -> None: ...
+        def on_load_checkpoint(self, checkpoint: Any) -> None: ...
+        def configure_callbacks(self) -> Any:
+            return []
+
+    whole = train(made(before(method, LitNet)), data()).losses
+    trainer, recorder = quiet(max_epochs=2), Recorder()
+    trainer.fit(made(Careless, total_epochs=EPOCHS), data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    quiet(callbacks=[recorder]).fit(made(Careless, total_epochs=EPOCHS), data(), ckpt_path=tmp_path / "a.ckpt")
+    assert recorder.losses == pytest.approx(whole[10:], abs=1e-10)
+
+
+@every_method
+def test_outside_of_a_trainer_the_module_is_itself(method: Any) -> None:
+    x, y = torch.from_numpy(inputs()), torch.from_numpy(labels(K))
+    assert made(before(method, LitNet)).training_step((x, y), 0).equal(LitNet(network()).training_step((x, y), 0))
+
+
+@every_method
+def test_an_unknown_option_is_refused(method: Any) -> None:
+    with pytest.raises(TypeError, match="no_such_option"):
+        made(before(method, LitNet), no_such_option=1.0)
+
+
+# -- a method of weight zero ---------------------------------------------------------------------------------
+
+
+class Keeps(LitNet):
+    """Keeps the loss of its own step."""
+
+    own: Any = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.own = super().training_step(batch, batch_idx)
+        return self.own  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "weight"), MIXED)
+def test_without_weight_the_loss_is_the_modules_own_graph(kind: Any, weight: str) -> None:
+    class Watched(kind.__bases__[0], Keeps):  # type: ignore[misc]
+        same = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            self.same += loss is self.own
+            return loss
+
+    for value, same in ((0.0, 5), (0.5, 0)):
+        model = Watched(network(), reference=old_network(), **{weight: value})
+        train(model, data(), max_epochs=1)
+        assert model.same == same
+
+
+def smoothed(kind: Any, **options: Any) -> Tensor:
+    """Weights after training in single precision with another method in the class."""
+
+    class Both(kind.__bases__[0], LabelSmoothing, LitNet):  # type: ignore[misc]
+        """The method of weight zero on the left."""
+
+    model = (Both if options else before(LabelSmoothing, LitNet))(network().float(), **options)
+    tensors = TensorDataset(torch.from_numpy(inputs()).float(), torch.from_numpy(labels(K)))
+    train(model, DataLoader(tensors, batch_size=8))
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+@pytest.mark.filterwarnings("ignore:.* each soften the target")
+@pytest.mark.parametrize(("kind", "weight"), MIXED)
+def test_without_weight_it_leaves_another_method_as_it_is_bit_for_bit(
+    kind: Any, weight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = smoothed(kind)
+    assert smoothed(kind, **{weight: 0.0}).equal(alone)
+    # A method that returned the cross entropy instead of nothing would add zero, and round on the way.
+    plain = lambda self, step: cross_entropy(step.logits, step.target, reduction="none")  # noqa: E731
+    monkeypatch.setattr(kind.__bases__[0], "method_loss", plain)
+    rounded = smoothed(kind, **{weight: 0.0})
+    assert not rounded.equal(alone)
+    torch.testing.assert_close(rounded, alone, rtol=0, atol=1e-4)
