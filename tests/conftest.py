@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+
+# Before torch: a forked rank hangs in a thread pool that its parent made, and Lightning sets the number of threads of
+# every process group anew unless this variable is there.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Small models are faster without a thread pool, and forked ranks cannot share one."""
     torch.set_num_threads(1)
