@@ -132,7 +132,7 @@ def open_run(
         "run_id": identity,
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "library_version": _library_version(),
+        "library_version": library_version(),
         "info": json.loads(text),
     }
     with atomic_write(folder / RUN_FILE) as temporary:
@@ -184,7 +184,7 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
     if run.format_version > FORMAT_VERSION:
         raise HistoryError(
             f"{file} has format version {run.format_version}, written by lightning-flip {run.library_version}; this"
-            f" version ({_library_version()}) reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
+            f" version ({library_version()}) reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
         )
     return run
 
@@ -231,8 +231,17 @@ def _remove_run(folder: Path) -> None:
     sync_directory(folder)
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """The version of this package that runs.
+
+    Returns:
+        The version, "unknown" in a source tree that was never installed.
+
+    Example:
+        >>> isinstance(library_version(), str)
+        True
+    """
     try:
         return importlib.metadata.version("lightning-flip")
-    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+    except importlib.metadata.PackageNotFoundError:
         return "unknown"

@@ -1,0 +1,184 @@
+"""Reading recorded learning paths: what a network predicted on chosen samples, over time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.part_key import PartKey
+from lightning_flip.stores.parts import HISTORY_FOLDER, list_parts
+from lightning_flip.stores.path_parts import PATH_MARK, PATH_MODES
+from lightning_flip.stores.runs import RUN_FILE, RunInfo, read_run
+
+__all__ = ["LearningPaths", "read_paths"]
+
+_FOLDER = "paths"
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningPaths:
+    """Predictions on N samples at T times.
+
+    With mode "eval" a time is one evaluation pass. With mode "visits" it is the first, second, ... visit within an
+    epoch: one time an epoch, unless a sampler draws a sample more than once.
+
+    Attributes:
+        path: float32 [T, N, K]; NaN where a sample was not recorded (not visited, or not yet chosen).
+        index: int64 [N], positions in the training dataset, rising.
+        steps: int64 [T], updates taken before the first prediction of that time.
+        epochs: int64 [T].
+        sample_steps: int64 [T, N], updates taken before each prediction, -1 where there is none.
+        target: int64 [N], labels as training saw them last; -1 where there is no single label.
+        mode: "visits" or "eval".
+        run: what `run.json` says.
+    """
+
+    path: npt.NDArray[np.float32]
+    index: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    epochs: npt.NDArray[np.int64]
+    sample_steps: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
+    mode: str
+    run: RunInfo
+
+    @property
+    def recorded(self) -> npt.NDArray[np.bool_]:
+        """Bool [T, N], whether a sample was recorded at a time."""
+        return self.sample_steps >= 0
+
+    def of(self, sample: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """The path of one sample without gaps.
+
+        Args:
+            sample: its index.
+
+        Returns:
+            Steps [t], and probabilities [t, K].
+
+        Raises:
+            KeyError: when the sample was not recorded.
+        """
+        places = np.flatnonzero(self.index == sample)
+        if not len(places):
+            shown = ", ".join(map(str, self.index[:8].tolist())) + (", ..." if len(self.index) > 8 else "")
+            raise KeyError(f"sample {sample} was not recorded; there are {len(self.index)}: {shown}.")
+        there = self.recorded[:, places[0]]
+        return self.sample_steps[there, places[0]], self.path[there, places[0]]
+
+
+def read_paths(
+    dirpath: str | os.PathLike[str], *, mode: str | None = None, samples: Sequence[int] | None = None
+) -> LearningPaths:
+    """Read the paths that `LearningPath` recorded.
+
+    Args:
+        dirpath: the recording's folder, or the run's folder that holds it as `paths`.
+        mode: "visits" or "eval", where a folder holds both.
+        samples: read only these; None: all. Memory is T x N x K x 4 bytes, also for samples recorded briefly.
+
+    Returns:
+        The paths.
+
+    Raises:
+        HistoryError: when files are missing or damaged, belong to something else, or hold nothing that was asked for.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_flip.stores import open_run, write_path_part
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = open_run(folder, run_id=None, info={})
+        ...     for epoch, probs in enumerate([[[0.5, 0.5]], [[0.8, 0.2]]]):
+        ...         _ = write_path_part(folder, PartKey("visits", epoch, 0, 0), {"index": np.array([4]),
+        ...             "target": np.array([0]), "global_step": np.array([10 * epoch]), "probs": np.array(probs)})
+        ...     paths = read_paths(folder)
+        >>> paths.path.shape, paths.index.tolist(), paths.steps.tolist(), paths.target.tolist()
+        ((2, 1, 2), [4], [0, 10], [0])
+    """
+    folder = Path(dirpath)
+    if not (folder / RUN_FILE).exists() or (folder / _FOLDER / RUN_FILE).exists():
+        folder = folder / _FOLDER if (folder / _FOLDER / RUN_FILE).exists() else folder
+    run = read_run(folder)
+    parts = {key: path for key, path in list_parts(folder).items() if key.split in PATH_MODES}
+    found = sorted({key.split for key in parts} if mode is None else {key.split for key in parts} & {mode})
+    if len(found) != 1:
+        there = f"it holds {' and '.join(found)}; pass mode=" if found else "nothing was recorded there"
+        raise HistoryError(
+            f"{folder / HISTORY_FOLDER} has no paths of one mode{'' if mode is None else f' {mode!r}'}: {there}. A "
+            "part is written at the end of each epoch."
+        )
+    rows = _read_rows({key: path for key, path in parts.items() if key.split == found[0]}, samples)
+    if not len(rows["index"]):
+        raise HistoryError(f"{folder / HISTORY_FOLDER} holds no rows of the samples {samples}; record these samples.")
+    return _arrange(rows, found[0], run)
+
+
+def _read_rows(parts: dict[PartKey, Path], samples: Sequence[int] | None) -> dict[str, npt.NDArray[Any]]:
+    read: list[dict[str, npt.NDArray[Any]]] = []
+    width = -1
+    for path in parts.values():
+        table = _read_part(path)
+        probs = table["probs"].combine_chunks()
+        if width not in (-1, probs.type.list_size):
+            raise HistoryError(
+                f"{path} has {probs.type.list_size} classes, earlier parts have {width}: they are of different "
+                "networks. Move the parts of one of them away, or record into a folder of its own."
+            )
+        width = probs.type.list_size
+        rows = {name: np.asarray(table[name]) for name in ("index", "target", "epoch", "global_step")}
+        rows["probs"] = np.asarray(probs.flatten()).reshape(-1, width)
+        if samples is not None:
+            wanted = np.isin(rows["index"], np.asarray(samples, np.int64))
+            rows = {name: values[wanted] for name, values in rows.items()}
+        read.append(rows)
+    joined = {name: np.concatenate([rows[name] for rows in read]) for name in read[0]}
+    # Time first; ranks that drew the same sample at the same step keep their order.
+    order = np.lexsort((joined["global_step"], joined["epoch"], joined["index"]))
+    return {name: values[order] for name, values in joined.items()}
+
+
+def _read_part(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise HistoryError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or rename it to "
+            f"{path.name}.orphan to read the paths without it."
+        ) from error
+    marks = table.schema.metadata or {}
+    if any(marks.get(name.encode()) != value.encode() for name, value in PATH_MARK.items()):
+        raise HistoryError(f"{path} holds no learning paths (its columns: {table.schema.names}). Move it away.")
+    return table
+
+
+def _arrange(rows: dict[str, npt.NDArray[Any]], mode: str, run: RunInfo) -> LearningPaths:
+    index, place = np.unique(rows["index"], return_inverse=True)
+    within = rows["global_step"] if mode == "eval" else _count_earlier(rows["index"], rows["epoch"])
+    moments, time = np.unique(np.stack([rows["epoch"], within], axis=1), axis=0, return_inverse=True)
+    time = time.reshape(-1)
+    path = np.full((len(moments), len(index), rows["probs"].shape[1]), np.nan, np.float32)
+    sample_steps = np.full(path.shape[:2], -1, np.int64)
+    path[time, place] = rows["probs"]
+    sample_steps[time, place] = rows["global_step"]
+    target = np.empty(len(index), np.int64)
+    target[place] = rows["target"]  # the latest of a sample is written last
+    later = np.where(sample_steps < 0, np.iinfo(np.int64).max, sample_steps)
+    return LearningPaths(path, index, later.min(axis=1), moments[:, 0], sample_steps, target, mode, run)
+
+
+def _count_earlier(index: npt.NDArray[Any], epoch: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Position of each row among the rows of its sample and epoch; rows sorted by both."""
+    position = np.arange(len(index))
+    starts = np.ones(len(index), bool)
+    starts[1:] = (index[1:] != index[:-1]) | (epoch[1:] != epoch[:-1])
+    return position - np.maximum.accumulate(np.where(starts, position, 0))

@@ -1,0 +1,224 @@
+"""What a teacher says of every training sample, in one safetensors file that carries its own manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.runs import library_version
+
+__all__ = ["SoftTargetError", "SoftTargetTable", "read_soft_targets", "write_soft_targets"]
+
+FORMAT_VERSION = 1
+_MARK = "soft_targets"
+_SUM_TOLERANCE = 1e-3  # of float32 rows that were averaged over many visits
+
+
+class SoftTargetError(ValueError):
+    """A file of soft targets is missing, damaged, or of something else than was expected.
+
+    The message names the file, what is wrong with it, and what to do about it.
+
+    Example:
+        >>> try:
+        ...     read_soft_targets("no/such.safetensors")
+        ... except SoftTargetError as error:
+        ...     print("does not exist" in str(error))
+        True
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftTargetTable:
+    """A teacher's distributions over the classes, row = sample.
+
+    Attributes:
+        path: the file.
+        probs: float32 ``[N, K]``; a row that was not visited is no distribution.
+        visited: bool ``[N]``, whether the teacher was trained on the sample (or asked about it).
+        target: int64 ``[N]``, the labels that the teacher was trained with, -1 where unknown; None where the file
+            holds none.
+        manifest: where it comes from, see :func:`write_soft_targets`.
+
+    Example:
+        >>> probs, visited = np.full((4, 2), 0.5, np.float32), np.array([True, True, False, True])
+        >>> table = SoftTargetTable(Path("a.safetensors"), probs, visited, None, {"kind": "filtered"})
+        >>> table.num_samples, table.num_classes, table.num_visited
+        (4, 2, 3)
+    """
+
+    path: Path
+    probs: npt.NDArray[np.float32]
+    visited: npt.NDArray[np.bool_]
+    target: npt.NDArray[np.int64] | None
+    manifest: Mapping[str, Any]
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return int(self.probs.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.probs.shape[1])
+
+    @property
+    def num_visited(self) -> int:
+        """How many rows are distributions."""
+        return int(self.visited.sum())
+
+
+def write_soft_targets(
+    path: str | os.PathLike[str],
+    probs: npt.NDArray[np.floating],
+    visited: npt.NDArray[np.bool_] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    *,
+    target: npt.NDArray[np.integer] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write one file, whole or not at all; the manifest lies in it, and beside it as ``<name>.json`` for reading.
+
+    A table of your own (votes of people, an ensemble) becomes soft targets this way, too.
+
+    Args:
+        path: ends in ``.safetensors``; missing folders are made.
+        probs: ``[N, K]``; visited rows are distributions.
+        visited: ``[N]``; None: all.
+        manifest: anything that JSON can hold. Students look at ``dataset_fingerprint`` (of
+            :func:`~lightning_flip.stores.dataset_fingerprint`) and ``sample_ids`` (whether it is made with names).
+            Sizes, number of visited rows, format and hash are added.
+        target: ``[N]`` labels that the teacher was trained with, -1 where unknown.
+        overwrite: replace a file that is there.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: if the file is there and ``overwrite`` is not set.
+        ValueError: if the shapes do not fit, a visited row is no distribution, or the path ends otherwise.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_soft_targets(f"{folder}/votes.safetensors", np.array([[0.7, 0.3], [0.0, 1.0]]))
+        ...     read_soft_targets(path).manifest["num_classes"]
+        2
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {path}.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Pass overwrite=True, or write to another place.")
+    rows = np.ascontiguousarray(probs, np.float32)
+    seen = np.ones(len(rows), bool) if visited is None else np.ascontiguousarray(visited)
+    tensors: dict[str, npt.NDArray[Any]] = {"probs": rows, "visited": seen}
+    if target is not None:
+        tensors["target"] = np.ascontiguousarray(target, np.int64)
+    problem = _problem(tensors)
+    if problem is not None:
+        raise ValueError(f"{path} cannot be written: {problem}.")
+    facts = {
+        **(manifest or {}),
+        "format_version": FORMAT_VERSION,
+        "library_version": library_version(),
+        "num_samples": rows.shape[0],
+        "num_classes": rows.shape[1],
+        "num_visited": int(seen.sum()),
+        "sha256": _hash(tensors),
+    }
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    make_directory(path.parent)
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"lightning_flip": _MARK, "manifest": text})
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:
+    """Read a file and check all of it: hash, sizes, and that visited rows are distributions.
+
+    Args:
+        path: a file of :func:`write_soft_targets`. The ``.json`` beside it is not needed.
+
+    Returns:
+        The table with its manifest.
+
+    Raises:
+        SoftTargetError: if the file is missing, cut off, changed, of another kind, or of a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise SoftTargetError(
+            f"{path} does not exist (looked for in {Path.cwd()}). The callback PredictionFilter writes such files "
+            "while a teacher trains."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SoftTargetError(
+            f"{path} cannot be read as a safetensors file; it may be cut off or damaged ({error}). Copy it again, or "
+            "let the teacher write it again: resume its run, even at its end."
+        ) from error
+    if metadata.get("lightning_flip") != _MARK or not {"probs", "visited"} <= set(tensors):
+        raise SoftTargetError(
+            f"{path} is no file of soft targets: it must hold the tensors probs and visited and a manifest; it holds "
+            f"{sorted(tensors)}. Write tables of your own with lightning_flip.stores.write_soft_targets."
+        )
+    manifest = json.loads(metadata["manifest"])
+    if manifest["format_version"] > FORMAT_VERSION:
+        raise SoftTargetError(
+            f"{path} has format version {manifest['format_version']}, written by lightning-flip "
+            f"{manifest['library_version']}; this version reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
+        )
+    if _hash(tensors) != manifest["sha256"]:
+        raise SoftTargetError(
+            f"{path} was changed after it was written: its numbers do not have the hash of its manifest "
+            f"({manifest['sha256'][:12]}...). Copy it again, or let the teacher write it again."
+        )
+    problem = _problem(tensors)
+    if problem is not None:
+        raise SoftTargetError(f"{path}: {problem}. Let the teacher write it again.")
+    return SoftTargetTable(path, tensors["probs"], tensors["visited"], tensors.get("target"), manifest)
+
+
+def _problem(tensors: Mapping[str, npt.NDArray[Any]]) -> str | None:
+    probs, visited, target = tensors["probs"], tensors["visited"], tensors.get("target")
+    if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs) or probs.dtype != np.float32:
+        return f"probs must be float32 [N, K] with K >= 2, got {probs.dtype} of shape {list(probs.shape)}"
+    if visited.shape != probs.shape[:1] or visited.dtype != np.bool_:
+        return f"visited must be bool [{len(probs)}], got {visited.dtype} of shape {list(visited.shape)}"
+    if target is not None and target.shape != probs.shape[:1]:
+        return f"target must be [{len(probs)}], got the shape {list(target.shape)}"
+    sums = probs.sum(axis=1, dtype=np.float64)
+    wrong = visited & ~((np.abs(sums - 1) < _SUM_TOLERANCE) & (probs >= 0).all(axis=1))  # NaN compares as False
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        return f"{int(wrong.sum())} of {len(probs)} rows are no distributions, row {row} sums to {sums[row]:.6g}"
+    return None
+
+
+def _hash(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name]
+        digest.update(f"{name} {values.dtype.kind}{values.dtype.itemsize} {list(values.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False)).data)
+    return digest.hexdigest()
