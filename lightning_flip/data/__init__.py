@@ -4,6 +4,8 @@ from lightning_flip.data.class_subset import ClassSubset
 from lightning_flip.data.digits import DigitsDataModule
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.data.iris import IrisDataModule
+from lightning_flip.data.label_distributions import LabelDistributions
+from lightning_flip.data.label_tables import as_label_distributions, load_label_distributions
 from lightning_flip.data.noisy_labels import NoisyLabels
 from lightning_flip.data.scenarios import (
     UpdateScenario,
@@ -14,6 +16,7 @@ from lightning_flip.data.scenarios import (
     stratified_fraction,
 )
 from lightning_flip.data.splits import split_indices
+from lightning_flip.data.toy_gaussian import ToyGaussian, ToyGaussianDataModule, class_means, true_distributions
 
 __all__ = [
     "ClassSubset",
@@ -21,12 +24,19 @@ __all__ = [
     "IndexedBatch",
     "IndexedDataset",
     "IrisDataModule",
+    "LabelDistributions",
     "NoisyLabels",
+    "ToyGaussian",
+    "ToyGaussianDataModule",
     "UpdateScenario",
+    "as_label_distributions",
+    "class_means",
+    "load_label_distributions",
     "more_classes",
     "more_samples",
     "more_samples_and_classes",
     "same_data",
     "split_indices",
     "stratified_fraction",
+    "true_distributions",
 ]
