@@ -83,6 +83,17 @@ class StepWatcher(pl.Callback, ABC):
             step: detached, in at least float32, without a DistributedSampler's padding.
         """
 
+    def pass_over(self, split: str) -> None:
+        """Say once that a step is not watched because its targets are distributions.
+
+        Args:
+            split: "train" or "val".
+        """
+        self._tell(
+            f"{split}: targets are float [B, K] (MixUp or CutMix) and have no single right class, so "
+            f"{type(self).__name__} does not follow them; it follows the validation data."
+        )
+
     # -- hooks ----------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -156,10 +167,7 @@ class StepWatcher(pl.Callback, ABC):
         if step is None:
             return
         if not step.has_labels:
-            self._tell(
-                f"{split}: targets are float [B, K] (MixUp or CutMix) and have no single right class, so "
-                f"{type(self).__name__} does not follow them; it follows the validation data."
-            )
+            self.pass_over(split)
             return
         self.watch(trainer, split, loader, step.observed)
 

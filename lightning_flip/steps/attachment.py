@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
@@ -98,6 +99,21 @@ class Attachment:
     def batch(self) -> object:
         """The running batch, to be compared by identity: a step may run several times for one."""
         return self._running.arrival
+
+    def index(self, source: StepSource) -> Tensor:
+        """The samples of the running batch, before any step and without waiting for a device.
+
+        Args:
+            source: names the loader, where training draws from several.
+
+        Returns:
+            int64 ``[B]`` on the CPU, without the rows that a DistributedSampler pads with; none where the loader that
+            is followed ended before the others.
+
+        Raises:
+            TypeError: the samples have no index.
+        """
+        return self._running.index(source)
 
     @property
     def searching(self) -> bool:

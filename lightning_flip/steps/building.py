@@ -96,6 +96,23 @@ class RunningStep:
             return len(self.arrival.index(source)[0])
         return None
 
+    def index(self, source: StepSource) -> Tensor:
+        """The samples of the batch, before any step and without waiting for a device.
+
+        Args:
+            source: names the part.
+
+        Returns:
+            int64 ``[B]`` on the CPU, without padding; none where the loader that is followed ended before the others.
+
+        Raises:
+            TypeError: the samples have no index.
+        """
+        if self.arrival.followed(self.arrival.plain, source) is None:
+            return torch.zeros(0, dtype=torch.int64)
+        index, num_padding, _ = self.arrival.index(source)
+        return index[: len(index) - num_padding]
+
     def seen_through(self, source: StepSource) -> SampleStep | None:
         """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
 

@@ -1,0 +1,342 @@
+"""What a network predicts on chosen training samples, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_flip.callbacks.path_choice import PathChoice, check_samples
+from lightning_flip.callbacks.path_plan import PathPlan
+from lightning_flip.callbacks.path_probe import PathProbe, probed_loader
+from lightning_flip.callbacks.path_recording import PathRecording
+from lightning_flip.callbacks.run_folder import default_folder
+from lightning_flip.callbacks.soft_target_files import training_data
+from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.steps import SampleStep
+
+__all__ = ["LearningPath"]
+
+
+class LearningPath(StepWatcher):
+    """Records the distributions q_t that a network predicts on some training samples (Filter-KD, Section 3.2).
+
+    - ``mode="visits"``: what the training forward predicted whenever a chosen sample was in the batch, before that
+      update: once an epoch with a usual sampler. Nothing else is run. Inputs are as training saw them.
+    - ``mode="eval"``: a clean pass over the chosen samples before training, and then every so many updates or epochs:
+      eval mode, no gradient, random states and BatchNorm untouched, so that training is bit for bit the same with and
+      without. The samples are collated once, with the loader's own collate function; random transforms draw once and
+      from a fixed seed, so that a path shows the network and not the augmentation. On several ranks rank 0 asks its own
+      replica.
+
+    With ``k`` the samples are the k of the highest zig-zag score so far, chosen anew at the end of each epoch and
+    recorded from then on (those that fall out of the k highest no longer), or the k of the highest base difficulty,
+    known from the start. Sums for the zig-zag take N x K numbers.
+
+    Under ``dirpath/paths/`` every epoch leaves one Parquet file a rank, whole or not at all;
+    :func:`lightning_flip.stores.read_paths` reads them. Their size is said, and refused if too large, before the first
+    update. A resumed run goes on in the same folder; what is newer than the checkpoint is set aside as ``*.orphan``.
+    Nothing is written in ``fast_dev_run``.
+
+    Args:
+        samples: positions of the samples in the dataset given to the DataLoader.
+        k: instead of ``samples``: how many to choose.
+        select: "zigzag" or "difficulty"; the latter needs ``true_distribution(index)`` of the dataset.
+        every_n_steps: "eval" only: a pass after so many updates.
+        every_n_epochs: a pass at every n-th epoch's end, or visits of every n-th epoch; None: 1, or with
+            ``every_n_steps`` none.
+        mode: "visits" or "eval".
+        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
+            ``default_root_dir``), and on resumption the folder of before.
+        overwrite: remove another run's paths from the folder instead of refusing.
+        max_bytes: refuse to write more; where the length of training is not known, recording stops there.
+        name: tells two recordings of one Trainer apart, in a checkpoint and as a folder under ``paths/``.
+        num_samples: number of samples, needed with ``k`` and ``index_from`` only.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        index_from: where the batch carries its samples' ids; "visits" only.
+        loader: which training loader to follow, where there are several.
+
+    Raises:
+        ValueError: if an option is out of range, or more than ``max_bytes`` would be written.
+        TypeError: if ``mode="eval"`` and the data cannot be asked for by position, or the strategy shards the model.
+        FileExistsError: when a fit begins and the folder holds another run's paths.
+
+    Example:
+        >>> LearningPath(k=9, mode="eval", every_n_steps=100).state_key
+        "LearningPath{'train': True, 'val': False, 'name': ''}"
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[int] | None = None,
+        *,
+        k: int | None = None,
+        select: Literal["zigzag", "difficulty"] = "zigzag",
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
+        mode: Literal["visits", "eval"] = "visits",
+        dirpath: str | Path | None = None,
+        overwrite: bool = False,
+        max_bytes: int = 1_000_000_000,
+        name: str = "",
+        num_samples: int | None = None,
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            train=True,
+            val=False,
+            name=name,
+            logits_from=logits_from,
+            target_from=target_from,
+            index_from=index_from,
+            loader=loader,
+        )
+        self._given = check_samples(samples, k, select)
+        if mode not in ("visits", "eval"):
+            raise ValueError(f'mode must be "visits" or "eval"; got {mode!r}.')
+        if mode == "visits" and every_n_steps is not None:
+            raise ValueError('every_n_steps is for mode="eval": visits come when the sampler draws a sample.')
+        if mode == "eval" and (callable(logits_from) or index_from is not None):
+            raise ValueError(
+                'mode="eval" runs the model on samples that it asks for by position: logits_from must name a '
+                'submodule, and index_from does not go with it. Use mode="visits".'
+            )
+        for option, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option} must be at least 1; got {value}.")
+        self.k = k
+        self.select = select
+        self.every_n_steps = every_n_steps
+        self.every_n_epochs = 1 if every_n_steps is None and every_n_epochs is None else every_n_epochs
+        self.mode = mode
+        self.dirpath = dirpath
+        self.overwrite = overwrite
+        self.max_bytes = max_bytes
+        self.num_samples = num_samples
+        self._forget()
+
+    def _forget(self) -> None:
+        self._recording = PathRecording(self.mode)
+        self._choice = PathChoice(self._given, self.k, self.select, self.num_samples)
+        self._probe: PathProbe | None = None
+        self._classes = 0
+        self._asked = -1  # updates taken before the last pass
+        self._global_step = 0
+        self._hits: list[int] = []
+        self._hit_samples: list[int] = []
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files lie, while a fit runs and after it."""
+        return self._recording.folder
+
+    @property
+    def samples(self) -> list[int]:
+        """The samples that are recorded now."""
+        return list(self._choice.chosen)
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    def active(self, trainer: pl.Trainer) -> bool:
+        """Nothing lasting is written in ``fast_dev_run``."""
+        return not getattr(trainer, "fast_dev_run", False)
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
+        self._recording.close()
+        self._probe, self._classes = None, 0
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._forget()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the folder, now that a checkpoint's state has been read."""
+        if not self.fitting or self.folder is not None:
+            return
+        default = default_folder(trainer)
+        base = Path(self.dirpath or self._recording.base or default)
+        info = {"module": type(pl_module).__qualname__, "mode": self.mode, "k": self.k, "select": self.select}
+        info |= {"every_n_steps": self.every_n_steps, "every_n_epochs": self.every_n_epochs}
+        self._recording.open(trainer, base, self.name, overwrite=self.overwrite, info=info)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the samples, and ask about them before the first update."""
+        if not self.fitting:
+            return
+        self._choice.start(training_data(trainer, self.source))
+        if self.mode == "eval":
+            probed_loader(trainer, self.source)  # what is wrong is wrong on every rank, and not on the asking one alone
+            if trainer.global_step == 0 and self._asked < 0:
+                self._recording.epoch = trainer.current_epoch
+                probs = self._ask(trainer, pl_module)
+                classes = trainer.strategy.broadcast(0 if probs is None else probs.shape[1])
+                if classes:
+                    self._limit(trainer, classes)
+                self._keep(trainer, probs)
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how many updates came before this batch."""
+        if not self.fitting:
+            return
+        self._global_step = trainer.global_step
+        if self._recording.epoch != trainer.current_epoch:
+            # The hooks of an epoch's end do not run after every resumption.
+            self._end_epoch(trainer, pl_module)
+            self._recording.epoch = trainer.current_epoch
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Say what will be recorded before the first update."""
+        if self.fitting and not self._classes:
+            self._announce(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the chosen rows of a step, or ask about the chosen samples; most batches hold none of them."""
+        if self.attachment is None:
+            return
+        if not self._classes:
+            self._announce(trainer)  # no backward came: manual optimization that skips one
+        self._hits = []
+        if self.mode == "visits" and self._records(trainer.current_epoch) and self._choice.chosen:
+            index = self.attachment.index(self.source).tolist()
+            self._hits = self._choice.rows_in(index)
+            self._hit_samples = [index[row] for row in self._hits]
+        if self._hits or self._choice.counting:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        every = self.every_n_steps
+        if self.mode == "eval" and every is not None and trainer.global_step // every > self._global_step // every:
+            self._keep(trainer, self._ask(trainer, pl_module))
+
+    def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
+        """Keep the chosen rows of a step; nothing is read back from the device."""
+        if self._choice.counting:
+            self._choice.see(step)
+        if self._hits and self._has_room(len(self._hits)):
+            rows = torch.tensor(self._hits).to(step.logits.device, non_blocking=True)
+            probs = step.logits[rows].softmax(dim=1).float()
+            self._recording.rows.add(self._hit_samples, step.target[rows], probs, global_step=self._global_step)
+
+    def pass_over(self, split: str) -> None:
+        """Say once that mixed samples are nobody's."""
+        self._tell(
+            "LearningPath: targets are float [B, K] (MixUp, CutMix or distributions); predictions on mixed inputs "
+            'belong to no one sample, so these steps are not recorded. mode="eval" with samples= asks about each.'
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the epoch's rows and choose the samples of the next one."""
+        if self.fitting:
+            self._end_epoch(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the rows of an ended epoch after which no step came: resumed where there was nothing left to do."""
+        if self.fitting:
+            self._end_epoch(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write what there is, for whoever looks into the crash; a resumed run sets these parts aside."""
+        try:
+            if self.fitting:
+                self._recording.abandon(trainer)
+        finally:
+            super().on_exception(trainer, pl_module, exception)
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which epochs are finished, the rows of the running one, and the sums that samples are chosen by.
+
+        Returns:
+            Tensors, numbers and text only.
+        """
+        trainer = self._trainer() if self._trainer is not None else None
+        device = trainer.strategy.root_device if trainer is not None and self.may_communicate() else None
+        return {
+            "recording": self._recording.state_dict(device),
+            "choice": self._choice.state_dict(merge=device is not None),
+            "asked": self._asked,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the run of a checkpoint; ignored outside of ``fit``.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave.
+        """
+        if not self.fitting:
+            return
+        trainer = self._trainer() if self._trainer is not None else None
+        self._forget()
+        mine = trainer is None or trainer.is_global_zero
+        self._recording.load_state_dict(state_dict["recording"], is_global_zero=mine)
+        self._choice.load_state_dict(state_dict["choice"])
+        self._asked = state_dict["asked"]
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    def _records(self, epoch: int) -> bool:
+        """Whether visits of an epoch, or a pass at its end, are due."""
+        if self.every_n_epochs is None:
+            return False
+        return (epoch if self.mode == "visits" else epoch + 1) % self.every_n_epochs == 0
+
+    def _announce(self, trainer: pl.Trainer) -> None:
+        assert self.attachment is not None
+        step = self.attachment.sample_step(self.source)
+        if step is not None:
+            self._choice.prepare(step)
+            self._limit(trainer, step.num_classes)
+
+    def _limit(self, trainer: pl.Trainer, classes: int) -> None:
+        self._classes = classes
+        periods = {"every_n_steps": self.every_n_steps, "every_n_epochs": self.every_n_epochs}
+        plan = PathPlan.of(trainer, passes=self.mode == "eval", **periods)
+        refusal = plan.refusal(self._choice.size, classes, self.max_bytes)
+        if refusal is not None:
+            raise ValueError(refusal)
+        rank_zero_info(f"LearningPath: {plan.describe(self._choice.size, classes)}, into {self.folder}")
+
+    def _has_room(self, rows: int) -> bool:
+        if self._recording.takes(rows, self._classes, self.max_bytes):
+            return True
+        self._tell(f"LearningPath has written max_bytes={self.max_bytes} and records no more; paths end here.")
+        return False
+
+    def _ask(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> torch.Tensor | None:
+        """A clean pass by rank 0, unless there was one after this very update."""
+        if not self._choice.chosen or not trainer.is_global_zero or self._asked == trainer.global_step:
+            return None
+        assert self.attachment is not None
+        if self._probe is None:
+            self._probe = PathProbe(trainer, pl_module, self.attachment, self.source, self._choice.chosen)
+        return self._probe.ask(trainer, pl_module)
+
+    def _keep(self, trainer: pl.Trainer, probs: torch.Tensor | None) -> None:
+        if probs is None or self._probe is None or not self._has_room(len(probs)):
+            return
+        self._asked = trainer.global_step
+        self._recording.rows.add(self._probe.index, self._probe.target, probs, global_step=self._asked)
+
+    def _end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._recording.epoch < 0:
+            return
+        assert self.attachment is not None
+        self.attachment.check()
+        if self.mode == "eval" and self._records(self._recording.epoch):
+            self._keep(trainer, self._ask(trainer, pl_module))
+        self._recording.finish(trainer)
+        if self._choice.end_epoch(trainer.strategy.root_device):
+            self._probe = None
+        self._recording.epoch = -1

@@ -1,0 +1,116 @@
+"""The recorded predictions of a running epoch, kept on the device until it is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_flip.tables import gather_rows, is_distributed
+
+__all__ = ["PathRows"]
+
+
+class PathRows:
+    """Collects rows without reading anything back from the device.
+
+    Example:
+        >>> rows = PathRows()
+        >>> rows.add([7, 2], torch.tensor([1, 0]), torch.full((2, 2), 0.5), global_step=3)
+        >>> len(rows), rows.columns()["index"].tolist(), rows.columns()["global_step"].tolist()
+        (2, [7, 2], [3, 3])
+    """
+
+    def __init__(self) -> None:
+        self._index: list[int] = []
+        self._steps: list[int] = []
+        self._targets: list[Tensor] = []
+        self._probs: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def add(self, index: list[int], target: Tensor, probs: Tensor, *, global_step: int) -> None:
+        """Append predictions.
+
+        Args:
+            index: the samples, known on the host.
+            target: int64 ``[n]``.
+            probs: float32 ``[n, K]``.
+            global_step: updates that had been taken when the predictions were made.
+        """
+        self._index += index
+        self._steps += [global_step] * len(index)
+        self._targets.append(target)
+        self._probs.append(probs)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """All rows, in the order in which they were added; waits for the device.
+
+        Returns:
+            The columns of :func:`lightning_flip.stores.write_path_part`.
+        """
+        integers, probs = self._tensors(0)
+        index, global_step, target = integers.T.numpy()
+        return {"index": index, "target": target, "global_step": global_step, "probs": probs.numpy()}
+
+    def gathered(self, device: torch.device) -> PathRows:
+        """The rows of all ranks, rank after rank; a collective.
+
+        Args:
+            device: the rank's device, on which its collectives work.
+
+        Returns:
+            New rows.
+        """
+        if not is_distributed():
+            return self
+        # A rank that recorded nothing has to learn the number of classes before tensors are exchanged.
+        width = torch.tensor(self._probs[0].shape[1] if self._probs else 0, device=device)
+        dist.all_reduce(width, dist.ReduceOp.MAX)
+        merged = PathRows()
+        integers, probs = self._tensors(int(width))
+        for rows, values in gather_rows(integers.to(device), probs.to(device)):
+            merged._append(rows.cpu(), values.cpu())
+        return merged
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The rows, on the CPU.
+
+        Returns:
+            Tensors.
+        """
+        integers, probs = self._tensors(0)
+        return {"integers": integers.clone(), "probs": probs.clone()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> PathRows:
+        """Saved rows.
+
+        Args:
+            state: what :meth:`state_dict` gave.
+
+        Returns:
+            The rows.
+        """
+        rows = cls()
+        rows._append(state["integers"], state["probs"])
+        return rows
+
+    def _append(self, integers: Tensor, probs: Tensor) -> None:
+        if len(integers):
+            self._index += integers[:, 0].tolist()
+            self._steps += integers[:, 1].tolist()
+            self._targets.append(integers[:, 2])
+            self._probs.append(probs)
+
+    def _tensors(self, width: int) -> tuple[Tensor, Tensor]:
+        """Integers ``[n, 3]`` (index, step, target) and probabilities ``[n, K]``, on the CPU."""
+        if not self._index:
+            return torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, width)
+        target = torch.cat([part.cpu() for part in self._targets])
+        integers = torch.stack([torch.tensor(self._index), torch.tensor(self._steps), target], dim=1)
+        return integers, torch.cat([part.cpu() for part in self._probs])

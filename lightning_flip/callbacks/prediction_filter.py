@@ -1,0 +1,296 @@
+"""The running average of every training sample's prediction, and the soft targets that come of it."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_flip.callbacks.clean_pass import clean_pass
+from lightning_flip.callbacks.filtered_tables import FilteredTables
+from lightning_flip.callbacks.run_folder import default_folder
+from lightning_flip.callbacks.soft_target_files import SoftTargetFolder, claim_folder, training_data
+from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.steps import SampleStep
+
+__all__ = ["PredictionFilter"]
+
+_EVALUATIONS = ("eval_last", "eval_best")
+
+
+class PredictionFilter(StepWatcher):
+    """Filters each training sample's predictions over the training of a teacher (Filter-KD, Algorithm 1).
+
+    q[n] <- (1 - alpha) q[n] + alpha p at every visit of sample n, where p is what the loss saw, before its update, in
+    float32. Under ``dirpath/soft_targets/`` it writes, whole or not at all, at every epoch's end and at the fit's end,
+
+    - ``filtered_last.safetensors``, q as it stands;
+    - ``filtered_best.safetensors``, q of the validation pass with the best ``monitor`` so far (the earlier of two
+      equal ones): the paper's teacher;
+    - by option ``eval_best`` and ``eval_last``: what the model itself says in eval mode of the training data, of the
+      best validation pass (ESKD) and of the end (KD). The paper asks its teacher about each batch of the student; a
+      file holds its answer to one view of each sample.
+
+    :class:`~lightning_flip.mixins.SoftTargets` trains a student from a file. Rows of samples that training never
+    visited are marked and counted. Where training draws a sample on several ranks in one epoch (sampling with
+    replacement), the row of the highest rank counts.
+
+    A resumed run goes on in the same folder. Nothing is written in ``fast_dev_run``.
+
+    Args:
+        alpha: weight of a new prediction in (0, 1]; 1 keeps the last prediction.
+        initial_pass: start from predictions in eval mode of a pass over the data before training, as the paper's text
+            says; else the first visit is copied, as the authors' code does.
+        monitor: what validation logs, to be compared between its passes.
+        mode: "max" or "min", which of its values is better.
+        also: "eval_last", "eval_best" or both. The first costs one pass over the training data at the end, the second
+            one after every validation that improves ``monitor``.
+        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
+            ``default_root_dir``), and on resumption the folder of before.
+        overwrite: remove another run's soft targets from the folder instead of refusing.
+        name: tells two filters of one Trainer apart, in a checkpoint and as a folder under ``soft_targets/``.
+        num_samples: number of samples, needed with ``index_from`` only.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        index_from: where the batch carries its samples' ids.
+        loader: which training loader to follow, where there are several.
+
+    Attributes:
+        tables: the tables of a fit that has begun, see :class:`FilteredTables`.
+
+    Raises:
+        ValueError: if an option is out of range, or validation does not log ``monitor``.
+        FileExistsError: when a fit begins and the folder holds another run's soft targets.
+        TypeError: if targets are distributions (MixUp): such predictions belong to no one sample.
+
+    Example:
+        >>> PredictionFilter(alpha=0.1, also=["eval_best"]).state_key
+        "PredictionFilter{'train': True, 'val': False, 'name': ''}"
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.05,
+        *,
+        initial_pass: bool = False,
+        monitor: str = "val_acc",
+        mode: Literal["max", "min"] = "max",
+        also: Sequence[str] = (),
+        dirpath: str | Path | None = None,
+        overwrite: bool = False,
+        name: str = "",
+        num_samples: int | None = None,
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            train=True,
+            val=False,
+            name=name,
+            logits_from=logits_from,
+            target_from=target_from,
+            index_from=index_from,
+            loader=loader,
+        )
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha must be in (0, 1]; got {alpha}.")
+        if mode not in ("max", "min"):
+            raise ValueError(f'mode must be "max" or "min"; got {mode!r}.')
+        if isinstance(also, str) or not set(also) <= set(_EVALUATIONS):
+            raise ValueError(f"also must be a list of {', '.join(map(repr, _EVALUATIONS))}; got {also!r}.")
+        if (also or initial_pass) and callable(logits_from):
+            raise ValueError(
+                "initial_pass and also run the model outside of its steps, and logits_from is a function of what a "
+                "step returned. Name a submodule."
+            )
+        self.alpha = alpha
+        self.initial_pass = initial_pass
+        self.monitor = monitor
+        self.mode = mode
+        self.also = tuple(also)
+        self.dirpath = dirpath
+        self.overwrite = overwrite
+        self.num_samples = num_samples
+        self._forget()
+
+    def _forget(self) -> None:
+        self.tables: FilteredTables | None = None
+        self.folder: Path | None = None
+        self._run_id: str | None = None
+        self._files: SoftTargetFolder | None = None
+        self._epoch = -1
+        self._validated = False
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    def active(self, trainer: pl.Trainer) -> bool:
+        """Nothing lasting is written in ``fast_dev_run``."""
+        return not getattr(trainer, "fast_dev_run", False)
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
+        self._files = None
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._forget()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the folder, now that a checkpoint's state has been read."""
+        if not self.fitting or self._files is not None:
+            return
+        default = default_folder(trainer)
+        self.folder = Path(self.dirpath or self.folder or default)
+        self._run_id = trainer.strategy.broadcast(self._run_id or uuid.uuid4().hex)
+        folder = self.folder / "soft_targets" / self.name
+        claim_folder(trainer, folder, self._run_id, overwrite=self.overwrite)
+        facts = {"run": self._run_id, "module": type(pl_module).__qualname__, "initial_pass": self.initial_pass}
+        self._files = SoftTargetFolder(folder, {**facts, "alpha": self.alpha})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ask the untrained model, if the average starts there."""
+        if not self.fitting or not self.initial_pass or self.tables is not None or trainer.global_step:
+            return
+        rows = self._evaluate(trainer, pl_module, averaged=False)
+        self.tables = self._make_tables(len(rows), rows.shape[1], trainer.strategy.root_device)
+        self.tables.average.begin(rows.to(trainer.strategy.root_device))
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
+        """Take in a step's predictions; nothing is read back from the device."""
+        if self._epoch != trainer.current_epoch:
+            # The hooks of an epoch's end do not run after every resumption.
+            self._epoch = trainer.current_epoch
+            if self.tables is not None:
+                self.tables.sync()
+        if self.tables is None:
+            num_samples = self.num_samples if self.num_samples is not None else step.num_samples
+            if num_samples is None:
+                raise ValueError(
+                    "the batches carry their index themselves, so that the number of samples is unknown. "
+                    "Pass num_samples=, one more than the largest index."
+                )
+            self.tables = self._make_tables(num_samples, step.num_classes, step.logits.device)
+        self.tables.visit(step)
+
+    def pass_over(self, split: str) -> None:
+        """Refuse targets that are distributions."""
+        raise TypeError(
+            "PredictionFilter keeps one prediction a sample, and the targets are float [B, K] (MixUp or CutMix), whose "
+            "predictions are of mixed samples. Train the teacher without mixing."
+        )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the tables of the best validation pass, before a checkpoint of its end is made."""
+        if not self.fitting or trainer.sanity_checking or self.tables is None:
+            return
+        self._validated = True
+        self._merge()
+        if self.monitor not in trainer.callback_metrics:
+            raise ValueError(
+                f"PredictionFilter(monitor={self.monitor!r}): validation logged no such value; there are "
+                f"{sorted(trainer.callback_metrics)}. Name one of them, or log it in validation_step."
+            )
+        # Ranks may hold values of their own (sync_dist=False), and have to decide alike.
+        score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+        best = self.tables.best
+        if math.isnan(score) or (best is not None and not self._better(score, best["score"])):
+            return
+        evaluated = self._evaluate(trainer, pl_module, averaged=True) if "eval_best" in self.also else None
+        moment = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        self.tables.keep({**moment, "monitor": self.monitor, "mode": self.mode, "score": score}, evaluated)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge the ranks' rows and write what there is, so that a killed run leaves it."""
+        if self.fitting and self.tables is not None:
+            self._merge()
+            self._write(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the end of training adds."""
+        if not self.fitting or self.tables is None:
+            return
+        self._merge()
+        evaluated = self._evaluate(trainer, pl_module, averaged=False) if "eval_last" in self.also else None
+        self._write(trainer, evaluated)
+        if self.tables.best is None:
+            why = f"{self.monitor} was never a number" if self._validated else "no validation ran"
+            rank_zero_warn(f"PredictionFilter: {why}, so that there are soft targets of the last epoch alone.")
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tables with all ranks' rows.
+
+        Returns:
+            Tensors, numbers and text only.
+        """
+        if self.tables is not None and self.may_communicate():
+            self.tables.sync()
+        return {
+            "run_id": self._run_id or "",
+            "folder": "" if self.folder is None else str(self.folder.absolute()),
+            "alpha": self.alpha,
+            "epoch": self._epoch,
+            "validated": self._validated,
+            "tables": None if self.tables is None else self.tables.state_dict(),
+            "partial": self.tables is not None and not self.tables.average.merged,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the run of a checkpoint; ignored outside of ``fit``.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave.
+        """
+        trainer = self._trainer() if self._trainer is not None else None
+        if not self.fitting or trainer is None:
+            return
+        self._forget()
+        self._run_id = state_dict["run_id"] or None
+        if state_dict["folder"] and Path(state_dict["folder"]).is_dir():
+            self.folder = Path(state_dict["folder"])
+        self._epoch, self._validated = state_dict["epoch"], state_dict["validated"]
+        if state_dict["tables"] is not None:
+            device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
+            self.tables = FilteredTables.from_state(state_dict["tables"], alpha=self.alpha, device=device)
+        if state_dict["alpha"] != self.alpha:
+            rank_zero_warn(
+                f"the checkpoint's averages were made with alpha={state_dict['alpha']}; they go on with {self.alpha}."
+            )
+        if state_dict["partial"] and trainer.world_size > 1:
+            rank_zero_warn(
+                "this checkpoint was written while an exception was in flight: predictions that other ranks made since "
+                "the last merge are missing from the averages."
+            )
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    def _make_tables(self, num_samples: int, num_classes: int, device: torch.device) -> FilteredTables:
+        return FilteredTables(num_samples, num_classes, alpha=self.alpha, device=device)
+
+    def _better(self, score: float, best: float) -> bool:
+        return score > best if self.mode == "max" else score < best
+
+    def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, averaged: bool) -> Tensor:
+        assert self.attachment is not None
+        return clean_pass(trainer, pl_module, self.attachment, self.source, averaged=averaged)
+
+    def _merge(self) -> None:
+        assert self.attachment is not None
+        assert self.tables is not None
+        self.attachment.check()
+        self.tables.sync()
+
+    def _write(self, trainer: pl.Trainer, evaluated_last: Tensor | None = None) -> None:
+        if trainer.is_global_zero and self._files is not None and self.tables is not None:
+            moment = {"epoch": self._epoch, "step": trainer.global_step}
+            self._files.write(self.tables, training_data(trainer, self.source), moment, evaluated_last)

@@ -1,0 +1,259 @@
+"""How much each training sample's prediction strays on its way: zig-zag scores without a stored path."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_flip.callbacks.difficulty import difficulty_of, true_distributions
+from lightning_flip.callbacks.run_folder import default_folder
+from lightning_flip.callbacks.soft_target_files import training_data
+from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.data.identity import sample_ids
+from lightning_flip.steps import SampleStep
+from lightning_flip.stores.zigzag import ZIGZAG_FILE, write_zigzag, zigzag_run
+from lightning_flip.tables import PredictionSums
+
+__all__ = ["ZigZag"]
+
+
+class ZigZag(StepWatcher):
+    """Scores every training sample: max over i != y of the sum over its visits of q_t[i] (Filter-KD, appendix E).
+
+    The sums grow with each visit's prediction, before its update, in N x K numbers: no path is stored. The score grows
+    with the number of visits; divide by ``visits`` to compare runs of different lengths. At the end of every epoch and
+    of the fit, ``zigzag.parquet`` in the run's folder holds a row a sample: ``index, sample_id, target, other`` (the
+    class that it strays to), ``visits, zigzag``, and ``base_difficulty``, ||e_y - p*||_2, where the dataset has
+    ``true_distribution(index)``. :func:`lightning_flip.stores.read_zigzag` reads it.
+
+    Ranks are merged at an epoch's end and before a checkpoint; where each sample is on one rank an epoch, the sums are
+    bit for bit those of one process. Nothing is recorded in ``fast_dev_run``.
+
+    Args:
+        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
+            ``default_root_dir``), and on resumption the folder of before.
+        overwrite: replace another run's scores instead of refusing.
+        name: tells two of one Trainer apart, in a checkpoint and as a folder under the run's folder.
+        num_samples: number of samples, needed with ``index_from`` only.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        index_from: where the batch carries its samples' ids.
+        loader: which training loader to follow, where there are several.
+
+    Attributes:
+        sums: the table, a :class:`~lightning_flip.tables.PredictionSums`; None before the first step.
+
+    Raises:
+        FileExistsError: when a fit begins and the folder holds another run's scores.
+
+    Example:
+        >>> ZigZag("runs/a").state_key
+        "ZigZag{'train': True, 'val': False, 'name': ''}"
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        name: str = "",
+        num_samples: int | None = None,
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            train=True,
+            val=False,
+            name=name,
+            logits_from=logits_from,
+            target_from=target_from,
+            index_from=index_from,
+            loader=loader,
+        )
+        self.dirpath = dirpath
+        self.overwrite = overwrite
+        self.num_samples = num_samples
+        self._forget()
+
+    def _forget(self) -> None:
+        self.sums: PredictionSums | None = None
+        self.folder: Path | None = None
+        self._run_id: str | None = None
+        self._opened = False
+        self._epoch = -1
+        self._facts: tuple[Tensor | None, list[str] | None] | None = None
+
+    def scores(self) -> Tensor:
+        """The scores of all samples; on several ranks as merged at the last epoch's end.
+
+        Returns:
+            float32 ``[N]``, NaN for samples that were never visited.
+
+        Raises:
+            RuntimeError: before the first step.
+        """
+        if self.sums is None:
+            raise RuntimeError("no training step was seen yet, so that there are no scores. Fit first.")
+        return self.sums.zigzag()
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    def active(self, trainer: pl.Trainer) -> bool:
+        """Nothing lasting is written in ``fast_dev_run``."""
+        return not getattr(trainer, "fast_dev_run", False)
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
+        self._opened, self._facts = False, None
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._forget()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the folder, now that a checkpoint's state has been read."""
+        if not self.fitting or self._opened:
+            return
+        default = default_folder(trainer)
+        self.folder = Path(self.dirpath or self.folder or default)
+        self._run_id = trainer.strategy.broadcast(self._run_id or uuid.uuid4().hex)
+        present = trainer.strategy.broadcast(zigzag_run(self._target) if trainer.is_global_zero else None)
+        if present not in (None, self._run_id) and not self.overwrite:
+            raise FileExistsError(
+                f"{self._target} holds the scores of another run. Choose another dirpath=, resume that run, or pass "
+                "overwrite=True to replace it."
+            )
+        self._opened = True
+
+    def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
+        """Add a step's predictions up; nothing is read back from the device."""
+        if self._epoch != trainer.current_epoch:
+            # The hooks of an epoch's end do not run after every resumption.
+            self._epoch = trainer.current_epoch
+            if self.sums is not None:
+                self.sums.sync()
+        if self.sums is None:
+            self._make_sums(step)
+            assert self.sums is not None
+        num_samples = self.num_samples or step.num_samples
+        if num_samples not in (None, self.sums.num_samples) or step.num_classes != self.sums.num_classes:
+            raise ValueError(
+                f"the sums are of {self.sums.num_samples} samples x {self.sums.num_classes} classes, this step is of "
+                f"{num_samples} x {step.num_classes}. Resume with the data the checkpoint was made with, look at "
+                "what logits_from names, or start a new run."
+            )
+        step.require_below(self.sums.num_samples)
+        for part in step.once():
+            self.sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
+
+    def pass_over(self, split: str) -> None:
+        """Say once that mixed samples are nobody's."""
+        self._tell(
+            "ZigZag: targets are float [B, K] (MixUp, CutMix or distributions) and have no single label to stray from, "
+            "so these steps are not counted. Name labels with target_from=, if the batch has them."
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Merge the ranks and write the scores, so that a killed run leaves them."""
+        self._finish(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the scores."""
+        self._finish(trainer)
+        if self.sums is not None and self._opened:
+            rank_zero_info(f"ZigZag: scores of {self.sums.num_samples} samples in {self._target}")
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of all ranks.
+
+        Returns:
+            Tensors, numbers and text only.
+        """
+        together = self.may_communicate()
+        if self.sums is not None and together:
+            self.sums.sync()
+        return {
+            "run_id": self._run_id or "",
+            "folder": "" if self.folder is None else str(self.folder.absolute()),
+            "epoch": self._epoch,
+            "sums": None if self.sums is None else self.sums.state_dict(),
+            "partial": self.sums is not None and not together and not self.sums.merged,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the run of a checkpoint; ignored outside of ``fit``.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave.
+        """
+        trainer = self._trainer() if self._trainer is not None else None
+        if not self.fitting or trainer is None:
+            return
+        self._forget()
+        self._run_id = state_dict["run_id"] or None
+        if state_dict["folder"] and Path(state_dict["folder"]).is_dir():
+            self.folder = Path(state_dict["folder"])
+        self._epoch = state_dict["epoch"]
+        saved = state_dict["sums"]
+        if saved is not None:
+            device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
+            self.sums = PredictionSums(*saved["sums"].shape, device=device)
+            self.sums.load_state_dict(saved)
+        if state_dict["partial"] and trainer.world_size > 1:
+            rank_zero_warn(
+                "this checkpoint was written while an exception was in flight: visits that other ranks made since the "
+                "last merge are missing from the zig-zag scores."
+            )
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    @property
+    def _target(self) -> Path:
+        assert self.folder is not None
+        return self.folder / self.name / ZIGZAG_FILE
+
+    def _make_sums(self, step: SampleStep) -> None:
+        num_samples = self.num_samples if self.num_samples is not None else step.num_samples
+        if num_samples is None:
+            raise ValueError(
+                "the batches carry their index themselves, so that the number of samples is unknown. "
+                "Pass num_samples=, one more than the largest index."
+            )
+        size = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
+        rank_zero_info(f"ZigZag: sums of {num_samples} samples x {step.num_classes} classes = {size:.1f} MB")
+        self.sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        if not self.fitting or self.sums is None:
+            return
+        assert self.attachment is not None
+        self.attachment.check()
+        self.sums.sync()
+        if not trainer.is_global_zero:
+            return
+        if self._facts is None:
+            dataset = training_data(trainer, self.source)
+            self._facts = true_distributions(dataset), None if dataset is None else sample_ids(dataset)
+        true_probs, names = self._facts
+        target = self.sums.target.cpu()
+        difficulty = None if true_probs is None else difficulty_of(true_probs, target)
+        columns = {
+            "index": torch.arange(self.sums.num_samples).numpy(),
+            "sample_id": names,
+            "target": target.numpy(),
+            "other": self.sums.other().cpu().numpy(),
+            "visits": self.sums.visits.cpu().numpy(),
+            "zigzag": self.sums.zigzag().double().cpu().numpy(),
+            "base_difficulty": None if difficulty is None else difficulty.numpy(),
+        }
+        assert self._run_id is not None
+        write_zigzag(self._target.parent, columns, run_id=self._run_id)
