@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from lightning_flip.mixins import (
     BackwardCompatible,
+    Distillation,
     FlippingErrorReduction,
     FocalDistillation,
     LabelSmoothing,
     LearningWithRetrospection,
     NaivePositiveCongruent,
+    SoftTargets,
 )
 from lightning_flip.models import Classifier
 
 __all__ = [
     "BackwardCompatibleClassifier",
+    "DistillationClassifier",
     "FlippingErrorReductionClassifier",
     "FocalDistillationClassifier",
     "LabelSmoothingClassifier",
     "LearningWithRetrospectionClassifier",
     "NaivePositiveCongruentClassifier",
+    "SoftTargetsClassifier",
 ]
 
 
@@ -38,6 +42,20 @@ class BackwardCompatibleClassifier(BackwardCompatible, Classifier):
         >>> model = BackwardCompatibleClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt", backward_weight=0.5)
         >>> model.backward_weight
         0.5
+    """
+
+
+class DistillationClassifier(Distillation, Classifier):
+    """Trains a network on what a teacher says of each batch (KD, ESKD).
+
+    Options are those of :class:`~lightning_flip.mixins.Distillation`,
+    :class:`~lightning_flip.mixins.ReferencedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> DistillationClassifier(MLP(64, 10), num_classes=10, reference="teacher.ckpt", kd_weight=0.9).kd_weight
+        0.9
     """
 
 
@@ -108,4 +126,18 @@ class NaivePositiveCongruentClassifier(NaivePositiveCongruent, Classifier):
         >>> from lightning_flip.models import MLP
         >>> NaivePositiveCongruentClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt").naive_weight
         1.0
+    """
+
+
+class SoftTargetsClassifier(SoftTargets, Classifier):
+    """Trains a network on a file of soft targets (Filter-KD; KD and ESKD from files).
+
+    Options are those of :class:`~lightning_flip.mixins.SoftTargets`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> model = SoftTargetsClassifier(MLP(64, 10), num_classes=10, targets="soft_targets/filtered_best.safetensors")
+        >>> model.kd_weight, model.kd_temperature, model.unvisited
+        (1.0, 1.0, 'error')
     """

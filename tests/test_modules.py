@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -11,6 +12,7 @@ from lightning_flip import mixins, modules
 from lightning_flip.cli import training_cli
 from lightning_flip.mixins import (
     BackwardCompatible,
+    Distillation,
     FlippingErrorReduction,
     FocalDistillation,
     LabelSmoothing,
@@ -18,16 +20,20 @@ from lightning_flip.mixins import (
     LossTerm,
     NaivePositiveCongruent,
     ReferencedLoss,
+    SoftTargets,
 )
 from lightning_flip.models import MLP, Classifier
+from lightning_flip.stores import write_soft_targets
 
 MIXINS = {
     "BackwardCompatibleClassifier": BackwardCompatible,
+    "DistillationClassifier": Distillation,
     "FlippingErrorReductionClassifier": FlippingErrorReduction,
     "FocalDistillationClassifier": FocalDistillation,
     "LabelSmoothingClassifier": LabelSmoothing,
     "LearningWithRetrospectionClassifier": LearningWithRetrospection,
     "NaivePositiveCongruentClassifier": NaivePositiveCongruent,
+    "SoftTargetsClassifier": SoftTargets,
 }
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # Lightning's own call
@@ -121,6 +127,10 @@ def test_switched_off_it_is_the_plain_classifier(name):
     if issubclass(MIXINS[name], ReferencedLoss):
         with torch.random.fork_rng():
             options = {"reference": MLP(4, 3)}
+    if MIXINS[name] is SoftTargets:
+        options = {
+            "targets": write_soft_targets("teacher.safetensors", np.full((24, 3), 1 / 3), target=np.arange(24) % 3)
+        }
     assert not torch.equal(train(getattr(modules, name), **options), plain)
 
 

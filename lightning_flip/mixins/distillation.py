@@ -1,0 +1,78 @@
+"""Distillation from a model that answers while the student trains, as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.mixins.referenced import ReferencedLoss
+from lightning_flip.mixins.soft_targets import check_distillation
+from lightning_flip.steps import SampleStep
+
+__all__ = ["Distillation"]
+
+
+class Distillation(ReferencedLoss):
+    """Trains a student on what a teacher says of the same batch (Hinton et al. 2015; KD and ESKD).
+
+    The loss is beta t^2 H(softmax(z_teacher / t), softmax(z / t)) + (1 - beta) CE; by default H alone at t = 1, as in
+    the Filter-KD paper. The teacher is the ``reference``: the checkpoint of its last epoch is KD, that of its best
+    validation epoch ESKD. It is in eval mode and sees each batch as the student does, augmentations included.
+
+    Args:
+        *args: passed on to the module.
+        kd_temperature: t > 0, of both.
+        kd_weight: beta in [0, 1]; 0 is training without a teacher, and loads none.
+        **kwargs: options of :class:`ReferencedLoss` (but ``old_classes``) and :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range, or the teacher has other classes.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Student(Distillation, Classifier): ...
+        >>> teacher = MLP(4, 3, hidden=(256, 256))
+        >>> Student(network=MLP(4, 3), num_classes=3, reference=teacher, kd_temperature=2.0).kd_temperature
+        2.0
+    """
+
+    softens_target = True
+
+    def __init__(self, *args: Any, kd_temperature: float = 1.0, kd_weight: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_distillation(kd_temperature, kd_weight)
+        if self.old_classes is not None:
+            raise ValueError(
+                "old_classes: a teacher's distribution has to be over all of the student's classes. Train the teacher "
+                "on the same ones, or draw a new model to an old one with FocalDistillation."
+            )
+        self.kd_temperature = kd_temperature
+        self.kd_weight = kd_weight
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Load the teacher, if it counts."""
+        super().begin_fit(trainer)
+        if self.kd_weight:
+            self.load_reference(trainer)
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """The distillation loss of every sample."""
+        if not self.kd_weight:
+            return None
+        teacher = self.reference_logits(step)
+        if teacher.shape[1] != step.num_classes:
+            raise ValueError(
+                f"the teacher has {teacher.shape[1]} classes, the student's logits have {step.num_classes}. Train the "
+                "teacher on the same classes, or look at what logits_from names."
+            )
+        return distillation_loss(
+            step.logits,
+            teacher,
+            step.target if self.kd_weight < 1 else None,
+            temperature=self.kd_temperature,
+            weight=self.kd_weight,
+            reduction="none",
+        )

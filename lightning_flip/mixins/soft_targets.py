@@ -1,0 +1,168 @@
+"""Distillation from a file of soft targets as a mixin."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.options import check_choices
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.stored_targets import StoredTargets
+
+__all__ = ["SoftTargets"]
+
+
+class TargetSource:
+    """Path of a file, and its content while a fit runs; copies share it, and it is pickled without the content."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self.loaded: StoredTargets | None = None
+        self.compared = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TargetSource:
+        return self
+
+    def __reduce__(self) -> Any:
+        return TargetSource, (self.path,)
+
+
+class SoftTargets(LossTerm):
+    """Trains a student on what a teacher said of each sample: KD, ESKD and Filter-KD are three files.
+
+    The loss is beta t^2 H(q_t, softmax(z / t)) + (1 - beta) CE with q_t = softmax(log q / t), where q is the sample's
+    row in the file; by default H(q, softmax(z)), the students of the Filter-KD paper. Such files are written by
+    :class:`~lightning_flip.callbacks.PredictionFilter` and :func:`~lightning_flip.stores.write_soft_targets`.
+
+    Before the first step the file is held against the student's data: number of samples and classes, and all labels
+    where the data set keeps them (else those of each step). It is read when a fit begins, so that the student's
+    checkpoint loads, validates and predicts where the file is gone.
+
+    Our reading: the paper asks its teachers of KD and ESKD about each augmented batch; a file holds what they said of
+    one view of each sample. For that variant see :class:`~lightning_flip.mixins.Distillation`.
+
+    Args:
+        *args: passed on to the module.
+        targets: path of the file.
+        kd_temperature: t > 0, of both.
+        kd_weight: beta in [0, 1]; 0 is training without a teacher, and reads no file.
+        unvisited: "error" refuses a file whose teacher never visited some samples; "cross_entropy" trains these with
+            their labels alone.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range; when a fit begins, without ``targets``.
+        SoftTargetError: (a ValueError) when a fit begins, if the file is missing, damaged or incomplete; before the
+            first step, if it is of other data or classes.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Student(SoftTargets, Classifier): ...
+        >>> Student(network=MLP(4, 3), num_classes=3, targets="teacher/filtered_best.safetensors").kd_weight
+        1.0
+    """
+
+    softens_target = True
+
+    def __init__(
+        self,
+        *args: Any,
+        targets: str | Path | None = None,
+        kd_temperature: float = 1.0,
+        kd_weight: float = 1.0,
+        unvisited: Literal["error", "cross_entropy"] = "error",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_distillation(kd_temperature, kd_weight)
+        check_choices(unvisited=(unvisited, ("error", "cross_entropy")))
+        self.targets = None if targets is None else str(targets)
+        self.kd_temperature = kd_temperature
+        self.kd_weight = kd_weight
+        self.unvisited = unvisited
+        self._targets = TargetSource(self.targets)
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Read the file, if it counts, and put it where the module is."""
+        super().begin_fit(trainer)
+        if not self.kd_weight:
+            return
+        if self._targets.path is None:
+            raise ValueError(
+                f"{type(self).__name__} trains on soft targets, and there are none. Pass targets=: the path of a file "
+                "that PredictionFilter wrote while a teacher trained on the same data."
+            )
+        loaded = StoredTargets(self._targets.path)
+        if self.unvisited == "error":
+            loaded.require_visited()
+        loaded.to(trainer.strategy.root_device)
+        self._targets.loaded, self._targets.compared = loaded, False
+
+    def end_fit(self) -> None:
+        """Let go of the table, so that its memory on the device is free."""
+        super().end_fit()
+        self._targets.loaded = None
+
+    def new_epoch(self, epoch: int) -> None:
+        """Look at the labels of the epoch before, where the data set keeps none."""
+        if self._targets.loaded is not None:
+            self._targets.loaded.check()
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """The distillation loss of every sample."""
+        if not self.kd_weight:
+            return None
+        stored = self._targets.loaded
+        assert stored is not None
+        if not self._targets.compared:
+            attachment = self._loop.attachment
+            record = None if attachment is None else attachment.record(self.step_source)
+            known = record is not None and self.step_source.index_from is None
+            dataset = record.dataset if record is not None and known and step.num_samples is not None else None
+            num_samples = self.num_samples if self.num_samples is not None else step.num_samples
+            every = getattr(self.trainer, "log_every_n_steps", 50)
+            stored.compare(dataset, num_samples, step.num_classes, every=every)
+            self._targets.compared = True
+        probs, visited = stored.rows(step)
+        if self.unvisited != "error":
+            # Any distribution will do: at another temperature an empty row gives NaN, which no mask takes out again.
+            probs = torch.where(visited[:, None], probs, 1 / step.num_classes)
+        loss = distillation_loss(
+            step.logits,
+            probs,
+            step.target if self.kd_weight < 1 else None,
+            temperature=self.kd_temperature,
+            weight=self.kd_weight,
+            teacher_is="probs",
+            reduction="none",
+        )
+        if self.unvisited == "error":
+            return loss
+        return torch.where(visited, loss, cross_entropy(step.logits, step.target, reduction="none"))
+
+
+def check_distillation(temperature: float, weight: float) -> None:
+    """Refuse options that distillation does not have.
+
+    Args:
+        temperature: t.
+        weight: beta.
+
+    Raises:
+        ValueError: if one is out of range.
+
+    Example:
+        >>> check_distillation(2.0, 0.5)
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"kd_temperature must be greater than 0 and finite; got {temperature}.")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"kd_weight must be in [0, 1]; got {weight}.")
