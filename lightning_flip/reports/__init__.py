@@ -4,6 +4,14 @@ Nothing here imports torch or lightning, so that a report opens quickly.
 """
 
 from lightning_flip.reports.comparison import Comparison, Spread, compare_runs, parse_run
+from lightning_flip.reports.distance_figures import (
+    DistanceStages,
+    distance_stages,
+    plot_distance_stages,
+    plot_label_recovery,
+    recovery_curve,
+)
+from lightning_flip.reports.drawing import Correlation, rank_correlation
 from lightning_flip.reports.figures import plot_uncertainty_histogram
 from lightning_flip.reports.gate_output import gate_json, gate_junit, gate_markdown, gate_text
 from lightning_flip.reports.gate_result import GateResult, LimitOutcome
@@ -17,37 +25,80 @@ from lightning_flip.reports.intervals import (
 )
 from lightning_flip.reports.joining import JoinedPredictions, join_predictions
 from lightning_flip.reports.noise_floor import NoiseFloor
+from lightning_flip.reports.path_figures import (
+    SimplexPath,
+    plot_simplex_paths,
+    samples_by_difficulty,
+    simplex_path,
+    simplex_points,
+)
 from lightning_flip.reports.summary import RunSummary, summarize_run
+from lightning_flip.reports.supervision_figures import (
+    SupervisionRelation,
+    SupervisionRun,
+    plot_supervision,
+    supervision_relation,
+)
+from lightning_flip.reports.tangent_figures import (
+    KernelSimilarity,
+    kernel_similarity,
+    plot_decomposition,
+    softmax_traces,
+)
 from lightning_flip.reports.uncertainty import UncertaintyHistogram, uncertainty_histogram
 from lightning_flip.reports.update import UpdateComparison, compare
+from lightning_flip.reports.zigzag_figures import ZigzagRelation, plot_zigzag_relation, zigzag_relation
 from lightning_flip.stores.atomic import write_text
 
 __all__ = [
     "Comparison",
+    "Correlation",
+    "DistanceStages",
     "GateResult",
     "JoinedPredictions",
+    "KernelSimilarity",
     "LimitOutcome",
     "NoiseFloor",
     "RunSummary",
+    "SimplexPath",
     "Spread",
+    "SupervisionRelation",
+    "SupervisionRun",
     "UncertaintyHistogram",
     "UpdateComparison",
+    "ZigzagRelation",
     "bootstrap_interval",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "compare",
     "compare_runs",
+    "distance_stages",
     "gate",
     "gate_json",
     "gate_junit",
     "gate_markdown",
     "gate_text",
     "join_predictions",
+    "kernel_similarity",
     "mcnemar_exact",
     "parse_run",
+    "plot_decomposition",
+    "plot_distance_stages",
+    "plot_label_recovery",
+    "plot_simplex_paths",
+    "plot_supervision",
     "plot_uncertainty_histogram",
+    "plot_zigzag_relation",
+    "rank_correlation",
+    "recovery_curve",
+    "samples_by_difficulty",
+    "simplex_path",
+    "simplex_points",
+    "softmax_traces",
     "summarize_run",
+    "supervision_relation",
     "uncertainty_histogram",
     "wilson_interval",
     "write_text",
+    "zigzag_relation",
 ]
