@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from lightning_flip.callbacks import (
         ExactResume,
         FlipTracker,
+        LearningPath,
         NegativeFlipMonitor,
+        PredictionFilter,
         PredictionHistory,
         PredictionWriter,
+        ZigZag,
     )
-    from lightning_flip.data import IndexedBatch, IndexedDataset, NoisyLabels
+    from lightning_flip.data import IndexedBatch, IndexedDataset, NoisyLabels, ToyGaussianDataModule
     from lightning_flip.metrics import (
         Churn,
         FlippingError,
@@ -32,22 +35,25 @@ if TYPE_CHECKING:
     )
     from lightning_flip.mixins import (
         BackwardCompatible,
+        Distillation,
         FlippingErrorReduction,
         FocalDistillation,
         LabelSmoothing,
         LearningWithRetrospection,
         LossTerm,
         NaivePositiveCongruent,
+        SoftTargets,
     )
     from lightning_flip.models import Classifier, EnsembleClassifier
     from lightning_flip.steps import SampleStep
-    from lightning_flip.stores import read_history, read_predictions
+    from lightning_flip.stores import read_history, read_paths, read_predictions, read_soft_targets
     from lightning_flip.tables import SampleTable, VisitStatistics
 
 _HOMES = {
     "BackwardCompatible": "mixins",
     "Churn": "metrics",
     "Classifier": "models",
+    "Distillation": "mixins",
     "EnsembleClassifier": "models",
     "ExactResume": "callbacks",
     "FlipTracker": "callbacks",
@@ -57,6 +63,7 @@ _HOMES = {
     "IndexedBatch": "data",
     "IndexedDataset": "data",
     "LabelSmoothing": "mixins",
+    "LearningPath": "callbacks",
     "LearningWithRetrospection": "mixins",
     "LossTerm": "mixins",
     "NaivePositiveCongruent": "mixins",
@@ -65,22 +72,29 @@ _HOMES = {
     "NegativeFlipRate": "metrics",
     "NoisyLabels": "data",
     "PositiveFlipRate": "metrics",
+    "PredictionFilter": "callbacks",
     "PredictionHistory": "callbacks",
     "PredictionWriter": "callbacks",
     "RelativeFlippingError": "metrics",
     "RelativeNegativeFlipRate": "metrics",
     "SampleStep": "steps",
     "SampleTable": "tables",
+    "SoftTargets": "mixins",
+    "ToyGaussianDataModule": "data",
     "TrustScore": "metrics",
     "VisitStatistics": "tables",
+    "ZigZag": "callbacks",
     "read_history": "stores",
+    "read_paths": "stores",
     "read_predictions": "stores",
+    "read_soft_targets": "stores",
 }
 
 __all__ = [
     "BackwardCompatible",
     "Churn",
     "Classifier",
+    "Distillation",
     "EnsembleClassifier",
     "ExactResume",
     "FlipTracker",
@@ -90,6 +104,7 @@ __all__ = [
     "IndexedBatch",
     "IndexedDataset",
     "LabelSmoothing",
+    "LearningPath",
     "LearningWithRetrospection",
     "LossTerm",
     "NaivePositiveCongruent",
@@ -98,16 +113,22 @@ __all__ = [
     "NegativeFlipRate",
     "NoisyLabels",
     "PositiveFlipRate",
+    "PredictionFilter",
     "PredictionHistory",
     "PredictionWriter",
     "RelativeFlippingError",
     "RelativeNegativeFlipRate",
     "SampleStep",
     "SampleTable",
+    "SoftTargets",
+    "ToyGaussianDataModule",
     "TrustScore",
     "VisitStatistics",
+    "ZigZag",
     "read_history",
+    "read_paths",
     "read_predictions",
+    "read_soft_targets",
 ]
 
 

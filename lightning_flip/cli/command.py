@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from lightning_flip.cli.comparing import add_compare
+from lightning_flip.cli.experiment import add_experiment
 from lightning_flip.cli.failures import CommandError
 from lightning_flip.cli.gating import add_gate
 from lightning_flip.cli.outputs import complain
@@ -22,7 +23,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     ``fit``, ``validate``, ``test`` and ``predict`` are a LightningCLI (see :func:`training_cli`). ``compare`` reads
     recorded runs, or the predictions of an old and a new model, and ``gate`` decides whether the new model may
-    replace the old one; both load neither torch nor lightning.
+    replace the old one; both load neither torch nor lightning. ``experiment`` trains a teacher, then its student.
 
     Args:
         args: the words after the command's name; None takes those it was called with.
@@ -78,4 +79,5 @@ def _build_parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=description, add_help=False)
     add_compare(commands)
     add_gate(commands)
+    add_experiment(commands)
     return parser
