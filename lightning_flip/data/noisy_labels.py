@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from lightning_flip.data.labels import find_labels, label_of, read_labels, with_label
 from lightning_flip.data.sources import ask_dataset, first_attribute
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
+from lightning_flip.functional.noise_presets import NoisePreset, preset_transition
 
 __all__ = ["NoisyLabels"]
 
@@ -31,12 +32,17 @@ class NoisyLabels(Dataset[Any]):
     from one pass over its samples. ``targets``, ``labels`` and ``tensors`` of the wrapper give the
     noisy labels; all other attributes are the wrapped dataset's.
 
-    Exactly one of ``rate``, ``transition`` and ``file`` says where the noise comes from.
+    Exactly one of ``rate``, ``transition`` and ``file`` says where the noise comes from; ``preset`` with its ``rate``
+    names a transition of the literature.
 
     Args:
         dataset: map-style dataset of ``N`` samples with integer labels.
-        rate: symmetric noise: probability in ``[0, 1]`` that a label becomes another class, uniformly.
+        rate: probability in ``[0, 1]`` that a label changes: uniformly to another class (symmetric noise), or as
+            ``preset`` says.
         transition: class-conditional noise: row-stochastic ``[K, K]``, ``transition[true, noisy]``.
+        preset: class-conditional noise of the literature, at ``rate``: ``"cifar10_pairs"`` (truck -> automobile,
+            bird -> airplane, deer -> horse, cat <-> dog) or ``"cifar100_superclass"`` (the next class of the
+            superclass, circular).
         file: path of a file with ``N`` labels in the order of the dataset: ``.npy``, ``.npz``, ``.txt`` (one a line)
             or ``.csv`` (with a column name if there are several columns).
         num_classes: number of classes ``K``. Default: the size of ``transition``, the length of the dataset's
@@ -74,6 +80,7 @@ class NoisyLabels(Dataset[Any]):
         *,
         rate: float | None = None,
         transition: Tensor | Sequence[Sequence[float]] | None = None,
+        preset: NoisePreset | None = None,
         file: str | PathLike[str] | None = None,
         num_classes: int | None = None,
         seed: int = 0,
@@ -85,6 +92,10 @@ class NoisyLabels(Dataset[Any]):
         given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1:
             raise TypeError(f"give exactly one of rate, transition and file, got {' and '.join(given) or 'none'}.")
+        if preset is not None:
+            if rate is None:
+                raise TypeError(f"preset={preset!r} needs rate=, got {given[0]}=; the preset is the transition.")
+            transition, rate, given = preset_transition(preset, rate), None, ["preset"]
         if rate is None and (exact or include_true_class):
             raise TypeError(f"exact and include_true_class belong to rate=, got {given[0]}=; leave them out.")
         self.dataset = dataset
@@ -103,7 +114,7 @@ class NoisyLabels(Dataset[Any]):
             matrix = torch.as_tensor(transition, dtype=torch.float64)
             if num_classes is not None and len(matrix) != num_classes:
                 raise ValueError(
-                    f"transition has {len(matrix)} rows and num_classes is {num_classes}; they must agree."
+                    f"{given[0]} has {len(matrix)} classes and num_classes is {num_classes}; they must agree."
                 )
             self.noisy_targets = class_conditional_noise(self.true_targets, matrix, generator=generator)
         elif file is not None:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_flip.functional.transitions import check_transition
+
 __all__ = ["class_conditional_noise", "symmetric_noise"]
 
 
@@ -87,17 +89,7 @@ def class_conditional_noise(
         tensor([1, 0, 0])
     """
     transition = transition.to(generator.device, torch.float64)
-    if not bool((transition >= 0).all()):  # also catches NaN
-        raise ValueError(
-            "transition holds probabilities: expected entries of at least 0, got a minimum of "
-            f"{float(transition.min())}. A backward correction matrix is not a transition; invert it first."
-        )
-    worst = float((transition.sum(1) - 1).abs().max())
-    if worst > 1e-6:
-        raise ValueError(
-            f"transition[true, noisy] must have rows that sum to 1 within 1e-6, got a row that is off by {worst:.3g}. "
-            "Divide by transition.sum(1, keepdim=True); transpose it if its columns sum to 1."
-        )
+    check_transition(transition)
     _check_labels(target, len(transition))
     cumulative = transition.cumsum(1)
     # Dividing makes the last class with a probability end at exactly 1, so that rounding never draws one without.

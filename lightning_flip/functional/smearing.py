@@ -1,13 +1,57 @@
-"""Losses against smeared labels."""
+"""Losses against smeared labels (the label smearing family of Lukasik et al. 2020)."""
 
 from __future__ import annotations
+
+import math
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, widen
 
-__all__ = ["label_smoothing_loss"]
+__all__ = ["label_smoothing_loss", "smeared_loss"]
+
+
+def smeared_loss(
+    logits: Float[Tensor, "B K"],
+    target: Int[Tensor, " B"] | Float[Tensor, "B K"],
+    matrix: Float[Tensor, "K K"],
+    *,
+    eps: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ...]:
+    """sum_j M[y, j] (-log p_j): every class's loss, weighted by the label's row of a matrix.
+
+    M = I is cross entropy, :func:`~lightning_flip.functional.smoothing_matrix` label smoothing, and the inverse of a
+    transition backward correction. For a target that is a distribution s the weights are M^T s.
+
+    Args:
+        logits: ``[B, K]``.
+        target: labels ``[B]``, or distributions ``[B, K]``.
+        matrix: M ``[K, K]``, taken as it is; entries may be negative, no gradient flows into it.
+        eps: log p is clipped at log eps, in [0, 1); negative entries make the loss unbounded below without it. No
+            gradient flows where it is clipped.
+        reduction: "mean", "none" or "sum".
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: if ``eps`` is outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> smeared_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), torch.tensor([[0.95, 0.05], [0.05, 0.95]]))
+        tensor(0.2269)
+    """
+    check_share(eps, "eps")
+    log_p = widen(logits).log_softmax(dim=1)
+    if eps:
+        log_p = log_p.clamp(min=math.log(eps))
+    rows = matrix.detach().to(log_p.dtype).to(log_p.device)
+    weights = target.to(log_p.dtype) @ rows if target.is_floating_point() else rows[target]
+    # Without weight a class adds nothing, also where its probability is 0 and 0 * inf would be NaN.
+    return reduce_loss(-(weights * log_p.masked_fill(weights == 0, 0.0)).sum(dim=1), reduction)
 
 
 def label_smoothing_loss(
@@ -53,3 +97,20 @@ def check_smoothing(smoothing: float) -> None:
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be in [0, 1), the share of a label spread over all classes; got {smoothing}.")
+
+
+def check_share(value: float, name: str) -> None:
+    """Refuse a number outside [0, 1).
+
+    Args:
+        value: the number.
+        name: the argument's name.
+
+    Raises:
+        ValueError: if it is outside.
+
+    Example:
+        >>> check_share(0.2, "alpha")
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1); got {value}.")

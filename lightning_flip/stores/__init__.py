@@ -17,6 +17,7 @@ from lightning_flip.stores.predictions import read_logits, write_predictions
 from lightning_flip.stores.runs import RunInfo, discard_empty_run, open_run, read_run
 from lightning_flip.stores.samples import read_samples, write_samples
 from lightning_flip.stores.soft_targets import SoftTargetError, SoftTargetTable, read_soft_targets, write_soft_targets
+from lightning_flip.stores.transitions import read_transition, write_transition
 from lightning_flip.stores.zigzag import read_zigzag, write_zigzag
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "read_run",
     "read_samples",
     "read_soft_targets",
+    "read_transition",
     "read_zigzag",
     "set_aside",
     "write_part",
@@ -49,5 +51,6 @@ __all__ = [
     "write_predictions",
     "write_samples",
     "write_soft_targets",
+    "write_transition",
     "write_zigzag",
 ]

@@ -1,0 +1,249 @@
+"""Estimating the transition of label noise while a model trains."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_flip.callbacks.prediction_files import on_first_rank
+from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.functional.transitions import condition_number, estimate_transition
+from lightning_flip.steps import SampleStep
+from lightning_flip.stores import write_transition
+from lightning_flip.tables import SampleTable
+
+__all__ = ["TransitionEstimator"]
+
+
+@runtime_checkable
+class TakesTransition(Protocol):
+    """A module whose loss computes with a transition; the loss corrections are of this form."""
+
+    def take_transition(self, transition: Tensor) -> None:
+        """Compute with a transition from the next step on."""
+
+
+class TransitionEstimator(StepWatcher):
+    """Estimates T[true, noisy] from what the model predicts in a warm-up epoch (Patrini et al. 2017).
+
+    The predictions are those of the training forward itself (train mode, augmented, before each step's update), over
+    the last warm-up epoch; no further pass is made. When it ends, T is written to a file and handed to a module with
+    ``transition="estimate"`` (:class:`~lightning_flip.mixins.ForwardCorrection`,
+    :class:`~lightning_flip.mixins.BackwardCorrection`), whose loss was cross entropy until then. The file serves a
+    later fit, which may start afresh with ``transition="transition.npz"``.
+
+    The predictions so far and T are in the checkpoint, on several ranks those of all of them. A fit that is resumed
+    after the warm-up without them (the callback was added later) estimates T in its first epoch.
+
+    Args:
+        path: the file, ending in .npz: ``transition`` float64 ``[K, K]``, ``condition_number``, ``num_samples`` and
+            ``epoch`` (from 1); default ``transition.npz`` in the Trainer's ``log_dir``. ``fast_dev_run`` writes none.
+        warmup_epochs: epochs before the estimate, at least 1. Too few, and the model does not tell the classes apart;
+            too many, and it knows wrong labels by heart.
+        percentile: see :func:`~lightning_flip.functional.estimate_transition`; None drops nothing.
+        overwrite: replace a file.
+        name: tells two of these callbacks apart in a checkpoint.
+        num_samples: number of samples, needed with ``index_from`` only.
+        logits_from: where the logits are: "" for the module's own forward, a dotted submodule path, or a function of
+            what the step returned.
+        target_from: key, attribute, position in the batch, or function of it, where the targets are not in one of the
+            usual places.
+        index_from: the same for sample ids that the batch carries itself (iterable datasets).
+        loader: which training loader to follow, where there are several.
+
+    Attributes:
+        transition: float64 ``[K, K]`` on the CPU; None before the estimate.
+        condition_number: of it.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> estimator = TransitionEstimator("runs/transition.npz", warmup_epochs=3)
+        >>> estimator.transition is None
+        True
+    """
+
+    #: What a module that waits for an estimate looks for among the Trainer's callbacks.
+    gives_transition = True
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        warmup_epochs: int = 1,
+        percentile: int | float | None = 97,
+        overwrite: bool = False,
+        name: str = "",
+        num_samples: int | None = None,
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            train=True,
+            val=False,
+            name=name,
+            logits_from=logits_from,
+            target_from=target_from,
+            index_from=index_from,
+            loader=loader,
+        )
+        if path is not None and Path(path).suffix != ".npz":
+            raise ValueError(f"path must name a file that ends in .npz; got {str(path)!r}.")
+        if warmup_epochs < 1:
+            raise ValueError(f"warmup_epochs must be at least 1, so that there are predictions; got {warmup_epochs}.")
+        if percentile is not None and not 0 < percentile <= 100:
+            raise ValueError(f"percentile must be in (0, 100], or None to drop nothing; got {percentile}.")
+        self.path = path
+        self.warmup_epochs = warmup_epochs
+        self.percentile = percentile
+        self.overwrite = overwrite
+        self.num_samples = num_samples
+        self.transition: Tensor | None = None
+        self.condition_number: float | None = None
+        self._table: SampleTable | None = None
+        self._epoch = -1
+        self._file: Path | None = None
+
+    # -- hooks ----------------------------------------------------------------------------------------
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """Start from nothing in a run's first epoch."""
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self.transition = self.condition_number = self._table = None
+            self._epoch = -1
+        last = trainer.max_epochs
+        if last is not None and 0 <= last < self.warmup_epochs and not getattr(trainer, "fast_dev_run", False):
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs}, and the Trainer ends after max_epochs={last}: there would be no "
+                "estimate."
+            )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace a file, before the work begins."""
+        # Every rank has to ask: the answer is broadcast.
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._file = Path(self.path) if self.path is not None else folder / "transition.npz"
+        if getattr(trainer, "fast_dev_run", False):
+            self._file = None
+        elif self.fitting and self.transition is None and not self.overwrite:
+            on_first_rank(trainer, functools.partial(_refuse, self._file))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand a checkpoint's estimate over."""
+        if self.fitting:
+            self._hand_over(pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Estimate after an epoch whose end was not seen: its hooks do not run after every resumption."""
+        if self.fitting and self._table is not None and trainer.current_epoch > self._epoch:
+            self._estimate(trainer, pl_module)
+
+    def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
+        """Keep a step's probabilities, in the epoch that counts; nothing is read back from the device."""
+        if self.transition is not None or trainer.current_epoch + 1 < self.warmup_epochs:
+            return
+        table = self._table_for(step)
+        step.require_below(table.num_samples)
+        self._epoch = trainer.current_epoch
+        for part in step.once():
+            table.update(part.index, part.logits.softmax(dim=1), part.valid)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Estimate when the warm-up ends."""
+        if self.fitting and self._table is not None:
+            self._estimate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimate, or the predictions so far, of all ranks.
+
+        Returns:
+            Tensors, numbers and None only.
+        """
+        if self._table is not None and self.may_communicate():
+            self._table.sync()
+        if self._table is not None:
+            self._table.commit()
+        return {
+            "transition": self.transition,
+            "condition_number": self.condition_number,
+            "epoch": self._epoch,
+            "table": None if self._table is None else self._table.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; ignored outside of ``fit``.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave.
+        """
+        trainer = self._trainer() if self._trainer is not None else None
+        if not self.fitting or trainer is None:
+            return
+        transition, table = state_dict["transition"], state_dict["table"]
+        self.transition = None if transition is None else transition.cpu()
+        self.condition_number = state_dict["condition_number"]
+        self._epoch, self._table = state_dict["epoch"], None
+        if table is not None:
+            # On the device at once: the ranks may have to merge before the first step comes.
+            self._table = SampleTable(*table["rows"].shape, device=trainer.strategy.root_device)
+            self._table.load_state_dict(table)
+
+    # -- the estimate ---------------------------------------------------------------------------------
+
+    def _table_for(self, step: SampleStep) -> SampleTable:
+        if self._table is None:
+            num_samples = self.num_samples if self.num_samples is not None else step.num_samples
+            if num_samples is None:
+                raise ValueError(
+                    "the batches carry their index themselves, so that the number of samples is unknown. "
+                    "Pass num_samples=, one more than the largest index."
+                )
+            needed = SampleTable.bytes_needed(num_samples, step.num_classes)
+            rank_zero_info(f"TransitionEstimator: {num_samples} x {step.num_classes} = {needed / 1e6:.1f} MB")
+            self._table = SampleTable(num_samples, step.num_classes, device=step.logits.device)
+        return self._table
+
+    def _estimate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.attachment is not None:
+            self.attachment.check()
+        table, self._table = self._table, None
+        assert table is not None
+        table.sync()
+        rows, seen = table.pending(torch.arange(table.num_samples, device=table.device))
+        answer = on_first_rank(trainer, functools.partial(self._estimate_and_write, rows[seen]))
+        self.transition = torch.tensor(answer, dtype=torch.float64)
+        self.condition_number = condition_number(self.transition)
+        rank_zero_info(
+            f"TransitionEstimator: transition of {len(self.transition)} classes from {int(seen.sum())} samples in "
+            f"epoch {self._epoch + 1}, condition number {self.condition_number:.3g}"
+        )
+        self._hand_over(pl_module)
+
+    def _estimate_and_write(self, probs: Tensor) -> list[list[float]]:
+        transition = estimate_transition(probs, self.percentile)
+        if self._file is not None:
+            facts = {"condition_number": condition_number(transition), "num_samples": len(probs)}
+            write_transition(self._file, transition.numpy(), epoch=self._epoch + 1, **facts)
+        values: list[list[float]] = transition.tolist()
+        return values
+
+    def _hand_over(self, module: pl.LightningModule) -> None:
+        if self.transition is not None and isinstance(module, TakesTransition):
+            module.take_transition(self.transition)
+
+
+def _refuse(file: Path) -> None:
+    if file.exists():
+        raise FileExistsError(f"{file} is already there. Choose another path=, or pass overwrite=True to replace it.")

@@ -1,0 +1,101 @@
+"""Files that hold a matrix of label noise."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_flip.stores.atomic import atomic_write, make_directory
+
+__all__ = ["read_transition", "write_transition"]
+
+NAME = "transition"
+
+
+def read_transition(path: str | Path) -> NDArray[np.float64]:
+    r"""Read a matrix ``[K, K]``; what its numbers must be is the reader's business.
+
+    Args:
+        path: ``.npz`` (the array ``transition``, or the only one), ``.npy``, or ``.csv`` (K lines of K numbers with
+            commas between them, no header). Pickled arrays are refused.
+
+    Returns:
+        float64 ``[K, K]``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the kind of file is unknown, or it holds no square matrix of numbers.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "T.csv").write_text("0.9,0.1\n0,1\n")
+        ...     read_transition(Path(folder, "T.csv")).tolist()
+        [[0.9, 0.1], [0.0, 1.0]]
+    """
+    path = Path(path)
+    readers = {".npz": _from_npz, ".npy": _from_npy, ".csv": _from_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"a transition is read from {', '.join(readers)}; got {path}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} to read a transition from.")
+    try:
+        matrix = np.asarray(readers[path.suffix.lower()](path))
+        numbers = matrix.astype(np.float64) if matrix.dtype.kind in "fiub" else None
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} holds no matrix of numbers: {error}") from error
+    if numbers is None or numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1]:
+        raise ValueError(
+            f"{path} must hold a square matrix of numbers, K x K for K classes; got {matrix.dtype} of shape "
+            f"{matrix.shape}."
+        )
+    return numbers
+
+
+def write_transition(path: str | Path, transition: NDArray[np.floating[Any]], **facts: float) -> None:
+    """Write a matrix, whole or not at all, and numbers that belong to it.
+
+    Args:
+        path: ends in ``.npz``; its folder is made, a file there is replaced.
+        transition: ``[K, K]``.
+        **facts: numbers by name.
+
+    Raises:
+        ValueError: for another suffix.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_transition(Path(folder, "T.npz"), np.eye(2), condition_number=1.0)
+        ...     with np.load(Path(folder, "T.npz")) as archive:
+        ...         sorted(archive), float(archive["condition_number"])
+        (['condition_number', 'transition'], 1.0)
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path must name a file that ends in .npz; got {str(path)!r}.")
+    make_directory(path.absolute().parent)
+    arrays: dict[str, Any] = {NAME: np.asarray(transition, dtype=np.float64), **facts}
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _from_npz(path: Path) -> Any:
+    # Opened here, because numpy leaves its own file open where the archive is broken.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        names = list(archive.files)
+        if NAME not in names and len(names) != 1:
+            raise ValueError(f"it has the arrays {', '.join(names) or 'none'}; name the matrix {NAME!r}.")
+        return archive[NAME if NAME in names else names[0]]
+
+
+def _from_npy(path: Path) -> Any:
+    return np.load(path, allow_pickle=False)
+
+
+def _from_csv(path: Path) -> Any:
+    return np.loadtxt(path, delimiter=",", ndmin=2)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+
+from lightning_flip import cli
+from lightning_flip.functional import symmetric_transition
+from lightning_flip.stores import read_history, read_transition
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "noise"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
+
+pytestmark = [
+    # On two batches a cosine of 30 epochs, or a logging interval of 20 steps, has no meaning.
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:the transition has a condition number"),  # after one epoch
+]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_configuration_is_in_the_table():
+    assert sorted(load("noise").LOSSES.values()) == [path.stem for path in CONFIGS]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_trains_and_records(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.max_epochs=6", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    assert cli.main(["fit", f"--config={config}", *short, *quiet]) == 0
+    folder = tmp_path / "runs" / "noise" / config.stem / "version_0"
+    assert read_history(folder).passes("train") == [(epoch, 0) for epoch in range(6)]
+    assert (folder / "transition.npz").exists() == (config.stem == "estimated")
+    if config.stem == "estimated":
+        assert read_transition(folder / "transition.npz").shape == (10, 10)
+
+
+def test_only_the_loss_differs_and_knows_the_noise():
+    def shared(path: Path) -> dict:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        model = config["model"].pop("init_args")
+        own = set(model) - {"network", "num_classes", "optimizer", "lr_scheduler"}
+        for name in own - {"transition"}:
+            assert model[name] == pytest.approx(config["data"]["init_args"]["noise_rate"] * 10 / 9, abs=1e-4)
+        del config["model"]["class_path"], config["trainer"]["logger"]["init_args"]["name"]
+        config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:1]
+        return {**config, **{name: value for name, value in model.items() if name not in own}}
+
+    first, *others = map(shared, CONFIGS)
+    for other in others:
+        assert other == first
+
+
+def test_the_table_is_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    noise = load("noise")
+    for _ in range(2):  # the second run replaces the transitions of the first
+        noise.main(["--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "table"), "--markdown"])
+        seen = capsys.readouterr()
+        assert seen.err == ""
+    rows = [line.strip("| ").split(" | ") for line in seen.out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == list(noise.LOSSES)
+    assert all(0 <= float(cell) <= 100 for row in rows[2:] for cell in row[1:])
+    (off,) = re.findall(r"off by ([\d.]+) on average", " ".join(seen.out.split()))
+    T = torch.from_numpy(read_transition(tmp_path / "table" / "estimated" / "seed-0" / "transition.npz"))
+    assert float(off) == pytest.approx(float((T - symmetric_transition(10, 0.4)).abs().mean()), abs=6e-4)
+
+
+@pytest.mark.parametrize("words", [["--epochs", "0"], ["--seeds", "-1"]])
+def test_the_script_refuses_nonsense(words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        load("noise").main(words)
+    assert exit_.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_smoothing_brings_the_separator_back():
+    separators = load("linear_separators")
+    x, true, noisy = separators.two_gaussians()
+    negatives = true == 0
+    assert float((noisy != true)[negatives].float().mean()) == pytest.approx(0.05)
+    assert bool((noisy == true)[~negatives].all())
+    offsets = {smoothing: separators.fit_separator(x, noisy, smoothing)[1] for smoothing in separators.SMOOTHINGS}
+    assert offsets == pytest.approx({0.0: -0.59, 0.1: -0.18, 0.2: -0.13}, abs=0.02)
+    assert abs(offsets[0.2]) < 0.3 * abs(offsets[0.0])
+    normal, clean = separators.fit_separator(x, true, smoothing=0.1)
+    assert clean == pytest.approx(0.0, abs=0.01)
+    assert normal.tolist() == pytest.approx([0.5**0.5] * 2, abs=0.02)
+    penalized = [abs(separators.fit_separator(x, noisy, penalty=penalty)[1]) for penalty in separators.PENALTIES]
+    assert penalized == sorted(penalized, reverse=True)
+
+
+def test_the_figure_is_drawn(tmp_path, capsys):
+    load("linear_separators").main(["--out", str(tmp_path / "new" / "figure.png")])
+    assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "| smoothing 0.2 | -0.1" in capsys.readouterr().out
+
+
+def test_the_tables_in_the_readme_have_the_rows_that_are_printed():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for label in load("noise").LOSSES:
+        assert f"\n| {label} | " in text
+    for smoothing in load("linear_separators").SMOOTHINGS:
+        assert f"\n| smoothing {smoothing:g} | " in text
