@@ -1,0 +1,106 @@
+"""Pairs of samples of the same class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_flip.data.labels import find_labels
+
+__all__ = ["SameClassPairs"]
+
+
+class SameClassPairs:
+    """Draws for each sample a partner of its class, every sample of the class (itself included) being as likely.
+
+    Args:
+        labels: integer labels ``[N]`` of all samples, each >= 0.
+
+    Raises:
+        ValueError: if they are none, or no labels.
+
+    Example:
+        >>> pairs = SameClassPairs(torch.tensor([0, 1, 0, 2, 1, 1]))
+        >>> partners = pairs.of_samples(torch.tensor([0, 1, 3]), torch.Generator().manual_seed(0))
+        >>> pairs.labels[partners]
+        tensor([0, 1, 2])
+        >>> pairs.counts
+        tensor([2, 3, 1])
+    """
+
+    def __init__(self, labels: Any) -> None:
+        labels = torch.as_tensor(labels).to("cpu")
+        if labels.ndim != 1 or labels.is_floating_point() or len(labels) == 0 or bool((labels < 0).any()):
+            raise ValueError(
+                f"expected one integer label >= 0 a sample, [N]; got {labels.dtype} of shape {tuple(labels.shape)}"
+                + (f" with values from {labels.min().item()}." if labels.numel() else ".")
+            )
+        self.labels = labels.to(torch.int64)
+        self.counts = torch.bincount(self.labels)
+        self._order = torch.argsort(self.labels, stable=True)  # positions, class after class
+        self._first = self.counts.cumsum(0) - self.counts
+
+    @classmethod
+    def of_dataset(cls, dataset: Any) -> SameClassPairs:
+        """Pairs of a dataset's samples.
+
+        Args:
+            dataset: a map-style dataset. Where no attribute holds the labels, every sample is visited once.
+
+        Returns:
+            The pairs.
+
+        Raises:
+            TypeError: if its samples have no integer label.
+
+        Example:
+            >>> SameClassPairs.of_dataset([("a", 1), ("b", 0), ("c", 1)]).counts
+            tensor([1, 2])
+        """
+        return cls(find_labels(dataset))
+
+    def of_samples(self, positions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A partner of each sample.
+
+        Args:
+            positions: int64 ``[B]``, each in [0, N).
+            generator: draws; torch's own by default.
+
+        Returns:
+            Positions, int64 ``[B]`` on the CPU.
+        """
+        return self.of_classes(self.labels[positions], generator)
+
+    def of_classes(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A sample of each class.
+
+        Args:
+            labels: int64 ``[B]``.
+            generator: draws; torch's own by default.
+
+        Returns:
+            Positions, int64 ``[B]`` on the CPU.
+
+        Raises:
+            ValueError: if a class has no samples.
+
+        Example:
+            >>> SameClassPairs([0, 2]).of_classes(torch.tensor([1]))
+            Traceback (most recent call last):
+            ...
+            ValueError: class 1 has no samples, so that none can be drawn from it. Classes with samples: 0, 2.
+        """
+        known = (labels >= 0) & (labels < len(self.counts))
+        counts = torch.where(known, self.counts[labels.where(known, torch.zeros_like(labels))], 0)
+        if bool((counts == 0).any()):
+            missing = int(labels[counts == 0][0])
+            there = torch.nonzero(self.counts)[:, 0].tolist()
+            listed = ", ".join(map(str, there[:10])) + (" and more" if len(there) > 10 else "")
+            raise ValueError(
+                f"class {missing} has no samples, so that none can be drawn from it. Classes with samples: {listed}."
+            )
+        # float64 tells 2^53 places apart; the product stays below the count.
+        draws = (torch.rand(len(labels), generator=generator, dtype=torch.float64) * counts).long()
+        return self._order[self._first[labels] + torch.minimum(draws, counts - 1)]

@@ -1,0 +1,138 @@
+"""Class-wise self-distillation as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_flip.data.pairs import SameClassPairs
+from lightning_flip.functional.class_wise import check_class_wise, class_wise_self_distillation_loss
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.keyed_draws import keyed_randomness
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.capture import as_logits
+from lightning_flip.steps.second_batch import inputs_of, load_samples
+
+__all__ = ["ClassWiseSelfDistillation"]
+
+
+class PairsOfDataset:
+    """The pairs of the dataset that is trained on; copies of the module make their own."""
+
+    def __init__(self) -> None:
+        self._dataset: Any = None
+        self._pairs: SameClassPairs | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PairsOfDataset:
+        return PairsOfDataset()
+
+    def __reduce__(self) -> Any:
+        return PairsOfDataset, ()
+
+    def of(self, dataset: Any) -> SameClassPairs:
+        """The pairs, whose labels are read once for every dataset."""
+        if self._pairs is None or self._dataset is not dataset:
+            self._dataset, self._pairs = dataset, SameClassPairs.of_dataset(dataset)
+        return self._pairs
+
+    def clear(self) -> None:
+        """Forget the dataset."""
+        self._dataset = self._pairs = None
+
+
+class ClassWiseSelfDistillation(LossTerm):
+    """Holds what the network says to a sample to what it says to another one of the class (CS-KD, Yun et al. 2020).
+
+    The loss is CE + w t^2 KL(softmax(z_partner / t) || softmax(z / t)). The partner is drawn from the class's samples
+    in the training set, the sample itself included; the network runs on it in training mode and without gradient.
+
+    The partners are loaded in the main process, by the loader's dataset and collate function, and take the way of every
+    batch: precision, transfer hooks, device. The loader, its sampler and its workers stay as they are. Which partners
+    there are, and how they are augmented, follows from the seed, the epoch, the batch and the rank, however many
+    workers the loader has; the CPU's random state is not touched by loading them. Where loading is the bottleneck, it
+    is one twice as much: keep the data in memory.
+
+    Every rank draws from the whole training set. The network's inputs must be parts of the batch: what
+    ``training_step`` makes from them before it calls the network belongs into ``forward``.
+
+    Args:
+        *args: passed on to the module.
+        class_wise_temperature: t > 0.
+        class_wise_weight: w >= 0; 3 for CUB in its paper. With 0 there is no partner.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        TypeError: if ``logits_from`` is a function: there is no submodule to run on the partners.
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Consistent(ClassWiseSelfDistillation, Classifier): ...
+        >>> Consistent(network=MLP(4, 3), num_classes=3, class_wise_weight=3.0).class_wise_weight
+        3.0
+    """
+
+    softens_target = True
+
+    def __init__(
+        self, *args: Any, class_wise_temperature: float = 4.0, class_wise_weight: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            check_class_wise(class_wise_temperature, class_wise_weight)
+        except ValueError as error:
+            raise ValueError(f"class_wise_{error}") from None
+        if callable(self.step_source.logits_from):
+            raise TypeError(
+                "logits_from is a function of the step's output, so that there is no submodule to run on the partners. "
+                "Give logits_from the path of one."
+            )
+        self.class_wise_temperature = class_wise_temperature
+        self.class_wise_weight = class_wise_weight
+        self._pairs = PairsOfDataset()
+
+    def end_fit(self) -> None:
+        """Let go of the dataset."""
+        super().end_fit()
+        self._pairs.clear()
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """CE + w t^2 KL of every sample."""
+        if not self.class_wise_weight:
+            return None
+        self.require_labels(step)
+        return class_wise_self_distillation_loss(
+            step.logits,
+            step.target,
+            self._partner_logits(step),
+            temperature=self.class_wise_temperature,
+            weight=self.class_wise_weight,
+            reduction="none",
+        )
+
+    def _partner_logits(self, step: SampleStep) -> Tensor:
+        attachment, source = self._loop.attachment, self.step_source
+        assert attachment is not None
+        record, positions = attachment.record(source), attachment.positions(source)
+        if record is None or positions is None:
+            raise TypeError(
+                f"{type(self).__name__} draws partners from the training set by their position, and this loader has "
+                "none: its dataset is iterable or has keys that are not integers, or it is not a torch DataLoader. Use "
+                "a map-style dataset."
+            )
+        pairs = self._pairs.of(record.dataset)
+        with keyed_randomness(self.trainer, ClassWiseSelfDistillation.__name__):
+            other = attachment.transferred(load_samples(record, pairs.of_samples(positions)), source)
+        args, kwargs = inputs_of(other, attachment.given(source), step.inputs)
+        network = self.get_submodule(str(source.logits_from))
+        with attachment.paused(), torch.no_grad():
+            logits = as_logits(network(*args, **kwargs))
+        if logits is None or logits.shape != step.logits.shape:
+            got = "none" if logits is None else f"logits of shape {tuple(logits.shape)}"
+            raise ValueError(
+                f"the network gave {tuple(step.logits.shape)} for the samples and {got} for as many partners; expected "
+                "the same. The collate function must neither drop nor add samples."
+            )
+        return logits

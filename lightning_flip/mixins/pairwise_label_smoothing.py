@@ -1,0 +1,153 @@
+"""Pairwise label smoothing as a mixin."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.pairwise import check_smoothing_weight, pair_average, pairwise_label_smoothing_loss
+from lightning_flip.functional.smearing import label_smoothing_loss
+from lightning_flip.mixins.batch_mixing import BatchMixing
+from lightning_flip.mixins.options import check_choices
+from lightning_flip.steps import SampleStep
+
+__all__ = ["PairwiseLabelSmoothing", "SmoothingHead"]
+
+
+class SmoothingHead(nn.Module):
+    """W_t h + b_t: a layer like the classifier layer, whose outputs become the smoothing distribution.
+
+    It is no ``nn.Linear``, so that whoever looks for the last one still finds the classifier layer. Making it draws
+    no random number from the run's generators: its start follows from torch's seed and the classifier layer's weights.
+
+    Args:
+        classifier: the layer that it resembles: as many inputs, on the same device, of the same type.
+        num_classes: number of outputs K.
+
+    Example:
+        >>> head = SmoothingHead(nn.Linear(8, 3), 3)
+        >>> head(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, classifier: nn.Linear, num_classes: int) -> None:
+        super().__init__()
+        weight = classifier.weight.detach()
+        key = 0 if weight.is_meta else zlib.crc32(weight.float().cpu().numpy().tobytes())
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(torch.initial_seed() ^ key)
+            layer = nn.Linear(classifier.in_features, num_classes).to(classifier.weight)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute the outputs before the sigmoid.
+
+        Args:
+            features: h, ``[B, D]``.
+
+        Returns:
+            ``[B, K]``.
+        """
+        return F.linear(features, self.weight, self.bias)
+
+
+class PairwiseLabelSmoothing(BatchMixing):
+    """Trains on averaged pairs, whose targets are smoothed by a distribution that is learned (PLS).
+
+    Batches of odd number are averages of two samples, x_ij = (x_i + x_j) / 2 with q = (e_yi + e_yj) / 2 and j a random
+    permutation of the batch; those of even number are the samples themselves. The loss is (1 - w) H(q, p) +
+    w H(u', p), where u' = softmax(sigmoid(W_t h + b_t)) comes from a second head on the features h that enter the
+    classifier layer; gradient flows through u' into head and features.
+
+    The head is ``smoothing_head``, a part of the module: in its parameters, optimizer and checkpoint. The module's
+    forward never runs it, so that it costs nothing outside of training. Without it a checkpoint loads into the plain
+    module with ``strict=False``.
+
+    Args:
+        *args: passed on to the module.
+        smoothing_weight: w in [0, 1); the paper uses 0.5 and tries 0.1 to 0.9 (Fig. 3). With
+            ``smoothing_distribution="uniform"`` it is the paper's a, 0.1 to 0.3. With 0 there is no head.
+        smoothing_distribution: "learned"; "uniform" for u' = 1 / K ("UD", Table 4); "none" for H(q, p) alone ("no
+            learned distribution", Table 4).
+        alternate: False averages pairs in every batch ("no original images", Table 4).
+        **kwargs: options of :class:`BatchMixing` and :class:`LossTerm`, and the module's.
+
+    Raises:
+        AttributeError: if there is no ``nn.Linear``, or ``classifier_from`` names none.
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Paired(PairwiseLabelSmoothing, Classifier): ...
+        >>> model = Paired(network=MLP(4, 3), num_classes=3)
+        >>> [tuple(weight.shape) for weight in model.smoothing_head.parameters()]
+        [(3, 128), (3,)]
+    """
+
+    softens_target = True
+
+    def __init__(
+        self,
+        *args: Any,
+        smoothing_weight: float = 0.5,
+        smoothing_distribution: Literal["learned", "uniform", "none"] = "learned",
+        alternate: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_smoothing_weight(smoothing_weight)
+        check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none")))
+        self.smoothing_weight = smoothing_weight
+        self.smoothing_distribution = smoothing_distribution if smoothing_weight else "none"
+        self.alternate = alternate
+        self.smoothing_head: SmoothingHead | None = None
+        if self.term_weight and self.smoothing_distribution == "learned":
+            layer = self.mixed_layer()
+            path = next(name for name, part in self.named_modules() if part is layer)
+            self.step_source = replace(self.step_source, features_from=path)
+            self.smoothing_head = SmoothingHead(layer, self._mixed_classes)
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Say so if no optimizer trains the head."""
+        super().begin_fit(trainer)
+        if self.smoothing_head is None:
+            return
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        optimized = {id(weight) for group in groups for weight in group["params"]}
+        # A strategy that flattens parameters optimizes none of the module's own, and nothing can be told.
+        if not optimized.isdisjoint(map(id, self.parameters())) and id(self.smoothing_head.weight) not in optimized:
+            rank_zero_warn(
+                f"{type(self).__name__}: no optimizer has the parameters of smoothing_head, so that the smoothing "
+                "distribution is not learned. Give configure_optimizers self.parameters()."
+            )
+
+    def mixes(self, batch_idx: int) -> bool:
+        """Whether the batch is one of averages."""
+        return batch_idx % 2 == 1 or not self.alternate
+
+    def mix_parts(self, parts: list[Tensor], target: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
+        """Averages of every sample and its partner in a random permutation of the batch."""
+        partner = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
+        partner = partner.to(target.device, non_blocking=True)
+        return [pair_average(part, partner) for part in parts], pair_average(target, partner)
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """(1 - w) H(q, p) + w H(u', p) of every pair."""
+        q = self.mixture(step)
+        if self.smoothing_distribution == "none":
+            return None if q is step.target else cross_entropy(step.logits, q, reduction="none")
+        if self.smoothing_head is None:
+            return label_smoothing_loss(step.logits, q, smoothing=self.smoothing_weight, reduction="none")
+        assert step.features is not None
+        head_logits = self.smoothing_head(step.features)
+        return pairwise_label_smoothing_loss(
+            step.logits, q, head_logits, smoothing_weight=self.smoothing_weight, reduction="none"
+        )
