@@ -8,25 +8,45 @@ from __future__ import annotations
 
 from lightning_flip.mixins import (
     BackwardCompatible,
+    BackwardCorrection,
+    ClassWiseSelfDistillation,
+    ConfidencePenalty,
     Distillation,
+    EarlyLearningRegularization,
     FlippingErrorReduction,
     FocalDistillation,
+    ForwardCorrection,
     LabelSmoothing,
     LearningWithRetrospection,
+    Mixup,
     NaivePositiveCongruent,
+    PairwiseLabelSmoothing,
+    SelfAdaptiveTraining,
+    SnapshotDistillation,
     SoftTargets,
+    TeacherFreeRegularization,
 )
 from lightning_flip.models import Classifier
 
 __all__ = [
     "BackwardCompatibleClassifier",
+    "BackwardCorrectionClassifier",
+    "ClassWiseSelfDistillationClassifier",
+    "ConfidencePenaltyClassifier",
     "DistillationClassifier",
+    "EarlyLearningRegularizationClassifier",
     "FlippingErrorReductionClassifier",
     "FocalDistillationClassifier",
+    "ForwardCorrectionClassifier",
     "LabelSmoothingClassifier",
     "LearningWithRetrospectionClassifier",
+    "MixupClassifier",
     "NaivePositiveCongruentClassifier",
+    "PairwiseLabelSmoothingClassifier",
+    "SelfAdaptiveTrainingClassifier",
+    "SnapshotDistillationClassifier",
     "SoftTargetsClassifier",
+    "TeacherFreeRegularizationClassifier",
 ]
 
 
@@ -45,6 +65,46 @@ class BackwardCompatibleClassifier(BackwardCompatible, Classifier):
     """
 
 
+class BackwardCorrectionClassifier(BackwardCorrection, Classifier):
+    """Trains a network on noisy labels with a loss whose expectation is that of the true ones.
+
+    Options are those of :class:`~lightning_flip.mixins.BackwardCorrection`, :class:`~lightning_flip.mixins.LossTerm`
+    and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> model = BackwardCorrectionClassifier(MLP(64, 10), num_classes=10, correction_alpha=0.2)
+        >>> model.backward_eps
+        1e-07
+    """
+
+
+class ClassWiseSelfDistillationClassifier(ClassWiseSelfDistillation, Classifier):
+    """Trains a network to say alike to the samples of a class (CS-KD).
+
+    Options are those of :class:`~lightning_flip.mixins.ClassWiseSelfDistillation`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> ClassWiseSelfDistillationClassifier(MLP(64, 10), num_classes=10, class_wise_weight=3.0).class_wise_weight
+        3.0
+    """
+
+
+class ConfidencePenaltyClassifier(ConfidencePenalty, Classifier):
+    """Trains a network that is paid for undecided predictions (confidence penalty, "Max-Entropy").
+
+    Options are those of :class:`~lightning_flip.mixins.ConfidencePenalty`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> ConfidencePenaltyClassifier(MLP(64, 10), num_classes=10, entropy_weight=0.2).entropy_weight
+        0.2
+    """
+
+
 class DistillationClassifier(Distillation, Classifier):
     """Trains a network on what a teacher says of each batch (KD, ESKD).
 
@@ -56,6 +116,19 @@ class DistillationClassifier(Distillation, Classifier):
         >>> from lightning_flip.models import MLP
         >>> DistillationClassifier(MLP(64, 10), num_classes=10, reference="teacher.ckpt", kd_weight=0.9).kd_weight
         0.9
+    """
+
+
+class EarlyLearningRegularizationClassifier(EarlyLearningRegularization, Classifier):
+    """Trains a network that holds on to what it said early (ELR).
+
+    Options are those of :class:`~lightning_flip.mixins.EarlyLearningRegularization`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> EarlyLearningRegularizationClassifier(MLP(64, 10), num_classes=10, elr_weight=1.0).elr_weight
+        1.0
     """
 
 
@@ -89,6 +162,20 @@ class FocalDistillationClassifier(FocalDistillation, Classifier):
     """
 
 
+class ForwardCorrectionClassifier(ForwardCorrection, Classifier):
+    """Trains a network whose predictions, after the label noise, fit the noisy labels.
+
+    Options are those of :class:`~lightning_flip.mixins.ForwardCorrection`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> model = ForwardCorrectionClassifier(MLP(64, 10), num_classes=10, transition="estimate")
+        >>> model.awaits_transition  # lightning_flip.callbacks.TransitionEstimator gives it
+        True
+    """
+
+
 class LabelSmoothingClassifier(LabelSmoothing, Classifier):
     """Trains a network with label smoothing.
 
@@ -115,6 +202,19 @@ class LearningWithRetrospectionClassifier(LearningWithRetrospection, Classifier)
     """
 
 
+class MixupClassifier(Mixup, Classifier):
+    """Trains a network on weighted sums of samples (Mixup).
+
+    Options are those of :class:`~lightning_flip.mixins.Mixup`, :class:`~lightning_flip.mixins.BatchMixing`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> MixupClassifier(MLP(64, 10), num_classes=10, mixup_alpha=0.2).mixup_alpha
+        0.2
+    """
+
+
 class NaivePositiveCongruentClassifier(NaivePositiveCongruent, Classifier):
     """Trains a network with more weight on what the old one gets right.
 
@@ -129,6 +229,47 @@ class NaivePositiveCongruentClassifier(NaivePositiveCongruent, Classifier):
     """
 
 
+class PairwiseLabelSmoothingClassifier(PairwiseLabelSmoothing, Classifier):
+    """Trains a network on averaged pairs, with a smoothing distribution that is learned (PLS).
+
+    Options are those of :class:`~lightning_flip.mixins.PairwiseLabelSmoothing`,
+    :class:`~lightning_flip.mixins.BatchMixing`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> model = PairwiseLabelSmoothingClassifier(MLP(64, 10), num_classes=10, smoothing_weight=0.3)
+        >>> model.smoothing_weight, model.smoothing_head.weight.shape
+        (0.3, torch.Size([10, 128]))
+    """
+
+
+class SelfAdaptiveTrainingClassifier(SelfAdaptiveTraining, Classifier):
+    """Trains a network on labels that follow its own predictions (SAT).
+
+    Options are those of :class:`~lightning_flip.mixins.SelfAdaptiveTraining`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> SelfAdaptiveTrainingClassifier(MLP(64, 10), num_classes=10, sat_warmup=10).sat_warmup
+        10
+    """
+
+
+class SnapshotDistillationClassifier(SnapshotDistillation, Classifier):
+    """Trains a network in cycles, each of which is taught by the end of the one before (SD).
+
+    Options are those of :class:`~lightning_flip.mixins.SnapshotDistillation`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> SnapshotDistillationClassifier(MLP(64, 10), num_classes=10, sd_cycles=3).sd_cycles
+        3
+    """
+
+
 class SoftTargetsClassifier(SoftTargets, Classifier):
     """Trains a network on a file of soft targets (Filter-KD; KD and ESKD from files).
 
@@ -140,4 +281,17 @@ class SoftTargetsClassifier(SoftTargets, Classifier):
         >>> model = SoftTargetsClassifier(MLP(64, 10), num_classes=10, targets="soft_targets/filtered_best.safetensors")
         >>> model.kd_weight, model.kd_temperature, model.unvisited
         (1.0, 1.0, 'error')
+    """
+
+
+class TeacherFreeRegularizationClassifier(TeacherFreeRegularization, Classifier):
+    """Trains a network with a teacher that is written by hand (TF-Reg).
+
+    Options are those of :class:`~lightning_flip.mixins.TeacherFreeRegularization`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
+
+    Example:
+        >>> from lightning_flip.models import MLP
+        >>> TeacherFreeRegularizationClassifier(MLP(64, 10), num_classes=10, tf_multiplier=10.0).tf_multiplier
+        10.0
     """

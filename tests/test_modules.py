@@ -12,28 +12,49 @@ from lightning_flip import mixins, modules
 from lightning_flip.cli import training_cli
 from lightning_flip.mixins import (
     BackwardCompatible,
+    BackwardCorrection,
+    BatchMixing,
+    ClassWiseSelfDistillation,
+    ConfidencePenalty,
     Distillation,
+    EarlyLearningRegularization,
     FlippingErrorReduction,
     FocalDistillation,
+    ForwardCorrection,
     LabelSmoothing,
     LearningWithRetrospection,
     LossTerm,
+    Mixup,
     NaivePositiveCongruent,
+    PairwiseLabelSmoothing,
     ReferencedLoss,
+    SelfAdaptiveTraining,
+    SnapshotDistillation,
     SoftTargets,
+    TeacherFreeRegularization,
 )
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.stores import write_soft_targets
 
 MIXINS = {
     "BackwardCompatibleClassifier": BackwardCompatible,
+    "BackwardCorrectionClassifier": BackwardCorrection,
+    "ClassWiseSelfDistillationClassifier": ClassWiseSelfDistillation,
+    "ConfidencePenaltyClassifier": ConfidencePenalty,
     "DistillationClassifier": Distillation,
+    "EarlyLearningRegularizationClassifier": EarlyLearningRegularization,
     "FlippingErrorReductionClassifier": FlippingErrorReduction,
     "FocalDistillationClassifier": FocalDistillation,
+    "ForwardCorrectionClassifier": ForwardCorrection,
     "LabelSmoothingClassifier": LabelSmoothing,
     "LearningWithRetrospectionClassifier": LearningWithRetrospection,
+    "MixupClassifier": Mixup,
     "NaivePositiveCongruentClassifier": NaivePositiveCongruent,
+    "PairwiseLabelSmoothingClassifier": PairwiseLabelSmoothing,
+    "SelfAdaptiveTrainingClassifier": SelfAdaptiveTraining,
+    "SnapshotDistillationClassifier": SnapshotDistillation,
     "SoftTargetsClassifier": SoftTargets,
+    "TeacherFreeRegularizationClassifier": TeacherFreeRegularization,
 }
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # Lightning's own call
@@ -62,7 +83,7 @@ def all_options(name: str) -> set[str]:
 
 def test_every_mixin_has_a_module():
     assert sorted(MIXINS) == modules.__all__
-    bases = {LossTerm, ReferencedLoss}
+    bases = {BatchMixing, LossTerm, ReferencedLoss}
     public = [getattr(mixins, name) for name in mixins.__all__]
     assert set(MIXINS.values()) == {part for part in public if issubclass(part, LossTerm)} - bases
 
@@ -123,7 +144,8 @@ def test_switched_off_it_is_the_plain_classifier(name):
     assert torch.equal(train(getattr(modules, name), term_weight=0.0), plain)
     if name == "FocalDistillationClassifier":
         assert torch.equal(train(getattr(modules, name), focal_weight=0.0), plain)
-    options = {"lwr_interval": 1} if "Retrospection" in name else {}
+    earlier = {"LearningWithRetrospection": {"lwr_interval": 1}, "SelfAdaptiveTraining": {"sat_warmup": 0}}
+    options = earlier.get(MIXINS[name].__name__, {})
     if issubclass(MIXINS[name], ReferencedLoss):
         with torch.random.fork_rng():
             options = {"reference": MLP(4, 3)}

@@ -7,6 +7,7 @@ from lightning_flip.callbacks.negative_flip_monitor import NegativeFlipMonitor
 from lightning_flip.callbacks.prediction_filter import PredictionFilter
 from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.prediction_writer import PredictionWriter
+from lightning_flip.callbacks.transition_estimator import TransitionEstimator
 from lightning_flip.callbacks.zigzag import ZigZag
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "PredictionFilter",
     "PredictionHistory",
     "PredictionWriter",
+    "TransitionEstimator",
     "ZigZag",
 ]

@@ -7,6 +7,7 @@ from lightning_flip.data.iris import IrisDataModule
 from lightning_flip.data.label_distributions import LabelDistributions
 from lightning_flip.data.label_tables import as_label_distributions, load_label_distributions
 from lightning_flip.data.noisy_labels import NoisyLabels
+from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.data.scenarios import (
     UpdateScenario,
     more_classes,
@@ -26,6 +27,7 @@ __all__ = [
     "IrisDataModule",
     "LabelDistributions",
     "NoisyLabels",
+    "SameClassPairs",
     "ToyGaussian",
     "ToyGaussianDataModule",
     "UpdateScenario",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -37,6 +39,7 @@ class TermLoop(pl.Callback):
         self._module: Callable[[], LossTerm | None] = _nobody
         self.attachment: Attachment | None = None
         self.tables: dict[str, SampleTable] = {}
+        self.states: dict[str, dict[str, Any]] = {}  # what methods keep beside tables: plain values and tensors
         self.epoch = -1
         self.compared = False
         self.added_for: object = None
@@ -80,7 +83,7 @@ class TermLoop(pl.Callback):
         self.attachment = attach(trainer, pl_module, self, module.step_source)
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self.tables, self.epoch, self._loaded = {}, -1, {}
+            self.tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
             self.divergence = DivergenceWatch()
         self.divergence.advice, self.divergence.finite_only = advice_of(type(module))
         self.attachment.advise(self.divergence.advice)
@@ -120,7 +123,8 @@ class TermLoop(pl.Callback):
     ) -> None:
         """Put the tables into the checkpoint: the loss reads them."""
         first_loss = self.divergence.first_loss
-        if self._module() is not pl_module or not (self.tables or self._loaded or first_loss is not None):
+        kept = self.tables or self._loaded or self.states or first_loss is not None
+        if self._module() is not pl_module or not kept:
             return
         # In an exception the other ranks may not come: a collective would wait for them for good.
         if self.attachment is not None and self.attachment.may_communicate():
@@ -128,6 +132,8 @@ class TermLoop(pl.Callback):
         partial = not all(table.merged for table in self.tables.values())
         tables = {**self._loaded, **{name: table.state_dict() for name, table in self.tables.items()}}
         checkpoint[CHECKPOINT_KEY] = {"tables": tables, "epoch": self.epoch, "partial": partial}
+        if self.states:
+            checkpoint[CHECKPOINT_KEY]["states"] = move_data_to_device(self.states, torch.device("cpu"))
         if first_loss is not None:
             checkpoint[CHECKPOINT_KEY]["first_loss"] = float(first_loss)
 
@@ -139,6 +145,7 @@ class TermLoop(pl.Callback):
             return
         state = checkpoint[CHECKPOINT_KEY]
         self.tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
+        self.states = {name: dict(kept) for name, kept in state.get("states", {}).items()}
         self.divergence.first_loss = state.get("first_loss")
         if state["partial"] and trainer.world_size > 1:
             rank_zero_warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -12,13 +13,34 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip import mixins
 from lightning_flip.functional.cross_entropy import cross_entropy
-from lightning_flip.mixins import LabelSmoothing, LearningWithRetrospection, LossTerm, ReferencedLoss
-from tests.mixins.helpers import EPOCHS, LitNet, Recorder, inputs, labels, quiet, train
+from lightning_flip.mixins import (
+    BatchMixing,
+    Distillation,
+    LabelSmoothing,
+    LearningWithRetrospection,
+    LossTerm,
+    ReferencedLoss,
+    SelfAdaptiveTraining,
+    SoftTargets,
+)
+from lightning_flip.stores import write_soft_targets
+from tests.mixins.helpers import EPOCHS, LR, LitNet, Recorder, inputs, labels, quiet, train
 from tests.mixins.updates import MIXED, K, data, network, old_network
 
-METHODS = [getattr(mixins, name) for name in mixins.__all__ if name not in ("LossTerm", "ReferencedLoss")]
+BASES = {BatchMixing, LossTerm, ReferencedLoss}
+METHODS = [part for part in (getattr(mixins, name) for name in mixins.__all__) if part not in BASES]
+
+FILE = "teacher.safetensors"
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+
+
+@pytest.fixture(autouse=True)
+def teacher(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soft targets of the samples that the sweep trains on."""
+    monkeypatch.chdir(tmp_path)
+    probs = np.random.default_rng(0).dirichlet(np.ones(K), size=len(inputs()))
+    write_soft_targets(FILE, probs, target=labels(K))
 
 
 def before(method: Any, module: Any) -> Any:
@@ -26,12 +48,16 @@ def before(method: Any, module: Any) -> Any:
     return type(method.__name__, (method, module), {})
 
 
-def made(kind: Any, lr: float = 0.5, **options: Any) -> Any:
+def made(kind: Any, lr: float = 0.5, net: Any = None, **options: Any) -> Any:
     if issubclass(kind, ReferencedLoss):
         options["reference"] = old_network()
+    if issubclass(kind, SoftTargets):
+        options["targets"] = FILE
     if issubclass(kind, LearningWithRetrospection):
         options["lwr_interval"] = 1  # the default waits for longer than these runs take
-    return kind(network(), lr, **options)
+    if issubclass(kind, SelfAdaptiveTraining):
+        options["sat_warmup"] = 0  # the same
+    return kind(network() if net is None else net, lr, **options)
 
 
 def test_all_methods_are_swept() -> None:
@@ -41,7 +67,7 @@ def test_all_methods_are_swept() -> None:
         subclasses = waiting.pop().__subclasses__()
         waiting += subclasses
         found |= {cls for cls in subclasses if cls.__module__.startswith("lightning_flip.mixins.")}
-    assert found - {ReferencedLoss} == set(METHODS)
+    assert found - BASES == set(METHODS)
 
 
 @every_method
@@ -102,6 +128,17 @@ def test_an_unknown_option_is_refused(method: Any) -> None:
 # -- a method of weight zero ---------------------------------------------------------------------------------
 
 
+class Taught(SoftTargets, LitNet):
+    """A student of a file."""
+
+
+class Distilled(Distillation, LitNet):
+    """A student of a teacher that answers."""
+
+
+WEIGHTED = [*MIXED, (Taught, "kd_weight"), (Distilled, "kd_weight")]
+
+
 class Keeps(LitNet):
     """Keeps the loss of its own step."""
 
@@ -112,7 +149,7 @@ class Keeps(LitNet):
         return self.own  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("kind", "weight"), MIXED)
+@pytest.mark.parametrize(("kind", "weight"), WEIGHTED)
 def test_without_weight_the_loss_is_the_modules_own_graph(kind: Any, weight: str) -> None:
     class Watched(kind.__bases__[0], Keeps):  # type: ignore[misc]
         same = 0
@@ -123,7 +160,7 @@ def test_without_weight_the_loss_is_the_modules_own_graph(kind: Any, weight: str
             return loss
 
     for value, same in ((0.0, 5), (0.5, 0)):
-        model = Watched(network(), reference=old_network(), **{weight: value})
+        model = made(Watched, **{weight: value})
         train(model, data(), max_epochs=1)
         assert model.same == same
 
@@ -134,14 +171,14 @@ def smoothed(kind: Any, **options: Any) -> Tensor:
     class Both(kind.__bases__[0], LabelSmoothing, LitNet):  # type: ignore[misc]
         """The method of weight zero on the left."""
 
-    model = (Both if options else before(LabelSmoothing, LitNet))(network().float(), **options)
+    model = made(Both if options else before(LabelSmoothing, LitNet), LR, network().float(), **options)
     tensors = TensorDataset(torch.from_numpy(inputs()).float(), torch.from_numpy(labels(K)))
     train(model, DataLoader(tensors, batch_size=8))
     return torch.cat([value.flatten() for value in model.state_dict().values()])
 
 
 @pytest.mark.filterwarnings("ignore:.* each soften the target")
-@pytest.mark.parametrize(("kind", "weight"), MIXED)
+@pytest.mark.parametrize(("kind", "weight"), WEIGHTED)
 def test_without_weight_it_leaves_another_method_as_it_is_bit_for_bit(
     kind: Any, weight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,47 @@
+"""The confidence penalty as a mixin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from lightning_flip.functional.regularization import confidence_penalty_loss
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.steps import SampleStep
+
+__all__ = ["ConfidencePenalty"]
+
+
+class ConfidencePenalty(LossTerm):
+    """CE - w H(p, p), which rewards undecided predictions (Pereyra et al. 2017; "Max-Entropy" in the FER paper).
+
+    Args:
+        *args: passed on to the module.
+        entropy_weight: w >= 0; 0 is plain training, bit for bit.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if ``entropy_weight`` is negative or not finite.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Modest(ConfidencePenalty, Classifier): ...
+        >>> Modest(network=MLP(4, 3), num_classes=3).entropy_weight
+        0.1
+    """
+
+    softens_target = True
+
+    def __init__(self, *args: Any, entropy_weight: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= entropy_weight < math.inf:
+            raise ValueError(f"entropy_weight must be at least 0 and finite; got {entropy_weight}.")
+        self.entropy_weight = float(entropy_weight)
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """CE - w H(p, p) of every sample."""
+        if not self.entropy_weight:
+            return None
+        return confidence_penalty_loss(step.logits, step.target, weight=self.entropy_weight, reduction="none")

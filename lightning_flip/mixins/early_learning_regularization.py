@@ -1,0 +1,95 @@
+"""Early-learning regularization as a mixin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.running_targets import early_learning_loss, early_learning_target
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
+from lightning_flip.steps import SampleStep
+
+__all__ = ["EarlyLearningRegularization"]
+
+TABLE = "early_learning"
+
+
+class EarlyLearningRegularization(LossTerm):
+    """Holds on to what the network said early, before it learned wrong labels (Liu et al. 2020; ELR).
+
+    Each sample has a target r, which starts at 0 and moves at every visit, before the loss reads it:
+    r <- beta r + (1 - beta) p~, where p~ is p clamped to [1e-4, 1 - 1e-4], divided by its sum, without gradient. The
+    loss is CE + lambda log(1 - <r, p>), with gradient through p. A table of N x K numbers is kept.
+
+    ===================  ============  ==========
+    its paper            elr_momentum  elr_weight
+    ===================  ============  ==========
+    CIFAR-10             0.7           3 (default)
+    CIFAR-10 asymmetric  0.9           1
+    CIFAR-100            0.9           7
+    ===================  ============  ==========
+
+    Args:
+        *args: passed on to the module.
+        elr_momentum: beta in [0, 1).
+        elr_weight: lambda >= 0; 0 is plain training, bit for bit, without a table.
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Early(EarlyLearningRegularization, Classifier): ...
+        >>> Early(network=MLP(4, 3), num_classes=3, elr_momentum=0.9, elr_weight=7.0).elr_weight
+        7.0
+    """
+
+    softens_target = True
+
+    def __init__(self, *args: Any, elr_momentum: float = 0.7, elr_weight: float = 3.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= elr_momentum < 1:
+            raise ValueError(f"elr_momentum must be in [0, 1); got {elr_momentum}.")
+        if not 0 <= elr_weight < math.inf:
+            raise ValueError(f"elr_weight must be at least 0 and finite; got {elr_weight}.")
+        self.elr_momentum = float(elr_momentum)
+        self.elr_weight = float(elr_weight)
+        self._elr_rows = VisitedRows()
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """CE + lambda log(1 - <r, p>) of every sample, r with this visit in it."""
+        if not self.elr_weight:
+            return None
+        self.require_labels(step)
+        attachment = self._loop.attachment
+        assert attachment is not None
+        table = self.table(TABLE, step, step.num_classes)
+        rows, _ = self._elr_rows.before(table, step, attachment.batch)
+        running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
+        return early_learning_loss(step.logits, step.target, running, weight=self.elr_weight, reduction="none")
+
+    def observe(self, step: SampleStep) -> None:
+        """Write r with this visit in it."""
+        if not self.elr_weight:
+            return
+        table = self.table(TABLE, step, step.num_classes)
+        rows, _ = table.pending(step.index)
+        table.update(step.index, self._visit(rows.to(step.logits.dtype), step.logits), step.valid)
+
+    def new_epoch(self, epoch: int) -> None:
+        """The merged rows of the epoch before are those that checkpoints hold once."""
+        if TABLE in self._loop.tables:
+            self._loop.tables[TABLE].commit()
+
+    def end_fit(self) -> None:
+        """Let go of the last batch."""
+        super().end_fit()
+        self._elr_rows.clear()
+
+    def _visit(self, rows: Tensor, logits: Tensor) -> Tensor:
+        return early_learning_target(rows, logits, momentum=self.elr_momentum)

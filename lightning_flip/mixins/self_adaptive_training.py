@@ -1,0 +1,112 @@
+"""Self-adaptive training as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.running_targets import self_adaptive_loss, self_adaptive_target
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
+from lightning_flip.steps import SampleStep
+
+__all__ = ["SelfAdaptiveTraining"]
+
+TABLE = "self_adaptive"
+
+
+class SelfAdaptiveTraining(LossTerm):
+    """Replaces labels step by step with what the network says of them (Huang et al. 2020; SAT).
+
+    Each sample has a target r, which starts as its label, one-hot. The first epochs train with CE and leave r alone;
+    then it moves at every visit, before the loss reads it: r <- m r + (1 - m) p, without gradient. The loss is
+    w H(r, p), where the weights w = max r are scaled to mean 1 in the batch; with several ranks, or with accumulated
+    gradients, in each part of it. A table of N x K numbers is kept.
+
+    Args:
+        *args: passed on to the module.
+        sat_momentum: m in [0, 1); its paper uses 0.9.
+        sat_warmup: epochs of CE at the start; its paper uses 60 (of 200 to 300).
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class Adaptive(SelfAdaptiveTraining, Classifier): ...
+        >>> Adaptive(network=MLP(4, 3), num_classes=3, sat_warmup=10).sat_warmup
+        10
+    """
+
+    softens_target = True
+
+    def __init__(self, *args: Any, sat_momentum: float = 0.9, sat_warmup: int = 60, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= sat_momentum < 1:
+            raise ValueError(f"sat_momentum must be in [0, 1); got {sat_momentum}.")
+        if sat_warmup < 0:
+            raise ValueError(f"sat_warmup must be at least 0 epochs; got {sat_warmup}.")
+        self.sat_momentum = float(sat_momentum)
+        self.sat_warmup = sat_warmup
+        self._sat_rows = VisitedRows()
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Say so, if the run ends before the method begins."""
+        super().begin_fit(trainer)
+        epochs = trainer.max_epochs
+        if epochs is not None and 0 < epochs <= self.sat_warmup:
+            rank_zero_warn(
+                f"sat_warmup={self.sat_warmup} epochs of cross entropy come before self-adaptive training, and the run "
+                f"ends after {epochs}: this is plain training. Lower sat_warmup."
+            )
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """W H(r, p) of every sample, r with this visit in it; nothing while the start lasts."""
+        self.require_labels(step)
+        if self._warming_up:
+            return None
+        attachment = self._loop.attachment
+        assert attachment is not None
+        table = self.table(TABLE, step, step.num_classes)
+        rows = _or_label(self._sat_rows.before(table, step, attachment.batch), step)
+        return self_adaptive_loss(
+            step.logits, rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit), reduction="none"
+        )
+
+    def observe(self, step: SampleStep) -> None:
+        """Write r with this visit in it."""
+        if self._warming_up:
+            return
+        table = self.table(TABLE, step, step.num_classes)
+        rows = _or_label(table.pending(step.index), step)
+        table.update(step.index, self._visit(rows.to(step.logits.dtype), step.logits), step.valid)
+
+    def new_epoch(self, epoch: int) -> None:
+        """The merged rows of the epoch before are those that checkpoints hold once."""
+        if TABLE in self._loop.tables:
+            self._loop.tables[TABLE].commit()
+
+    def end_fit(self) -> None:
+        """Let go of the last batch."""
+        super().end_fit()
+        self._sat_rows.clear()
+
+    @property
+    def _warming_up(self) -> bool:
+        return bool(self.trainer.current_epoch < self.sat_warmup)
+
+    def _visit(self, rows: Tensor, logits: Tensor) -> Tensor:
+        return self_adaptive_target(rows, logits, momentum=self.sat_momentum)
+
+
+def _or_label(found: tuple[Tensor, Tensor], step: SampleStep) -> Tensor:
+    """Rows, and one-hot labels where there is none yet."""
+    rows, known = found
+    labels = step.target.clamp(0, step.num_classes - 1)[:, None]
+    return torch.where(known[:, None], rows, torch.zeros_like(rows).scatter(1, labels, 1.0))

@@ -1,0 +1,86 @@
+"""Teacher-free regularization as a mixin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_flip.functional.regularization import check_teacher_free, teacher_free_loss
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.steps import SampleStep
+
+__all__ = ["TeacherFreeRegularization"]
+
+
+class TeacherFreeRegularization(LossTerm):
+    """Learns from a teacher that is written by hand: nearly always right (Yuan et al. 2020; TF-Reg).
+
+    The loss is (1 - a) CE + a m mean_K[q (log q - log p)] with q = softmax(v / t), v = 0.99 on the label and
+    0.01 / (K - 1) elsewhere. As the authors' code has it, t divides these probabilities themselves, the student has no
+    temperature, there is no t^2, and the divergence is the mean over the K classes.
+
+    =============  ============  =================  ================
+    the FER paper  tf_weight a   tf_temperature t   tf_multiplier m
+    =============  ============  =================  ================
+    ResNet-18      0.1           20                 100 (default)
+    MobileNetV2    0.95          40                 1
+    ShuffleNetV2   0.95          10                 1
+    =============  ============  =================  ================
+
+    Args:
+        *args: passed on to the module.
+        tf_weight: a in [0, 1]; 0 is plain training, bit for bit.
+        tf_temperature: t > 0.
+        tf_multiplier: m >= 0, for a mean over K = 100 classes; with K classes, K has the same effect.
+        tf_confidence: the teacher's probability of the label, in [0, 1].
+        **kwargs: options of :class:`LossTerm`, and the module's.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> from lightning_flip.models import MLP, Classifier
+        >>> class TeacherFree(TeacherFreeRegularization, Classifier): ...
+        >>> TeacherFree(network=MLP(4, 3), num_classes=3, tf_multiplier=3).tf_multiplier
+        3.0
+    """
+
+    softens_target = True
+
+    def __init__(
+        self,
+        *args: Any,
+        tf_weight: float = 0.1,
+        tf_temperature: float = 20.0,
+        tf_multiplier: float = 100.0,
+        tf_confidence: float = 0.99,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.tf_weight = float(tf_weight)
+        self.tf_temperature = float(tf_temperature)
+        self.tf_multiplier = float(tf_multiplier)
+        self.tf_confidence = float(tf_confidence)
+        check_teacher_free(
+            weight=self.tf_weight,
+            temperature=self.tf_temperature,
+            multiplier=self.tf_multiplier,
+            confidence=self.tf_confidence,
+            prefix="tf_",
+        )
+
+    def method_loss(self, step: SampleStep) -> Tensor | None:
+        """(1 - a) CE + a m mean_K[q (log q - log p)] of every sample."""
+        if not self.tf_weight:
+            return None
+        self.require_labels(step)
+        return teacher_free_loss(
+            step.logits,
+            step.target,
+            weight=self.tf_weight,
+            temperature=self.tf_temperature,
+            multiplier=self.tf_multiplier,
+            confidence=self.tf_confidence,
+            reduction="none",
+        )

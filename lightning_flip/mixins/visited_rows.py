@@ -1,0 +1,92 @@
+"""Rows of a table that a step moves and reads at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_flip.steps import SampleStep
+from lightning_flip.tables import SampleTable
+
+__all__ = ["VisitedRows", "rows_after_visits"]
+
+Move = Callable[[Tensor, Tensor], Tensor]
+
+
+class VisitedRows:
+    """The rows that a batch's samples had before it: a closure that runs again for a batch must find the same ones.
+
+    Copied or pickled it is empty.
+
+    Example:
+        >>> table, batch = SampleTable(3, 2), object()
+        >>> step = SampleStep(torch.tensor([1]), torch.zeros(1, 2), torch.tensor([0]))
+        >>> rows = VisitedRows()
+        >>> first = rows.before(table, step, batch)
+        >>> table.update(step.index, torch.ones(1, 2))
+        >>> rows.before(table, step, batch)[1], rows.before(table, step, object())[1]
+        (tensor([False]), tensor([True]))
+    """
+
+    def __init__(self) -> None:
+        self._batch: object = None
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisitedRows:
+        return VisitedRows()
+
+    def __reduce__(self) -> Any:
+        return VisitedRows, ()
+
+    def before(self, table: SampleTable, step: SampleStep, batch: object) -> tuple[Tensor, Tensor]:
+        """Rows of a step's samples before the running batch.
+
+        Args:
+            table: where they are.
+            step: the step as a whole, padding included.
+            batch: the running batch, compared by identity.
+
+        Returns:
+            Rows ``[B, W]`` in the table's type and bool ``[B]``, whether the sample has one.
+        """
+        if self._rows is None or self._batch is not batch:
+            self._batch, self._rows = batch, table.pending(step.index)
+        return self._rows
+
+    def clear(self) -> None:
+        """Let go of the batch."""
+        self._batch = self._rows = None
+
+
+def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
+    """Each sample's row after its visit; a sample that the batch has twice goes on from where its first visit left it.
+
+    Args:
+        step: the step as a whole, padding included.
+        rows: ``[B, W]``, before the batch.
+        move: ``move(rows, logits)``, one visit of some samples.
+
+    Returns:
+        ``[B, W]``, without gradient.
+
+    Example:
+        >>> from lightning_flip.steps.sample_step import rounds_of
+        >>> index = torch.tensor([4, 2, 4])
+        >>> step = SampleStep(index, torch.tensor([[1.0, 0], [2, 0], [3, 0]]), torch.zeros(3), rounds=rounds_of(index))
+        >>> rows_after_visits(step, torch.zeros(3, 2), lambda rows, logits: rows + logits)[:, 0]
+        tensor([1., 2., 4.])
+    """
+    logits = step.logits.detach()
+    moved = move(rows, logits)
+    if step.rounds is None:
+        return moved
+    count = torch.arange(len(step.index), device=step.index.device)
+    same = step.index[:, None] == step.index[None, :]
+    before = torch.where(same & (count[None, :] < count[:, None]), count, 0).amax(dim=1)
+    for again in step.rounds[1:]:
+        places = again.to(before.device, non_blocking=True)
+        moved[places] = move(moved[before[places]], logits[places])
+    return moved

@@ -1,0 +1,75 @@
+"""The cyclic learning rate of snapshot distillation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_flip.functional.cycles import cosine_of_cycle, cycle_of
+
+__all__ = ["CyclicCosine"]
+
+
+class CyclicCosine(LRScheduler):
+    """Cosine decay from the optimizer's learning rate to ``min_lr``, again in every one of some cycles.
+
+    The learning rate in the i-th of a cycle's n epochs is min_lr + (lr - min_lr) (1 + cos(pi i / n)) / 2, i from 0.
+    Cycles are those of :class:`~lightning_flip.mixins.SnapshotDistillation`, whatever M and C are: where M is no
+    multiple of C, lengths differ by one epoch. Step it once an epoch, as a Trainer does by default. Every value follows
+    from the epoch alone, so that a resumed run goes on exactly.
+
+    Args:
+        optimizer: whose learning rates it sets.
+        total_epochs: M, the Trainer's ``max_epochs``.
+        cycles: C.
+        min_lr: where each cycle ends.
+        last_epoch: the epoch before the first one, -1 for a new run.
+
+    Raises:
+        ValueError: if ``total_epochs`` or ``cycles`` is below 1, or ``min_lr`` below 0.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+        >>> scheduler, rates = CyclicCosine(optimizer, total_epochs=4, cycles=2), []
+        >>> for _ in range(5):
+        ...     rates.append(round(scheduler.get_last_lr()[0], 3))
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> rates
+        [0.1, 0.05, 0.1, 0.05, 0.0]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_epochs: int, cycles: int = 4, min_lr: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        if total_epochs < 1 or cycles < 1 or not min_lr >= 0:
+            raise ValueError(
+                "CyclicCosine needs total_epochs >= 1, cycles >= 1 and min_lr >= 0; got "
+                f"{total_epochs}, {cycles} and {min_lr}."
+            )
+        self.total_epochs = total_epochs
+        self.cycles = cycles
+        self.min_lr = min_lr
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Learning rates of the running epoch.
+
+        Returns:
+            One for each of the optimizer's groups.
+        """
+        share = cosine_of_cycle(self.last_epoch, self.total_epochs, self.cycles)
+        return [self.min_lr + (float(base) - self.min_lr) * share for base in self.base_lrs]
+
+    def cycle(self, epoch: int) -> int:
+        """The cycle that an epoch is in.
+
+        Args:
+            epoch: its number, counted from 0.
+
+        Returns:
+            The cycle's number, counted from 0.
+        """
+        return cycle_of(epoch, self.total_epochs, self.cycles)
