@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train nine small models on digits and print what flipped
+demo: $(STAMP) ## train twelve small models on digits and print what flipped
 	$(BIN)/python examples/digits/demo.py
 
 test: $(STAMP) ## every test, doctests included
