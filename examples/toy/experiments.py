@@ -159,12 +159,12 @@ def zigzag_by_delta(task: Task, deltas: list[float]) -> dict[float, tuple[np.nda
     return scores
 
 
-def kernels_at_start(task: Task, observed: list[int], others: int) -> np.ndarray:
-    """K(x_o, x_u) of the untrained teacher, [observed, others, K, K], for the first training samples as x_u."""
+def kernels_at_start(task: Task, observed: list[int], others: list[int]) -> np.ndarray:
+    """K(x_o, x_u) of the untrained teacher, [observed, others, K, K], for pairs of training samples."""
     data = task.data()
     inputs = data.train_set.inputs
     start = network(fresh(1, inputs.shape[1], data.num_classes, task.recipe.hidden, TEACHERS), 0)
-    return empirical_kernel(start, inputs[observed], inputs[:others], memory_budget=1 << 28).numpy()
+    return empirical_kernel(start, inputs[observed], inputs[others], memory_budget=1 << 28).numpy()
 
 
 def _train(task: Task, data: ToyGaussianDataModule, targets: Tensor, seed: int, **options: Any) -> Trained:

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, pool: Executor, task: Task) -> dict[str, An
         for seed in seeds
         for chunk in _chunks(noisy_supervisions(options, seed), 13)
     ]
-    others = min(500, len(difficulty))
+    others = [sample for sample in range(len(difficulty)) if sample not in watched.values()][:500]
     kernels = pool.submit(kernels_at_start, task, list(watched.values()), others)
     trained = [teacher.result() for teacher in teachers]
     students = [
@@ -89,6 +89,7 @@ def run(options: argparse.Namespace, pool: Executor, task: Task) -> dict[str, An
         "noise": [student for future in noise for student in future.result()],
         "zigzag": scores.result(),
         "temperature": [row for future in curves for row in future.result()],
+        "others": others,
         "kernels": kernels.result(),
         "paths": read_paths(options.out / "teacher-0", mode="eval"),
     }
@@ -126,7 +127,7 @@ def analyze(found: dict[str, Any]) -> dict[str, Any]:
     inputs = data.train_set.inputs.numpy()
     watched = found["watched"]
     kernels = {
-        title: kernel_similarity(inputs[sample], inputs[: kernel.shape[0]], kernel, group=target[: kernel.shape[0]])
+        title: kernel_similarity(inputs[sample], inputs[found["others"]], kernel, group=target[found["others"]])
         for (title, sample), kernel in zip(watched.items(), found["kernels"], strict=True)
     }
     paths = found["paths"]

@@ -9,11 +9,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
+from lightning_flip.callbacks.clean_forward import clean_probabilities, transferred, undisturbed
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.steps import Attachment, StepSource
 from lightning_flip.steps.capture import LogitCapture
@@ -50,7 +49,7 @@ def clean_pass(
     """
     loader = _in_order(_loader_by_position(trainer, source), trainer.global_rank, trainer.world_size)
     parts: list[tuple[Tensor, Tensor]] = []
-    with _undisturbed(module, attachment), _averages(trainer, module, wanted=averaged):
+    with undisturbed(module, attachment), _averages(trainer, module, wanted=averaged):
         assert isinstance(source.logits_from, str)
         capture = LogitCapture(module.get_submodule(source.logits_from))
         try:
@@ -119,21 +118,6 @@ def _in_order(loader: DataLoader[Any], rank: int, world: int) -> DataLoader[Any]
 
 
 @contextlib.contextmanager
-def _undisturbed(module: nn.Module, attachment: Attachment) -> Iterator[None]:
-    states = random_states()
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        # A validation runs in inference mode, and what that makes cannot be trained with.
-        with attachment.paused(), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-        restore_random_states(states)
-
-
-@contextlib.contextmanager
 def _averages(trainer: pl.Trainer, module: pl.LightningModule, *, wanted: bool) -> Iterator[None]:
     """What a validation is scored with: Lightning puts averaged weights in at its start and out at its end."""
     found = [callback for callback in trainer.callbacks if wanted and isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
@@ -151,29 +135,8 @@ def _probabilities(
 ) -> Tensor:
     if not isinstance(item, IndexedBatch):
         raise TypeError(f"the training loader gave a {type(item).__name__} without its samples' positions.")
-    plugin = trainer.precision_plugin
-    # The class's own method: the one of this plugin is wrapped, and would take the batch for a step's.
-    batch = type(plugin).convert_input(plugin, item.batch)
-    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-    capture.arm(len(item.index), outermost_is_step=False)
-    try:
-        with plugin.forward_context():
-            if is_overridden("predict_step", module):
-                module.predict_step(batch, number)
-            else:
-                module(batch[0] if isinstance(batch, (tuple, list)) else batch)
-    finally:
-        capture.disarm()
-    logits = capture.logits
-    capture.clear()
-    if logits is None:
-        raise ValueError(
-            f"a clean pass caught no logits [{len(item.index)}, K] from {type(module).__name__}. It calls predict_step "
-            "where the module has one, else the module with the first part of the batch: let predict_step(batch, "
-            "batch_idx) run the network on a training batch, and name the submodule that gives logits (logits_from=)."
-        )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float().cpu()
+    batch = transferred(trainer, module, item.batch)
+    return clean_probabilities(trainer, module, capture, batch, rows=len(item.index), number=number).cpu()
 
 
 def _joined(trainer: pl.Trainer, parts: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:

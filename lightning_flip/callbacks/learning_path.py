@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_flip.callbacks.path_choice import PathChoice, check_samples
-from lightning_flip.callbacks.path_plan import PathPlan
-from lightning_flip.callbacks.path_probe import PathProbe, probed_loader
+from lightning_flip.callbacks.path_limit import PathLimit, check_times
+from lightning_flip.callbacks.path_passes import PathPasses
+from lightning_flip.callbacks.path_probe import probed_loader
 from lightning_flip.callbacks.path_recording import PathRecording
 from lightning_flip.callbacks.run_folder import default_folder
 from lightning_flip.callbacks.soft_target_files import training_data
@@ -100,18 +100,12 @@ class LearningPath(StepWatcher):
             loader=loader,
         )
         self._given = check_samples(samples, k, select)
-        if mode not in ("visits", "eval"):
-            raise ValueError(f'mode must be "visits" or "eval"; got {mode!r}.')
-        if mode == "visits" and every_n_steps is not None:
-            raise ValueError('every_n_steps is for mode="eval": visits come when the sampler draws a sample.')
+        check_times(mode, every_n_steps, every_n_epochs)
         if mode == "eval" and (callable(logits_from) or index_from is not None):
             raise ValueError(
                 'mode="eval" runs the model on samples that it asks for by position: logits_from must name a '
                 'submodule, and index_from does not go with it. Use mode="visits".'
             )
-        for option, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
-            if value is not None and value < 1:
-                raise ValueError(f"{option} must be at least 1; got {value}.")
         self.k = k
         self.select = select
         self.every_n_steps = every_n_steps
@@ -126,12 +120,10 @@ class LearningPath(StepWatcher):
     def _forget(self) -> None:
         self._recording = PathRecording(self.mode)
         self._choice = PathChoice(self._given, self.k, self.select, self.num_samples)
-        self._probe: PathProbe | None = None
-        self._classes = 0
-        self._asked = -1  # updates taken before the last pass
+        self._passes = PathPasses()
+        every = {"every_n_steps": self.every_n_steps, "every_n_epochs": self.every_n_epochs}
+        self._limit = PathLimit(self.max_bytes, passes=self.mode == "eval", **every)
         self._global_step = 0
-        self._hits: list[int] = []
-        self._hit_samples: list[int] = []
 
     @property
     def folder(self) -> Path | None:
@@ -152,7 +144,8 @@ class LearningPath(StepWatcher):
     def begin(self, trainer: pl.Trainer) -> None:
         """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
         self._recording.close()
-        self._probe, self._classes = None, 0
+        self._passes.renew()
+        self._limit.classes = 0
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
@@ -173,12 +166,12 @@ class LearningPath(StepWatcher):
         self._choice.start(training_data(trainer, self.source))
         if self.mode == "eval":
             probed_loader(trainer, self.source)  # what is wrong is wrong on every rank, and not on the asking one alone
-            if trainer.global_step == 0 and self._asked < 0:
+            if trainer.global_step == 0 and self._passes.asked < 0:
                 self._recording.epoch = trainer.current_epoch
                 probs = self._ask(trainer, pl_module)
                 classes = trainer.strategy.broadcast(0 if probs is None else probs.shape[1])
                 if classes:
-                    self._limit(trainer, classes)
+                    self._limit.say(trainer, self._choice.size, classes, self.folder)
                 self._keep(trainer, probs)
 
     # -- steps ----------------------------------------------------------------------------------------
@@ -197,7 +190,7 @@ class LearningPath(StepWatcher):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Say what will be recorded before the first update."""
-        if self.fitting and not self._classes:
+        if self.fitting and not self._limit.classes:
             self._announce(trainer)
 
     def on_train_batch_end(
@@ -206,27 +199,22 @@ class LearningPath(StepWatcher):
         """Keep the chosen rows of a step, or ask about the chosen samples; most batches hold none of them."""
         if self.attachment is None:
             return
-        if not self._classes:
+        if not self._limit.classes:
             self._announce(trainer)  # no backward came: manual optimization that skips one
-        self._hits = []
-        if self.mode == "visits" and self._records(trainer.current_epoch) and self._choice.chosen:
-            index = self.attachment.index(self.source).tolist()
-            self._hits = self._choice.rows_in(index)
-            self._hit_samples = [index[row] for row in self._hits]
-        if self._hits or self._choice.counting:
+        if self._choice.counting:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.mode == "visits" and self._limit.due(trainer.current_epoch):
+            samples = self.attachment.samples(self.source)
+            rows = self._choice.rows_in(samples)
+            if rows:
+                self._keep_visits([samples[row] for row in rows], rows)
         every = self.every_n_steps
         if self.mode == "eval" and every is not None and trainer.global_step // every > self._global_step // every:
             self._keep(trainer, self._ask(trainer, pl_module))
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Keep the chosen rows of a step; nothing is read back from the device."""
-        if self._choice.counting:
-            self._choice.see(step)
-        if self._hits and self._has_room(len(self._hits)):
-            rows = torch.tensor(self._hits).to(step.logits.device, non_blocking=True)
-            probs = step.logits[rows].softmax(dim=1).float()
-            self._recording.rows.add(self._hit_samples, step.target[rows], probs, global_step=self._global_step)
+        """Add up what zig-zag scores come from; nothing is read back from the device."""
+        self._choice.see(step)
 
     def pass_over(self, split: str) -> None:
         """Say once that mixed samples are nobody's."""
@@ -266,7 +254,7 @@ class LearningPath(StepWatcher):
         return {
             "recording": self._recording.state_dict(device),
             "choice": self._choice.state_dict(merge=device is not None),
-            "asked": self._asked,
+            "asked": self._passes.asked,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -282,61 +270,51 @@ class LearningPath(StepWatcher):
         mine = trainer is None or trainer.is_global_zero
         self._recording.load_state_dict(state_dict["recording"], is_global_zero=mine)
         self._choice.load_state_dict(state_dict["choice"])
-        self._asked = state_dict["asked"]
+        self._passes.asked = state_dict["asked"]
 
     # -- parts ------------------------------------------------------------------------------------------
-
-    def _records(self, epoch: int) -> bool:
-        """Whether visits of an epoch, or a pass at its end, are due."""
-        if self.every_n_epochs is None:
-            return False
-        return (epoch if self.mode == "visits" else epoch + 1) % self.every_n_epochs == 0
 
     def _announce(self, trainer: pl.Trainer) -> None:
         assert self.attachment is not None
         step = self.attachment.sample_step(self.source)
         if step is not None:
             self._choice.prepare(step)
-            self._limit(trainer, step.num_classes)
+            self._limit.say(trainer, self._choice.size, step.num_classes, self.folder)
 
-    def _limit(self, trainer: pl.Trainer, classes: int) -> None:
-        self._classes = classes
-        periods = {"every_n_steps": self.every_n_steps, "every_n_epochs": self.every_n_epochs}
-        plan = PathPlan.of(trainer, passes=self.mode == "eval", **periods)
-        refusal = plan.refusal(self._choice.size, classes, self.max_bytes)
-        if refusal is not None:
-            raise ValueError(refusal)
-        rank_zero_info(f"LearningPath: {plan.describe(self._choice.size, classes)}, into {self.folder}")
+    def _keep_visits(self, samples: list[int], rows: list[int]) -> None:
+        """Keep the chosen rows of a step; nothing is read back from the device, and no other row is looked at."""
+        assert self.attachment is not None
+        found = self.attachment.rows(self.source, rows)
+        if found is None:
+            return
+        logits, target = found
+        if target.ndim > 1:
+            self.pass_over("train")
+        elif self._has_room(len(rows)):
+            self._recording.rows.add_logits(samples, target, logits, global_step=self._global_step)
 
     def _has_room(self, rows: int) -> bool:
-        if self._recording.takes(rows, self._classes, self.max_bytes):
+        if self._limit.leaves_room(self._recording, rows):
             return True
         self._tell(f"LearningPath has written max_bytes={self.max_bytes} and records no more; paths end here.")
         return False
 
     def _ask(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> torch.Tensor | None:
-        """A clean pass by rank 0, unless there was one after this very update."""
-        if not self._choice.chosen or not trainer.is_global_zero or self._asked == trainer.global_step:
-            return None
         assert self.attachment is not None
-        if self._probe is None:
-            self._probe = PathProbe(trainer, pl_module, self.attachment, self.source, self._choice.chosen)
-        return self._probe.ask(trainer, pl_module)
+        return self._passes.ask(trainer, pl_module, self.attachment, self.source, self._choice.chosen)
 
     def _keep(self, trainer: pl.Trainer, probs: torch.Tensor | None) -> None:
-        if probs is None or self._probe is None or not self._has_room(len(probs)):
-            return
-        self._asked = trainer.global_step
-        self._recording.rows.add(self._probe.index, self._probe.target, probs, global_step=self._asked)
+        if probs is not None and self._has_room(len(probs)):
+            self._passes.keep(probs, self._recording.rows, global_step=trainer.global_step)
 
     def _end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._recording.epoch < 0:
             return
         assert self.attachment is not None
         self.attachment.check()
-        if self.mode == "eval" and self._records(self._recording.epoch):
+        if self.mode == "eval" and self._limit.due(self._recording.epoch):
             self._keep(trainer, self._ask(trainer, pl_module))
         self._recording.finish(trainer)
         if self._choice.end_epoch(trainer.strategy.root_device):
-            self._probe = None
+            self._passes.renew()
         self._recording.epoch = -1

@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from lightning_flip.callbacks.clean_pass import _undisturbed, find_training_loader
+from lightning_flip.callbacks.clean_forward import clean_probabilities, transferred, undisturbed
+from lightning_flip.callbacks.clean_pass import find_training_loader
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.steps import Attachment, StepSource
 from lightning_flip.steps.capture import LogitCapture
@@ -61,12 +61,13 @@ class PathProbe:
         loader = probed_loader(trainer, source)
         self.index = list(samples)
         self._attachment, self._source = attachment, source
-        with _undisturbed(module, attachment):
+        with undisturbed(module, attachment):
             random.seed(0)
             np.random.seed(0)  # noqa: NPY002 - what transforms draw from
             torch.manual_seed(0)
-            self._batches = [(size, _moved(trainer, module, batch)) for size, batch in _collated(loader, self.index)]
-        self.target = torch.cat([_labels(batch, source, size) for size, batch in self._batches])
+            collated = _collated(loader, self.index)
+            self._batches = [(rows, transferred(trainer, module, batch)) for rows, batch in collated]
+        self.target = torch.cat([_labels(batch, source, rows) for rows, batch in self._batches])
 
     def ask(self, trainer: pl.Trainer, module: pl.LightningModule) -> Tensor:
         """What the network says now: eval mode, no gradient; nothing is read back from the device.
@@ -85,12 +86,12 @@ class PathProbe:
             ValueError: if there are no logits ``[n, K]``.
         """
         assert isinstance(self._source.logits_from, str)
-        with _undisturbed(module, self._attachment):
+        with undisturbed(module, self._attachment):
             capture = LogitCapture(module.get_submodule(self._source.logits_from))
             try:
                 parts = [
-                    _ask(trainer, module, capture, size, copy.deepcopy(batch), number)
-                    for number, (size, batch) in enumerate(self._batches)
+                    clean_probabilities(trainer, module, capture, copy.deepcopy(batch), rows=rows, number=number)
+                    for number, (rows, batch) in enumerate(self._batches)
                 ]
             finally:
                 capture.remove()
@@ -140,37 +141,6 @@ def _collated(loader: DataLoader[Any], samples: list[int]) -> list[tuple[int, An
     return [(len(item.index), item.batch) for item in items]
 
 
-def _moved(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
-    plugin = trainer.precision_plugin
-    # The class's own method: the one of this plugin is wrapped, and would take the batch for a step's.
-    batch = type(plugin).convert_input(plugin, batch)
-    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
 def _labels(batch: Any, source: StepSource, size: int) -> Tensor:
     target = find_target(batch, source.target_from)
     return target if target.ndim == 1 else torch.full((size,), -1, device=target.device)
-
-
-def _ask(
-    trainer: pl.Trainer, module: pl.LightningModule, capture: LogitCapture, size: int, batch: Any, number: int
-) -> Tensor:
-    capture.arm(size, outermost_is_step=False)
-    try:
-        with trainer.precision_plugin.forward_context():
-            if is_overridden("predict_step", module):
-                module.predict_step(batch, number)
-            else:
-                module(batch[0] if isinstance(batch, (tuple, list)) else batch)
-    finally:
-        capture.disarm()
-    logits = capture.logits
-    capture.clear()
-    if logits is None:
-        raise ValueError(
-            f"a clean evaluation pass caught no logits [{size}, K] from {type(module).__name__}. It calls predict_step "
-            "where the module has one, else the module with the first part of the batch: let predict_step(batch, "
-            "batch_idx) run the network on a training batch, and name the submodule that gives logits (logits_from=)."
-        )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float()

@@ -85,6 +85,7 @@ class PathRecording:
         Args:
             trainer: the running Trainer.
         """
+        self.rows.check()
         count = len(self.rows)
         if is_distributed():
             counts = torch.tensor(count, device=trainer.strategy.root_device)

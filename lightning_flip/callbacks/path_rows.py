@@ -13,6 +13,8 @@ from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PathRows"]
 
+_WAITING = 256  # parts: rows of float64 take twice the memory that was said
+
 
 class PathRows:
     """Collects rows without reading anything back from the device.
@@ -29,6 +31,7 @@ class PathRows:
         self._steps: list[int] = []
         self._targets: list[Tensor] = []
         self._probs: list[Tensor] = []
+        self._logits: list[Tensor] = []  # the newest rows, whose softmax is taken together
 
     def __len__(self) -> int:
         return len(self._index)
@@ -42,10 +45,29 @@ class PathRows:
             probs: float32 ``[n, K]``.
             global_step: updates that had been taken when the predictions were made.
         """
-        self._index += index
-        self._steps += [global_step] * len(index)
-        self._targets.append(target)
+        self._fold()
+        self._note(index, target, global_step)
         self._probs.append(probs)
+
+    def add_logits(self, index: list[int], target: Tensor, logits: Tensor, *, global_step: int) -> None:
+        """Append predictions whose softmax can wait: in a step every operation counts.
+
+        Args:
+            index: the samples, known on the host.
+            target: int64 ``[n]``.
+            logits: ``[n, K]`` of any type, nobody else's memory.
+            global_step: updates that had been taken when the predictions were made.
+
+        Example:
+            >>> rows = PathRows()
+            >>> rows.add_logits([7], torch.tensor([1]), torch.zeros(1, 2), global_step=3)
+            >>> rows.columns()["probs"].tolist()
+            [[0.5, 0.5]]
+        """
+        self._note(index, target, global_step)
+        self._logits.append(logits)
+        if len(self._logits) >= _WAITING:
+            self._fold()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All rows, in the order in which they were added; waits for the device.
@@ -56,6 +78,22 @@ class PathRows:
         integers, probs = self._tensors(0)
         index, global_step, target = integers.T.numpy()
         return {"index": index, "target": target, "global_step": global_step, "probs": probs.numpy()}
+
+    def check(self) -> None:
+        """Look at the values; waits for the device.
+
+        Raises:
+            ValueError: if a probability is not finite, or a label not among the classes.
+        """
+        integers, probs = self._tensors(0)
+        wrong = ~probs.isfinite().all(dim=1) | (integers[:, 2] >= max(probs.shape[1], 1)) | (integers[:, 2] < -1)
+        if wrong.any():
+            index, step, label = integers[wrong][0].tolist()
+            raise ValueError(
+                f"what was recorded of sample {index} after {step} updates is no distribution over {probs.shape[1]} "
+                f"classes with the label {label}: logits were not finite (NaN or infinity), or the label is wrong. "
+                "Lower the learning rate, clip gradients, or look for bad inputs and labels."
+            )
 
     def gathered(self, device: torch.device) -> PathRows:
         """The rows of all ranks, rank after rank; a collective.
@@ -69,6 +107,7 @@ class PathRows:
         if not is_distributed():
             return self
         # A rank that recorded nothing has to learn the number of classes before tensors are exchanged.
+        self._fold()
         width = torch.tensor(self._probs[0].shape[1] if self._probs else 0, device=device)
         dist.all_reduce(width, dist.ReduceOp.MAX)
         merged = PathRows()
@@ -100,6 +139,16 @@ class PathRows:
         rows._append(state["integers"], state["probs"])
         return rows
 
+    def _note(self, index: list[int], target: Tensor, global_step: int) -> None:
+        self._index += index
+        self._steps += [global_step] * len(index)
+        self._targets.append(target)
+
+    def _fold(self) -> None:
+        if self._logits:
+            logits, self._logits = torch.cat(self._logits), []
+            self._probs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float())
+
     def _append(self, integers: Tensor, probs: Tensor) -> None:
         if len(integers):
             self._index += integers[:, 0].tolist()
@@ -111,6 +160,7 @@ class PathRows:
         """Integers ``[n, 3]`` (index, step, target) and probabilities ``[n, K]``, on the CPU."""
         if not self._index:
             return torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, width)
+        self._fold()
         target = torch.cat([part.cpu() for part in self._targets])
         integers = torch.stack([torch.tensor(self._index), torch.tensor(self._steps), target], dim=1)
         return integers, torch.cat([part.cpu() for part in self._probs])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.data.labels import _kept_labels
+from lightning_flip.data.labels import labels_at_hand
 from lightning_flip.data.sources import ask_dataset
 
 __all__ = ["kept_labels", "sample_ids"]
@@ -28,7 +28,7 @@ def kept_labels(dataset: Any) -> npt.NDArray[np.int64] | None:
         >>> kept_labels(TensorDataset(torch.zeros(2, 3), torch.tensor([1, 0]))), kept_labels(["a", "b"])
         (array([1, 0]), None)
     """
-    labels = _kept_labels(dataset)
+    labels = labels_at_hand(dataset)
     return None if labels is None else labels.numpy()
 
 

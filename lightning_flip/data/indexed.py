@@ -93,13 +93,11 @@ class IndexedDataset(Dataset[Any]):
             return _Item(self._dataset[index], _positions(index, self._dataset))
         return _Item(self._dataset[index], _position(index, self._dataset))
 
-    def __getitems__(self, indices: Sequence[Any]) -> _Item[Any] | list[_Item[Any]]:
-        positions = _positions(indices, self._dataset)
+    def __getitems__(self, indices: Sequence[Any]) -> _Item[Any]:
         fetch = getattr(self._dataset, "__getitems__", None)
-        if fetch is not None:
-            # The answer may be a finished batch: the collate function gets it as it is.
-            return _Item(fetch(indices), positions)
-        return [_Item(self._dataset[index], position) for index, position in zip(indices, positions, strict=True)]
+        # The dataset's own answer may be a finished batch: the collate function gets it as it is.
+        samples = fetch(indices) if fetch is not None else [self._dataset[index] for index in indices]
+        return _Item(samples, _positions(indices, self._dataset))
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -177,7 +175,8 @@ def _position(index: Any, dataset: Any) -> int:
 
 
 def _positions(indices: Any, dataset: Any) -> list[int]:
-    return [_position(index, dataset) for index in indices]
+    # Samplers give plain integers; these need no call each.
+    return [index if type(index) is int and index >= 0 else _position(index, dataset) for index in indices]
 
 
 def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Sequence
 from os import PathLike
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_flip.data.label_tables import as_label_distributions, load_label_distributions
-from lightning_flip.data.labels import _place
+from lightning_flip.data.labels import with_target
 from lightning_flip.data.sources import ask_dataset
 
 __all__ = ["LabelDistributions"]
@@ -117,10 +116,4 @@ class LabelDistributions(Dataset[Any]):
     def _supervised(self, sample: Any, index: int) -> Any:
         if not self.as_target:
             return sample
-        place, probs = _place(sample), self.true_probs[operator.index(index)]
-        if isinstance(sample, tuple):
-            parts = [*sample[:place], probs, *sample[place + 1 :]]
-            return type(sample)._make(parts) if hasattr(sample, "_make") else tuple(parts)
-        changed = copy.copy(sample)
-        changed[place] = probs
-        return changed
+        return with_target(sample, self.true_probs[operator.index(index)])

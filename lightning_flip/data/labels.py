@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-__all__ = ["TARGET_KEYS", "find_labels", "label_of", "read_labels", "with_label"]
+__all__ = ["TARGET_KEYS", "find_labels", "label_of", "labels_at_hand", "read_labels", "with_label", "with_target"]
 
 TARGET_KEYS = ("target", "label", "labels", "y")
 _FILE_NAMES = ("noisy_targets", "noisy_labels", "noisy_label", "targets", "target", "labels", "label", "y")
@@ -60,8 +60,7 @@ def with_label(sample: Any, label: int) -> Any:
         >>> with_label(("pixels", 3), 5), with_label({"x": "pixels", "y": 3}, 5)
         (('pixels', 5), {'x': 'pixels', 'y': 5})
     """
-    place = _place(sample)
-    old = sample[place]
+    old = sample[_place(sample)]
     new: Any = label
     if isinstance(old, Tensor):
         new = torch.full_like(old, label)
@@ -69,11 +68,29 @@ def with_label(sample: Any, label: int) -> Any:
         new = np.full_like(old, label)
     elif isinstance(old, np.generic):
         new = type(old)(label)
+    return with_target(sample, new)
+
+
+def with_target(sample: Any, target: Any) -> Any:
+    """Copy a sample with anything else in the place of its label.
+
+    Args:
+        sample: see :func:`label_of`; it is left as it is, and everything but the label is shared.
+        target: what takes the label's place, a distribution for example.
+
+    Returns:
+        A sample of the same form.
+
+    Example:
+        >>> with_target(("pixels", 3), [0.5, 0.5]), with_target({"x": "pixels", "y": 3}, None)
+        (('pixels', [0.5, 0.5]), {'x': 'pixels', 'y': None})
+    """
+    place = _place(sample)
     if isinstance(sample, tuple):
-        parts = [*sample[:place], new, *sample[place + 1 :]]
+        parts = [*sample[:place], target, *sample[place + 1 :]]
         return type(sample)._make(parts) if hasattr(sample, "_make") else tuple(parts)
     changed = copy.copy(sample)
-    changed[place] = new
+    changed[place] = target
     return changed
 
 
@@ -107,19 +124,32 @@ def find_labels(dataset: Any, *, scan: bool = False) -> Tensor:
         >>> find_labels(Subset(whole, [2, 0])), find_labels([("a", 1), ("b", 0)])
         (tensor([2, 3]), tensor([1, 0]))
     """
-    labels = None if scan else _kept_labels(dataset)
+    labels = None if scan else labels_at_hand(dataset)
     if labels is None:
         with torch.random.fork_rng(devices=[]):  # random transforms must not move the run's random state
             labels = torch.tensor([label_of(dataset[index]) for index in range(len(dataset))], dtype=torch.int64)
     return labels
 
 
-def _kept_labels(dataset: Any) -> Tensor | None:
+def labels_at_hand(dataset: Any) -> Tensor | None:
+    """The labels of all samples, where an attribute holds them, so that none has to be read.
+
+    Args:
+        dataset: a map-style dataset.
+
+    Returns:
+        int64 ``[N]``, or None.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels_at_hand(TensorDataset(torch.zeros(2, 3), torch.tensor([1, 0]))), labels_at_hand([("a", 1)])
+        (tensor([1, 0]), None)
+    """
     if isinstance(dataset, Subset) and not isinstance(getattr(dataset, "targets", None), Tensor):
-        labels = _kept_labels(dataset.dataset)
+        labels = labels_at_hand(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     if isinstance(dataset, ConcatDataset):
-        parts = [_kept_labels(part) for part in dataset.datasets]
+        parts = [labels_at_hand(part) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
         return torch.cat(known) if len(known) == len(parts) else None
     if getattr(dataset, "target_transform", None) is not None:

@@ -103,7 +103,7 @@ def distance_stages(
 def plot_distance_stages(rows: Mapping[str, DistanceStages]) -> Figure:
     """Draw distances to p* against base difficulty: a row a supervision, a column a stage; red is the supervision.
 
-    Distances are divided by sqrt(2), the largest there can be, as in the paper's Fig. 2.
+    Distances and difficulty are divided by sqrt(2), the largest there can be, as in the paper's Fig. 2.
 
     Args:
         rows: what :func:`distance_stages` prepared, by the supervision's name; all with the same stages.
@@ -132,8 +132,8 @@ def plot_distance_stages(rows: Mapping[str, DistanceStages]) -> Figure:
         line[0].set_ylabel(plain_text(supervision))
     for above, below, stage in zip(panels[0], panels[-1], names, strict=True):
         above.set_title(plain_text(stage), fontsize="medium")
-        below.set_xlabel("base difficulty")
-    figure.supylabel("distance to p* (1 is the largest)", fontsize="medium")
+        below.set_xlabel("base difficulty / √2")
+    figure.supylabel("distance to p* / √2", fontsize="medium")
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ class JoinedPredictions:
     new_pred: Integers
     old_confidence: Floats | None = None
     new_confidence: Floats | None = None
-    slices: dict[str, npt.NDArray[np.object_]] = dataclasses.field(default_factory=dict)
+    slices: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     only_old: int = 0
     only_new: int = 0
     outside_classes: int = 0

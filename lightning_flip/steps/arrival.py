@@ -35,6 +35,7 @@ class Arrival:
         self._loaders = loaders
         self._single = True
         self._indices: dict[StepSource, tuple[Tensor, int, int | None]] = {}
+        self._listed: dict[StepSource, list[int]] = {}
         self._parts: dict[Any, IndexedBatch | None] = {}  # by key in the collection; None: that loader has ended
         self.plain = data
         if isinstance(data, IndexedBatch):
@@ -63,6 +64,39 @@ class Arrival:
             ValueError: if there are several loaders and the source names none, or one that is not there.
         """
         return batch if self._single else batch[self._key(source)]
+
+    def replaced(self, batch: Any, source: StepSource, part: Any) -> Any:
+        """A batch with another part where a source looks.
+
+        Args:
+            batch: the collection, or the batch itself where there is one loader; it is left as it is.
+            source: names the loader, where training draws from several.
+            part: what takes the place of :meth:`followed`.
+
+        Returns:
+            The part itself where there is one loader.
+
+        Raises:
+            ValueError: if there are several loaders and the source names none, or one that is not there.
+        """
+        if self._single:
+            return part
+        key = self._key(source)
+        if isinstance(batch, dict):
+            return {**batch, key: part}
+        return type(batch)(part if number == key else other for number, other in enumerate(batch))
+
+    def positions(self, source: StepSource) -> Tensor | None:
+        """The samples' positions in the loader's dataset, whatever ids the batch carries itself.
+
+        Args:
+            source: names the loader, where training draws from several.
+
+        Returns:
+            int64 ``[B]`` on the CPU, or None for loaders without positions.
+        """
+        part = self._parts.get(self._key(source))
+        return None if part is None or bool((part.index < 0).any()) else part.index
 
     def record(self, source: StepSource) -> LoaderRecord | None:
         """What is known of the loader that a source follows.
@@ -94,6 +128,20 @@ class Arrival:
             self._indices[source] = self._find_index(source)
         return self._indices[source]
 
+    def listed(self, source: StepSource) -> list[int]:
+        """The samples of the batch, as :meth:`index` has them, in a list; the one list that there is.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            B integers.
+        """
+        index = self.index(source)[0]
+        if source not in self._listed:
+            self._listed[source] = index.tolist()
+        return self._listed[source]
+
     def _find_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
         record = self.record(source)
         if source.index_from is not None:
@@ -108,7 +156,9 @@ class Arrival:
             part = self._parts[self._key(source)]
             assert part is not None
             index, num_samples = part.index, record.num_samples
-            if bool((index < 0).any()):
+            # A list is read faster than a small tensor is searched, and others ask for it, too.
+            self._listed[source] = listed = index.tolist()
+            if listed and min(listed) < 0:
                 raise TypeError(
                     f"the sampler of this loader asks {type(record.dataset).__name__} for keys that are not integers; "
                     "a sample's index is its integer position in the dataset. Use integer positions, or let every "

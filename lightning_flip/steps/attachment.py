@@ -100,20 +100,20 @@ class Attachment:
         """The running batch, to be compared by identity: a step may run several times for one."""
         return self._running.arrival
 
-    def index(self, source: StepSource) -> Tensor:
+    def samples(self, source: StepSource) -> list[int]:
         """The samples of the running batch, before any step and without waiting for a device.
 
         Args:
             source: names the loader, where training draws from several.
 
         Returns:
-            int64 ``[B]`` on the CPU, without the rows that a DistributedSampler pads with; none where the loader that
+            Their positions or ids, without the rows that a DistributedSampler pads with; none where the loader that
             is followed ended before the others.
 
         Raises:
             TypeError: the samples have no index.
         """
-        return self._running.index(source)
+        return self._running.samples(source)
 
     @property
     def searching(self) -> bool:
@@ -139,6 +139,19 @@ class Attachment:
         """
         return self._running.seen_through(source)
 
+    def rows(self, source: StepSource, rows: list[int]) -> tuple[Tensor, Tensor] | None:
+        """A few rows of the running or just finished step, for those who need no more: much cheaper than all of it.
+
+        Args:
+            source: where to take them from; must have been registered.
+            rows: positions in the batch.
+
+        Returns:
+            Logits ``[n, K]`` outside of the graph and targets of these rows, copies both; nobody has looked for NaN
+            and wrong labels in them. None as for :meth:`sample_step`, whose errors are these, too.
+        """
+        return self._running.rows(source, rows)
+
     def note_output(self, output: Any) -> None:
         """Say what the running step is going to return, for sources that are functions of it.
 
@@ -146,6 +159,63 @@ class Attachment:
             output: what the module's own step returned.
         """
         self._running.note_output(output)
+
+    def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
+        """Change what the running step is given; everybody then sees the targets of the changed batch.
+
+        Args:
+            batch: what ``training_step`` received.
+            source: names the loader whose part is changed, where training draws from several.
+            change: makes the new part from the old one, of as many samples.
+
+        Returns:
+            The batch to go on with.
+        """
+        part = self._running.arrival.followed(batch, source)
+        if part is not None:
+            batch = self._running.arrival.replaced(batch, source, change(part))
+            self._running.replace_batch(batch)
+        return batch
+
+    def given(self, source: StepSource) -> Any:
+        """What the running step was given, on its device and after all changes.
+
+        Args:
+            source: names the loader, where training draws from several.
+
+        Returns:
+            The part of the batch that the source follows.
+        """
+        return self._running.arrival.followed(self._running.batch, source)
+
+    def transferred(self, part: Any, source: StepSource) -> Any:
+        """Take a batch that came from elsewhere the way of the loop's own: precision, transfer hooks, device.
+
+        Args:
+            part: a batch as the loader of the source would have given it.
+            source: names the loader, where training draws from several.
+
+        Returns:
+            The batch as a step would be given it.
+        """
+        trainer = self._trainer()
+        assert trainer is not None
+        plugin = trainer.precision_plugin
+        data = self._running.arrival.replaced(self._running.arrival.plain, source, part)
+        data = type(plugin).convert_input(plugin, data)  # the instance's own is wrapped: this is no arrival
+        data = trainer.lightning_module._on_before_batch_transfer(data, dataloader_idx=0)
+        return self._running.arrival.followed(trainer.strategy.batch_to_device(data, dataloader_idx=0), source)
+
+    def positions(self, source: StepSource) -> Tensor | None:
+        """Where the samples of the running batch stand in their loader's dataset.
+
+        Args:
+            source: names the loader, where training draws from several.
+
+        Returns:
+            int64 ``[B]`` on the CPU, or None for loaders without positions.
+        """
+        return self._running.arrival.positions(source)
 
     def record(self, source: StepSource) -> LoaderRecord | None:
         """What is known of the loader of the running batch.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_flip.steps.arrival import Arrival
 from lightning_flip.steps.capture import candidate_modules, nothing_caught
-from lightning_flip.steps.captures import Captures
+from lightning_flip.steps.captures import Captures, Inputs
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 from lightning_flip.steps.source import StepSource
@@ -66,6 +66,19 @@ class RunningStep:
         self._built, self._output, self._done = {}, None, False
         self._args, self._name = args, name
 
+    @property
+    def batch(self) -> Any:
+        """What the step was given, after all changes."""
+        return self._args[0] if self._args else None
+
+    def replace_batch(self, batch: Any) -> None:
+        """Give the step another batch; what was built from the one before is forgotten.
+
+        Args:
+            batch: of as many samples.
+        """
+        self._args, self._built = (batch, *self._args[1:]), {}
+
     def note_output(self, output: Any) -> None:
         """Say what the step is going to return, for sources that are functions of it.
 
@@ -96,22 +109,23 @@ class RunningStep:
             return len(self.arrival.index(source)[0])
         return None
 
-    def index(self, source: StepSource) -> Tensor:
+    def samples(self, source: StepSource) -> list[int]:
         """The samples of the batch, before any step and without waiting for a device.
 
         Args:
             source: names the part.
 
         Returns:
-            int64 ``[B]`` on the CPU, without padding; none where the loader that is followed ended before the others.
+            Their positions or ids, without padding; none where the loader that is followed ended before the others.
 
         Raises:
             TypeError: the samples have no index.
         """
         if self.arrival.followed(self.arrival.plain, source) is None:
-            return torch.zeros(0, dtype=torch.int64)
-        index, num_padding, _ = self.arrival.index(source)
-        return index[: len(index) - num_padding]
+            return []
+        num_padding = self.arrival.index(source)[1]
+        listed = self.arrival.listed(source)
+        return listed[: len(listed) - num_padding]
 
     def seen_through(self, source: StepSource) -> SampleStep | None:
         """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
@@ -126,27 +140,56 @@ class RunningStep:
             self._built[source] = self._build(source)
         return self._built[source]
 
-    def _build(self, source: StepSource) -> SampleStep | None:
+    def rows(self, source: StepSource, rows: list[int]) -> tuple[Tensor, Tensor] | None:
+        """A few rows of the step, for those who need no more: much cheaper than all of it.
+
+        Args:
+            source: where to take them from.
+            rows: positions in the batch.
+
+        Returns:
+            Logits ``[n, K]`` outside of the graph and targets, copies both, whose values nobody has looked at; None
+            as for :meth:`seen_through`.
+        """
+        found = self._find(source)
+        if found is None:
+            return None
+        logits, _, target = found
+        assert target is not None  # data to predict are no training
+        chosen = torch.tensor(rows).to(logits.device, non_blocking=True)
+        return logits.detach().index_select(0, chosen), target.index_select(0, chosen)
+
+    def _find(self, source: StepSource) -> tuple[Tensor, Inputs, Tensor | None] | None:
+        """Logits, the inputs of their forward, and targets on the device of the logits."""
         batch = self.arrival.followed(self._args[0] if self._args else None, source)
         if batch is None:
             return None  # the loader that is followed ended before the others
-        index, num_padding, num_samples = self.arrival.index(source)
-        found = self._captures.find(source, len(index), self._output)
+        count = len(self.arrival.index(source)[0])
+        found = self._captures.find(source, count, self._output)
         if found is None:
             if self._output is None and self._done and self._may_skip:
                 return None  # the step chose to do nothing
-            raise RuntimeError(self._nothing_caught(source, len(index)))
+            raise RuntimeError(self._nothing_caught(source, count))
         logits, inputs = found
         target = self._find_target(batch, source)
-        has_target = target is not None
         if target is None:
-            target = torch.zeros(len(logits), dtype=torch.int64)
+            return logits, inputs, None
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
             raise ValueError(
                 f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
                 "Both must be of the same samples and classes; pass target_from= or logits_from=."
             )
-        target = target.to(logits.device, non_blocking=True)
+        return logits, inputs, target.to(logits.device, non_blocking=True)
+
+    def _build(self, source: StepSource) -> SampleStep | None:
+        found = self._find(source)
+        if found is None:
+            return None
+        logits, inputs, target = found
+        has_target = target is not None
+        if target is None:
+            target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        index, num_padding, num_samples = self.arrival.index(source)
         valid = self._checks.look(logits.detach(), target, self._name, deferred=logits.device.type != "cpu")
         return SampleStep(
             index=index.to(logits.device, non_blocking=True),
@@ -156,7 +199,7 @@ class RunningStep:
             inputs=inputs,
             valid=valid,
             num_padding=num_padding,
-            rounds=rounds_of(index),
+            rounds=rounds_of(self.arrival.listed(source)),
             num_samples=num_samples,
             largest_index=int(index.max()) if num_samples is None and len(index) else None,
             has_target=has_target,

@@ -12,7 +12,7 @@ from lightning_flip.steps.capture import LogitCapture, as_logits
 from lightning_flip.steps.features import FeatureCapture, classifier_layer
 from lightning_flip.steps.source import StepSource
 
-__all__ = ["Captures"]
+__all__ = ["Captures", "Inputs"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -129,22 +129,22 @@ class SampleStep:
         )
 
 
-def rounds_of(index: Tensor) -> tuple[Tensor, ...] | None:
+def rounds_of(index: Tensor | Sequence[int]) -> tuple[Tensor, ...] | None:
     """Split row positions so that no index repeats within a part.
 
     Args:
-        index: int64 ``[B]`` on the CPU.
+        index: B samples, in a list or int64 ``[B]`` on the CPU.
 
     Returns:
         None when all are different (the usual case), else the first visits, the second visits, and so on.
 
     Example:
-        >>> rounds_of(torch.tensor([3, 1, 2])) is None
+        >>> rounds_of([3, 1, 2]) is None
         True
-        >>> [rows.tolist() for rows in rounds_of(torch.tensor([3, 1, 3, 3]))]
+        >>> [rows.tolist() for rows in rounds_of([3, 1, 3, 3])]
         [[0, 1], [2], [3]]
     """
-    positions = index.tolist()
+    positions = index.tolist() if isinstance(index, Tensor) else index
     if len(set(positions)) == len(positions):
         return None
     seen: dict[int, int] = {}

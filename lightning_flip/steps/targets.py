@@ -97,6 +97,8 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
 
 
 def _usual_target(batch: Any) -> Any:
+    if type(batch) in (tuple, list) and len(batch) >= 2:  # nearly always, and in every step
+        return batch[1]
     named = batch if isinstance(batch, Mapping) else None
     if named is None and (is_dataclass(batch) or hasattr(batch, "_fields")):
         names = [field.name for field in fields(batch)] if is_dataclass(batch) else list(batch._fields)

@@ -1,8 +1,8 @@
 """What following learning paths costs in a step: visits, scores of all samples, and a clean pass after every step.
 
-``make bench`` prints the ratios. A step is the time between two batches of an epoch, loading included; the files that
-an epoch's end writes are not in it. Cases take turns, each round begins with another one, and a ratio is the median
-over rounds of a round's medians.
+``make bench`` prints the ratios. A step is the processor time of the training thread between two batches of an epoch,
+loading included, so that other programs do not count; the files that an epoch's end writes are not in it. Cases take
+turns, each round begins with another one, and a ratio is the median over rounds of a round's medians.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CASES = [
 
 
 class Clock(pl.Callback):
-    """Time from the start of a batch to that of the next one."""
+    """Processor time from the start of a batch to that of the next one."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []
@@ -59,7 +59,7 @@ class Clock(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        now = time.perf_counter()
+        now = time.thread_time()
         if batch_idx:
             self.taken.append(now - self._begun)
         self._begun = now

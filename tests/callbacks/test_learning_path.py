@@ -18,6 +18,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, LearningPath
 from lightning_flip.callbacks.exact_resume import random_states
+from lightning_flip.callbacks.path_rows import PathRows
+from lightning_flip.models import MLP, Classifier
+from lightning_flip.steps.building import RunningStep
 from lightning_flip.stores import list_parts, read_paths
 from tests.callbacks.helpers import (
     Lookup,
@@ -330,7 +333,7 @@ def test_difficulty_needs_a_true_distribution():
 @pytest.mark.parametrize("options", [{}, {"mode": "eval"}, {"mode": "eval", "every_n_steps": 1}])
 def test_files_are_no_larger_than_said(options, monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_flip.callbacks.learning_path.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_flip.callbacks.path_limit.rank_zero_info", said.append)
     fit(LearningPath(CHOSEN, dirpath="run", **options))
     size = sum(path.stat().st_size for path in list_parts("run/paths").values())
     from lightning_flip.stores import path_bytes
@@ -542,3 +545,52 @@ def test_a_refusal_ends_both_ranks(options):
     codes = run_ranks(2, on_ranks, 2, "two", {"samples": CHOSEN, **options}, seconds=40)
     assert None not in codes
     assert 0 not in codes
+
+
+# -- what a step costs --------------------------------------------------------------------------------------
+
+
+def test_a_batch_without_a_chosen_sample_is_left_alone(monkeypatch):
+    looked = {"whole": 0, "rows": 0}
+
+    def counted(name, original):
+        def count(self, *args):
+            looked[name] += 1
+            return original(self, *args)
+
+        return count
+
+    monkeypatch.setattr(RunningStep, "_build", counted("whole", RunningStep._build))
+    monkeypatch.setattr(RunningStep, "rows", counted("rows", RunningStep.rows))
+    data = TensorDataset(torch.rand(40, 5), torch.arange(40) % 3)
+    module = Classifier(network=MLP(5, 3), num_classes=3)
+    make_trainer(max_epochs=3, callbacks=[LearningPath([3], dirpath="a")]).fit(module, DataLoader(data, 8))
+    # The whole step once, to learn the number of classes; then one of five batches an epoch, its chosen row alone.
+    assert looked == {"whole": 1, "rows": 3}
+    assert read_paths("a").path.shape == (3, 1, 3)
+
+
+def test_rows_that_wait_for_their_softmax_keep_their_order():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(600, 3, generator=generator).half()
+    rows = PathRows()
+    for n, row in enumerate(logits):  # more than wait at a time, with a pass in between
+        add = rows.add_logits if n != 5 else rows.add
+        value = row[None] if n != 5 else row[None].float().softmax(dim=1)
+        add([n], torch.tensor([n % 3]), value, global_step=n)
+    again = PathRows.from_state(rows.state_dict())
+    for found in (rows.columns(), again.columns()):
+        assert found["index"].tolist() == found["global_step"].tolist() == list(range(600))
+        assert found["target"].tolist() == [n % 3 for n in range(600)]
+        expected = np.exp(logits.double().numpy())
+        np.testing.assert_allclose(found["probs"], expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("value", "label"), [(float("nan"), 1), (float("inf"), 1), (0.0, 3), (0.0, -2)])
+def test_values_that_nobody_looked_at_in_the_step_are_looked_at_before_they_are_written(value, label):
+    rows = PathRows()
+    rows.add_logits([4], torch.tensor([0]), torch.zeros(1, 3), global_step=0)
+    rows.check()
+    rows.add_logits([7], torch.tensor([label]), torch.tensor([[0.0, value, 0.0]]), global_step=2)
+    with pytest.raises(ValueError, match="sample 7 after 2 updates"):
+        rows.check()

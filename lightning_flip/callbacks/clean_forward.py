@@ -1,0 +1,101 @@
+"""Asking a network between two steps, in eval mode and without leaving a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+
+from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
+from lightning_flip.steps import Attachment
+from lightning_flip.steps.capture import LogitCapture
+
+__all__ = ["clean_probabilities", "transferred", "undisturbed"]
+
+
+@contextlib.contextmanager
+def undisturbed(module: nn.Module, attachment: Attachment) -> Iterator[None]:
+    """A context for forwards that training must not notice: eval mode, no gradient, nothing caught as a step.
+
+    Afterwards random states and training modes are what they were.
+
+    Args:
+        module: the network that is going to be asked.
+        attachment: what runs here is no step that it should catch.
+    """
+    states = random_states()
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        # A validation runs in inference mode, and what that makes cannot be trained with.
+        with attachment.paused(), torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        restore_random_states(states)
+
+
+def transferred(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+    """Take a batch the way of the loop's own: precision, transfer hooks, device.
+
+    Args:
+        trainer: the running Trainer.
+        module: its module.
+        batch: what a loader's collate function made, without index.
+
+    Returns:
+        The batch as a step would be given it.
+    """
+    plugin = trainer.precision_plugin
+    # The class's own method: the one of this plugin is wrapped, and would take the batch for a step's.
+    batch = type(plugin).convert_input(plugin, batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def clean_probabilities(
+    trainer: pl.Trainer, module: pl.LightningModule, capture: LogitCapture, batch: Any, *, rows: int, number: int
+) -> Tensor:
+    """What the network says of one batch, inside of :func:`undisturbed`.
+
+    The batch goes through ``predict_step`` where the module has one of its own, else through its forward (the first
+    part of a tuple or list).
+
+    Args:
+        trainer: the running Trainer.
+        module: its module.
+        capture: catches the logits.
+        batch: a batch of the training loader, on the device.
+        rows: number of its samples.
+        number: its number, for ``predict_step``.
+
+    Returns:
+        Probabilities float32 ``[rows, K]`` on the device.
+
+    Raises:
+        ValueError: if there are no logits ``[rows, K]``.
+    """
+    capture.arm(rows, outermost_is_step=False)
+    try:
+        with trainer.precision_plugin.forward_context():
+            if is_overridden("predict_step", module):
+                module.predict_step(batch, number)
+            else:
+                module(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    finally:
+        capture.disarm()
+    logits = capture.logits
+    capture.clear()
+    if logits is None:
+        raise ValueError(
+            f"a clean evaluation pass caught no logits [{rows}, K] from {type(module).__name__}. It calls predict_step "
+            "where the module has one, else the module with the first part of the batch: let predict_step(batch, "
+            "batch_idx) run the network on a training batch, and name the submodule that gives logits (logits_from=)."
+        )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float()
