@@ -6,6 +6,9 @@ import os
 # every process group anew unless this variable is there.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Iterator
+
+import jaxtyping
 import pytest
 import torch
 
@@ -20,3 +23,11 @@ def _one_thread() -> None:
 def _in_an_empty_folder(tmp_path, monkeypatch) -> None:
     """Whatever a Trainer writes by default lands in the test's own folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def own_checks() -> Iterator[None]:
+    """Let the arguments reach the function's own checks, as they do outside of the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

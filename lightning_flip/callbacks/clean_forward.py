@@ -12,10 +12,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
+from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.steps import Attachment
 from lightning_flip.steps.capture import LogitCapture
 
-__all__ = ["clean_probabilities", "transferred", "undisturbed"]
+__all__ = ["clean_logits", "clean_probabilities", "transferred", "undisturbed"]
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def transferred(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> 
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def clean_probabilities(
+def clean_logits(
     trainer: pl.Trainer, module: pl.LightningModule, capture: LogitCapture, batch: Any, *, rows: int, number: int
 ) -> Tensor:
     """What the network says of one batch, inside of :func:`undisturbed`.
@@ -76,7 +77,7 @@ def clean_probabilities(
         number: its number, for ``predict_step``.
 
     Returns:
-        Probabilities float32 ``[rows, K]`` on the device.
+        Logits ``[rows, K]`` on the device, in at least float32.
 
     Raises:
         ValueError: if there are no logits ``[rows, K]``.
@@ -98,4 +99,26 @@ def clean_probabilities(
             "where the module has one, else the module with the first part of the batch: let predict_step(batch, "
             "batch_idx) run the network on a training batch, and name the submodule that gives logits (logits_from=)."
         )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float()
+    return widen(logits)
+
+
+def clean_probabilities(
+    trainer: pl.Trainer, module: pl.LightningModule, capture: LogitCapture, batch: Any, *, rows: int, number: int
+) -> Tensor:
+    """The softmax of :func:`clean_logits`.
+
+    Args:
+        trainer: the running Trainer.
+        module: its module.
+        capture: catches the logits.
+        batch: a batch of the training loader, on the device.
+        rows: number of its samples.
+        number: its number, for ``predict_step``.
+
+    Returns:
+        Probabilities float32 ``[rows, K]`` on the device.
+
+    Raises:
+        ValueError: if there are no logits ``[rows, K]``.
+    """
+    return clean_logits(trainer, module, capture, batch, rows=rows, number=number).softmax(dim=1).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,13 +12,14 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from lightning_flip.callbacks.clean_forward import clean_probabilities, transferred, undisturbed
+from lightning_flip.callbacks.clean_forward import clean_logits, transferred, undisturbed
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
-from lightning_flip.steps import Attachment, StepSource
+from lightning_flip.steps import Attachment, SampleStep, StepSource, find_target
 from lightning_flip.steps.capture import LogitCapture
+from lightning_flip.steps.features import FeatureCapture, classifier_layer
 from lightning_flip.tables import gather_rows
 
-__all__ = ["clean_pass", "find_training_loader"]
+__all__ = ["clean_pass", "clean_steps", "find_training_loader"]
 
 _BATCH_SIZE = 64  # where the loader's own batch sampler has none to say
 
@@ -26,12 +27,7 @@ _BATCH_SIZE = 64  # where the loader's own batch sampler has none to say
 def clean_pass(
     trainer: pl.Trainer, module: pl.LightningModule, attachment: Attachment, source: StepSource, *, averaged: bool
 ) -> Tensor:
-    """Ask a model about every training sample: eval mode, no gradient, one after the other, not shuffled.
-
-    Inputs are those of the training loader, with its transforms and collate function as they are. They go through
-    ``predict_step`` where the module has one of its own, else through its forward (the first part of a tuple or list).
-    Afterwards random states and training modes are what they were: training goes on bit for bit as without the pass.
-    Each rank asks about its share, so that all ranks have to come here; sharded strategies (FSDP) are not served.
+    """Ask a model about every training sample, see :func:`clean_steps`.
 
     Args:
         trainer: the running Trainer, whose training loader is set up.
@@ -47,17 +43,59 @@ def clean_pass(
         TypeError: if the training data cannot be asked for by position.
         ValueError: if there are no logits ``[B, K]``.
     """
-    loader = _in_order(_loader_by_position(trainer, source), trainer.global_rank, trainer.world_size)
-    parts: list[tuple[Tensor, Tensor]] = []
+    size = len(_loader_by_position(trainer, source).dataset)  # type: ignore[arg-type]
+    steps = clean_steps(trainer, module, attachment, source, averaged=averaged)
+    parts = [(step.index.cpu(), step.logits.softmax(dim=1).float().cpu()) for step in steps]
+    return _joined(trainer, parts, size)
+
+
+def clean_steps(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    attachment: Attachment,
+    source: StepSource,
+    *,
+    samples: Sequence[int] | None = None,
+    averaged: bool = False,
+) -> Iterator[SampleStep]:
+    """Ask a model about training samples: eval mode, no gradient, one after the other, not shuffled.
+
+    Inputs are those of the training loader, with its transforms and collate function as they are. They go through
+    ``predict_step`` where the module has one of its own, else through its forward (the first part of a tuple or list).
+    Afterwards random states and training modes are what they were: training goes on bit for bit as without the pass.
+    Each rank asks about its share, so that all ranks have to come here; sharded strategies (FSDP) are not served.
+
+    Args:
+        trainer: the running Trainer, whose training loader is set up.
+        module: its module.
+        attachment: what runs here is no step that it should catch.
+        source: names the loader, the targets, the submodule that gives the logits, and the layer of the features.
+        samples: positions in the training data; None asks about all.
+        averaged: ask the averaged weights, where a WeightAveraging callback keeps them beside the training ones.
+
+    Yields:
+        This rank's batches, logits in at least float32; to be consumed to the end.
+
+    Raises:
+        TypeError: if the training data cannot be asked for by position.
+        ValueError: if there are no logits ``[B, K]``, or no features where they are asked for.
+    """
+    loader = _loader_by_position(trainer, source)
+    positions = range(len(loader.dataset)) if samples is None else samples  # type: ignore[arg-type]
+    loader = _in_order(loader, positions[trainer.global_rank :: trainer.world_size])
+    assert isinstance(source.logits_from, str)
     with undisturbed(module, attachment), _averages(trainer, module, wanted=averaged):
-        assert isinstance(source.logits_from, str)
         capture = LogitCapture(module.get_submodule(source.logits_from))
+        features = None
+        if source.features_from is not None:
+            features = FeatureCapture(classifier_layer(module, source.features_from, "features_from"))
         try:
             for number, item in enumerate(loader):
-                parts.append((item.index, _probabilities(trainer, module, capture, item, number)))
+                yield _asked(trainer, module, (capture, features), source, item, number)
         finally:
             capture.remove()
-        return _joined(trainer, parts, len(loader.dataset))  # type: ignore[arg-type]
+            if features is not None:
+                features.remove()
 
 
 def find_training_loader(trainer: pl.Trainer, source: StepSource) -> Any:
@@ -94,10 +132,8 @@ def _loader_by_position(trainer: pl.Trainer, source: StepSource) -> DataLoader[A
     return loader
 
 
-def _in_order(loader: DataLoader[Any], rank: int, world: int) -> DataLoader[Any]:
+def _in_order(loader: DataLoader[Any], mine: Sequence[int]) -> DataLoader[Any]:
     """A second loader over the same (wrapped) data; the one that trains is not touched."""
-    size = len(loader.dataset)  # type: ignore[arg-type]
-    mine = range(rank, size, world)
     options: dict[str, Any] = {"prefetch_factor": loader.prefetch_factor} if loader.num_workers else {}
     batched = loader.batch_sampler is not None
     batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _BATCH_SIZE
@@ -130,13 +166,32 @@ def _averages(trainer: pl.Trainer, module: pl.LightningModule, *, wanted: bool) 
             callback.on_validation_epoch_end(trainer, module)
 
 
-def _probabilities(
-    trainer: pl.Trainer, module: pl.LightningModule, capture: LogitCapture, item: Any, number: int
-) -> Tensor:
+def _asked(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    captures: tuple[LogitCapture, FeatureCapture | None],
+    source: StepSource,
+    item: Any,
+    number: int,
+) -> SampleStep:
     if not isinstance(item, IndexedBatch):
         raise TypeError(f"the training loader gave a {type(item).__name__} without its samples' positions.")
-    batch = transferred(trainer, module, item.batch)
-    return clean_probabilities(trainer, module, capture, batch, rows=len(item.index), number=number).cpu()
+    batch, rows = transferred(trainer, module, item.batch), len(item.index)
+    capture, features = captures
+    if features is not None:
+        features.arm(rows)
+    logits = clean_logits(trainer, module, capture, batch, rows=rows, number=number)
+    found = None
+    if features is not None:
+        found = features.features
+        features.disarm()
+        if found is None:
+            raise ValueError(
+                f"no features [{rows}, D] entered the layer {source.features_from!r} in a clean evaluation pass. Name "
+                "the layer that turns features into logits with classifier_from=."
+            )
+    target = find_target(batch, source.target_from).to(logits.device)
+    return SampleStep(item.index.to(logits.device), logits, target, features=found)
 
 
 def _joined(trainer: pl.Trainer, parts: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:

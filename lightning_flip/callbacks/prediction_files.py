@@ -124,7 +124,7 @@ def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
     if problem is not None:
         raise problem
     if text is not None:
-        raise RuntimeError(f"the first rank could not write predictions: {text}")
+        raise RuntimeError(f"the first rank failed: {text}")
     return answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
@@ -33,6 +33,9 @@ class StepWatcher(pl.Callback, ABC):
     Raises:
         ValueError: if neither training nor validation is to be watched.
     """
+
+    #: Whether steps whose targets are distributions (MixUp, CutMix) are watched, too.
+    takes_distributions: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class StepWatcher(pl.Callback, ABC):
 
         Args:
             trainer: the running Trainer.
-            split: "train" or "val".
+            split: "train" or "val"; "test" for those that attend tests.
             loader: position of the loader.
             step: detached, in at least float32, without a DistributedSampler's padding.
         """
@@ -99,10 +102,21 @@ class StepWatcher(pl.Callback, ABC):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach for fitting; validation and test runs by themselves are not part of a training's history."""
         self._trainer = weakref.ref(trainer)
-        if stage != TrainerFn.FITTING or not self.active(trainer):
+        if not self.attends(stage) or not self.active(trainer):
             return
         self._attachment = attach(trainer, pl_module, self, self.source)
         self.begin(trainer)
+
+    def attends(self, stage: str) -> bool:
+        """Whether to take part in a stage.
+
+        Args:
+            stage: one of Lightning's: "fit", "validate", "test" or "predict".
+
+        Returns:
+            True for fits alone, here.
+        """
+        return stage == TrainerFn.FITTING
 
     def active(self, trainer: pl.Trainer) -> bool:
         """Whether to take part in a fit at all.
@@ -154,7 +168,8 @@ class StepWatcher(pl.Callback, ABC):
     @property
     def fitting(self) -> bool:
         """Whether a fit runs; ``validate(ckpt_path=...)`` loads callback states as well, and they are not wanted."""
-        return self._attachment is not None
+        trainer = self._trainer() if self._trainer is not None else None
+        return self._attachment is not None and trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
     def may_communicate(self) -> bool:
         """Whether a collective is safe: in an exception the other ranks may never reach it."""
@@ -166,7 +181,7 @@ class StepWatcher(pl.Callback, ABC):
         step = self._attachment.sample_step(self.source)
         if step is None:
             return
-        if not step.has_labels:
+        if not step.has_labels and not self.takes_distributions:
             self.pass_over(split)
             return
         self.watch(trainer, split, loader, step.observed)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Subset
 
 from lightning_flip.data.indexed import IndexedDataset
 
-__all__ = ["ask_dataset", "first_attribute", "resolve_source", "sample_name"]
+__all__ = ["ask_dataset", "first_attribute", "resolve_source", "sample_name", "true_targets"]
 
 
 def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
@@ -61,6 +63,27 @@ def ask_dataset(dataset: Any, index: int, method: str) -> Any:
         if callable(answer):
             return answer(position)
     return None
+
+
+def true_targets(dataset: Any) -> npt.NDArray[np.int64]:
+    """The labels that all samples had before noise was added.
+
+    Args:
+        dataset: the dataset given to the DataLoader.
+
+    Returns:
+        int64 ``[N]``, -1 where no dataset tells.
+
+    Example:
+        >>> from torch.utils.data import Subset
+        >>> class Relabelled(list):
+        ...     def true_target(self, index):
+        ...         return index + 1
+        >>> true_targets(Subset(Relabelled("abc"), [2, 0])).tolist(), true_targets("ab").tolist()
+        ([3, 1], [-1, -1])
+    """
+    found = [ask_dataset(dataset, index, "true_target") for index in range(len(dataset))]
+    return np.array([-1 if label is None else int(label) for label in found], np.int64)
 
 
 def first_attribute(dataset: Any, name: str) -> Any:

@@ -7,6 +7,7 @@ from lightning_flip.functional.behavior import (
     learning_with_retrospection_loss,
     restriction_weights,
 )
+from lightning_flip.functional.calibration import fit_temperature
 from lightning_flip.functional.class_wise import class_wise_self_distillation_loss
 from lightning_flip.functional.cross_entropy import cross_entropy, soft_cross_entropy
 from lightning_flip.functional.cycles import cosine_of_cycle, cycle_of
@@ -27,7 +28,7 @@ from lightning_flip.functional.forgetting import (
     wrongly_flipped,
 )
 from lightning_flip.functional.loss_correction import backward_correction_loss, forward_correction_loss
-from lightning_flip.functional.margins import logit_margin
+from lightning_flip.functional.margins import logit_gap, logit_margin
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
 from lightning_flip.functional.noise_presets import pair_transition, preset_transition
 from lightning_flip.functional.pairwise import learned_smoothing, pair_average, pairwise_label_smoothing_loss
@@ -51,7 +52,7 @@ from lightning_flip.functional.running_targets import (
     self_adaptive_loss,
     self_adaptive_target,
 )
-from lightning_flip.functional.smearing import label_smoothing_loss, smeared_loss
+from lightning_flip.functional.smearing import label_smoothing_loss, smeared_loss, smoothed_target
 from lightning_flip.functional.smearing_matrices import backward_matrix, smoothing_matrix, symmetric_transition
 from lightning_flip.functional.supervision import (
     SupervisionBounds,
@@ -67,12 +68,14 @@ from lightning_flip.functional.tangent import (
     softmax_jacobian,
     softmax_jacobian_trace,
 )
+from lightning_flip.functional.target_profiles import TargetParts, target_parts
 from lightning_flip.functional.transitions import condition_number, estimate_transition, inverse_transition
 from lightning_flip.functional.uncertainty import predictive_disagreement, predictive_entropy, predictive_std
 
 __all__ = [
     "Predictions",
     "SupervisionBounds",
+    "TargetParts",
     "average_behavior",
     "backward_compatible_loss",
     "backward_correction_loss",
@@ -96,6 +99,7 @@ __all__ = [
     "empirical_kernel",
     "estimate_transition",
     "filter_path",
+    "fit_temperature",
     "flipping_error",
     "flipping_error_reduction_loss",
     "focal_distillation_loss",
@@ -106,6 +110,7 @@ __all__ = [
     "label_smoothing_loss",
     "learned_smoothing",
     "learning_with_retrospection_loss",
+    "logit_gap",
     "logit_margin",
     "naive_positive_congruent_loss",
     "negative_flip_impact",
@@ -128,6 +133,7 @@ __all__ = [
     "self_adaptive_loss",
     "self_adaptive_target",
     "smeared_loss",
+    "smoothed_target",
     "smoothing_matrix",
     "snapshot_distillation_loss",
     "soft_cross_entropy",
@@ -138,6 +144,7 @@ __all__ = [
     "supervision_distance",
     "symmetric_noise",
     "symmetric_transition",
+    "target_parts",
     "teacher_free_loss",
     "teacher_free_target",
     "three_axes",

@@ -15,7 +15,7 @@ __all__ = ["LARGEST_TEMPERATURE", "SMALLEST_TEMPERATURE", "fit_temperature", "re
 #: Where the search ends; labels that are all right, or no better than chance, have no best temperature in between.
 SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3
 
-_SUM_TOLERANCE = 1e-3  # of rows in half precision
+_SUM_TOLERANCE = 0.03  # rows may have been bfloat16 before they were widened
 
 
 def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> float:
@@ -56,12 +56,19 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
         return LARGEST_TEMPERATURE
     # Both ends: with 1 / T = b the slope of the convex loss is mean(sum_k p_k z_k - z_y).
     own = z.gather(1, y[:, None])[:, 0].mean()
-    for bound, beyond in ((SMALLEST_TEMPERATURE, torch.lt), (LARGEST_TEMPERATURE, torch.ge)):
+    for bound, beyond in ((SMALLEST_TEMPERATURE, torch.le), (LARGEST_TEMPERATURE, torch.ge)):
         slope = ((z / bound).softmax(dim=1) * z).sum(dim=1).mean() - own
         if beyond(slope, 0):
             return bound
-    # From T = spread, where scaled logits are of size 1 whatever their unit is.
-    log_t = torch.tensor(math.log(spread), dtype=torch.float64, device=z.device, requires_grad=True)
+    # A validation may run in inference mode, and what that makes cannot be differentiated.
+    with torch.inference_mode(False), torch.enable_grad():
+        best = _minimum(z.clone(), y.clone(), math.log(spread))
+    return min(max(math.exp(best), SMALLEST_TEMPERATURE), LARGEST_TEMPERATURE)
+
+
+def _minimum(z: Tensor, y: Tensor, start: float) -> float:
+    """The log T of the lowest loss, searched from the log of the logits' size, where their unit does not matter."""
+    log_t = torch.tensor(start, dtype=torch.float64, device=z.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [log_t], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
@@ -72,9 +79,8 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    with torch.inference_mode(False), torch.enable_grad():
-        optimizer.step(closure)
-    return min(max(math.exp(float(log_t.detach())), SMALLEST_TEMPERATURE), LARGEST_TEMPERATURE)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return float(log_t.detach())
 
 
 def refuse_probabilities(logits: Float[Tensor, "N K"]) -> None:
@@ -84,7 +90,7 @@ def refuse_probabilities(logits: Float[Tensor, "N K"]) -> None:
         logits: ``[N, K]``.
 
     Raises:
-        ValueError: if no value is negative and every row sums to 1.
+        ValueError: if no value is negative and every row sums to 1, to within 3%.
 
     Example:
         >>> refuse_probabilities(torch.tensor([[2.0, -1.0]]))
@@ -100,4 +106,3 @@ def refuse_probabilities(logits: Float[Tensor, "N K"]) -> None:
             "temperature divides logits. Name the layer before the softmax with logits_from=, or pass log "
             "probabilities."
         )
-

@@ -1,4 +1,4 @@
-"""How far the label's logit is ahead of the strongest other one."""
+"""How far the label's logit is ahead of the strongest other one, or of all of them on average."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-__all__ = ["logit_margin"]
+__all__ = ["logit_gap", "logit_margin"]
 
 
 def logit_margin(logits: Float[Tensor, "B K"], target: Integer[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -39,6 +39,34 @@ def logit_margin(logits: Float[Tensor, "B K"], target: Integer[Tensor, " B"]) ->
     column = target.long().unsqueeze(1)
     others = logits.scatter(1, column, -math.inf)
     return logits.gather(1, column).squeeze(1) - others.amax(dim=1)
+
+
+def logit_gap(logits: Float[Tensor, "B K"], target: Integer[Tensor, " B"] | None = None) -> Float[Tensor, " B"]:
+    r"""A class's logit less the mean of all logits: :math:`z_y - \frac1K \sum_j z_j`.
+
+    How sure a network is of a label, the true one or a noisy one (Lukasik et al. 2020, Fig. 3 and 7). Adding a constant
+    to all logits of a row changes nothing.
+
+    Args:
+        logits: floating point ``[B, K]``, K >= 2. Arithmetic and result are at least float32.
+        target: integer labels ``[B]`` in [0, K); None takes each row's largest logit. Values are checked by the gather.
+
+    Returns:
+        ``[B]`` in the units of the logits, float32, or float64 for float64 logits. Differentiable.
+
+    Raises:
+        TypeError: for logits that are not floating point, or targets that are not integers.
+        ValueError: for wrong shapes, lengths that differ, or a single class.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+        >>> logit_gap(logits, torch.tensor([0, 2])), logit_gap(logits)
+        (tensor([ 2., -1.]), tensor([2., 2.]))
+    """
+    _check(logits, logits.new_zeros(len(logits), dtype=torch.int64) if target is None else target)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    own = logits.amax(dim=1) if target is None else logits.gather(1, target.long()[:, None])[:, 0]
+    return own - logits.mean(dim=1)
 
 
 def _check(logits: Tensor, target: Tensor) -> None:

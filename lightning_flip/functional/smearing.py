@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional.pairwise import one_hot_targets
 
-__all__ = ["label_smoothing_loss", "smeared_loss"]
+__all__ = ["label_smoothing_loss", "smeared_loss", "smoothed_target"]
 
 
 def smeared_loss(
@@ -84,6 +85,36 @@ def label_smoothing_loss(
     plain = cross_entropy(logits, target, reduction="none")
     uniform = -widen(logits).log_softmax(dim=1).mean(dim=1)
     return reduce_loss((1 - smoothing) * plain + smoothing * uniform, reduction)
+
+
+def smoothed_target(
+    target: Int[Tensor, " B"] | Float[Tensor, "B K"],
+    num_classes: int,
+    like: Float[Tensor, "B K"],
+    *,
+    smoothing: float = 0.1,
+) -> Float[Tensor, "B K"]:
+    """(1 - a) e_y + a u, what label smoothing pulls the prediction towards.
+
+    Args:
+        target: labels ``[B]``, or distributions ``[B, K]``.
+        num_classes: K.
+        like: a tensor of the computation; the result has its type, and at least float32.
+        smoothing: a in [0, 1).
+
+    Returns:
+        Distributions ``[B, K]``.
+
+    Raises:
+        ValueError: if ``smoothing`` is outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> smoothed_target(torch.tensor([1]), 2, torch.zeros(1, 2), smoothing=0.5)
+        tensor([[0.2500, 0.7500]])
+    """
+    check_smoothing(smoothing)
+    return (1 - smoothing) * one_hot_targets(target, num_classes, like) + smoothing / num_classes
 
 
 def check_smoothing(smoothing: float) -> None:

@@ -21,6 +21,7 @@ from lightning_flip.mixins.options import (
     schedule,
     storage_dtype,
 )
+from lightning_flip.mixins.training_targets import training_targets
 from lightning_flip.steps import SampleStep, StepSource
 
 if TYPE_CHECKING:
@@ -133,6 +134,28 @@ class LossTerm(_Module):
         """
         return cross_entropy(step.logits, step.target, reduction="none")
 
+    def soft_target(self, step: SampleStep) -> Tensor | None:
+        """The target s of a method whose loss is the cross entropy H(s, p); for those who look, not for training.
+
+        Args:
+            step: the running step.
+
+        Returns:
+            Labels ``[B]`` or distributions ``[B, K]``; None where the loss is of another form.
+        """
+        return None
+
+    def true_classes(self, step: SampleStep) -> Tensor:
+        """The labels of a step's samples, whatever the module was given.
+
+        Args:
+            step: the running step.
+
+        Returns:
+            Labels ``[B]``, or mixtures of labels ``[B, K]``.
+        """
+        return step.target
+
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Make ready what a fit needs, when the module lies on its device; overrides call ``super().begin_fit``.
 
@@ -234,6 +257,15 @@ class LossTerm(_Module):
         for method in self._methods("new_epoch"):
             method(self, epoch)
 
+    def keep_training_targets(self) -> None:
+        """Keep, in every step from now on until the fit ends, what the loss pulls each prediction towards."""
+        self._loop.keeps_targets = True
+
+    @property
+    def kept_training_targets(self) -> tuple[Tensor, Tensor] | None:
+        """True classes and targets of the last step, both ``[B, K]``; None where the mixins took no part in it."""
+        return self._loop.targets
+
     def configure_callbacks(self) -> Any:
         """The module's own callbacks and the one that runs the loss terms.
 
@@ -283,6 +315,8 @@ class LossTerm(_Module):
             check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
         loop.compared = True
         losses = [method(self, step) for method in self._methods("method_loss")]
+        if loop.keeps_targets:
+            loop.targets = training_targets(self, step, owners_of(type(self), "method_loss", LossTerm))
         differences = [method_loss - plain for method_loss in losses if method_loss is not None]
         if differences:
             loss = loss + self.term_weight * sum(differences, torch.zeros_like(plain)).mean()

@@ -138,6 +138,10 @@ class BatchMixing(LossTerm):
         """
         return step.target if self._mixture is None else self._mixture
 
+    def true_classes(self, step: SampleStep) -> Tensor:
+        """The labels that were mixed: see :meth:`mixture`."""
+        return self.mixture(step)
+
     # -- the loop -------------------------------------------------------------------------------------
 
     def begin_fit(self, trainer: pl.Trainer) -> None:

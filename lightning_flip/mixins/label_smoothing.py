@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_flip.functional.smearing import check_smoothing, label_smoothing_loss
+from lightning_flip.functional.smearing import check_smoothing, label_smoothing_loss, smoothed_target
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.steps import SampleStep
 
@@ -41,3 +41,7 @@ class LabelSmoothing(LossTerm):
     def method_loss(self, step: SampleStep) -> Tensor:
         """(1 - a) CE + a H(u, p) of every sample."""
         return label_smoothing_loss(step.logits, step.target, smoothing=self.smoothing, reduction="none")
+
+    def soft_target(self, step: SampleStep) -> Tensor:
+        """(1 - a) e_y + a u."""
+        return smoothed_target(step.target, step.num_classes, step.logits, smoothing=self.smoothing)

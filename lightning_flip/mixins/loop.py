@@ -44,6 +44,8 @@ class TermLoop(pl.Callback):
         self.compared = False
         self.added_for: object = None
         self.divergence = DivergenceWatch()
+        self.keeps_targets = False
+        self.targets: tuple[torch.Tensor, torch.Tensor] | None = None
         self._loaded: dict[str, Any] = {}
 
     def __reduce__(self) -> Any:
@@ -252,7 +254,8 @@ class TermLoop(pl.Callback):
             module = self._module()
             if module is not None:
                 module.end_fit()
-        self.attachment = self.added_for = None
+        self.attachment = self.added_for = self.targets = None
+        self.keeps_targets = False
 
 
 def add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:

@@ -63,6 +63,10 @@ class Mixup(BatchMixing):
         q = self.mixture(step)
         return None if q is step.target else cross_entropy(step.logits, q, reduction="none")
 
+    def soft_target(self, step: SampleStep) -> Tensor:
+        """The mixed labels q."""
+        return self.mixture(step)
+
 
 def _mixup(alpha: float) -> v2.MixUp:
     """The transform, whose l is drawn in float32: torch draws none in the half precision of a bf16-true run."""

@@ -13,8 +13,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_flip.functional.cross_entropy import cross_entropy
-from lightning_flip.functional.pairwise import check_smoothing_weight, pair_average, pairwise_label_smoothing_loss
-from lightning_flip.functional.smearing import label_smoothing_loss
+from lightning_flip.functional.pairwise import (
+    check_smoothing_weight,
+    learned_smoothing,
+    one_hot_targets,
+    pair_average,
+    pairwise_label_smoothing_loss,
+)
+from lightning_flip.functional.smearing import label_smoothing_loss, smoothed_target
 from lightning_flip.mixins.batch_mixing import BatchMixing
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
@@ -151,3 +157,15 @@ class PairwiseLabelSmoothing(BatchMixing):
         return pairwise_label_smoothing_loss(
             step.logits, q, head_logits, smoothing_weight=self.smoothing_weight, reduction="none"
         )
+
+    def soft_target(self, step: SampleStep) -> Tensor:
+        """(1 - w) q + w u'."""
+        q, w = self.mixture(step), self.smoothing_weight
+        if self.smoothing_distribution == "none":
+            return q
+        if self.smoothing_head is None:
+            return smoothed_target(q, step.num_classes, step.logits, smoothing=w)
+        assert step.features is not None
+        with torch.no_grad():
+            learned = learned_smoothing(self.smoothing_head(step.features))
+        return (1 - w) * one_hot_targets(q, step.num_classes, learned) + w * learned

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -29,14 +28,6 @@ RATES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "trust": trust_score,
     "churn": lambda old, new, target: churn(old, new),
 }
-
-
-@pytest.fixture
-def own_checks() -> Iterator[None]:
-    """Let the arguments reach the functions' own checks, as they do outside of the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def assert_rates(old: Tensor, new: Tensor, target: Tensor) -> None:

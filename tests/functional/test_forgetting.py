@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -21,14 +20,6 @@ from lightning_flip.functional.forgetting import (
 from tests.oracles import flips as oracle
 
 histories = arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(0, 8)))
-
-
-@pytest.fixture
-def own_checks() -> Iterator[None]:
-    """Let the arguments reach the functions' own checks, as they do outside of the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @given(histories)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -12,14 +9,6 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from lightning_flip.functional.margins import logit_margin
-
-
-@pytest.fixture
-def own_checks() -> Iterator[None]:
-    """Let the arguments reach the function's own checks, as they do outside of the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def margins_by_loop(logits: np.ndarray, target: list[int]) -> list[float]:

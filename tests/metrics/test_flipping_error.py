@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -19,14 +17,6 @@ from tests.oracles.flips import EpochMemory, flipping_errors
 
 BOTH = [FlippingError, RelativeFlippingError]
 either = pytest.mark.parametrize("kind", [0, 1], ids=["FE", "RFE"])
-
-
-@pytest.fixture
-def own_checks() -> Iterator[None]:
-    """Let the arguments reach the functions' own checks, as they do outside of the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def feed(metric, index, correct) -> None:

@@ -1,0 +1,298 @@
+"""The base of the callbacks that look at all samples of a pass, and leave a table and a figure."""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import numpy.typing as npt
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lightning_flip.callbacks.clean_pass import clean_steps
+from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding
+from lightning_flip.callbacks.prediction_files import on_first_rank
+from lightning_flip.callbacks.prediction_rows import PredictionRows
+from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.steps import SampleStep
+
+__all__ = ["Arrays", "Diagnostic"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+TRAIN = ("train", 0)
+
+
+class Diagnostic(StepWatcher):
+    """Keeps some columns of every sample of a pass, and describes them when the pass is over.
+
+    A subclass says which columns (:meth:`columns`) and what they amount to (:meth:`describe`). What is found goes into
+    ``dirpath/diagnostics/TITLE.csv``, one table for all epochs, and as a figure to the Trainer's loggers (TensorBoard,
+    Weights & Biases, MLflow), or beside the table as PNG files where none of these is there. Numbers are logged.
+
+    Rows of all ranks are brought together; of a sample that was visited twice in a pass the last visit counts. A fit
+    that is resumed inside an epoch describes what it saw of that epoch, and continues the table. ``fast_dev_run``
+    writes nothing.
+
+    Args:
+        train: look at the training data.
+        val: look at validation passes, and test passes.
+        mode: of the training data: "visits", what the training forward said before each update, at no further cost; or
+            "eval", a pass over the training data in eval mode when it is due, which training does not notice.
+        every_n_epochs: how often; None: once, after the last epoch.
+        figures: whether to draw.
+        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
+        overwrite: replace another run's tables instead of refusing.
+        name: tells two of one Trainer apart, in a checkpoint and in names of files.
+        source: ``logits_from``, ``target_from``, ``index_from`` and ``loader`` of
+            :class:`~lightning_flip.steps.StepSource`.
+
+    Raises:
+        ValueError: if an option is out of range.
+        FileExistsError: when a fit begins at its first epoch, or a test, and a table is there.
+    """
+
+    #: Name of tables and figures, after the split.
+    title: ClassVar[str]
+    #: Whether a fit draws its last pass alone, where a figure of each would be too many.
+    draws_last: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        train: bool,
+        val: bool,
+        mode: Literal["visits", "eval"] = "visits",
+        every_n_epochs: int | None,
+        figures: bool,
+        dirpath: str | Path | None,
+        overwrite: bool,
+        name: str,
+        source: Mapping[str, Any],
+    ) -> None:
+        super().__init__(train=train, val=val, name=name, **source)
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, or None for the last epoch; got {every_n_epochs}.")
+        if mode not in ("visits", "eval"):
+            raise ValueError(f'mode must be "visits" or "eval"; got {mode!r}.')
+        if mode == "eval" and (callable(self.source.logits_from) or self.source.index_from is not None):
+            raise ValueError(
+                'mode="eval" asks the model about samples by position: logits_from must name a submodule, and '
+                'index_from does not go with it. Use mode="visits".'
+            )
+        self.mode = mode
+        self.every_n_epochs = every_n_epochs
+        self.figures = figures
+        self.dirpath = dirpath
+        self.overwrite = overwrite
+        self._rows: dict[tuple[str, int], PredictionRows] = {}
+        self._epoch: dict[tuple[str, int], int] = {}
+        self._files: DiagnosticFiles | None = None
+        self._figure: tuple[str, int, Callable[[], Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_figure": None}
+
+    # -- what a diagnostic defines ------------------------------------------------------------------------
+
+    @abstractmethod
+    def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
+        """What to keep of a step; nothing is read back from the device.
+
+        Args:
+            step: detached, in at least float32, without padding.
+
+        Returns:
+            One tensor ``[B, ...]`` a column.
+        """
+
+    @abstractmethod
+    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
+        """What a pass amounts to; on the first rank alone.
+
+        Args:
+            trainer: the running Trainer.
+            split: "train", "val" or "test".
+            rows: the columns of all samples and ``index``, sorted by it.
+
+        Returns:
+            Table, figure, numbers.
+        """
+
+    def asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterable[SampleStep]:
+        """The clean pass of ``mode="eval"``.
+
+        Args:
+            trainer: the running Trainer.
+            pl_module: its module.
+
+        Returns:
+            This rank's batches.
+        """
+        assert self.attachment is not None
+        return clean_steps(trainer, pl_module, self.attachment, self.source)
+
+    def concluded(self, key: tuple[str, int], scalars: Mapping[str, float]) -> None:
+        """Hear on every rank what was found.
+
+        Args:
+            key: split and loader.
+            scalars: as :meth:`describe` gave them, without a prefix.
+        """
+
+    # -- hooks --------------------------------------------------------------------------------------------
+
+    def attends(self, stage: str) -> bool:
+        """Validations and tests as well as fits, for those that look at held-out data."""
+        return stage == TrainerFn.FITTING or (self.val and stage in (TrainerFn.VALIDATING, TrainerFn.TESTING))
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """Forget an earlier pass."""
+        self._rows, self._epoch = {}, {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace another run's tables, before the work begins; overrides call this one."""
+        if not self.fitting:
+            return
+        fresh = trainer.current_epoch == 0 and trainer.global_step == 0
+        splits = [split for split, wanted in (("train", self.train), ("val", self.val)) if wanted]
+        self._open(trainer, [(split, 0) for split in splits] if fresh else [])
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace another run's table, where the validation is no part of a fit."""
+        if not self.fitting:
+            self._open(trainer, [("val", loader) for loader in range(len(trainer.num_val_batches))])
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace another test's table."""
+        self._open(trainer, [("test", loader) for loader in range(len(trainer.num_test_batches))])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep a step's columns; those of the epoch before are let go."""
+        if not self.train or self.attachment is None:
+            return
+        if self._epoch.get(TRAIN) != trainer.current_epoch:
+            self._rows.pop(TRAIN, None)
+            self._epoch[TRAIN] = trainer.current_epoch
+        if self.mode == "visits":
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
+        """Keep a step's columns."""
+        self._keep(TRAIN if split == "train" else (split, loader), step)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let go of the rows of the pass before."""
+        for key in [key for key in self._rows if key[0] == "val"]:
+            del self._rows[key]
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a test step's columns."""
+        if self.val:
+            self._see(trainer, "test", dataloader_idx)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Describe the epoch, if it is due."""
+        if self.train and self.fitting and self._due(trainer.current_epoch):
+            self._conclude(trainer, pl_module, TRAIN, log=pl_module.log)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Describe the pass, if it is due."""
+        if self.attachment is not None and not trainer.sanity_checking:
+            for key in [key for key in self._rows if key[0] == "val"]:
+                self._epoch[key] = trainer.current_epoch
+                if not self.fitting or self._due(trainer.current_epoch):
+                    self._conclude(trainer, pl_module, key, log=pl_module.log)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Describe the test."""
+        for key in [key for key in self._rows if key[0] == "test"]:
+            self._epoch[key] = trainer.current_epoch
+            self._conclude(trainer, pl_module, key, log=pl_module.log)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Describe the last epoch and the last validation pass, unless that was done."""
+        if not self.fitting:
+            return
+        for key in sorted(self._epoch):
+            self._conclude(trainer, pl_module, key, log=None)
+        self._draw(trainer)
+
+    # -- parts --------------------------------------------------------------------------------------------
+
+    def _open(self, trainer: pl.Trainer, keys: list[tuple[str, int]]) -> None:
+        if self.attachment is None:
+            return
+        folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "diagnostics"
+        self._files = None if getattr(trainer, "fast_dev_run", False) else DiagnosticFiles(folder)
+        if self._files is not None and keys:
+            titles = [self._title(*key) for key in keys]
+            on_first_rank(trainer, functools.partial(self._files.begin, titles, overwrite=self.overwrite))
+
+    def _keep(self, key: tuple[str, int], step: SampleStep) -> None:
+        self._rows.setdefault(key, PredictionRows()).add({"index": step.index, **self.columns(step)})
+
+    def _due(self, epoch: int) -> bool:
+        return self.every_n_epochs is not None and (epoch + 1) % self.every_n_epochs == 0
+
+    def _title(self, split: str, loader: int) -> str:
+        words = [split if loader == 0 else f"{split}_{loader}", self.title, self.name]
+        return "_".join(word for word in words if word)
+
+    def _conclude(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        key: tuple[str, int],
+        *,
+        log: Callable[..., Any] | None,
+    ) -> None:
+        epoch = self._epoch.pop(key, None)
+        if epoch is None:
+            return
+        assert self.attachment is not None
+        self.attachment.check()
+        if key[0] == "train" and self.mode == "eval":
+            for step in self.asked(trainer, pl_module):
+                self._keep(key, step)
+        rows = self._rows.pop(key, PredictionRows()).gathered(trainer.strategy.root_device)
+        arrays = None if rows is None else rows.columns
+        scalars = on_first_rank(trainer, functools.partial(self._report, trainer, key, epoch, arrays))
+        self.concluded(key, scalars)
+        if log is None:
+            return
+        prefix = key[0] if key[1] == 0 else f"{key[0]}_{key[1]}"
+        for name, value in scalars.items():
+            # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
+            log(f"{prefix}_{name}", value, sync_dist=True, reduce_fx="max")
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        if self._figure is not None and self._files is not None:
+            title, epoch, draw = self._figure
+            self._files.draw(trainer, title, epoch, draw())
+        self._figure = None
+
+    def _report(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, rows: Arrays | None) -> dict[str, float]:
+        if rows is None:
+            return {}
+        finding = self.describe(trainer, key[0], rows)
+        if self._files is not None:
+            self._files.add(self._title(*key), epoch, finding.table)
+            if self.figures and finding.draw is not None:
+                self._figure = self._title(*key), epoch, finding.draw
+                if not (self.draws_last and self.fitting):
+                    self._draw(trainer)
+        return {name: float(value) for name, value in finding.scalars.items()}

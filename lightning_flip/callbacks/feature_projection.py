@@ -1,0 +1,174 @@
+"""Where the features of three classes lie on the plane of their class vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_flip.callbacks.clean_pass import clean_steps
+from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
+from lightning_flip.callbacks.diagnostic_files import Finding
+from lightning_flip.callbacks.soft_target_files import training_data
+from lightning_flip.data.labels import labels_at_hand
+from lightning_flip.data.sources import first_attribute, true_targets
+from lightning_flip.reports.projection_figures import class_projection, plot_class_projection
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.features import classifier_layer
+
+__all__ = ["FeatureProjection"]
+
+
+class FeatureProjection(Diagnostic):
+    """Features of training samples of three classes, projected on the plane of the class vectors (LS-noise, Fig. 4).
+
+    The class vectors are the rows of the classifier layer's weight, the features what enters that layer, as in Müller
+    et al. (2019). Colors are the given labels; where the data set knows the true ones (``true_target(index)``, as
+    :class:`~lightning_flip.data.NoisyLabels` does) mislabelled samples are black. The network is asked about the same
+    samples each time: eval mode, inputs as the training loader gives them, training goes on bit for bit undisturbed.
+    Written to ``diagnostics/train_feature_projection.csv`` (``epoch, x, y, label, true_label, noisy``) and drawn.
+
+    Args:
+        classes: three classes.
+        samples_per_class: how many training samples of each given label, chosen once, the same in every run.
+        every_n_epochs: how often; None: after the last epoch.
+        classifier_from: dotted path of the classifier layer; "" for the last ``nn.Linear``.
+        figures: whether to draw.
+        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
+        overwrite: replace another run's table instead of refusing.
+        name: tells two of one Trainer apart, such as those of other classes.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`; not a function.
+        target_from: where the targets are.
+        loader: which training loader to follow, where there are several.
+
+    Raises:
+        ValueError: if an option is out of range; when training starts, if a class has no samples, or the layer no such
+            row.
+        TypeError: when training starts, if the data keep no labels that can be read without loading samples.
+        AttributeError: when training starts, if there is no such layer.
+        FileExistsError: when a fit begins and another run's table is there.
+
+    Example:
+        >>> FeatureProjection((3, 5, 8), every_n_epochs=10).state_key
+        "FeatureProjection{'train': True, 'val': False, 'name': ''}"
+    """
+
+    title = "feature_projection"
+
+    def __init__(
+        self,
+        classes: Sequence[int] = (0, 1, 2),
+        *,
+        samples_per_class: int = 100,
+        every_n_epochs: int | None = None,
+        classifier_from: str = "",
+        figures: bool = True,
+        dirpath: str | Path | None = None,
+        overwrite: bool = False,
+        name: str = "",
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            train=True,
+            val=False,
+            mode="eval",
+            every_n_epochs=every_n_epochs,
+            figures=figures,
+            dirpath=dirpath,
+            overwrite=overwrite,
+            name=name,
+            source={"logits_from": logits_from, "target_from": target_from, "index_from": None, "loader": loader},
+        )
+        if len(classes) != 3 or len(set(classes)) != 3 or min(classes) < 0:
+            raise ValueError(f"classes must be three different classes, counted from 0; got {list(classes)}.")
+        if samples_per_class < 1:
+            raise ValueError(f"samples_per_class must be at least 1; got {samples_per_class}.")
+        self.classes = tuple(int(label) for label in classes)
+        self.samples_per_class = samples_per_class
+        self.classifier_from = classifier_from
+        self._samples: list[int] = []
+        self._truth: npt.NDArray[np.int64] | None = None
+        self._names: list[str] | None = None
+        self._vectors: npt.NDArray[np.float64] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the samples, and look at the layer, before the work begins."""
+        super().on_train_start(trainer, pl_module)
+        if not self.fitting:
+            return
+        weight = _weight(pl_module, self.classifier_from)
+        if max(self.classes) >= len(weight):
+            raise ValueError(
+                f"classes={list(self.classes)}, and the classifier layer has {len(weight)} outputs. Choose classes "
+                "below that, or name another layer with classifier_from=."
+            )
+        dataset = training_data(trainer, self.source)
+        labels = None if dataset is None else labels_at_hand(dataset)
+        if labels is None:
+            raise TypeError(
+                f"FeatureProjection chooses samples by their labels, and {type(dataset).__name__} keeps none that can "
+                "be read without loading all samples. Give the data set an attribute targets, one label a sample."
+            )
+        self._samples = _choose(labels, self.classes, self.samples_per_class)
+        self._truth = true_targets(dataset)
+        known = first_attribute(dataset, "classes")
+        if isinstance(known, (list, tuple)) and len(known) > max(self.classes):
+            self._names = [str(known[label]) for label in self.classes]
+
+    def asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterable[SampleStep]:
+        """The chosen samples, with their features."""
+        rows = _weight(pl_module, self.classifier_from)[list(self.classes)]
+        self._vectors = rows.detach().double().cpu().numpy()
+        assert self.attachment is not None
+        source = replace(self.source, features_from=self.classifier_from)
+        return clean_steps(trainer, pl_module, self.attachment, source, samples=self._samples)
+
+    def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
+        """Label and features."""
+        assert step.features is not None
+        return {"label": step.target, "features": step.features.float()}
+
+    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
+        """The points on the plane."""
+        assert self._truth is not None
+        assert self._vectors is not None
+        truth = self._truth[rows["index"]]
+        found = class_projection(
+            rows["features"],
+            self._vectors,
+            rows["label"],
+            np.where(truth < 0, rows["label"], truth),
+            classes=self.classes,
+            names=self._names,
+        )
+        return Finding(found.table(), lambda: plot_class_projection(found))
+
+
+def _weight(module: pl.LightningModule, path: str) -> Tensor:
+    weight = getattr(classifier_layer(module, path, "classifier_from"), "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise ValueError(
+            f"classifier_from={path!r} names a layer without a weight [K, D], one row a class. Name the layer that "
+            "turns features into logits, an nn.Linear."
+        )
+    return weight
+
+
+def _choose(labels: Tensor, classes: Sequence[int], count: int) -> list[int]:
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    chosen: list[int] = []
+    for label in classes:
+        mine = order[labels[order] == label][:count].tolist()
+        if not mine:
+            raise ValueError(f"classes: no training sample has the label {label}. Choose another class.")
+        chosen += mine
+    return sorted(chosen)

@@ -1,0 +1,105 @@
+"""How sure a network is of true and of wrong labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+from torch import Tensor
+
+from lightning_flip.callbacks.diagnostic import Arrays
+from lightning_flip.callbacks.diagnostic_files import Finding
+from lightning_flip.callbacks.noise_diagnostic import NoiseDiagnostic
+from lightning_flip.functional.margins import logit_gap
+from lightning_flip.reports.noise_figures import logit_gaps, plot_logit_gaps
+from lightning_flip.steps import SampleStep
+
+__all__ = ["LogitGaps"]
+
+
+class LogitGaps(NoiseDiagnostic):
+    """Densities of a logit less the mean of all logits (LS-noise, Fig. 3 and 7), of the training data.
+
+    On the mislabelled part: of the true label's logit and of the given, wrong one's; on the clean part and on all
+    samples: of the largest logit. Written to ``diagnostics/train_logit_gaps.csv`` (``epoch, low, high`` and a column a
+    curve) and drawn. The data set tells the true labels: ``true_target(index)``, as
+    :class:`~lightning_flip.data.NoisyLabels` does.
+
+    Args:
+        mode: "visits": as the training forward predicted in the epoch, before each update, at no further cost; "eval":
+            a pass in eval mode over the training data, as in the paper.
+        every_n_epochs: how often; None: after the last epoch.
+        figures: whether to draw.
+        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
+        overwrite: replace another run's table instead of refusing.
+        name: tells two of one Trainer apart.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        loader: which training loader to follow, where there are several.
+
+    Raises:
+        ValueError: if an option is out of range; when training starts, if the data know no true labels.
+        FileExistsError: when a fit begins and another run's table is there.
+
+    Example:
+        >>> LogitGaps(every_n_epochs=50).state_key
+        "LogitGaps{'train': True, 'val': False, 'name': ''}"
+    """
+
+    title = "logit_gaps"
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["visits", "eval"] = "visits",
+        every_n_epochs: int | None = None,
+        figures: bool = True,
+        dirpath: str | Path | None = None,
+        overwrite: bool = False,
+        name: str = "",
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
+    ) -> None:
+        super().__init__(
+            mode=mode,
+            every_n_epochs=every_n_epochs,
+            figures=figures,
+            dirpath=dirpath,
+            overwrite=overwrite,
+            name=name,
+            source={"logits_from": logits_from, "target_from": target_from, "index_from": None, "loader": loader},
+        )
+        self._device_truth: Tensor | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the true labels where the logits are."""
+        super().on_train_start(trainer, pl_module)
+        if self._truth is not None:
+            self._device_truth = self._truth.to(trainer.strategy.root_device)
+
+    def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
+        """The three gaps and the given label."""
+        assert self._device_truth is not None
+        # A label that is not known, or wrong, is refused when the pass is over; a gather must not fall over it.
+        true = self._device_truth[step.index].clamp(0, step.num_classes - 1)
+        given = step.target.clamp(0, step.num_classes - 1)
+        return {
+            "label": step.target,
+            "label_gap": logit_gap(step.logits, given),
+            "true_gap": logit_gap(step.logits, true),
+            "top_gap": logit_gap(step.logits),
+        }
+
+    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
+        """The densities."""
+        gaps = logit_gaps(
+            label_gap=rows["label_gap"].astype(np.float64),
+            true_gap=rows["true_gap"].astype(np.float64),
+            top_gap=rows["top_gap"].astype(np.float64),
+            is_noisy=self.true_labels(rows) != rows["label"],
+        )
+        return Finding(gaps.table(), lambda: plot_logit_gaps(gaps))

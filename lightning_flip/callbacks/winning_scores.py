@@ -1,0 +1,90 @@
+"""How sure a network is of what it predicts on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
+from lightning_flip.callbacks.diagnostic_files import Finding
+from lightning_flip.reports.score_figures import plot_winning_scores, score_histogram
+from lightning_flip.steps import SampleStep
+
+__all__ = ["WinningScores"]
+
+
+class WinningScores(Diagnostic):
+    """Histogram of the largest softmax probability of every held-out sample (PLS, Fig. 5).
+
+    Looks at validation passes while fitting, and at ``trainer.test``. Written to ``diagnostics/val_winning_scores.csv``
+    (``epoch, low, high, count``; scores below ``lowest`` are left out, as in the paper, where they are much the same
+    for all methods) and drawn. Logs ``val_mean_winning_score``. Several loaders have a table and a figure each.
+
+    Args:
+        lowest: where the histogram begins, in [0, 1).
+        bins: number of bins from there to 1.
+        every_n_epochs: how often; None: the last validation pass, or test.
+        figures: whether to draw.
+        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
+        overwrite: replace another run's table instead of refusing.
+        name: tells two of one Trainer apart.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        index_from: where the batch carries its samples' ids.
+
+    Raises:
+        ValueError: if an option is out of range.
+        FileExistsError: when a fit or test begins and another one's table is there.
+
+    Example:
+        >>> WinningScores(bins=9).state_key
+        "WinningScores{'train': False, 'val': True, 'name': ''}"
+    """
+
+    title = "winning_scores"
+
+    def __init__(
+        self,
+        *,
+        lowest: float = 0.1,
+        bins: int = 18,
+        every_n_epochs: int | None = None,
+        figures: bool = True,
+        dirpath: str | Path | None = None,
+        overwrite: bool = False,
+        name: str = "",
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(
+            train=False,
+            val=True,
+            every_n_epochs=every_n_epochs,
+            figures=figures,
+            dirpath=dirpath,
+            overwrite=overwrite,
+            name=name,
+            source={"logits_from": logits_from, "target_from": target_from, "index_from": index_from, "loader": None},
+        )
+        if not 0 <= lowest < 1:
+            raise ValueError(f"lowest must be in [0, 1); got {lowest}.")
+        if bins < 1:
+            raise ValueError(f"bins must be at least 1; got {bins}.")
+        self.lowest = lowest
+        self.bins = bins
+
+    def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
+        """The largest probability."""
+        return {"score": step.predictions.prob_pred}
+
+    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
+        """The histogram."""
+        # A softmax in float32 may come out a hair above 1.
+        found = score_histogram(rows["score"].clip(0.0, 1.0), lowest=self.lowest, bins=self.bins)
+        mean = {"mean_winning_score": float(rows["score"].mean())}
+        return Finding(found.table(), lambda: plot_winning_scores(found), mean)
