@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lightning_flip.callbacks.old_predictions import MISSING
 from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.functional.correctness import share
 from lightning_flip.functional.flip_counts import FlipCounts
-from lightning_flip.steps import SampleStep, attach
+from lightning_flip.steps import SampleStep
 from lightning_flip.stores import PredictionError
 from lightning_flip.tables import is_distributed
 
@@ -120,14 +119,9 @@ class NegativeFlipMonitor(StepWatcher):
 
     # -- hooks ----------------------------------------------------------------------------------------
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Attach for fitting and for ``trainer.validate``."""
-        if stage != TrainerFn.VALIDATING or not self.val:
-            super().setup(trainer, pl_module, stage)
-            return
-        self._trainer = weakref.ref(trainer)
-        self._attachment = attach(trainer, pl_module, self, self.source)
-        self.begin(trainer)
+    def attends(self, stage: str) -> bool:
+        """Fits, and ``trainer.validate``."""
+        return super().attends(stage) or (self.val and stage == TrainerFn.VALIDATING)
 
     def begin(self, trainer: pl.Trainer) -> None:
         """Load the old models; counts of an epoch that this fit does not go on with are forgotten."""
@@ -159,7 +153,7 @@ class NegativeFlipMonitor(StepWatcher):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the pass's rates."""
-        if self.val and self.fitting and not trainer.sanity_checking:
+        if self.val and self.attachment is not None and not trainer.sanity_checking:
             for loader in range(len(trainer.num_val_batches)):
                 self._finish_pass(trainer, pl_module, "val", loader)
 
@@ -183,7 +177,7 @@ class NegativeFlipMonitor(StepWatcher):
             state_dict: what :meth:`state_dict` gave.
         """
         trainer = self._trainer() if self._trainer is not None else None
-        if not self.fitting or trainer is None or trainer.state.fn != TrainerFn.FITTING:
+        if not self.fitting or trainer is None:
             return
         self._train_epoch = state_dict["train_epoch"]
         self._counts = {}
