@@ -73,10 +73,10 @@ def test_the_script_refuses_nonsense(script, words, capsys):
     assert re.search(r"must be (at least 1|in \(0, 1\])", capsys.readouterr().err)
 
 
-def test_a_student_follows_its_teacher(tmp_path):
+def test_students_follow_their_teacher(tmp_path):
     short = ["--trainer.max_epochs=1", "--trainer.limit_val_batches=2"]
     quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    for name in ("teacher", "student"):  # the second looks for the file of the first
+    for name in ("teacher", "student", "online_student"):  # the others look for the files of the first
         assert cli.main(["fit", f"--config={FOLDER / name}.yaml", *short, *quiet]) == 0
         assert (tmp_path / "runs" / "distill" / name / "version_0" / "checkpoints" / "best.ckpt").exists()
 
@@ -125,3 +125,11 @@ def test_the_configurations_are_wired_as_they_say():
         if entry["class_path"].endswith("PredictionFilter")
     )
     assert targets == Path(folder) / "soft_targets" / "filtered_best.safetensors"
+    reference = Path(content("online_student")["model"]["init_args"]["reference"])
+    logged = teacher["trainer"]["logger"]["init_args"]
+    (best,) = (
+        entry["init_args"]["filename"]
+        for entry in teacher["trainer"]["callbacks"]
+        if entry["class_path"].endswith("ModelCheckpoint")
+    )
+    assert reference == Path(logged["save_dir"], logged["name"], "version_0", "checkpoints", f"{best}.ckpt")

@@ -82,6 +82,11 @@ def start_of(model: Any) -> TwoHeads:
     return TwoHeads({name: value.numpy() for name, value in model.state_dict().items()})
 
 
+def classes_of(net: TwoHeads) -> int:
+    """K."""
+    return len(net.weights["net.2.bias"])
+
+
 def partners_of(x: Floats, mixed: Floats, share: float = 0.5) -> list[int]:
     """j of every row of mixed = share x_i + (1 - share) x_j."""
     partners = []
@@ -121,7 +126,8 @@ class PlsGradient:
             partner = partners_of(x, given)
             assert sorted(partner) == list(range(len(x)))
             self.partners.append(partner)
-        pair, q = oracle.mixed(x, oracle.one_hot(y, K), partner)
+        classes = classes_of(net)
+        pair, q = oracle.mixed(x, oracle.one_hot(y, classes), partner)
         np.testing.assert_allclose(given, pair, rtol=0, atol=1e-15)
         np.testing.assert_array_equal(target, q if target.ndim == 2 else y)
         _, logits, head = net.forward(pair)
@@ -129,7 +135,7 @@ class PlsGradient:
             return pair, *oracle.pairwise_gradients(logits, q, head, self.w)
         w = self.w if self.distribution == "uniform" else 0.0
         p = np.array([oracle.softmax(list(row)) for row in logits])
-        return pair, p - (1 - w) * q - w / K, np.zeros((len(x), 0))
+        return pair, p - (1 - w) * q - w / classes, np.zeros((len(x), 0))
 
 
 class MixupGradient:
@@ -146,7 +152,7 @@ class MixupGradient:
         if len(x) > 1:
             share = float((given[0] - x[partner[0]])[0] / (x[0] - x[partner[0]])[0])
             self.shares.append(share)
-        pair, q = oracle.mixed(x, oracle.one_hot(y, K), partner, share)
+        pair, q = oracle.mixed(x, oracle.one_hot(y, classes_of(net)), partner, share)
         np.testing.assert_allclose(given, pair, rtol=0, atol=1e-12)
         np.testing.assert_allclose(target, q if target.ndim == 2 else y, rtol=0, atol=1e-12)
         _, logits, head = net.forward(given)
@@ -167,7 +173,7 @@ class ClassWiseGradient:
         (partner,) = notes["partners"]  # one pass
         for row, label in zip(partner, y, strict=True):
             (position,) = np.flatnonzero((inputs() == row).all(axis=1))
-            assert labels(K)[position] == label
+            assert labels(classes_of(net))[position] == label
             self.positions.append(int(position))
         _, logits, head = net.forward(x)
         teacher = net.forward(partner)[1]

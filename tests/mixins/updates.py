@@ -11,7 +11,7 @@ from torch import nn
 from lightning_flip.mixins import BackwardCompatible, FocalDistillation, NaivePositiveCongruent
 from tests.mixins.helpers import LR, D, H, LitNet, as_torch, inputs, labels, loader, shuffled_batches
 from tests.oracles import positive_congruent as oracle
-from tests.oracles.retrospection import Floats, Ints, NumpyNet, Trace, softmax
+from tests.oracles.retrospection import Batches, Floats, Ints, NumpyNet, Trace, softmax
 
 K = 4
 
@@ -55,10 +55,10 @@ def data(classes: int = K, epochs: int = 4) -> Any:
 Term = Callable[[Ints, Floats, Floats], tuple[Floats, Floats, Floats]]
 
 
-def numpy_run(term: Term, classes: int = K, lr: float = LR, epochs: int = 4) -> Trace:
+def numpy_run(term: Term, classes: int = K, lr: float = LR, epochs: int = 4, batches: Batches | None = None) -> Trace:
     """SGD on the mean of CE + term."""
     net, x, y, trace = new_net(classes), inputs(), labels(classes), Trace()
-    for epoch in shuffled_batches(epochs):
+    for epoch in batches or shuffled_batches(epochs):
         for batch in epoch:
             logits = net.forward(x[batch])
             hidden = net._hidden
