@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from pathlib import Path
@@ -110,6 +111,41 @@ def test_the_figure_is_drawn(tmp_path, capsys):
     load("linear_separators").main(["--out", str(tmp_path / "new" / "figure.png")])
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "| smoothing 0.2 | -0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("a", [0.1, 0.2, 0.4])
+def test_a_logits_losses_are_what_the_caption_claims(a):
+    losses = load("losses_of_a_logit")
+    z = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    own, other = (torch.log1p(torch.exp(-sign * z)) for sign in (1, -1))
+    expected = {
+        "none": own,
+        "label smoothing": (1 - a / 2) * own + a / 2 * other,
+        "backward correction": ((1 - a / 2) * own - a / 2 * other) / (1 - a),
+        "forward correction": -torch.log((1 - a / 2) * torch.exp(-own) + a / 2 * torch.exp(-other)),
+    }
+    for treatment, loss in expected.items():
+        torch.testing.assert_close(losses.loss_of(z, treatment, a), loss)
+    plain, smooth, backward, forward = (losses.claims(treatment, a) for treatment in expected)
+    assert 0 < plain["far right"] < 1e-5
+    assert smooth["lowest at"] == pytest.approx(math.log((2 - a) / a), abs=1e-3)
+    assert smooth["lowest"] == pytest.approx(-(1 - a / 2) * math.log(1 - a / 2) - a / 2 * math.log(a / 2))
+    assert smooth["far right"] > smooth["lowest"] > 0
+    assert losses.loss_of(torch.tensor([0.0, 3.0, 6.0, 12.0]), "backward correction", a).diff().max() < 0
+    assert backward["far right"] < 0 < backward["negative from"] < 3
+    assert forward["far left"] == pytest.approx(-math.log(a / 2), abs=1e-3)
+    assert forward["lowest"] == pytest.approx(-math.log(1 - a / 2), abs=1e-3)
+    assert [math.isnan(found["negative from"]) for found in (plain, smooth, backward, forward)] == [1, 1, 0, 1]
+
+
+def test_the_losses_are_printed_and_drawn(tmp_path, capsys):
+    load("losses_of_a_logit").main(["--out", str(tmp_path / "new" / "figure.png")])
+    assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(lines) == 12
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for line in lines:  # exact: nothing is drawn at random
+        assert f"\n{line}\n" in text
 
 
 def test_the_tables_in_the_readme_have_the_rows_that_are_printed():
