@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["area_under_roc", "expected_calibration_error", "flipping_errors"]
+__all__ = ["area_under_roc", "confidence_bins", "expected_calibration_error", "flipping_errors"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -33,11 +33,34 @@ def flipping_errors(right_before: Bools, right_now: Bools) -> tuple[float, float
     return flipped / len(right_now), flipped / wrong if wrong else 0.0
 
 
+def confidence_bins(confidence: Floats, bins: int) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Sort confidences into M bins of equal width: bin m holds ((m - 1)/M, m/M], and the first one 0 as well.
+
+    Args:
+        confidence: [N], in [0, 1], not NaN.
+        bins: M, at least 1.
+
+    Returns:
+        The M + 1 edges, and the position of every sample's bin, [N] in [0, M).
+
+    Raises:
+        ValueError: when `bins` is under 1.
+
+    Example:
+        >>> confidence_bins(np.array([0.0, 0.5, 0.6, 1.0]), 2)
+        (array([0. , 0.5, 1. ]), array([0, 0, 1, 1]))
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}.")
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    return edges, np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+
+
 def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 15) -> float:
     """Mean gap between how sure a model is and how often it is right, over bins of equal width.
 
-    ECE = sum over bins of (share of samples in the bin) |accuracy - mean confidence|, as in Guo et al. (2017); bin m of
-    M holds the confidences in ((m - 1)/M, m/M], and the first one 0 as well.
+    ECE = sum over bins of (share of samples in the bin) |accuracy - mean confidence|, as in Guo et al. (2017), over the
+    bins of :func:`confidence_bins`. :func:`lightning_flip.reports.reliability` has the bins one by one.
 
     Args:
         confidence: [N], probability of the predicted class, in [0, 1].
@@ -58,8 +81,7 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 1
         raise ValueError(f"bins must be at least 1, got {bins}.")
     if np.isnan(confidence).any():
         return float("nan")
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    place = confidence_bins(confidence, bins)[1]
     gap = np.bincount(place, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
 

@@ -1,8 +1,11 @@
+import io
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from lightning_flip.stores import PartKey, open_run, write_part, write_samples
 
@@ -40,3 +43,25 @@ def record(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def readable() -> Callable[[Figure], None]:
+    """readable(figure): no word is cut off or lies on another one, and every panel keeps a place worth the name."""
+
+    def check(figure: Figure) -> None:
+        figure.savefig(io.BytesIO(), format="png")
+        words = [label for axes in figure.axes for label in (axes.title, axes.xaxis.label, axes.yaxis.label)]
+        words += [text for legend in figure.legends for text in legend.get_texts()]
+        boxes = [(word, word.get_window_extent()) for word in words if word.get_text()]
+        for word, box in boxes:
+            assert box.x0 >= -1, word
+            assert box.y0 >= -1, word
+            assert box.x1 <= figure.bbox.x1 + 1, word
+            assert box.y1 <= figure.bbox.y1 + 1, word
+        for (word, box), (other, second) in itertools.combinations(boxes, 2):
+            assert not box.padded(-1).overlaps(second.padded(-1)), (word, other)
+        for axes in figure.axes:
+            assert min(axes.get_window_extent().size) > 0.5 * figure.dpi, axes
+
+    return check
