@@ -211,7 +211,7 @@ class Diagnostic(StepWatcher):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the pass, if it is due."""
-        if self.attachment is not None and not trainer.sanity_checking:
+        if self.attachment is not None:  # a sanity check has left no rows
             for key in [key for key in self._rows if key[0] == "val"]:
                 self._epoch[key] = trainer.current_epoch
                 if not self.fitting or self._due(trainer.current_epoch):

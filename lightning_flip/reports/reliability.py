@@ -55,7 +55,7 @@ class Reliability:
 
     @property
     def gap(self) -> tuple[float, ...]:
-        """|accuracy - mean confidence| of each bin, in [0, 1]; NaN where the bin is empty."""
+        """Distance of accuracy and mean confidence in each bin, in [0, 1]; NaN where the bin is empty."""
         return tuple(abs(right - sure) for right, sure in zip(self.accuracy, self.confidence, strict=True))
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
 from lightning_flip.callbacks import (
     ExactResume,
@@ -24,6 +24,7 @@ from lightning_flip.callbacks import (
 )
 from lightning_flip.functional import logit_gap
 from lightning_flip.reports.noise_figures import logit_gaps
+from lightning_flip.steps.checks import ValueChecks
 from tests.callbacks.helpers import Lookup, Memory, Watched, loader, make_trainer, points, some_logits
 from tests.callbacks.noisy import PARTS, accuracies, noisy_loader, noisy_points, table
 
@@ -87,6 +88,56 @@ def test_accuracies_of_every_epoch_are_those_of_a_loop() -> None:
             ("noisy", "given label"): (pytest.approx(found["noisy_label"]), noisy),
             ("all", "given label"): (pytest.approx(found["all_label"]), N),
         }
+
+
+class Halves(Sampler[int]):
+    """The even samples in one pass, the odd ones in the next."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.number = -1
+
+    def __len__(self) -> int:
+        return self.count // 2
+
+    def __iter__(self) -> Any:
+        self.number += 1
+        return iter(range(self.number % 2, self.count, 2))
+
+
+def test_a_pass_is_described_by_what_it_saw_alone() -> None:
+    data, val = noisy_points(12), points(10, seed=1)
+    callbacks = [LogitGaps(figures=False, dirpath="run"), WinningScores(figures=False, dirpath="run")]
+    trainer = make_trainer(max_epochs=2, callbacks=callbacks, num_sanity_val_steps=0)
+    trainer.fit(
+        Watched(),
+        DataLoader(data, batch_size=3, sampler=Halves(12)),
+        DataLoader(val, batch_size=5, sampler=Halves(10)),
+    )
+    gaps = table(OUT / "train_logit_gaps.csv")
+    width = gaps[0]["high"] - gaps[0]["low"]
+    assert sum(row["count"] for row in table(OUT / "val_winning_scores.csv")) == 5
+    noisy = int(data.is_noisy[1::2].sum())
+    assert 0 < noisy < 6
+    # In a histogram of area 1 over six samples each of them has a sixth.
+    sixths = [6 * width * row["all_top"] for row in gaps]
+    assert sixths == pytest.approx([round(share) for share in sixths], abs=1e-4)
+    assert sum(sixths) == pytest.approx(6)
+
+
+def test_what_a_device_found_wrong_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = ValueChecks.look
+
+    def on_a_device(self: Any, logits: Any, target: Any, name: str, *, deferred: bool) -> Any:
+        return look(self, logits, target, name, deferred=True)
+
+    monkeypatch.setattr(ValueChecks, "look", on_a_device)
+    logits = some_logits(EPOCHS, N)
+    logits[0, 3] = torch.nan
+    trainer = make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(dirpath="run")], log_every_n_steps=100)
+    with pytest.raises(ValueError, match="logits are not finite"):
+        trainer.fit(Lookup(logits), noisy_loader(N))
+    assert not Path("run").exists()
 
 
 def test_a_part_without_samples_is_not_logged() -> None:

@@ -222,8 +222,8 @@ def test_nobody_pays_who_does_not_look() -> None:
     make_trainer(max_epochs=1).fit(model, shuffled())
     assert model.kept_training_targets is None
     table_of(model)
-    make_trainer(max_epochs=1).fit(model, shuffled())  # looked at once, and no more
     assert model.kept_training_targets is None
+    assert not model._loop.keeps_targets  # looked at once, and no more
 
 
 # -- features ----------------------------------------------------------------------------------------------------
@@ -257,19 +257,30 @@ def test_features_of_the_chosen_samples_are_projected() -> None:
     assert [row["label"] for row in first] == [row["label"] for row in rows]  # the same samples
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_project_what_one_process_projects(world: int) -> None:
     """After no update at all, for batches differ."""
 
     class Still(Watched):
+        asked = 0
+
+        def forward(self, x: Any) -> Any:
+            self.asked += 0 if self.training else len(x)
+            return super().forward(x)
+
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.0)
+
+        def on_fit_end(self) -> None:
+            Path(f"{self.trainer.world_size}-{self.global_rank}.txt").write_text(str(self.asked))
 
     for devices, folder in ((1, "one"), (world, "many")):
         callback = FeatureProjection(samples_per_class=3, figures=False, dirpath=folder)
         strategy = "ddp_fork" if devices > 1 else "auto"
         trainer = make_trainer(max_epochs=1, devices=devices, strategy=strategy, callbacks=[callback])
-        trainer.fit(Still(), noisy_loader(31), loader(4))
+        trainer.fit(Still(), noisy_loader(31))
+        assert sum(int(path.read_text()) for path in Path().glob(f"{devices}-*.txt")) == 9  # each sample asked once
     one, many = (table(f"{folder}/diagnostics/train_feature_projection.csv") for folder in ("one", "many"))
     assert len(one) == len(many) == 9
     for left, right in zip(one, many, strict=True):

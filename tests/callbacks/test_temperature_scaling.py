@@ -216,6 +216,8 @@ def test_probabilities_are_refused_with_the_way_out() -> None:
     model = Classifier(Softmaxed(), num_classes=CLASSES)
     with pytest.raises(ValueError, match=r"looks like probabilities.*logits_from="):
         make_trainer(callbacks=[scaling()]).validate(model, batches(data), verbose=False)
+    with pytest.raises(ValueError, match="looks like probabilities"):
+        make_trainer(callbacks=[scaling()]).test(model, batches(data), verbose=False)
     callback = scaling(logits_from="network.logits", overwrite=True)
     make_trainer(callbacks=[callback]).validate(model, batches(data), verbose=False)
     assert callback.temperature == pytest.approx(expected(data)[0], rel=1e-4)

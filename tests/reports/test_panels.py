@@ -56,6 +56,9 @@ def test_a_grid_has_a_place_for_every_panel(count, columns):
         assert grid.last[place] == (column == across - 1 or place == count - 1)
         assert grid.lowest[place] == (place + across >= count)
         assert grid.full[place] == (count - row * across >= across)
+    grid.figure.draw_without_rendering()
+    tall, low = (axes.get_window_extent().height for axes in grid.panels[0])
+    assert tall > 1.6 * low
     blank = [axes for axes in grid.figure.axes if not axes.axison]
     assert len(grid.figure.axes) - len(blank) == 2 * count
 

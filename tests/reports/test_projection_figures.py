@@ -37,6 +37,14 @@ def test_the_basis_is_orthonormal_and_reaches_every_class_vector(seed, width):
 
 
 @given(SEEDS, WIDTHS)
+def test_the_basis_of_a_flat_triangle_is_orthonormal_too(seed, width):
+    _, _, rng = draw(seed, width)
+    along, across = np.linalg.qr(rng.normal(size=(width, 2)))[0].T
+    basis = class_plane([0 * along, 3 * along, 2 * along + 1e-4 * across])
+    np.testing.assert_allclose(basis @ basis.T, np.eye(2), atol=1e-14)
+
+
+@given(SEEDS, WIDTHS)
 def test_points_are_the_nearest_ones_on_the_plane(seed, width):
     features, vectors, _ = draw(seed, width)
     points = project_features(features, vectors)
@@ -102,6 +110,7 @@ def test_the_class_vectors_are_a_triangle_around_the_origin():
         (np.ones((2, 3)), np.ones((3, 3)), "lie on one line"),
         (np.ones((2, 3)), [[0, 0, 0], [0, 0, 0], [1, 2, 3]], "lie on one line"),
         (np.ones((2, 3)), [[0, 0, 0], [1, 2, 3], [1, 2, 3]], "lie on one line"),
+        (np.ones((2, 3)), [[0, 0, 0], [1e-9, 0, 0], [1, 2, 3]], "lie on one line"),
         (np.ones((2, 3)), np.outer([0.1, 0.7, 0.3], [1, 2, 3]), "lie on one line"),
         (np.ones((2, 1)), [[1.0], [2.0], [4.0]], "in a space of one dimension they always do"),
     ],
