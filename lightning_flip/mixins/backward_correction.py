@@ -43,7 +43,8 @@ class BackwardCorrection(LossTerm):
         False
     """
 
-    softens_target = True
+    replaces_cross_entropy = True
+    corrects_noise = True
     divergence_advice = (
         "Lower the learning rate or correction_alpha, or clip gradients: the inverse of a transition has large entries."
     )

@@ -21,6 +21,7 @@ from lightning_flip.mixins.options import (
     schedule,
     storage_dtype,
 )
+from lightning_flip.mixins.stacking import Stacked, check_corrections, methods_that, warn_of_distributions
 from lightning_flip.steps import SampleStep, StepSource
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ else:
 __all__ = ["LossTerm"]
 
 
-class LossTerm(_Module):
+class LossTerm(Stacked, _Module):
     """Adds ``term_weight * mean(method loss - CE)`` to what ``training_step`` returns.
 
     With a module whose loss is mean cross entropy this is exactly the method's loss, and whatever else the
@@ -61,7 +62,8 @@ class LossTerm(_Module):
         **kwargs: passed on to the module.
 
     Raises:
-        TypeError: at class definition, if a mixin stands right of the module or two options share a name.
+        TypeError: at class definition, if a mixin stands right of the module, two of them correct for label noise, or
+            two options share a name.
 
     Example:
         A method that pushes every probability of the label towards a half:
@@ -78,11 +80,16 @@ class LossTerm(_Module):
 
     #: Whether the method moves the target away from the label; two such methods in one class warn.
     softens_target: ClassVar[bool] = False
+    #: Whether the loss has something in the place of all or part of the cross entropy; two such methods warn.
+    replaces_cross_entropy: ClassVar[bool] = False
+    #: Whether the method corrects the loss for label noise; two such methods are an error at class definition.
+    corrects_noise: ClassVar[bool] = False
     #: What to change when the loss runs away. A method that says so has its loss watched.
     divergence_advice: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_corrections(cls)
         check_definition(cls, LossTerm)
         # A class left of the mixins may name callbacks of its own and never ask for theirs.
         owner = next(part for part in cls.__mro__ if "configure_callbacks" in vars(part))
@@ -117,6 +124,7 @@ class LossTerm(_Module):
         self.num_samples = num_samples
         self.total_epochs = total_epochs
         self.table_dtype = table_dtype
+        self._corrections = methods_that(type(self), "corrects_noise")
         self._term_loop = TermLoop()
 
     # -- what a method defines ------------------------------------------------------------------------
@@ -216,15 +224,6 @@ class LossTerm(_Module):
     def _loop(self) -> TermLoop:
         return self._term_loop.bind(self)
 
-    @classmethod
-    def softening_methods(cls) -> list[str]:
-        """Names of the methods in this class that move the target away from the label.
-
-        Returns:
-            Class names, from left to right.
-        """
-        return [part.__name__ for part in cls.__mro__ if vars(part).get("softens_target")]
-
     def on_new_epoch(self, epoch: int) -> None:
         """Tell every method of the class that an epoch begins.
 
@@ -282,8 +281,15 @@ class LossTerm(_Module):
         if not loop.compared and self.base_loss == "cross_entropy":
             check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
         loop.compared = True
-        losses = [method(self, step) for method in self._methods("method_loss")]
+        given, own = self.step_for_methods(step), plain
+        if given is not step:
+            plain = cross_entropy(given.logits, given.target, reduction="none")
+        losses = [method(self, given) for method in self._methods("method_loss")]
         differences = [method_loss - plain for method_loss in losses if method_loss is not None]
+        if given is not step:
+            differences.append(plain - own)
+        if self.brings_distributions(step):
+            warn_of_distributions(self)
         if differences:
             loss = loss + self.term_weight * sum(differences, torch.zeros_like(plain)).mean()
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit

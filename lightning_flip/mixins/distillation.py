@@ -40,6 +40,7 @@ class Distillation(ReferencedLoss):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, kd_temperature: float = 1.0, kd_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

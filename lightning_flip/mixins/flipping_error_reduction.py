@@ -59,6 +59,7 @@ class FlippingErrorReduction(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,

@@ -41,6 +41,9 @@ class ForwardCorrection(LossTerm):
         False
     """
 
+    replaces_cross_entropy = True
+    corrects_noise = True
+
     def __init__(
         self,
         *args: Any,

@@ -32,6 +32,7 @@ class LabelSmoothing(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, smoothing: float = 0.1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

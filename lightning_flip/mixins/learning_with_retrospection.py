@@ -41,6 +41,7 @@ class LearningWithRetrospection(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, lwr_temperature: float = 5.0, lwr_interval: int = 5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

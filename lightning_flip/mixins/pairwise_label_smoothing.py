@@ -93,6 +93,7 @@ class PairwiseLabelSmoothing(BatchMixing):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,

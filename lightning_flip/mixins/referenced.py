@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.models.loading import load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
+from lightning_flip.steps.cached_logits import CachedLogits
 from lightning_flip.steps.reference import Reference, load_reference
 
 __all__ = ["ReferencedLoss"]
@@ -190,9 +191,14 @@ class ReferencedLoss(LossTerm):
 
         Returns:
             ``[B, K_old]``, without gradient.
+
+        Raises:
+            TypeError: if it is a table of logits, and the batch was mixed.
         """
-        attachment = self._loop.attachment
+        attachment, loaded = self._loop.attachment, self._reference.loaded
         assert attachment is not None
+        if loaded is not None and isinstance(loaded.source, CachedLogits):
+            self.require_unmixed(f"{loaded.source.name} has logits")
         return self._reference.answer(step, attachment)
 
     def _old_source(self) -> Any:

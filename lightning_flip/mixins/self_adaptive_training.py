@@ -45,6 +45,7 @@ class SelfAdaptiveTraining(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, sat_momentum: float = 0.9, sat_warmup: int = 60, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

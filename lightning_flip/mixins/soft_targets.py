@@ -59,6 +59,7 @@ class SoftTargets(LossTerm):
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
+        TypeError: in the first mixed batch, beside a method that mixes samples.
         ValueError: if an option is out of range; when a fit begins, without ``targets``.
         SoftTargetError: (a ValueError) when a fit begins, if the file is missing, damaged or incomplete; before the
             first step, if it is of other data or classes.
@@ -71,6 +72,7 @@ class SoftTargets(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class SoftTargets(LossTerm):
         """The distillation loss of every sample."""
         if not self.kd_weight:
             return None
+        self.require_unmixed(f"{self._targets.path} has soft targets")
         stored = self._targets.loaded
         assert stored is not None
         if not self._targets.compared:

@@ -47,6 +47,7 @@ class TeacherFreeRegularization(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,

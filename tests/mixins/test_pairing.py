@@ -318,6 +318,7 @@ def test_a_module_with_one_logit(method: Any) -> None:
     assert numbers(fitted(model, shuffled(2))).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:.* softens the target, and the batches bring distributions")
 def test_distributions_of_the_loader_are_mixed_further() -> None:
     x, y = points().tensors
     soft = TensorDataset(x, F.one_hot(y, K).double())
