@@ -76,9 +76,8 @@ class SelfAdaptiveTraining(LossTerm):
         assert attachment is not None
         table = self.table(TABLE, step, step.num_classes)
         rows = _or_label(self._sat_rows.before(table, step, attachment.batch), step)
-        return self_adaptive_loss(
-            step.logits, rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit), reduction="none"
-        )
+        running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
+        return self_adaptive_loss(step.logits, running, valid=step.valid, reduction="none")
 
     def observe(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
