@@ -97,12 +97,8 @@ class BackwardCompatible(ReferencedLoss):
                 f"the reference of {type(self).__name__} is an EnsembleClassifier, and each of its members has a "
                 "classifier layer of its own. Pass one of the members as reference=, or name a layer (classifier_from)."
             )
-        layer = classifier_layer(old, self.classifier_from, "classifier_from")
-        if not isinstance(layer, nn.Linear):
-            raise TypeError(
-                f"classifier_from={self.classifier_from!r} is a {type(layer).__name__} in the reference; expected an "
-                "nn.Linear."
-            )
+        layer = classifier_layer(old, self.classifier_from, "classifier_from", linear=True)
+        assert isinstance(layer, nn.Linear)
         weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
         if len(weight) == 1:  # one logit z counts as [0, z]
             weight = torch.cat([torch.zeros_like(weight), weight])

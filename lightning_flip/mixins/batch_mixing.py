@@ -120,14 +120,9 @@ class BatchMixing(LossTerm):
             AttributeError: if there is no such layer.
             TypeError: if it is no ``nn.Linear``.
         """
-        layer = classifier_layer(self, self.classifier_from, "classifier_from")
-        if isinstance(layer, nn.Linear):
-            return layer
-        names = [name for name, part in self.named_modules() if isinstance(part, nn.Linear)]
-        raise TypeError(
-            f"classifier_from={self.classifier_from!r} is a {type(layer).__name__}; expected an nn.Linear, whose "
-            f"outputs are the logits. Candidates: {', '.join(map(repr, names)) or 'none'}."
-        )
+        layer = classifier_layer(self, self.classifier_from, "classifier_from", linear=True)
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def mixture(self, step: SampleStep) -> Tensor:
         """The targets of the running step as the method has mixed them, whatever the module was given.
