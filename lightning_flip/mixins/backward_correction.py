@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_flip.functional.smearing import check_share, smeared_loss
 from lightning_flip.functional.transitions import inverse_transition
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.transition_source import Transition, TransitionSource
 from lightning_flip.steps import SampleStep
 
@@ -58,6 +59,7 @@ class BackwardCorrection(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(backward_eps=backward_eps)
         check_share(backward_eps, "backward_eps")
         self.backward_eps = backward_eps
         self._correction = TransitionSource(transition, correction_alpha, inverse_transition)

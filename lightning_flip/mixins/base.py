@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.base_loss import check_base_loss
 from lightning_flip.mixins.loop import TermLoop, add_loop, with_loop
+from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.options import (
     accepted_arguments,
     check_definition,
@@ -63,7 +64,8 @@ class LossTerm(Stacked, _Module):
 
     Raises:
         TypeError: at class definition, if a mixin stands right of the module, two of them correct for label noise, or
-            two options share a name.
+            two options share a name; when it is made, if an option is of the wrong kind.
+        ValueError: if an option is out of range.
 
     Example:
         A method that pushes every probability of the label towards a half:
@@ -111,12 +113,16 @@ class LossTerm(Stacked, _Module):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(term_weight=term_weight)
         if base_loss not in ("cross_entropy", "any"):
             raise ValueError(f'base_loss must be "cross_entropy" or "any"; got {base_loss!r}.')
         if not math.isfinite(term_weight):
             raise ValueError(f"term_weight must be finite; got {term_weight}.")
-        if total_epochs is not None and total_epochs < 1:
-            raise ValueError(f"total_epochs must be at least 1; got {total_epochs}.")
+        for name, count in (("num_samples", num_samples), ("total_epochs", total_epochs)):
+            if count is not None:
+                check_whole(**{name: count})
+                if count < 1:
+                    raise ValueError(f"{name} must be at least 1; got {count}.")
         check_table_dtype(table_dtype)
         self.term_weight = term_weight
         self.base_loss = base_loss

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from lightning_flip.functional.pairwise import one_hot_targets
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.keyed_draws import keyed_seed
+from lightning_flip.mixins.option_kinds import check_paths
 from lightning_flip.mixins.options import check_choices, owners_of
 from lightning_flip.steps import SampleStep, find_target
 from lightning_flip.steps.batch_parts import input_place, target_place, with_part
@@ -65,6 +66,12 @@ class BatchMixing(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_paths('a layer, "" for the last nn.Linear', classifier_from=classifier_from)
+        if input_from is not None and (isinstance(input_from, bool) or not isinstance(input_from, (str, int))):
+            raise TypeError(
+                f"input_from must be a key, an attribute or a position of the batch, where what was mixed can be "
+                f"written; got {input_from!r}."
+            )
         check_choices(mixed_targets=(mixed_targets, ("distributions", "labels")))
         self.mixed_targets = mixed_targets
         self.input_from = input_from

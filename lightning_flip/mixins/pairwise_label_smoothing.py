@@ -16,6 +16,7 @@ from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.pairwise import check_smoothing_weight, pair_average, pairwise_label_smoothing_loss
 from lightning_flip.functional.smearing import label_smoothing_loss
 from lightning_flip.mixins.batch_mixing import BatchMixing
+from lightning_flip.mixins.option_kinds import check_flags, check_numbers
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
 
@@ -104,6 +105,8 @@ class PairwiseLabelSmoothing(BatchMixing):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(smoothing_weight=smoothing_weight)
+        check_flags(alternate=alternate)
         check_smoothing_weight(smoothing_weight)
         check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none")))
         self.smoothing_weight = smoothing_weight

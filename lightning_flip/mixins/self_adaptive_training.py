@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import self_adaptive_loss, self_adaptive_target
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
 
@@ -49,6 +50,8 @@ class SelfAdaptiveTraining(LossTerm):
 
     def __init__(self, *args: Any, sat_momentum: float = 0.9, sat_warmup: int = 60, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(sat_momentum=sat_momentum)
+        check_whole(sat_warmup=sat_warmup)
         if not 0 <= sat_momentum < 1:
             raise ValueError(f"sat_momentum must be in [0, 1); got {sat_momentum}.")
         if sat_warmup < 0:

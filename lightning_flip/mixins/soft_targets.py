@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.distillation import distillation_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers, check_paths
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.stored_targets import StoredTargets
@@ -84,7 +85,9 @@ class SoftTargets(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(kd_temperature=kd_temperature, kd_weight=kd_weight)
         check_distillation(kd_temperature, kd_weight)
+        check_paths("a file of soft targets", files=True, targets=targets)
         check_choices(unvisited=(unvisited, ("error", "cross_entropy")))
         self.targets = None if targets is None else str(targets)
         self.kd_temperature = kd_temperature

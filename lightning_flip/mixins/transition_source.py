@@ -15,6 +15,7 @@ from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.smearing import check_share
 from lightning_flip.functional.smearing_matrices import smoothing_matrix
 from lightning_flip.functional.transitions import check_transition
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.stores import read_transition
 
 __all__ = ["ESTIMATE", "Transition", "TransitionSource"]
@@ -22,6 +23,7 @@ __all__ = ["ESTIMATE", "Transition", "TransitionSource"]
 Transition = str | Path | Sequence[Sequence[float]] | Tensor
 
 ESTIMATE = "estimate"
+TRANSITION_SUFFIXES = (".npz", ".npy", ".csv")
 DEFAULT_ALPHA = 0.1
 
 
@@ -47,6 +49,7 @@ class TransitionSource:
             )
         self.alpha = DEFAULT_ALPHA if transition is None and alpha is None else alpha
         if self.alpha is not None:
+            check_numbers(correction_alpha=self.alpha)
             check_share(self.alpha, "correction_alpha")
         self.prepare = prepare
         self.file: Path | None = None
@@ -56,6 +59,11 @@ class TransitionSource:
         self._at_hand: Tensor | None = None
         if isinstance(transition, (str, Path)):
             self.file = None if self.estimated else Path(transition)
+            if self.file is not None and self.file.suffix.lower() not in TRANSITION_SUFFIXES:
+                raise ValueError(
+                    f'transition must be a matrix [K, K], "{ESTIMATE}", or the path of a file that ends in '
+                    f"{', '.join(TRANSITION_SUFFIXES)}; got {str(transition)!r}."
+                )
         elif transition is not None:
             self.take(_as_matrix(transition))
 
