@@ -62,6 +62,8 @@ class BackwardCorrection(LossTerm):
         check_numbers(backward_eps=backward_eps)
         check_share(backward_eps, "backward_eps")
         self.backward_eps = backward_eps
+        if correction_alpha is not None:
+            check_numbers(correction_alpha=correction_alpha)
         self._correction = TransitionSource(transition, correction_alpha, inverse_transition)
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.loss_correction import noisy_label_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.transition_source import Transition, TransitionSource
 from lightning_flip.steps import SampleStep
 
@@ -52,6 +53,8 @@ class ForwardCorrection(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if correction_alpha is not None:
+            check_numbers(correction_alpha=correction_alpha)
         self._correction = TransitionSource(transition, correction_alpha, _log_columns)
 
     @property

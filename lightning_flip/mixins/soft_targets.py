@@ -60,10 +60,10 @@ class SoftTargets(LossTerm):
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
-        TypeError: in the first mixed batch, beside a method that mixes samples.
         ValueError: if an option is out of range; when a fit begins, without ``targets``.
         SoftTargetError: (a ValueError) when a fit begins, if the file is missing, damaged or incomplete; before the
             first step, if it is of other data or classes.
+        TypeError: in the first mixed batch, beside a method that mixes samples.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -125,9 +125,9 @@ class SoftTargets(LossTerm):
         """The distillation loss of every sample."""
         if not self.kd_weight:
             return None
-        self.require_unmixed(f"{self._targets.path} has soft targets")
         stored = self._targets.loaded
         assert stored is not None
+        self.require_unmixed(f"{self._targets.path} has soft targets")
         if not self._targets.compared:
             attachment = self._loop.attachment
             record = None if attachment is None else attachment.record(self.step_source)

@@ -15,7 +15,6 @@ from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.smearing import check_share
 from lightning_flip.functional.smearing_matrices import smoothing_matrix
 from lightning_flip.functional.transitions import check_transition
-from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.stores import read_transition
 
 __all__ = ["ESTIMATE", "Transition", "TransitionSource"]
@@ -49,7 +48,6 @@ class TransitionSource:
             )
         self.alpha = DEFAULT_ALPHA if transition is None and alpha is None else alpha
         if self.alpha is not None:
-            check_numbers(correction_alpha=self.alpha)
             check_share(self.alpha, "correction_alpha")
         self.prepare = prepare
         self.file: Path | None = None
