@@ -42,7 +42,8 @@ class LossTerm(Stacked, _Module):
         class Robust(FlippingErrorReduction, LitClassifier): ...
 
     A method is a subclass that defines :meth:`method_loss`, and :meth:`observe` and :meth:`new_epoch` if it
-    keeps a table; several methods can stand in one class, their differences add up.
+    keeps a table; several methods can stand in one class, their differences add up. Which go together, and what a
+    method says of itself with class attributes, is on the page "Stacking methods".
 
     Args:
         *args: passed on to the module.
