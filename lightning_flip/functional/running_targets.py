@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, soft_cross_entropy, widen
@@ -93,13 +93,18 @@ def self_adaptive_target(
 
 
 def self_adaptive_loss(
-    logits: Float[Tensor, "B K"], running: Float[Tensor, "B K"], *, reduction: Reduction = "mean"
+    logits: Float[Tensor, "B K"],
+    running: Float[Tensor, "B K"],
+    *,
+    valid: Bool[Tensor, " B"] | None = None,
+    reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
     """W H(r, p) with the weights w = max r scaled to the batch's mean 1 (Huang et al. 2020; SAT).
 
     Args:
         logits: ``[B, K]``.
         running: r with this visit in it, ``[B, K]``, of mass above 0; no gradient flows into it.
+        valid: rows whose weights the mean is over, ``[B]``; None: all.
         reduction: "mean", "none" or "sum".
 
     Returns:
@@ -109,9 +114,12 @@ def self_adaptive_loss(
         >>> r = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # weights 4/3 and 2/3
         >>> self_adaptive_loss(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), r, reduction="none")
         tensor([0.9242, 0.4621])
+        >>> self_adaptive_loss(torch.zeros(2, 2), r, valid=torch.tensor([False, True]), reduction="none")
+        tensor([1.3863, 0.6931])
     """
     sure = running.detach().amax(dim=1)
-    return reduce_loss(sure / sure.mean() * soft_cross_entropy(running, logits, reduction="none"), reduction)
+    mean = sure.mean() if valid is None else sure.where(valid, 0).sum() / valid.sum().clamp(min=1)
+    return reduce_loss(sure / mean * soft_cross_entropy(running, logits, reduction="none"), reduction)
 
 
 def _clamped(logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import backward_compatible_loss
+from lightning_flip.mixins.option_kinds import check_numbers, check_paths
 from lightning_flip.mixins.referenced import OPTION_NAMES, ReferencedLoss
 from lightning_flip.models.ensemble import EnsembleClassifier
 from lightning_flip.models.loading import load_model, options_called
@@ -71,6 +72,8 @@ class BackwardCompatible(ReferencedLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(backward_weight=backward_weight)
+        check_paths('a layer, "" for the last nn.Linear', features_from=features_from, classifier_from=classifier_from)
         if not 0 <= backward_weight < math.inf:
             raise ValueError(f"backward_weight must be at least 0 and finite; got {backward_weight}.")
         self.backward_weight = backward_weight
@@ -97,12 +100,8 @@ class BackwardCompatible(ReferencedLoss):
                 f"the reference of {type(self).__name__} is an EnsembleClassifier, and each of its members has a "
                 "classifier layer of its own. Pass one of the members as reference=, or name a layer (classifier_from)."
             )
-        layer = classifier_layer(old, self.classifier_from, "classifier_from")
-        if not isinstance(layer, nn.Linear):
-            raise TypeError(
-                f"classifier_from={self.classifier_from!r} is a {type(layer).__name__} in the reference; expected an "
-                "nn.Linear."
-            )
+        layer = classifier_layer(old, self.classifier_from, "classifier_from", linear=True)
+        assert isinstance(layer, nn.Linear)
         weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
         if len(weight) == 1:  # one logit z counts as [0, z]
             weight = torch.cat([torch.zeros_like(weight), weight])

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_flip.functional.smearing import check_share, smeared_loss
 from lightning_flip.functional.transitions import inverse_transition
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.transition_source import Transition, TransitionSource
 from lightning_flip.steps import SampleStep
 
@@ -43,7 +44,8 @@ class BackwardCorrection(LossTerm):
         False
     """
 
-    softens_target = True
+    replaces_cross_entropy = True
+    corrects_noise = True
     divergence_advice = (
         "Lower the learning rate or correction_alpha, or clip gradients: the inverse of a transition has large entries."
     )
@@ -57,8 +59,11 @@ class BackwardCorrection(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(backward_eps=backward_eps)
         check_share(backward_eps, "backward_eps")
         self.backward_eps = backward_eps
+        if correction_alpha is not None:
+            check_numbers(correction_alpha=correction_alpha)
         self._correction = TransitionSource(transition, correction_alpha, inverse_transition)
 
     @property

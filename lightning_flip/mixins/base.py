@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.base_loss import check_base_loss
 from lightning_flip.mixins.loop import TermLoop, add_loop, with_loop
+from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.options import (
     accepted_arguments,
     check_definition,
@@ -21,6 +22,7 @@ from lightning_flip.mixins.options import (
     schedule,
     storage_dtype,
 )
+from lightning_flip.mixins.stacking import Stacked, check_corrections, methods_that, warn_of_distributions
 from lightning_flip.mixins.training_targets import training_targets
 from lightning_flip.steps import SampleStep, StepSource
 
@@ -32,7 +34,7 @@ else:
 __all__ = ["LossTerm"]
 
 
-class LossTerm(_Module):
+class LossTerm(Stacked, _Module):
     """Adds ``term_weight * mean(method loss - CE)`` to what ``training_step`` returns.
 
     With a module whose loss is mean cross entropy this is exactly the method's loss, and whatever else the
@@ -41,7 +43,8 @@ class LossTerm(_Module):
         class Robust(FlippingErrorReduction, LitClassifier): ...
 
     A method is a subclass that defines :meth:`method_loss`, and :meth:`observe` and :meth:`new_epoch` if it
-    keeps a table; several methods can stand in one class, their differences add up.
+    keeps a table; several methods can stand in one class, their differences add up. Which go together, and what a
+    method says of itself with class attributes, is on the page "Stacking methods".
 
     Args:
         *args: passed on to the module.
@@ -62,7 +65,9 @@ class LossTerm(_Module):
         **kwargs: passed on to the module.
 
     Raises:
-        TypeError: at class definition, if a mixin stands right of the module or two options share a name.
+        TypeError: at class definition, if a mixin stands right of the module, two of them correct for label noise, or
+            two options share a name; when it is made, if an option is of the wrong kind.
+        ValueError: if an option is out of range.
 
     Example:
         A method that pushes every probability of the label towards a half:
@@ -79,11 +84,16 @@ class LossTerm(_Module):
 
     #: Whether the method moves the target away from the label; two such methods in one class warn.
     softens_target: ClassVar[bool] = False
+    #: Whether the loss has something in the place of all or part of the cross entropy; two such methods warn.
+    replaces_cross_entropy: ClassVar[bool] = False
+    #: Whether the method corrects the loss for label noise; two such methods are an error at class definition.
+    corrects_noise: ClassVar[bool] = False
     #: What to change when the loss runs away. A method that says so has its loss watched.
     divergence_advice: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_corrections(cls)
         check_definition(cls, LossTerm)
         # A class left of the mixins may name callbacks of its own and never ask for theirs.
         owner = next(part for part in cls.__mro__ if "configure_callbacks" in vars(part))
@@ -105,12 +115,16 @@ class LossTerm(_Module):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(term_weight=term_weight)
         if base_loss not in ("cross_entropy", "any"):
             raise ValueError(f'base_loss must be "cross_entropy" or "any"; got {base_loss!r}.')
         if not math.isfinite(term_weight):
             raise ValueError(f"term_weight must be finite; got {term_weight}.")
-        if total_epochs is not None and total_epochs < 1:
-            raise ValueError(f"total_epochs must be at least 1; got {total_epochs}.")
+        for name, count in (("num_samples", num_samples), ("total_epochs", total_epochs)):
+            if count is not None:
+                check_whole(**{name: count})
+                if count < 1:
+                    raise ValueError(f"{name} must be at least 1; got {count}.")
         check_table_dtype(table_dtype)
         self.term_weight = term_weight
         self.base_loss = base_loss
@@ -118,6 +132,7 @@ class LossTerm(_Module):
         self.num_samples = num_samples
         self.total_epochs = total_epochs
         self.table_dtype = table_dtype
+        self._corrections = methods_that(type(self), "corrects_noise")
         self._term_loop = TermLoop()
 
     # -- what a method defines ------------------------------------------------------------------------
@@ -144,17 +159,6 @@ class LossTerm(_Module):
             Labels ``[B]`` or distributions ``[B, K]``; None where the loss is of another form.
         """
         return None
-
-    def true_classes(self, step: SampleStep) -> Tensor:
-        """The labels of a step's samples, whatever the module was given.
-
-        Args:
-            step: the running step.
-
-        Returns:
-            Labels ``[B]``, or mixtures of labels ``[B, K]``.
-        """
-        return step.target
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Make ready what a fit needs, when the module lies on its device; overrides call ``super().begin_fit``.
@@ -239,15 +243,6 @@ class LossTerm(_Module):
     def _loop(self) -> TermLoop:
         return self._term_loop.bind(self)
 
-    @classmethod
-    def softening_methods(cls) -> list[str]:
-        """Names of the methods in this class that move the target away from the label.
-
-        Returns:
-            Class names, from left to right.
-        """
-        return [part.__name__ for part in cls.__mro__ if vars(part).get("softens_target")]
-
     def on_new_epoch(self, epoch: int) -> None:
         """Tell every method of the class that an epoch begins.
 
@@ -314,10 +309,17 @@ class LossTerm(_Module):
         if not loop.compared and self.base_loss == "cross_entropy":
             check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
         loop.compared = True
-        losses = [method(self, step) for method in self._methods("method_loss")]
+        given, own = self.step_for_methods(step), plain
+        if given is not step:
+            plain = cross_entropy(given.logits, given.target, reduction="none")
+        losses = [method(self, given) for method in self._methods("method_loss")]
         if loop.keeps_targets:
-            loop.targets = training_targets(self, step, owners_of(type(self), "method_loss", LossTerm))
+            loop.targets = training_targets(self, step, given, owners_of(type(self), "method_loss", LossTerm))
         differences = [method_loss - plain for method_loss in losses if method_loss is not None]
+        if given is not step:
+            differences.append(plain - own)
+        if self.brings_distributions(step):
+            warn_of_distributions(self)
         if differences:
             loss = loss + self.term_weight * sum(differences, torch.zeros_like(plain)).mean()
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_map
 from lightning_flip.functional.pairwise import one_hot_targets
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.keyed_draws import keyed_seed
+from lightning_flip.mixins.option_kinds import check_paths
 from lightning_flip.mixins.options import check_choices, owners_of
 from lightning_flip.steps import SampleStep, find_target
 from lightning_flip.steps.batch_parts import input_place, target_place, with_part
@@ -64,12 +66,19 @@ class BatchMixing(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_paths('a layer, "" for the last nn.Linear', classifier_from=classifier_from)
+        if input_from is not None and (isinstance(input_from, bool) or not isinstance(input_from, (str, int))):
+            raise TypeError(
+                f"input_from must be a key, an attribute or a position of the batch, where what was mixed can be "
+                f"written; got {input_from!r}."
+            )
         check_choices(mixed_targets=(mixed_targets, ("distributions", "labels")))
         self.mixed_targets = mixed_targets
         self.input_from = input_from
         self.classifier_from = classifier_from
         self._mixed_before = False
         self._mixture: Tensor | None = None
+        self._mixed_distributions = False
         if self.term_weight == 0:
             return
         outputs = self.mixed_layer().out_features
@@ -118,14 +127,9 @@ class BatchMixing(LossTerm):
             AttributeError: if there is no such layer.
             TypeError: if it is no ``nn.Linear``.
         """
-        layer = classifier_layer(self, self.classifier_from, "classifier_from")
-        if isinstance(layer, nn.Linear):
-            return layer
-        names = [name for name, part in self.named_modules() if isinstance(part, nn.Linear)]
-        raise TypeError(
-            f"classifier_from={self.classifier_from!r} is a {type(layer).__name__}; expected an nn.Linear, whose "
-            f"outputs are the logits. Candidates: {', '.join(map(repr, names)) or 'none'}."
-        )
+        layer = classifier_layer(self, self.classifier_from, "classifier_from", linear=True)
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def mixture(self, step: SampleStep) -> Tensor:
         """The targets of the running step as the method has mixed them, whatever the module was given.
@@ -138,11 +142,32 @@ class BatchMixing(LossTerm):
         """
         return step.target if self._mixture is None else self._mixture
 
-    def true_classes(self, step: SampleStep) -> Tensor:
-        """The labels that were mixed: see :meth:`mixture`."""
-        return self.mixture(step)
+    def require_unmixed(self, known: str) -> None:
+        """Refuse a batch that was mixed.
+
+        Args:
+            known: what the method has, for the error.
+
+        Raises:
+            TypeError: if it was.
+        """
+        super().require_unmixed(known)
+        if self._mixture is not None:
+            raise TypeError(
+                f"{type(self).__name__}: {known} for each single sample, and {self._mixer().__name__} has mixed the "
+                "samples of this batch. Leave out the one or the other."
+            )
 
     # -- the loop -------------------------------------------------------------------------------------
+
+    def step_for_methods(self, step: SampleStep) -> SampleStep:
+        """The step with the mixture as target, which methods beside this one need, whatever the module was given."""
+        step = super().step_for_methods(step)
+        return step if self._mixture is None or not step.has_labels else replace(step, target=self._mixture)
+
+    def brings_distributions(self, step: SampleStep) -> bool:
+        """Whether they were distributions before they were mixed."""
+        return super().brings_distributions(step) if self._mixture is None else self._mixed_distributions
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Have the module's loss compared again on its first mixed batch."""
@@ -192,12 +217,15 @@ class BatchMixing(LossTerm):
         tree_map(lambda leaf: parts.append(leaf) if isinstance(leaf, Tensor) else None, inputs)
         _check_parts(parts, at, len(target), type(self).__name__)
         distributions = one_hot_targets(target, self._mixed_classes, parts[0])
-        seed = keyed_seed(self.trainer, owners_of(type(self), "mix_parts", BatchMixing)[0].__name__)
+        seed = keyed_seed(self.trainer, self._mixer().__name__)
         mixed, distributions = self.mix_parts(parts, distributions.to(parts[0].device), seed)
         waiting = iter(mixed)
         batch = with_part(batch, at, tree_map(lambda leaf: next(waiting) if isinstance(leaf, Tensor) else leaf, inputs))
-        self._mixture = distributions
+        self._mixture, self._mixed_distributions = distributions, target.ndim == 2
         return batch if self.mixed_targets == "labels" else with_part(batch, target_at, distributions)
+
+    def _mixer(self) -> type:
+        return owners_of(type(self), "mix_parts", BatchMixing)[0]
 
 
 def _check_parts(parts: list[Tensor], at: str | int, rows: int, name: str) -> None:

@@ -11,6 +11,7 @@ from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.functional.class_wise import check_class_wise, class_wise_self_distillation_loss
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.keyed_draws import keyed_randomness
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.capture import as_logits
 from lightning_flip.steps.second_batch import inputs_of, load_samples
@@ -80,6 +81,7 @@ class ClassWiseSelfDistillation(LossTerm):
         self, *args: Any, class_wise_temperature: float = 4.0, class_wise_weight: float = 1.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(class_wise_temperature=class_wise_temperature, class_wise_weight=class_wise_weight)
         try:
             check_class_wise(class_wise_temperature, class_wise_weight)
         except ValueError as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.regularization import confidence_penalty_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.steps import SampleStep
 
 __all__ = ["ConfidencePenalty"]
@@ -36,6 +37,7 @@ class ConfidencePenalty(LossTerm):
 
     def __init__(self, *args: Any, entropy_weight: float = 0.1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(entropy_weight=entropy_weight)
         if not 0 <= entropy_weight < math.inf:
             raise ValueError(f"entropy_weight must be at least 0 and finite; got {entropy_weight}.")
         self.entropy_weight = float(entropy_weight)

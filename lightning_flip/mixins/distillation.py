@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.mixins.soft_targets import check_distillation
 from lightning_flip.steps import SampleStep
@@ -40,9 +41,11 @@ class Distillation(ReferencedLoss):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, kd_temperature: float = 1.0, kd_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(kd_temperature=kd_temperature, kd_weight=kd_weight)
         check_distillation(kd_temperature, kd_weight)
         if self.old_classes is not None:
             raise ValueError(

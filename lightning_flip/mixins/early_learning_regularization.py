@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import early_learning_loss, early_learning_target
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
 
@@ -53,6 +54,7 @@ class EarlyLearningRegularization(LossTerm):
 
     def __init__(self, *args: Any, elr_momentum: float = 0.7, elr_weight: float = 3.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(elr_momentum=elr_momentum, elr_weight=elr_weight)
         if not 0 <= elr_momentum < 1:
             raise ValueError(f"elr_momentum must be in [0, 1); got {elr_momentum}.")
         if not 0 <= elr_weight < math.inf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from lightning_flip.functional.behavior import (
 )
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_flags, check_numbers
 from lightning_flip.steps import SampleStep
 
 __all__ = ["FlippingErrorReduction"]
@@ -59,6 +61,7 @@ class FlippingErrorReduction(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,
@@ -73,9 +76,11 @@ class FlippingErrorReduction(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(fer_temperature=fer_temperature, fer_mu=fer_mu)
+        check_flags(average=average, temperature_squared=temperature_squared)
         for name, value in (("fer_temperature", fer_temperature), ("fer_mu", fer_mu)):
-            if not value > 0:
-                raise ValueError(f"{name} must be greater than 0; got {value}.")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be greater than 0 and finite; got {value}.")
         for name, choice, choices in (
             ("restrict", restrict, ("correct", "all")),
             ("initial", initial, ("zeros", "copy")),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import focal_distillation_loss
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
@@ -70,6 +71,7 @@ class FocalDistillation(ReferencedLoss):
     ) -> None:
         super().__init__(*args, **kwargs)
         weights = {"focal_weight": focal_weight, "focal_alpha": focal_alpha, "focal_beta": focal_beta}
+        check_numbers(**weights, focal_temperature=focal_temperature)
         for name, value in weights.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite; got {value}.")

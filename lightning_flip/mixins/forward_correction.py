@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.loss_correction import noisy_label_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.transition_source import Transition, TransitionSource
 from lightning_flip.steps import SampleStep
 
@@ -41,6 +42,9 @@ class ForwardCorrection(LossTerm):
         False
     """
 
+    replaces_cross_entropy = True
+    corrects_noise = True
+
     def __init__(
         self,
         *args: Any,
@@ -49,6 +53,8 @@ class ForwardCorrection(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if correction_alpha is not None:
+            check_numbers(correction_alpha=correction_alpha)
         self._correction = TransitionSource(transition, correction_alpha, _log_columns)
 
     @property

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_flip.functional.smearing import check_smoothing, label_smoothing_loss, smoothed_target
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.steps import SampleStep
 
 __all__ = ["LabelSmoothing"]
@@ -32,9 +33,11 @@ class LabelSmoothing(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, smoothing: float = 0.1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(smoothing=smoothing)
         check_smoothing(smoothing)
         self.smoothing = smoothing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from lightning_flip.functional.behavior import learning_with_retrospection_loss, restriction_weights
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.steps import SampleStep
 
 __all__ = ["LearningWithRetrospection"]
@@ -41,11 +43,14 @@ class LearningWithRetrospection(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, lwr_temperature: float = 5.0, lwr_interval: int = 5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not lwr_temperature > 0:
-            raise ValueError(f"lwr_temperature must be greater than 0; got {lwr_temperature}.")
+        check_numbers(lwr_temperature=lwr_temperature)
+        check_whole(lwr_interval=lwr_interval)
+        if not 0 < lwr_temperature < math.inf:
+            raise ValueError(f"lwr_temperature must be greater than 0 and finite; got {lwr_temperature}.")
         if lwr_interval < 1:
             raise ValueError(f"lwr_interval must be at least 1 epoch; got {lwr_interval}.")
         self.lwr_temperature = lwr_temperature

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
+from lightning_flip.mixins.stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
 from lightning_flip.tables import SampleTable
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["TermLoop", "add_loop", "with_loop"]
 
 CHECKPOINT_KEY = "lightning_flip"
-_WARNED: weakref.WeakSet[type] = weakref.WeakSet()  # said once for every class
 
 
 class TermLoop(pl.Callback):
@@ -75,13 +75,7 @@ class TermLoop(pl.Callback):
         module = self._module()
         if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
             return  # a Trainer keeps the callbacks of a module that it trained before
-        softening = module.softening_methods()
-        if len(softening) > 1 and type(module) not in _WARNED:
-            _WARNED.add(type(module))
-            rank_zero_warn(
-                f"{', '.join(softening)} each soften the target, and their differences to cross entropy add up: "
-                "together they pull further than either paper meant. Use one of them, or lower term_weight."
-            )
+        warn_of_stack(module)
         self.attachment = attach(trainer, pl_module, self, module.step_source)
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:

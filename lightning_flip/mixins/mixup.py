@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.batch_mixing import BatchMixing
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.steps import SampleStep
 
 __all__ = ["Mixup"]
@@ -43,6 +44,7 @@ class Mixup(BatchMixing):
 
     def __init__(self, *args: Any, mixup_alpha: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(mixup_alpha=mixup_alpha)
         if not (mixup_alpha > 0 and math.isfinite(mixup_alpha)):
             raise ValueError(f"mixup_alpha must be greater than 0 and finite; got {mixup_alpha}.")
         self.mixup_alpha = mixup_alpha

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import naive_positive_congruent_loss
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
 
@@ -38,6 +39,7 @@ class NaivePositiveCongruent(ReferencedLoss):
 
     def __init__(self, *args: Any, naive_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(naive_weight=naive_weight)
         if not 0 <= naive_weight < math.inf:
             raise ValueError(f"naive_weight must be at least 0 and finite; got {naive_weight}.")
         self.naive_weight = naive_weight

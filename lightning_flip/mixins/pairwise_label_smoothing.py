@@ -22,6 +22,7 @@ from lightning_flip.functional.pairwise import (
 )
 from lightning_flip.functional.smearing import label_smoothing_loss, smoothed_target
 from lightning_flip.mixins.batch_mixing import BatchMixing
+from lightning_flip.mixins.option_kinds import check_flags, check_numbers
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
 
@@ -99,6 +100,7 @@ class PairwiseLabelSmoothing(BatchMixing):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,
@@ -109,6 +111,8 @@ class PairwiseLabelSmoothing(BatchMixing):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(smoothing_weight=smoothing_weight)
+        check_flags(alternate=alternate)
         check_smoothing_weight(smoothing_weight)
         check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none")))
         self.smoothing_weight = smoothing_weight

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import operator
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +17,15 @@ from torch import Tensor, nn
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.models.loading import load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
+from lightning_flip.steps.cached_logits import CachedLogits
 from lightning_flip.steps.reference import Reference, load_reference
 
 __all__ = ["ReferencedLoss"]
 
 #: Constructor arguments that stay out of hyperparameters: they may be models.
 _SOURCES = ("reference", "reference_class", "reference_network")
+
+_SOURCE_KINDS = (str, os.PathLike, nn.Module)
 
 #: What the options of ``load_model`` are called here.
 OPTION_NAMES = {"model_class": "reference_class", "network": "reference_network"}
@@ -95,6 +100,7 @@ class ReferencedLoss(LossTerm):
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
+        TypeError: if an option is of the wrong kind.
         ValueError: if ``old_classes`` names a class twice or a negative one.
 
     Example:
@@ -122,7 +128,21 @@ class ReferencedLoss(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        classes = None if old_classes is None else tuple(int(label) for label in old_classes)
+        for name, value, kinds, expected in (
+            ("reference", reference, _SOURCE_KINDS, 'a module, a path, or "torchvision:NAME:WEIGHTS"'),
+            ("reference_class", reference_class, (type, str), "a LightningModule class, or its import path"),
+            ("reference_network", reference_network, (nn.Module, str), "a module, or its name in torchvision"),
+            ("reference_compile", reference_compile, (bool, str), "True, False, or the name of a backend"),
+        ):
+            if value is not None and not isinstance(value, kinds):
+                raise TypeError(f"{name} must be {expected}; got {value!r}.")
+        try:
+            classes = None if old_classes is None else tuple(operator.index(label) for label in old_classes)
+        except TypeError:
+            raise TypeError(
+                "old_classes must be whole numbers, the new model's class of each of the reference's outputs; got "
+                f"{old_classes!r}."
+            ) from None
         if classes is not None and (len(set(classes)) != len(classes) or min(classes, default=0) < 0):
             raise ValueError(f"old_classes must be different classes, counted from 0; got {list(classes)}.")
         self.reference_compile = reference_compile
@@ -190,9 +210,14 @@ class ReferencedLoss(LossTerm):
 
         Returns:
             ``[B, K_old]``, without gradient.
+
+        Raises:
+            TypeError: if it is a table of logits, and the batch was mixed.
         """
-        attachment = self._loop.attachment
+        attachment, loaded = self._loop.attachment, self._reference.loaded
         assert attachment is not None
+        if loaded is not None and isinstance(loaded.source, CachedLogits):
+            self.require_unmixed(f"{loaded.source.name} has logits")
         return self._reference.answer(step, attachment)
 
     def _old_source(self) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import self_adaptive_loss, self_adaptive_target
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
 
@@ -45,9 +46,12 @@ class SelfAdaptiveTraining(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(self, *args: Any, sat_momentum: float = 0.9, sat_warmup: int = 60, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(sat_momentum=sat_momentum)
+        check_whole(sat_warmup=sat_warmup)
         if not 0 <= sat_momentum < 1:
             raise ValueError(f"sat_momentum must be in [0, 1); got {sat_momentum}.")
         if sat_warmup < 0:
@@ -75,9 +79,8 @@ class SelfAdaptiveTraining(LossTerm):
         assert attachment is not None
         table = self.table(TABLE, step, step.num_classes)
         rows = _or_label(self._sat_rows.before(table, step, attachment.batch), step)
-        return self_adaptive_loss(
-            step.logits, rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit), reduction="none"
-        )
+        running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
+        return self_adaptive_loss(step.logits, running, valid=step.valid, reduction="none")
 
     def observe(self, step: SampleStep) -> None:
         """Write r with this visit in it."""

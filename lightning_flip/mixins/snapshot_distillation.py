@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_flip.functional.cycles import cycle_of
 from lightning_flip.functional.regularization import snapshot_distillation_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.snapshot import answering_part, check_inputs, said_by, weights_of
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.steps import SampleStep
@@ -56,6 +57,8 @@ class SnapshotDistillation(LossTerm):
 
     def __init__(self, *args: Any, sd_cycles: int = 4, sd_temperature: float = 3.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_whole(sd_cycles=sd_cycles)
+        check_numbers(sd_temperature=sd_temperature)
         if sd_cycles < 1:
             raise ValueError(f"sd_cycles must be at least 1; got {sd_cycles}.")
         if not 0 < sd_temperature < math.inf:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.distillation import distillation_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers, check_paths
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.stored_targets import StoredTargets
@@ -62,6 +63,7 @@ class SoftTargets(LossTerm):
         ValueError: if an option is out of range; when a fit begins, without ``targets``.
         SoftTargetError: (a ValueError) when a fit begins, if the file is missing, damaged or incomplete; before the
             first step, if it is of other data or classes.
+        TypeError: in the first mixed batch, beside a method that mixes samples.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -71,6 +73,7 @@ class SoftTargets(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,
@@ -82,7 +85,9 @@ class SoftTargets(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(kd_temperature=kd_temperature, kd_weight=kd_weight)
         check_distillation(kd_temperature, kd_weight)
+        check_paths("a file of soft targets", files=True, targets=targets)
         check_choices(unvisited=(unvisited, ("error", "cross_entropy")))
         self.targets = None if targets is None else str(targets)
         self.kd_temperature = kd_temperature
@@ -122,6 +127,7 @@ class SoftTargets(LossTerm):
             return None
         stored = self._targets.loaded
         assert stored is not None
+        self.require_unmixed(f"{self._targets.path} has soft targets")
         if not self._targets.compared:
             attachment = self._loop.attachment
             record = None if attachment is None else attachment.record(self.step_source)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_flip.functional.regularization import check_teacher_free, teacher_free_loss
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.steps import SampleStep
 
 __all__ = ["TeacherFreeRegularization"]
@@ -47,6 +48,7 @@ class TeacherFreeRegularization(LossTerm):
     """
 
     softens_target = True
+    replaces_cross_entropy = True
 
     def __init__(
         self,
@@ -58,6 +60,9 @@ class TeacherFreeRegularization(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(
+            tf_weight=tf_weight, tf_temperature=tf_temperature, tf_multiplier=tf_multiplier, tf_confidence=tf_confidence
+        )
         self.tf_weight = float(tf_weight)
         self.tf_temperature = float(tf_temperature)
         self.tf_multiplier = float(tf_multiplier)

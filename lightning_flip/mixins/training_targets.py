@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 __all__ = ["training_targets"]
 
 
-def training_targets(module: LossTerm, step: SampleStep, methods: list[type]) -> tuple[Tensor, Tensor]:
+def training_targets(
+    module: LossTerm, step: SampleStep, given: SampleStep, methods: list[type]
+) -> tuple[Tensor, Tensor]:
     """The true classes of a step's samples, and the target that the sum of all differences amounts to.
 
-    H(e, p) + w sum_m [H(s_m, p) - H(e, p)] is linear in its targets: it is H(e + w sum_m (s_m - e), p).
+    With the module's loss H(e, p) and methods that are given g, H(e, p) + w [H(g, p) - H(e, p) + sum_m (H(s_m, p) -
+    H(g, p))] is linear in its targets: it is H(t, p) with t = e + w [g - e + sum_m (s_m - g)].
 
     Args:
         module: the module.
-        step: the running step.
+        step: the running step, as the module saw it.
+        given: the same, as the methods are given it: mixtures, where the module may have seen labels.
         methods: the mixins of its class that define a loss.
 
     Returns:
@@ -31,15 +35,18 @@ def training_targets(module: LossTerm, step: SampleStep, methods: list[type]) ->
     Raises:
         TypeError: if one of the methods' losses is no cross entropy against a target.
     """
-    labels = one_hot_targets(module.true_classes(step), step.num_classes, step.logits).detach()
-    own = one_hot_targets(step.target, step.num_classes, step.logits).detach()
-    total = own
+    own, labels = (_distributions(seen.target, step) for seen in (step, given))
+    difference = labels - own
     for method in methods:
-        target = vars(method)["soft_target"](module, step) if "soft_target" in vars(method) else None
+        target = vars(method)["soft_target"](module, given) if "soft_target" in vars(method) else None
         if target is None:
             raise TypeError(
                 f"the loss of {method.__name__}, with its options here, is no cross entropy against a target, so that "
                 "there are no training targets to show. Leave TrainingTargets out of this run."
             )
-        total = total + module.term_weight * (one_hot_targets(target, step.num_classes, step.logits).detach() - own)
-    return labels, total
+        difference = difference + _distributions(target, step) - labels
+    return labels, own + module.term_weight * difference
+
+
+def _distributions(target: Tensor, step: SampleStep) -> Tensor:
+    return one_hot_targets(target, step.num_classes, step.logits).detach()

@@ -22,6 +22,7 @@ __all__ = ["ESTIMATE", "Transition", "TransitionSource"]
 Transition = str | Path | Sequence[Sequence[float]] | Tensor
 
 ESTIMATE = "estimate"
+TRANSITION_SUFFIXES = (".npz", ".npy", ".csv")
 DEFAULT_ALPHA = 0.1
 
 
@@ -56,6 +57,11 @@ class TransitionSource:
         self._at_hand: Tensor | None = None
         if isinstance(transition, (str, Path)):
             self.file = None if self.estimated else Path(transition)
+            if self.file is not None and self.file.suffix.lower() not in TRANSITION_SUFFIXES:
+                raise ValueError(
+                    f'transition must be a matrix [K, K], "{ESTIMATE}", or the path of a file that ends in '
+                    f"{', '.join(TRANSITION_SUFFIXES)}; got {str(transition)!r}."
+                )
         elif transition is not None:
             self.take(_as_matrix(transition))
 

@@ -64,6 +64,8 @@ class VisitedRows:
 def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
     """Each sample's row after its visit; a sample that the batch has twice goes on from where its first visit left it.
 
+    A visit that is not valid moves nothing, as in the table.
+
     Args:
         step: the step as a whole, padding included.
         rows: ``[B, W]``, before the batch.
@@ -79,8 +81,8 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
         >>> rows_after_visits(step, torch.zeros(3, 2), lambda rows, logits: rows + logits)[:, 0]
         tensor([1., 2., 4.])
     """
-    logits = step.logits.detach()
-    moved = move(rows, logits)
+    logits, valid = step.logits.detach(), step.valid
+    moved = _moved(move, rows, logits, valid)
     if step.rounds is None:
         return moved
     count = torch.arange(len(step.index), device=step.index.device)
@@ -88,5 +90,10 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
     before = torch.where(same & (count[None, :] < count[:, None]), count, 0).amax(dim=1)
     for again in step.rounds[1:]:
         places = again.to(before.device, non_blocking=True)
-        moved[places] = move(moved[before[places]], logits[places])
+        moved[places] = _moved(move, moved[before[places]], logits[places], None if valid is None else valid[places])
     return moved
+
+
+def _moved(move: Move, rows: Tensor, logits: Tensor, valid: Tensor | None) -> Tensor:
+    moved = move(rows, logits)
+    return moved if valid is None else torch.where(valid[:, None], moved, rows)

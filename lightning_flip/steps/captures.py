@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_flip.steps.capture import LogitCapture, as_logits
-from lightning_flip.steps.features import FeatureCapture, classifier_layer
+from lightning_flip.steps.features import FeatureCapture, classifier_layer, layer_candidates
 from lightning_flip.steps.source import StepSource
 
 __all__ = ["Captures", "Inputs"]
@@ -136,7 +136,7 @@ class Captures:
         capture = self._features.get(source)
         if capture is None or capture.features is not None:
             return None if capture is None else capture.features
-        layers = [name for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
+        layers = ", ".join(map(repr, layer_candidates(self._module))) or "none that has a weight [K, D]"
         where = next((name for name, part in self._module.named_modules() if part is capture.module), "?")
         raise RuntimeError(
             f"no features [B, D] entered the layer {where!r} (features_from={source.features_from!r}) in this step. "

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_flip.steps.capture import CaptureHook
 
-__all__ = ["FeatureCapture", "classifier_layer"]
+__all__ = ["FeatureCapture", "classifier_layer", "layer_candidates"]
 
 
 class FeatureCapture:
@@ -55,37 +55,73 @@ class FeatureCapture:
             self.features = features if features.shape[0] == self._expected_rows else None
 
 
-def classifier_layer(module: nn.Module, path: str, option: str) -> nn.Module:
+def classifier_layer(module: nn.Module, path: str, option: str, *, linear: bool = False) -> nn.Module:
     """The layer that turns features into logits.
 
     Args:
         module: the whole model.
         path: dotted path of the layer; "" for the last ``nn.Linear``.
         option: the option's name, for the error.
+        linear: whether it has to be an ``nn.Linear``; else a path may name any layer.
 
     Returns:
         The layer.
 
     Raises:
         AttributeError: if there is no such layer, or no ``nn.Linear`` at all.
+        TypeError: if it has to be an ``nn.Linear``, and is none.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> classifier_layer(network, "", "features_from")
         Linear(in_features=8, out_features=3, bias=True)
     """
-    linear = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    name = type(module).__name__
     if not path:
-        if linear:
-            return list(linear.values())[-1]
-        found = "has no nn.Linear to be its classifier layer"
-    else:
-        try:
-            return module.get_submodule(path)
-        except AttributeError:
-            found = f"has no submodule {path!r}"
-    names = list(linear) or [name for name, _ in module.named_modules() if name]
-    raise AttributeError(
-        f"{type(module).__name__} {found}. Name the layer with {option}=; candidates: "
-        f"{', '.join(map(repr, names)) or 'none'}."
-    )
+        layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+        if layers:
+            return layers[-1]
+        problem = f"{name} has no nn.Linear to be its classifier layer."
+        raise AttributeError(f"{problem} {_advice(module, option, linear)}")
+    try:
+        layer = module.get_submodule(path)
+    except AttributeError:
+        raise AttributeError(f"{name} has no submodule {path!r}. {_advice(module, option, linear)}") from None
+    if linear and not isinstance(layer, nn.Linear):
+        raise TypeError(
+            f"{option}={path!r} is a {type(layer).__name__} in {name}; expected an nn.Linear, whose outputs are the "
+            f"logits. {_advice(module, option, linear)}"
+        )
+    return layer
+
+
+def layer_candidates(module: nn.Module, *, linear: bool = False) -> list[str]:
+    """Layers of a model that may be its classifier layer.
+
+    Args:
+        module: the whole model.
+        linear: only ``nn.Linear``.
+
+    Returns:
+        Dotted paths of all ``nn.Linear``; where there is none, of what else has a weight ``[K, D]``.
+
+    Example:
+        >>> layer_candidates(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+        ['0', '2']
+    """
+    found = [name for name, part in module.named_modules() if name and isinstance(part, nn.Linear)]
+    if found or linear:
+        return found
+    return [
+        name
+        for name, part in module.named_modules()
+        if name and not isinstance(part, nn.Embedding) and getattr(part._parameters.get("weight"), "ndim", 0) == 2
+    ]
+
+
+def _advice(module: nn.Module, option: str, linear: bool) -> str:
+    candidates = layer_candidates(module, linear=linear)
+    if candidates:
+        return f"Name the layer with {option}=; candidates: {', '.join(map(repr, candidates))}."
+    what = "no nn.Linear" if linear else "no layer with a weight [K, D]"
+    return f"There is {what} that {option} could name: end the network in an nn.Linear."

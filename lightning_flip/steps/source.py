@@ -9,6 +9,9 @@ from lightning_flip.steps.targets import Selector
 
 __all__ = ["StepSource"]
 
+_PART = "a key, an attribute, a position or a function of the batch"
+_FUNCTIONS = ("logits_from", "target_from", "index_from")
+
 
 @dataclass(frozen=True)
 class StepSource:
@@ -23,6 +26,9 @@ class StepSource:
         features_from: the layer whose input are the features: a dotted submodule path, or "" for the last
             ``nn.Linear``; None where nobody needs them.
 
+    Raises:
+        TypeError: if one is of another kind.
+
     Example:
         >>> StepSource(logits_from="head", target_from="species").loader is None
         True
@@ -33,3 +39,16 @@ class StepSource:
     index_from: Selector | None = None
     loader: int | str | None = None
     features_from: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, kinds, expected in (
+            ("logits_from", self.logits_from, str, "the path of a submodule, or a function of what the step returned"),
+            ("target_from", self.target_from, (str, int), _PART),
+            ("index_from", self.index_from, (str, int), _PART),
+            ("loader", self.loader, (str, int), "the position or key of a training loader"),
+            ("features_from", self.features_from, str, "the path of a layer"),
+        ):
+            fits = isinstance(value, kinds) and not isinstance(value, bool)
+            fits = fits or (value is None and name != "logits_from") or (callable(value) and name in _FUNCTIONS)
+            if not fits:
+                raise TypeError(f"{name} must be {expected}; got {value!r}.")

@@ -322,7 +322,13 @@ class Convolved(Watched):
         (FeatureProjection((0, 1, 7)), Watched, noisy_points(12), ValueError, "layer has 3 outputs"),
         (FeatureProjection(), Watched, noisy_points(2), ValueError, "no training sample has the label"),
         (FeatureProjection(), Watched, Nameless(), TypeError, "Nameless keeps none.*attribute targets"),
-        (FeatureProjection(), Convolved, noisy_points(12), AttributeError, "no nn.Linear.*classifier_from="),
+        (
+            FeatureProjection(),
+            Convolved,
+            noisy_points(12),
+            AttributeError,
+            "has no nn.Linear to be its classifier layer",
+        ),
         (
             FeatureProjection(classifier_from="net.1"),
             Watched,

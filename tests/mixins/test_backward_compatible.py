@@ -162,8 +162,23 @@ def test_layers_that_are_not_there_are_told_with_candidates(options: Any, error:
 
 
 def test_without_a_linear_layer_the_name_is_asked_for() -> None:
-    with pytest.raises(AttributeError, match=r"Sequential has no nn\.Linear .*features_from=; candidates: '0'"):
-        classifier_layer(nn.Sequential(nn.Conv2d(1, 1, 1)), "", "features_from")
+    class Cosine(nn.Module):
+        """A classifier layer of its own kind."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 4))
+
+    nothing = r"There is no layer with a weight \[K, D\] that features_from could name: end the network in"
+    for net, advice in (
+        (nn.Sequential(nn.Embedding(9, 4), nn.Tanh(), nn.Sequential(Cosine())), "features_from=; candidates: '2.0'"),
+        (nn.Sequential(nn.Embedding(9, 4), nn.Conv2d(1, 1, 1)), nothing),
+        (nn.Tanh(), nothing),
+    ):
+        with pytest.raises(AttributeError, match=rf"has no nn\.Linear to be its classifier layer\. .*{advice}"):
+            classifier_layer(net, "", "features_from")
+        with pytest.raises(AttributeError, match=r"There is no nn\.Linear that classifier_from could name"):
+            classifier_layer(net, "head", "classifier_from", linear=True)
 
 
 def test_features_that_never_come_are_told() -> None:

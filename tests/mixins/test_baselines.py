@@ -305,6 +305,7 @@ class Mixing(LitNet):
         return F.cross_entropy(self(batch[0]), batch[1])
 
 
+@pytest.mark.filterwarnings("ignore:.* softens the target, and the batches bring distributions")
 @every_method
 def test_targets_that_are_distributions(case: Case) -> None:
     q = torch.from_numpy(inputs(N, 4)[:, :K]).softmax(dim=1)

@@ -124,7 +124,7 @@ def test_a_module_of_the_other_package_is_told_apart() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"fer_temperature": 0.0}, "fer_temperature must be greater than 0; got 0.0"),
+        ({"fer_temperature": 0.0}, "fer_temperature must be greater than 0 and finite; got 0.0"),
         ({"fer_mu": -1.0}, "fer_mu must be greater than 0"),
         ({"fer_mu": float("nan")}, "fer_mu must be greater than 0"),
         ({"restrict": "wrong"}, "restrict must be one of 'correct', 'all'; got 'wrong'"),

@@ -63,6 +63,7 @@ def test_a_run_is_torchs_own_smoothing() -> None:
         assert weights(ours)[name] == pytest.approx(value, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.* softens the target, and the batches bring distributions")
 def test_mixed_targets_are_smoothed_further() -> None:
     q = torch.rand(24, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
     x = torch.from_numpy(inputs())

@@ -363,12 +363,13 @@ def test_a_file_is_read_when_a_fit_begins(kind: Any, tmp_path: Path) -> None:
 
 
 def test_two_corrections_do_not_go_together() -> None:
-    with pytest.raises(TypeError, match="do not combine the two"):
+    with pytest.raises(TypeError, match="ForwardCorrection and BackwardCorrection both correct the loss"):
 
         class Twice(ForwardCorrection, BackwardCorrection, LitNet):
             """Corrected for the same noise twice."""
 
 
+@pytest.mark.filterwarnings("ignore:.* each take the place of cross entropy")
 def test_it_adds_up_with_label_smoothing() -> None:
     """The differences to cross entropy of label smoothing and of forward correction add up, each on its own."""
 

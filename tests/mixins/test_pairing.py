@@ -318,6 +318,7 @@ def test_a_module_with_one_logit(method: Any) -> None:
     assert numbers(fitted(model, shuffled(2))).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:.* softens the target, and the batches bring distributions")
 def test_distributions_of_the_loader_are_mixed_further() -> None:
     x, y = points().tensors
     soft = TensorDataset(x, F.one_hot(y, K).double())
@@ -572,15 +573,18 @@ class Convolutions(LitNet):
 
 
 @mixing
-def test_without_a_linear_layer_the_candidates_are_listed(method: Any) -> None:
+def test_without_a_linear_layer_it_is_said_that_there_is_no_candidate(method: Any) -> None:
     kind = before(method, Convolutions)
-    with pytest.raises(AttributeError, match=r"has no nn\.Linear.*classifier_from=; candidates: 'net', 'net\.0'"):
+    none = r"There is no nn\.Linear that classifier_from could name: end the network in an nn\.Linear\.$"
+    with pytest.raises(AttributeError, match=rf"has no nn\.Linear to be its classifier layer\. {none}"):
         kind()
-    with pytest.raises(AttributeError, match=r"has no submodule 'head'.*candidates"):
+    with pytest.raises(AttributeError, match=rf"has no submodule 'head'\. {none}"):
         kind(classifier_from="head")
-    with pytest.raises(TypeError, match=r"classifier_from='net\.0' is a Conv1d; expected an nn\.Linear"):
+    with pytest.raises(TypeError, match=rf"classifier_from='net\.0' is a Conv1d .*expected an nn\.Linear, .* {none}"):
         kind(classifier_from="net.0")
     kind(term_weight=0.0)  # off: nothing is looked for
+    with pytest.raises(TypeError, match=r"classifier_from='net\.1' is a Tanh .*; candidates: 'net\.0', 'net\.2'\.$"):
+        before(method, LitNet)(network(), classifier_from="net.1")
 
 
 @mixing
