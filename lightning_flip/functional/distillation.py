@@ -156,9 +156,7 @@ def distillation_loss(
     soft = soften(teacher.detach(), temperature=temperature, teacher_is=teacher_is)
     if smoothing or transition is not None:
         tempered = widen(student_logits) / temperature
-        loss = student_cross_entropy(
-            tempered, soft.to(tempered.dtype), smoothing=smoothing, transition=transition, reduction="none"
-        )
+        loss = student_cross_entropy(tempered, soft, smoothing=smoothing, transition=transition, reduction="none")
     else:
         loss = soft_cross_entropy(soft, student_logits, temperature=temperature, reduction="none")
     loss = weight * temperature**2 * loss

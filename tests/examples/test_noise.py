@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -24,18 +21,8 @@ pytestmark = [
 ]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_configuration_is_in_the_table():
-    assert sorted(load("noise").LOSSES.values()) == [path.stem for path in CONFIGS]
+def test_every_configuration_is_in_the_table(noise_script):
+    assert sorted(noise_script("noise").LOSSES.values()) == [path.stem for path in CONFIGS]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -67,9 +54,9 @@ def test_only_the_loss_differs_and_knows_the_noise():
         assert other == first
 
 
-def test_the_table_is_printed(tmp_path, capsys, monkeypatch):
+def test_the_table_is_printed(noise_script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
-    noise = load("noise")
+    noise = noise_script("noise")
     for _ in range(2):  # the second run replaces the transitions of the first
         noise.main(["--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "table"), "--markdown"])
         seen = capsys.readouterr()
@@ -83,15 +70,15 @@ def test_the_table_is_printed(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["--epochs", "0"], ["--seeds", "-1"]])
-def test_the_script_refuses_nonsense(words, capsys):
+def test_the_script_refuses_nonsense(noise_script, words, capsys):
     with pytest.raises(SystemExit) as exit_:
-        load("noise").main(words)
+        noise_script("noise").main(words)
     assert exit_.value.code == 2
     assert "must be at least 1" in capsys.readouterr().err
 
 
-def test_smoothing_brings_the_separator_back():
-    separators = load("linear_separators")
+def test_smoothing_brings_the_separator_back(noise_script):
+    separators = noise_script("linear_separators")
     x, true, noisy = separators.two_gaussians()
     negatives = true == 0
     assert float((noisy != true)[negatives].float().mean()) == pytest.approx(0.05)
@@ -106,15 +93,15 @@ def test_smoothing_brings_the_separator_back():
     assert penalized == sorted(penalized, reverse=True)
 
 
-def test_the_figure_is_drawn(tmp_path, capsys):
-    load("linear_separators").main(["--out", str(tmp_path / "new" / "figure.png")])
+def test_the_figure_is_drawn(noise_script, tmp_path, capsys):
+    noise_script("linear_separators").main(["--out", str(tmp_path / "new" / "figure.png")])
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "| smoothing 0.2 | -0.1" in capsys.readouterr().out
 
 
-def test_the_tables_in_the_readme_have_the_rows_that_are_printed():
+def test_the_tables_in_the_readme_have_the_rows_that_are_printed(noise_script):
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for label in load("noise").LOSSES:
+    for label in noise_script("noise").LOSSES:
         assert f"\n| {label} | " in text
-    for smoothing in load("linear_separators").SMOOTHINGS:
+    for smoothing in noise_script("linear_separators").SMOOTHINGS:
         assert f"\n| smoothing {smoothing:g} | " in text
