@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,12 @@ def test_the_script_refuses_nonsense(noise_script, words, capsys):
         noise_script("distillation").main(words)
     assert exit_.value.code == 2
     assert "must be " in capsys.readouterr().err
+
+
+def test_the_tables_in_the_readme_are_of_this_form(noise_script):
+    script = noise_script("distillation")
+    text = (NOISE / "README.md").read_text(encoding="utf-8")
+    for title, times in zip(script.MEASURES.values(), (2, 1), strict=True):
+        rows = "".join(rf"\| {teacher} teacher( \| \d+\.\d ± \d\.\d){{4}} \|\n" for teacher in TEACHERS)
+        header = re.escape(f"| {' | '.join([title, *script.COLUMNS])} |\n| :--- | ---: | ---: | ---: | ---: |\n")
+        assert len(re.findall(header + rows, text)) == times

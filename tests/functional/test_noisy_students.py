@@ -185,6 +185,16 @@ def test_targets_in_single_precision_teach_a_student_in_double() -> None:
         torch.testing.assert_close(loss, wide, rtol=1e-14, atol=0)
 
 
+@both
+def test_nothing_is_read_back_from_the_device(treated: Any) -> None:
+    """Tensors on "meta" have no values that could be."""
+    student, teacher, target = (value.to("meta") for value in tensors())
+    options = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in treated.items()}
+    loss = distillation_loss(student.requires_grad_(), teacher, target, temperature=2.0, weight=0.5, **options)
+    loss.backward()
+    assert student.grad is not None
+
+
 # -- refused -------------------------------------------------------------------------------------------------
 
 
