@@ -1,4 +1,4 @@
-"""Distillation: the cross entropy against what a teacher says."""
+"""Distillation: the cross entropy against what a teacher says, by a student that knows of label noise or does not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, soft_cross_entropy, widen
+from lightning_flip.functional.loss_correction import forward_correction_loss
+from lightning_flip.functional.smearing import label_smoothing_loss
 
-__all__ = ["distillation_loss", "soften"]
+__all__ = ["distillation_loss", "soften", "student_cross_entropy"]
 
 
 def soften(
@@ -43,6 +45,52 @@ def soften(
     return ((teacher.log() if teacher_is == "probs" else teacher) / temperature).softmax(dim=1)
 
 
+def student_cross_entropy(
+    student_logits: Float[Tensor, "B K"],
+    target: Int[Tensor, " B"] | Float[Tensor, "B K"],
+    *,
+    smoothing: float = 0.0,
+    transition: Float[Tensor, "R C"] | None = None,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ...]:
+    """Cross entropy of a student that is plain, smoothed or forward-corrected.
+
+    Args:
+        student_logits: ``[B, K]``.
+        target: labels ``[B]``, or distributions s ``[B, K]``.
+        smoothing: a in [0, 1): H((1 - a) s + a u, p), with u uniform.
+        transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``: H(s, p T). It is checked on the CPU only,
+            see :func:`~lightning_flip.functional.forward_correction_loss`.
+        reduction: "mean", "none" or "sum".
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: if ``smoothing`` is out of range, ``transition`` is of other classes or not row-stochastic, or the
+            student is to be smoothed and corrected.
+
+    Example:
+        >>> import torch
+        >>> student_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), smoothing=0.1)
+        tensor(0.2269)
+    """
+    if transition is None:
+        if not smoothing:
+            return cross_entropy(student_logits, target, reduction=reduction)
+        return label_smoothing_loss(student_logits, target, smoothing=smoothing, reduction=reduction)
+    if smoothing:
+        raise ValueError(
+            f"a student is smoothed or corrected, not both; got smoothing={smoothing} and a transition. Leave one out."
+        )
+    classes = student_logits.shape[1]
+    if tuple(transition.shape) != (classes, classes):
+        raise ValueError(
+            f"transition must be [K, K] with the logits' K = {classes}; got the shape {tuple(transition.shape)}."
+        )
+    return forward_correction_loss(student_logits, target, transition, reduction=reduction)
+
+
 def distillation_loss(
     student_logits: Float[Tensor, "B K"],
     teacher: Float[Tensor, "B K"],
@@ -51,12 +99,27 @@ def distillation_loss(
     temperature: float = 1.0,
     weight: float = 1.0,
     teacher_is: Literal["logits", "probs"] = "logits",
+    smoothing: float = 0.0,
+    transition: Float[Tensor, "R C"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
-    """Beta t^2 H(teacher_t, softmax(z / t)) + (1 - beta) CE.
+    """Beta t^2 H(teacher_t, softmax(z / t)) + (1 - beta) CE, smoothed or forward-corrected where labels are noisy.
 
     With beta = 1 and t = 1, the default, it is H(q, softmax(z)), the loss of the Filter-KD paper's students. The cross
     entropy has the gradient of KL divergence; t^2 keeps that gradient's size when t changes (Hinton et al. 2015).
+
+    A student under label noise (Lukasik et al. 2020, section 5) has another H in both parts, with q_t and p_t for the
+    teacher's and the student's distribution at the temperature, and in the labels' part e_y and p:
+
+    - smoothed, H((1 - a) q_t + a u, p_t), with u uniform;
+    - corrected, H(q_t, p_t T) = -sum_j q_t[j] log (p_t T)_j: the teacher is compared with what noise makes of the
+      student's answer.
+
+    Our reading, where the paper says nothing: the temperature comes first. What is smoothed, or changed by T, is the
+    distribution at that temperature, so that a and T mean the same at every t; and the labels' part, which has no
+    temperature, is treated like the teacher's. A teacher with a one-hot answer at t = 1 makes the smoothed student
+    :func:`~lightning_flip.functional.label_smoothing_loss` and the corrected one
+    :func:`~lightning_flip.functional.forward_correction_loss`.
 
     Args:
         student_logits: ``[B, K]``.
@@ -65,26 +128,40 @@ def distillation_loss(
         temperature: t > 0, of both.
         weight: beta in [0, 1].
         teacher_is: "logits" or "probs".
+        smoothing: a in [0, 1); 0 is no smoothing.
+        transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``; no gradient flows into it, it is checked
+            on the CPU only, and ``[B, K, K]`` numbers are taken on the way. Where no class becomes j, a teacher's
+            share of j costs infinitely much.
         reduction: "mean", "none" or "sum".
 
     Returns:
         The loss in nats.
 
     Raises:
-        ValueError: if ``weight`` is outside [0, 1], or there is no target for the rest of it.
+        ValueError: if ``weight`` or ``smoothing`` is out of range, there is no target for the rest of ``weight``,
+            ``transition`` is of other classes or not row-stochastic, or the student is to be smoothed and corrected.
 
     Example:
         >>> import torch
         >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]), teacher_is="probs")
         tensor(0.6931)
+        >>> T = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> distillation_loss(torch.tensor([[50.0, -50.0]]), T[:1], teacher_is="probs", transition=T)  # its entropy
+        tensor(0.3251)
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be in [0, 1]; got {weight}.")
     if weight < 1 and target is None:
         raise ValueError(f"weight={weight} leaves {1 - weight:.3g} for the cross entropy, which needs target.")
     soft = soften(teacher.detach(), temperature=temperature, teacher_is=teacher_is)
-    loss = soft_cross_entropy(soft, student_logits, temperature=temperature, reduction="none")
+    if smoothing or transition is not None:
+        tempered = widen(student_logits) / temperature
+        loss = student_cross_entropy(tempered, soft, smoothing=smoothing, transition=transition, reduction="none")
+    else:
+        loss = soft_cross_entropy(soft, student_logits, temperature=temperature, reduction="none")
     loss = weight * temperature**2 * loss
     if target is not None and weight < 1:
-        loss = loss + (1 - weight) * cross_entropy(student_logits, target, reduction="none")
+        loss = loss + (1 - weight) * student_cross_entropy(
+            student_logits, target, smoothing=smoothing, transition=transition, reduction="none"
+        )
     return reduce_loss(loss, reduction)

@@ -45,9 +45,10 @@ def forward_correction_loss(
         >>> forward_correction_loss(torch.tensor([[50.0, -50.0]]), torch.tensor([1]), T)
         tensor(2.3026)
     """
+    transition = transition.detach()
     if transition.device.type == "cpu":
         check_transition(transition)
-    log_columns = transition.detach().to(widen(logits).dtype).to(logits.device).log().T
+    log_columns = transition.to(widen(logits).dtype).to(logits.device).log().T
     return noisy_label_loss(logits, target, log_columns, reduction=reduction)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from lightning_flip.functional.distillation import distillation_loss
 from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.referenced import ReferencedLoss
-from lightning_flip.mixins.soft_targets import check_distillation
+from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
+from lightning_flip.mixins.transition_source import Transition
 from lightning_flip.steps import SampleStep
 
 __all__ = ["Distillation"]
@@ -21,16 +22,24 @@ class Distillation(ReferencedLoss):
 
     The loss is beta t^2 H(softmax(z_teacher / t), softmax(z / t)) + (1 - beta) CE; by default H alone at t = 1, as in
     the Filter-KD paper. The teacher is the ``reference``: the checkpoint of its last epoch is KD, that of its best
-    validation epoch ESKD. It is in eval mode and sees each batch as the student does, augmentations included.
+    validation epoch ESKD. It is in eval mode and sees each batch as the student does, augmentations included. Where
+    labels are noisy the student may be smoothed or forward-corrected, in both parts of the loss; see
+    :func:`~lightning_flip.functional.distillation_loss`.
 
     Args:
         *args: passed on to the module.
         kd_temperature: t > 0, of both.
-        kd_weight: beta in [0, 1]; 0 is training without a teacher, and loads none.
+        kd_weight: beta in [0, 1]; 0 is training on the labels alone, and loads no teacher.
+        kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
+        kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
+            T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
+        kd_transition: T instead, row-stochastic ``[K, K]``, or the path of a file that holds it (.npz, .npy, .csv),
+            which is read when a fit begins.
         **kwargs: options of :class:`ReferencedLoss` (but ``old_classes``) and :class:`LossTerm`, and the module's.
 
     Raises:
-        ValueError: if an option is out of range, or the teacher has other classes.
+        ValueError: if an option is out of range, T is not row-stochastic, two of ``kd_smoothing``,
+            ``kd_correction_alpha`` and ``kd_transition`` are given, or the teacher has other classes.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -43,7 +52,16 @@ class Distillation(ReferencedLoss):
     softens_target = True
     replaces_cross_entropy = True
 
-    def __init__(self, *args: Any, kd_temperature: float = 1.0, kd_weight: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        kd_temperature: float = 1.0,
+        kd_weight: float = 1.0,
+        kd_smoothing: float = 0.0,
+        kd_correction_alpha: float | None = None,
+        kd_transition: Transition | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_numbers(kd_temperature=kd_temperature, kd_weight=kd_weight)
         check_distillation(kd_temperature, kd_weight)
@@ -54,17 +72,24 @@ class Distillation(ReferencedLoss):
             )
         self.kd_temperature = kd_temperature
         self.kd_weight = kd_weight
+        self.kd_smoothing = kd_smoothing
+        self._kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
+        if self._kd_correction is not None:
+            self.declare_correction(Distillation)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Load the teacher, if it counts."""
+        """Read the transition's file, and load the teacher, if it counts."""
         super().begin_fit(trainer)
+        if self._kd_correction is not None:
+            self._kd_correction.begin(trainer)
         if self.kd_weight:
             self.load_reference(trainer)
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """The distillation loss of every sample."""
+        treated = treatment(step.logits, self.kd_smoothing, self._kd_correction)
         if not self.kd_weight:
-            return None
+            return labels_alone(step, treated)
         teacher = self.reference_logits(step)
         if teacher.shape[1] != step.num_classes:
             raise ValueError(
@@ -77,5 +102,6 @@ class Distillation(ReferencedLoss):
             step.target if self.kd_weight < 1 else None,
             temperature=self.kd_temperature,
             weight=self.kd_weight,
+            **treated,
             reduction="none",
         )

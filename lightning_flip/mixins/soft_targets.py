@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +9,12 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import cross_entropy
-from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.option_kinds import check_numbers, check_paths
 from lightning_flip.mixins.options import check_choices
+from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
+from lightning_flip.mixins.transition_source import Transition
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.stored_targets import StoredTargets
 
@@ -41,7 +41,9 @@ class SoftTargets(LossTerm):
 
     The loss is beta t^2 H(q_t, softmax(z / t)) + (1 - beta) CE with q_t = softmax(log q / t), where q is the sample's
     row in the file; by default H(q, softmax(z)), the students of the Filter-KD paper. Such files are written by
-    :class:`~lightning_flip.callbacks.PredictionFilter` and :func:`~lightning_flip.stores.write_soft_targets`.
+    :class:`~lightning_flip.callbacks.PredictionFilter` and :func:`~lightning_flip.stores.write_soft_targets`. Where
+    labels are noisy the student may be smoothed or forward-corrected, in both parts of the loss; see
+    :func:`~lightning_flip.functional.distillation_loss`.
 
     Before the first step the file is held against the student's data: number of samples and classes, and all labels
     where the data set keeps them (else those of each step). It is read when a fit begins, so that the student's
@@ -54,13 +56,19 @@ class SoftTargets(LossTerm):
         *args: passed on to the module.
         targets: path of the file.
         kd_temperature: t > 0, of both.
-        kd_weight: beta in [0, 1]; 0 is training without a teacher, and reads no file.
+        kd_weight: beta in [0, 1]; 0 is training on the labels alone, and reads no file.
+        kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
+        kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
+            T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
+        kd_transition: T instead, row-stochastic ``[K, K]``, or the path of a file that holds it (.npz, .npy, .csv),
+            which is read when a fit begins.
         unvisited: "error" refuses a file whose teacher never visited some samples; "cross_entropy" trains these with
             their labels alone.
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
-        ValueError: if an option is out of range; when a fit begins, without ``targets``.
+        ValueError: if an option is out of range, T is not row-stochastic, or two of ``kd_smoothing``,
+            ``kd_correction_alpha`` and ``kd_transition`` are given; when a fit begins, without ``targets``.
         SoftTargetError: (a ValueError) when a fit begins, if the file is missing, damaged or incomplete; before the
             first step, if it is of other data or classes.
         TypeError: in the first mixed batch, beside a method that mixes samples.
@@ -81,6 +89,9 @@ class SoftTargets(LossTerm):
         targets: str | Path | None = None,
         kd_temperature: float = 1.0,
         kd_weight: float = 1.0,
+        kd_smoothing: float = 0.0,
+        kd_correction_alpha: float | None = None,
+        kd_transition: Transition | None = None,
         unvisited: Literal["error", "cross_entropy"] = "error",
         **kwargs: Any,
     ) -> None:
@@ -92,12 +103,18 @@ class SoftTargets(LossTerm):
         self.targets = None if targets is None else str(targets)
         self.kd_temperature = kd_temperature
         self.kd_weight = kd_weight
+        self.kd_smoothing = kd_smoothing
+        self._kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
+        if self._kd_correction is not None:
+            self.declare_correction(SoftTargets)
         self.unvisited = unvisited
         self._targets = TargetSource(self.targets)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Read the file, if it counts, and put it where the module is."""
+        """Read the transition's file, and that of the targets, if it counts, and put it where the module is."""
         super().begin_fit(trainer)
+        if self._kd_correction is not None:
+            self._kd_correction.begin(trainer)
         if not self.kd_weight:
             return
         if self._targets.path is None:
@@ -123,8 +140,9 @@ class SoftTargets(LossTerm):
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """The distillation loss of every sample."""
+        treated = treatment(step.logits, self.kd_smoothing, self._kd_correction)
         if not self.kd_weight:
-            return None
+            return labels_alone(step, treated)
         stored = self._targets.loaded
         assert stored is not None
         self.require_unmixed(f"{self._targets.path} has soft targets")
@@ -148,27 +166,9 @@ class SoftTargets(LossTerm):
             temperature=self.kd_temperature,
             weight=self.kd_weight,
             teacher_is="probs",
+            **treated,
             reduction="none",
         )
         if self.unvisited == "error":
             return loss
-        return torch.where(visited, loss, cross_entropy(step.logits, step.target, reduction="none"))
-
-
-def check_distillation(temperature: float, weight: float) -> None:
-    """Refuse options that distillation does not have.
-
-    Args:
-        temperature: t.
-        weight: beta.
-
-    Raises:
-        ValueError: if one is out of range.
-
-    Example:
-        >>> check_distillation(2.0, 0.5)
-    """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"kd_temperature must be greater than 0 and finite; got {temperature}.")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"kd_weight must be in [0, 1]; got {weight}.")
+        return torch.where(visited, loss, student_cross_entropy(step.logits, step.target, **treated, reduction="none"))

@@ -36,19 +36,28 @@ class TransitionSource:
         alpha: a in [0, 1) of symmetric noise, T = (1 - a) I + (a/K) 1 1^T; 0.1 where neither is given.
         prepare: what the loss computes with, made of T float64 ``[K, K]``; raises ValueError for a T that it cannot
             use.
+        prefix: what stands before ``correction_alpha`` and ``transition`` in the names of the mixin's options.
 
     Raises:
         ValueError: if alpha is out of range, a matrix not row-stochastic or refused by ``prepare``, or both are given.
     """
 
-    def __init__(self, transition: Transition | None, alpha: float | None, prepare: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        transition: Transition | None,
+        alpha: float | None,
+        prepare: Callable[[Tensor], Tensor],
+        *,
+        prefix: str = "",
+    ) -> None:
+        self.name, alpha_name = f"{prefix}transition", f"{prefix}correction_alpha"
         if transition is not None and alpha is not None:
             raise ValueError(
-                f"give correction_alpha= (symmetric noise) or transition=, not both; got correction_alpha={alpha}."
+                f"give {alpha_name}= (symmetric noise) or {self.name}=, not both; got {alpha_name}={alpha}."
             )
         self.alpha = DEFAULT_ALPHA if transition is None and alpha is None else alpha
         if self.alpha is not None:
-            check_share(self.alpha, "correction_alpha")
+            check_share(self.alpha, alpha_name)
         self.prepare = prepare
         self.file: Path | None = None
         self.estimated = isinstance(transition, str) and transition == ESTIMATE
@@ -59,11 +68,11 @@ class TransitionSource:
             self.file = None if self.estimated else Path(transition)
             if self.file is not None and self.file.suffix.lower() not in TRANSITION_SUFFIXES:
                 raise ValueError(
-                    f'transition must be a matrix [K, K], "{ESTIMATE}", or the path of a file that ends in '
+                    f'{self.name} must be a matrix [K, K], "{ESTIMATE}", or the path of a file that ends in '
                     f"{', '.join(TRANSITION_SUFFIXES)}; got {str(transition)!r}."
                 )
         elif transition is not None:
-            self.take(_as_matrix(transition))
+            self.take(_as_matrix(transition, self.name))
 
     @property
     def awaited(self) -> bool:
@@ -80,7 +89,7 @@ class TransitionSource:
             ValueError: if it is not row-stochastic, or cannot be used.
         """
         matrix = matrix.detach().to("cpu").to(torch.float64)
-        check_transition(matrix)
+        check_transition(matrix, self.name)
         self._prepared, self.matrix, self._at_hand = self.prepare(matrix), matrix, None
 
     def begin(self, trainer: pl.Trainer) -> None:
@@ -125,7 +134,7 @@ class TransitionSource:
         assert self._prepared is not None
         if len(self._prepared) != classes:
             raise ValueError(
-                f"the transition is of {len(self._prepared)} classes, the logits are of {classes}. Give one row and "
+                f"the {self.name} is of {len(self._prepared)} classes, the logits are of {classes}. Give one row and "
                 "column for each of the model's outputs."
             )
         if self._at_hand is None or self._at_hand.device != logits.device or self._at_hand.dtype != dtype:
@@ -133,11 +142,11 @@ class TransitionSource:
         return self._at_hand
 
 
-def _as_matrix(transition: Any) -> Tensor:
+def _as_matrix(transition: Any, name: str) -> Tensor:
     try:
         matrix = transition if isinstance(transition, Tensor) else torch.from_numpy(np.array(transition, np.float64))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"transition must be a matrix of numbers, K rows of K probabilities: {error}") from error
+        raise ValueError(f"{name} must be a matrix of numbers, K rows of K probabilities: {error}") from error
     if matrix.ndim != 2:
-        raise ValueError(f"transition must be a matrix [K, K]; got the shape {tuple(matrix.shape)}.")
+        raise ValueError(f"{name} must be a matrix [K, K]; got the shape {tuple(matrix.shape)}.")
     return matrix

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -25,18 +22,8 @@ pytestmark = [
 ]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_configuration_is_in_the_table():
-    assert sorted(load("noise").LOSSES.values()) == [path.stem for path in CONFIGS]
+def test_every_configuration_is_in_the_table(noise_script):
+    assert sorted(noise_script("noise").LOSSES.values()) == [path.stem for path in CONFIGS]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -68,9 +55,9 @@ def test_only_the_loss_differs_and_knows_the_noise():
         assert other == first
 
 
-def test_the_table_is_printed(tmp_path, capsys, monkeypatch):
+def test_the_table_is_printed(noise_script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
-    noise = load("noise")
+    noise = noise_script("noise")
     for _ in range(2):  # the second run replaces the transitions of the first
         noise.main(["--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "table"), "--markdown"])
         seen = capsys.readouterr()
@@ -84,15 +71,15 @@ def test_the_table_is_printed(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["--epochs", "0"], ["--seeds", "-1"]])
-def test_the_script_refuses_nonsense(words, capsys):
+def test_the_script_refuses_nonsense(noise_script, words, capsys):
     with pytest.raises(SystemExit) as exit_:
-        load("noise").main(words)
+        noise_script("noise").main(words)
     assert exit_.value.code == 2
     assert "must be at least 1" in capsys.readouterr().err
 
 
-def test_smoothing_brings_the_separator_back():
-    separators = load("linear_separators")
+def test_smoothing_brings_the_separator_back(noise_script):
+    separators = noise_script("linear_separators")
     x, true, noisy = separators.two_gaussians()
     negatives = true == 0
     assert float((noisy != true)[negatives].float().mean()) == pytest.approx(0.05)
@@ -107,15 +94,15 @@ def test_smoothing_brings_the_separator_back():
     assert penalized == sorted(penalized, reverse=True)
 
 
-def test_the_figure_is_drawn(tmp_path, capsys):
-    load("linear_separators").main(["--out", str(tmp_path / "new" / "figure.png")])
+def test_the_figure_is_drawn(noise_script, tmp_path, capsys):
+    noise_script("linear_separators").main(["--out", str(tmp_path / "new" / "figure.png")])
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "| smoothing 0.2 | -0.1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("a", [0.1, 0.2, 0.4])
-def test_a_logits_losses_are_what_the_caption_claims(a):
-    losses = load("losses_of_a_logit")
+def test_a_logits_losses_are_what_the_caption_claims(a, noise_script):
+    losses = noise_script("losses_of_a_logit")
     z = torch.linspace(-6, 6, 25, dtype=torch.float64)
     own, other = (torch.log1p(torch.exp(-sign * z)) for sign in (1, -1))
     expected = {
@@ -138,8 +125,8 @@ def test_a_logits_losses_are_what_the_caption_claims(a):
     assert [math.isnan(found["negative from"]) for found in (plain, smooth, backward, forward)] == [1, 1, 0, 1]
 
 
-def test_the_losses_are_printed_and_drawn(tmp_path, capsys):
-    load("losses_of_a_logit").main(["--out", str(tmp_path / "new" / "figure.png")])
+def test_the_losses_are_printed_and_drawn(noise_script, tmp_path, capsys):
+    noise_script("losses_of_a_logit").main(["--out", str(tmp_path / "new" / "figure.png")])
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(lines) == 12
@@ -148,9 +135,9 @@ def test_the_losses_are_printed_and_drawn(tmp_path, capsys):
         assert f"\n{line}\n" in text
 
 
-def test_the_tables_in_the_readme_have_the_rows_that_are_printed():
+def test_the_tables_in_the_readme_have_the_rows_that_are_printed(noise_script):
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for label in load("noise").LOSSES:
+    for label in noise_script("noise").LOSSES:
         assert f"\n| {label} | " in text
-    for smoothing in load("linear_separators").SMOOTHINGS:
+    for smoothing in noise_script("linear_separators").SMOOTHINGS:
         assert f"\n| smoothing {smoothing:g} | " in text

@@ -54,4 +54,6 @@ def test_no_step_of_teacher_or_student_waits_for_the_device():
     assert table.num_visited == 256
     assert table.target.tolist() == data.tensors[1].tolist()
     for name in ("filtered_best", "eval_last"):
-        fit(Student(targets=f"run/soft_targets/{name}.safetensors", kd_weight=0.5, kd_temperature=2.0), data)
+        for treated in ({}, {"kd_smoothing": 0.3}, {"kd_correction_alpha": 0.3}):
+            targets = f"run/soft_targets/{name}.safetensors"
+            fit(Student(targets=targets, kd_weight=0.5, kd_temperature=2.0, **treated), data)
