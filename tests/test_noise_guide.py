@@ -47,5 +47,7 @@ def test_the_names_and_files_that_it_names_are_there() -> None:
     table = GUIDE[GUIDE.index("## 3.") :]
     for name in set(re.findall(r"`([A-Z]\w+)", table)):
         assert name in lightning_flip.__all__, name
-    for link in re.findall(r"\]\((\.\./examples/[^)]+)\)", GUIDE):
-        assert (ROOT / "docs" / link).is_file(), link
+    folders = set(re.findall(r"`(examples/\w+)`", GUIDE))
+    assert len(folders) == 5
+    for folder in folders:
+        assert (ROOT / folder / "README.md").is_file(), folder
