@@ -34,6 +34,7 @@ def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
         "val_winning_scores.csv",
     }
     assert len(names["last"]) == 5
+    assert Path("gaps.png").read_bytes().startswith(b"\x89PNG")
     assert names["found"]["test_ece_scaled"] != names["found"]["test_ece_unscaled"]
     temperature = lightning_flip.read_temperature("corrected.ckpt")
     assert names["found"]["test_temperature"] == pytest.approx(temperature, rel=1e-6)

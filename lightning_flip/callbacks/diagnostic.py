@@ -50,6 +50,10 @@ class Diagnostic(StepWatcher):
         source: ``logits_from``, ``target_from``, ``index_from`` and ``loader`` of
             :class:`~lightning_flip.steps.StepSource`.
 
+    Attributes:
+        found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first rank,
+            and None before.
+
     Raises:
         ValueError: if an option is out of range.
         FileExistsError: when a fit begins at its first epoch, or a test, and a table is there.
@@ -88,6 +92,7 @@ class Diagnostic(StepWatcher):
         self.figures = figures
         self.dirpath = dirpath
         self.overwrite = overwrite
+        self.found: Any = None
         self._rows: dict[tuple[str, int], PredictionRows] = {}
         self._epoch: dict[tuple[str, int], int] = {}
         self._files: DiagnosticFiles | None = None
@@ -289,6 +294,7 @@ class Diagnostic(StepWatcher):
         if rows is None:
             return {}
         finding = self.describe(trainer, key[0], rows)
+        self.found = finding.report
         if self._files is not None:
             self._files.add(self._title(*key), epoch, finding.table)
             if self.figures and finding.draw is not None:

@@ -27,11 +27,14 @@ class Finding:
 
     Attributes:
         table: columns by name, equally long, of plain numbers, words and None.
+        report: the same as an object of ``lightning_flip.reports``, which its functions draw; several of one kind in one
+            dict.
         draw: makes the figure; None for none.
         scalars: numbers to log, by name.
     """
 
     table: Mapping[str, Sequence[Any]]
+    report: Any
     draw: Callable[[], Figure] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
 

@@ -150,7 +150,7 @@ class FeatureProjection(Diagnostic):
             classes=self.classes,
             names=self._names,
         )
-        return Finding(found.table(), lambda: plot_class_projection(found))
+        return Finding(found.table(), found, lambda: plot_class_projection(found))
 
 
 def _weight(module: pl.LightningModule, path: str) -> Tensor:

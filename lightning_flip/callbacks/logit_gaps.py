@@ -102,4 +102,4 @@ class LogitGaps(NoiseDiagnostic):
             top_gap=rows["top_gap"].astype(np.float64),
             is_noisy=self.true_labels(rows) != rows["label"],
         )
-        return Finding(gaps.table(), lambda: plot_logit_gaps(gaps))
+        return Finding(gaps.table(), gaps, lambda: plot_logit_gaps(gaps))

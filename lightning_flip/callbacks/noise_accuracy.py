@@ -82,4 +82,4 @@ class NoiseAccuracy(NoiseDiagnostic):
             f"accuracy_{part}": getattr(found, part)
             for part in ("all_true", "clean_true", "noisy_true", "noisy_label", "all_label")
         }
-        return Finding(found.table(), scalars={name: share for name, share in shares.items() if share is not None})
+        return Finding(found.table(), found, scalars={name: share for name, share in shares.items() if share is not None})

@@ -173,7 +173,7 @@ class TemperatureScaling(Diagnostic):
             for name, cells in {"temperature": [value] * self.bins, **part.table()}.items():
                 table.setdefault(name, []).extend(cells)
         shown = {name: part for _, name, part in found}
-        return Finding(table, lambda: plot_reliability(shown), scalars)
+        return Finding(table, shown, lambda: plot_reliability(shown), scalars)
 
     def concluded(self, key: tuple[str, int], scalars: Mapping[str, float]) -> None:
         """Take over what the first rank fitted."""

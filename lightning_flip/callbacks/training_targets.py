@@ -136,4 +136,4 @@ class TrainingTargets(Diagnostic):
                 for place, mass in enumerate(masses, start=1):
                     for column, cell in zip(table, (count, kind, place, mass, int(mine.sum())), strict=True):
                         table[column].append(cell)
-        return Finding(table, (lambda: plot_training_targets(profiles)) if profiles else None)
+        return Finding(table, profiles, (lambda: plot_training_targets(profiles)) if profiles else None)

@@ -87,4 +87,4 @@ class WinningScores(Diagnostic):
         # A softmax in float32 may come out a hair above 1.
         found = score_histogram(rows["score"].clip(0.0, 1.0), lowest=self.lowest, bins=self.bins)
         mean = {"mean_winning_score": float(rows["score"].mean())}
-        return Finding(found.table(), lambda: plot_winning_scores(found), mean)
+        return Finding(found.table(), found, lambda: plot_winning_scores(found), mean)
