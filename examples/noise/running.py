@@ -34,10 +34,11 @@ def positive(text: str) -> int:
     return number
 
 
-def common_options(description: str | None, fits_of: str) -> argparse.ArgumentParser:
+def common_options(description: str | None, fits_of: str, *, seeds: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=positive, default=30, help="epochs of each fit (default: %(default)s)")
-    parser.add_argument("--seeds", type=positive, default=3, help=f"fits of each {fits_of} (default: %(default)s)")
+    if seeds:
+        parser.add_argument("--seeds", type=positive, default=3, help=f"fits of each {fits_of} (default: %(default)s)")
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     return parser
 
@@ -75,9 +76,15 @@ class EpochsOnBar(pl.Callback):
 
 
 def train(
-    config: str, folder: Path, seed: int, epochs: int, progress: pl.Callback, options: Sequence[str] = ()
+    config: str,
+    folder: Path,
+    seed: int,
+    epochs: int,
+    progress: pl.Callback,
+    options: Sequence[str] = (),
+    watchers: Sequence[pl.Callback] = (),
 ) -> LightningCLI:
-    """Fit as the configuration says, but for its callbacks: only what estimates a transition stays."""
+    """Fit as the configuration says, but for its callbacks: only what estimates a transition stays, others may come."""
     cli = training_cli(
         [
             f"--config={CONFIGS / config}.yaml",
@@ -98,7 +105,7 @@ def train(
     estimators = [callback for callback in cli.trainer.callbacks if isinstance(callback, TransitionEstimator)]
     for estimator in estimators:
         estimator.overwrite, estimator.warmup_epochs = True, min(estimator.warmup_epochs, epochs)
-    cli.trainer.callbacks = [*estimators, progress]
+    cli.trainer.callbacks = [*estimators, *watchers, progress]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return cli
 

@@ -51,8 +51,8 @@ class Diagnostic(StepWatcher):
             :class:`~lightning_flip.steps.StepSource`.
 
     Attributes:
-        found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first rank,
-            and None before.
+        found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first
+            rank, and None before.
 
     Raises:
         ValueError: if an option is out of range.

@@ -27,8 +27,8 @@ class Finding:
 
     Attributes:
         table: columns by name, equally long, of plain numbers, words and None.
-        report: the same as an object of ``lightning_flip.reports``, which its functions draw; several of one kind in one
-            dict.
+        report: the same as an object of ``lightning_flip.reports``, which its functions draw; several of one kind in
+            one dict.
         draw: makes the figure; None for none.
         scalars: numbers to log, by name.
     """

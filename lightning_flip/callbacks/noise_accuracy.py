@@ -78,8 +78,6 @@ class NoiseAccuracy(NoiseDiagnostic):
     def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
         """The shares of right ones."""
         found = noise_accuracies(rows["pred"], rows["label"], self.true_labels(rows))
-        shares = {
-            f"accuracy_{part}": getattr(found, part)
-            for part in ("all_true", "clean_true", "noisy_true", "noisy_label", "all_label")
-        }
-        return Finding(found.table(), found, scalars={name: share for name, share in shares.items() if share is not None})
+        parts = ("all_true", "clean_true", "noisy_true", "noisy_label", "all_label")
+        shares = {part: share for part in parts if (share := getattr(found, part)) is not None}
+        return Finding(found.table(), found, scalars={f"accuracy_{part}": share for part, share in shares.items()})

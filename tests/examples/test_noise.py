@@ -141,3 +141,21 @@ def test_the_tables_in_the_readme_have_the_rows_that_are_printed(noise_script):
         assert f"\n| {label} | " in text
     for smoothing in noise_script("linear_separators").SMOOTHINGS:
         assert f"\n| smoothing {smoothing:g} | " in text
+
+
+def test_diagnostics_are_printed_and_drawn(noise_script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    script = noise_script("diagnostics")
+    for _ in range(2):  # running it again is no error
+        script.main(["--epochs", "1", "--markdown", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ")]
+    assert [row[0] for row in rows[2:6]] == list(script.LOSSES)
+    folder = tmp_path / "out" / "standard" / "diagnostics"
+    accuracies = (folder / "train_noise_accuracy.csv").read_text().splitlines()
+    assert len(accuracies) == 6
+    assert rows[2][1] == f"{100 * float(accuracies[1].split(',')[3]):.1f}"
+    for name in ("logit_gaps", "projections"):
+        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert next(line for line in printed if line.startswith("| loss")) in text

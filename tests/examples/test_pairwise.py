@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,35 @@ def test_the_readme_tells_all_of_them():
     for path in PAIRWISE:
         assert f"| `{path.name}` |" in text
         assert f"| {path.stem} |" in text
+
+
+@pytest.mark.filterwarnings("ignore:TemperatureScaling. T = ")  # after one epoch
+def test_calibration_is_printed_and_drawn(tmp_path, capsys, calibration):
+    for _ in range(2):  # running it again is no error
+        calibration.main(["--epochs", "1", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed if line.startswith("| ")]
+    assert [row[0] for row in rows[2:6]] == list(calibration.METHODS)
+    for label, config in calibration.METHODS.items():
+        with (tmp_path / "out" / config / "diagnostics" / "test_winning_scores.csv").open() as stream:
+            assert sum(int(row["count"]) for row in csv.DictReader(stream)) == 500, label
+    for name in ("targets", "scores", "reliability"):
+        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    text = (EXAMPLES / "pairwise" / "README.md").read_text(encoding="utf-8")
+    assert printed[0] in text
+    assert all(f"\n| {label} | " in text for label in calibration.METHODS)
+
+
+def test_calibration_refuses_nonsense(calibration, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        calibration.main(["--epochs", "0"])
+    assert exit_.value.code == 2
+    assert "--epochs: must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def calibration():
+    spec = importlib.util.spec_from_file_location("pairwise_calibration", EXAMPLES / "pairwise" / "calibration.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
