@@ -1,5 +1,7 @@
 """Callbacks that watch training, one file a topic."""
 
+from lightning_flip.callbacks.diagnostic import Diagnostic
+from lightning_flip.callbacks.diagnostic_files import Finding
 from lightning_flip.callbacks.exact_resume import ExactResume
 from lightning_flip.callbacks.feature_projection import FeatureProjection
 from lightning_flip.callbacks.flip_tracker import FlipTracker
@@ -17,8 +19,10 @@ from lightning_flip.callbacks.winning_scores import WinningScores
 from lightning_flip.callbacks.zigzag import ZigZag
 
 __all__ = [
+    "Diagnostic",
     "ExactResume",
     "FeatureProjection",
+    "Finding",
     "FlipTracker",
     "LearningPath",
     "LogitGaps",

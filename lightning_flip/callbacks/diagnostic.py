@@ -47,8 +47,10 @@ class Diagnostic(StepWatcher):
         dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
         overwrite: replace another run's tables instead of refusing.
         name: tells two of one Trainer apart, in a checkpoint and in names of files.
-        source: ``logits_from``, ``target_from``, ``index_from`` and ``loader`` of
-            :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        target_from: where the targets are.
+        index_from: where the batch carries its samples' ids; "visits" only.
+        loader: which training loader to follow, where there are several.
 
     Attributes:
         found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first
@@ -56,7 +58,25 @@ class Diagnostic(StepWatcher):
 
     Raises:
         ValueError: if an option is out of range.
-        FileExistsError: when a fit begins at its first epoch, or a test, and a table is there.
+        FileExistsError: when a fit begins at its first epoch, or a validation or test, and a table is there.
+
+    Example:
+        How large logits grow:
+
+        >>> class LargestLogit(Diagnostic):
+        ...     title = "largest_logit"
+        ...
+        ...     def __init__(self, **options):
+        ...         super().__init__(val=True, **options)
+        ...
+        ...     def columns(self, step):
+        ...         return {"largest": step.logits.amax(dim=1)}
+        ...
+        ...     def describe(self, trainer, split, rows):
+        ...         most = float(rows["largest"].max())
+        ...         return Finding({"largest": [most]}, most, scalars={"largest_logit": most})
+        >>> LargestLogit(every_n_epochs=1).state_key
+        "LargestLogit{'train': False, 'val': True, 'name': ''}"
     """
 
     #: Name of tables and figures, after the split.
@@ -67,17 +87,28 @@ class Diagnostic(StepWatcher):
     def __init__(
         self,
         *,
-        train: bool,
-        val: bool,
+        train: bool = False,
+        val: bool = False,
         mode: Literal["visits", "eval"] = "visits",
-        every_n_epochs: int | None,
-        figures: bool,
-        dirpath: str | Path | None,
-        overwrite: bool,
-        name: str,
-        source: Mapping[str, Any],
+        every_n_epochs: int | None = None,
+        figures: bool = True,
+        dirpath: str | Path | None = None,
+        overwrite: bool = False,
+        name: str = "",
+        logits_from: str | Callable[[Any], Any] = "",
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
     ) -> None:
-        super().__init__(train=train, val=val, name=name, **source)
+        super().__init__(
+            train=train,
+            val=val,
+            name=name,
+            logits_from=logits_from,
+            target_from=target_from,
+            index_from=index_from,
+            loader=loader,
+        )
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, or None for the last epoch; got {every_n_epochs}.")
         if mode not in ("visits", "eval"):

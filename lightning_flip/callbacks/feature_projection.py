@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,15 +37,8 @@ class FeatureProjection(Diagnostic):
     Args:
         classes: three classes.
         samples_per_class: how many training samples of each given label, chosen once, the same in every run.
-        every_n_epochs: how often; None: after the last epoch.
         classifier_from: dotted path of the classifier layer; "" for the last ``nn.Linear``.
-        figures: whether to draw.
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
-        overwrite: replace another run's table instead of refusing.
-        name: tells two of one Trainer apart, such as those of other classes.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`; not a function.
-        target_from: where the targets are.
-        loader: which training loader to follow, where there are several.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`, but ``mode``.
 
     Raises:
         ValueError: if an option is out of range; when training starts, if a class has no samples, or the layer no such
@@ -67,27 +59,10 @@ class FeatureProjection(Diagnostic):
         classes: Sequence[int] = (0, 1, 2),
         *,
         samples_per_class: int = 100,
-        every_n_epochs: int | None = None,
         classifier_from: str = "",
-        figures: bool = True,
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
-        name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            train=True,
-            val=False,
-            mode="eval",
-            every_n_epochs=every_n_epochs,
-            figures=figures,
-            dirpath=dirpath,
-            overwrite=overwrite,
-            name=name,
-            source={"logits_from": logits_from, "target_from": target_from, "index_from": None, "loader": loader},
-        )
+        super().__init__(train=True, val=False, mode="eval", **kwargs)
         if len(classes) != 3 or len(set(classes)) != 3 or min(classes) < 0:
             raise ValueError(f"classes must be three different classes, counted from 0; got {list(classes)}.")
         if samples_per_class < 1:

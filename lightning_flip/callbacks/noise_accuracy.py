@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
@@ -28,15 +27,8 @@ class NoiseAccuracy(NoiseDiagnostic):
     :class:`~lightning_flip.data.NoisyLabels` does. There is no figure.
 
     Args:
-        mode: "visits": as the training forward predicted, before each update, at no further cost; "eval": a pass in
-            eval mode over the training data, as in the paper's table.
         every_n_epochs: how often; None: after the last epoch (then nothing is logged, only written).
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
-        overwrite: replace another run's table instead of refusing.
-        name: tells two of one Trainer apart.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        loader: which training loader to follow, where there are several.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; ``mode="eval"`` is the paper's table.
 
     Raises:
         ValueError: if an option is out of range; when training starts, if the data know no true labels.
@@ -49,27 +41,8 @@ class NoiseAccuracy(NoiseDiagnostic):
 
     title = "noise_accuracy"
 
-    def __init__(
-        self,
-        *,
-        mode: Literal["visits", "eval"] = "visits",
-        every_n_epochs: int | None = 1,
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
-        name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-    ) -> None:
-        super().__init__(
-            mode=mode,
-            every_n_epochs=every_n_epochs,
-            figures=False,
-            dirpath=dirpath,
-            overwrite=overwrite,
-            name=name,
-            source={"logits_from": logits_from, "target_from": target_from, "index_from": None, "loader": loader},
-        )
+    def __init__(self, *, every_n_epochs: int | None = 1, **kwargs: Any) -> None:
+        super().__init__(every_n_epochs=every_n_epochs, **kwargs)
 
     def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
         """Prediction and label."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,37 +21,12 @@ class NoiseDiagnostic(Diagnostic):
     """Knows the true labels of the training data.
 
     Args:
-        mode: "visits" or "eval".
-        every_n_epochs: how often; None: after the last epoch.
-        figures: whether to draw.
-        dirpath: the run's folder.
-        overwrite: replace another run's tables instead of refusing.
-        name: tells two of one Trainer apart.
-        source: where the steps come from.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`.
+
     """
 
-    def __init__(
-        self,
-        *,
-        mode: Literal["visits", "eval"],
-        every_n_epochs: int | None,
-        figures: bool,
-        dirpath: str | Path | None,
-        overwrite: bool,
-        name: str,
-        source: Mapping[str, Any],
-    ) -> None:
-        super().__init__(
-            train=True,
-            val=False,
-            mode=mode,
-            every_n_epochs=every_n_epochs,
-            figures=figures,
-            dirpath=dirpath,
-            overwrite=overwrite,
-            name=name,
-            source=source,
-        )
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(train=True, val=False, **kwargs)
         self._truth: Tensor | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

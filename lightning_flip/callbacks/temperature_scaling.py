@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,8 @@ class TemperatureScaling(Diagnostic):
         bins: number of bins of the calibration error; the papers have 15 (PLS) and 10 (Filter-KD).
         val_loader: which validation loader to fit on, where there are several.
         every_n_epochs: at which epochs' validation passes.
-        figures: whether to draw reliability diagrams, of the last pass that was fitted.
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
-        overwrite: replace another run's table instead of refusing.
-        name: tells two of one Trainer apart.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`; probabilities are refused.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; a fit draws the reliability of its last
+            validation pass.
 
     Attributes:
         temperature: the latest T; None before the first.
@@ -80,30 +75,8 @@ class TemperatureScaling(Diagnostic):
     title = "calibration"
     draws_last = True
 
-    def __init__(
-        self,
-        *,
-        bins: int = 15,
-        val_loader: int = 0,
-        every_n_epochs: int = 1,
-        figures: bool = True,
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
-        name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-    ) -> None:
-        super().__init__(
-            train=False,
-            val=True,
-            every_n_epochs=every_n_epochs,
-            figures=figures,
-            dirpath=dirpath,
-            overwrite=overwrite,
-            name=name,
-            source={"logits_from": logits_from, "target_from": target_from, "index_from": index_from, "loader": None},
-        )
+    def __init__(self, *, bins: int = 15, val_loader: int = 0, every_n_epochs: int = 1, **kwargs: Any) -> None:
+        super().__init__(train=False, val=True, mode="visits", every_n_epochs=every_n_epochs, **kwargs)
         if bins < 1:
             raise ValueError(f"bins must be at least 1; got {bins}.")
         if val_loader < 0:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -45,15 +44,7 @@ class TrainingTargets(Diagnostic):
 
     Args:
         others: how many of the other classes.
-        every_n_epochs: how often; None: the last epoch.
-        figures: whether to draw.
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
-        overwrite: replace another run's table instead of refusing.
-        name: tells two of one Trainer apart.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
-        loader: which training loader to follow, where there are several.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`, but ``mode``.
 
     Raises:
         ValueError: if an option is out of range.
@@ -67,31 +58,8 @@ class TrainingTargets(Diagnostic):
     title = "training_targets"
     takes_distributions = True
 
-    def __init__(
-        self,
-        *,
-        others: int = 5,
-        every_n_epochs: int | None = None,
-        figures: bool = True,
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
-        name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-    ) -> None:
-        source = {"logits_from": logits_from, "target_from": target_from, "index_from": index_from, "loader": loader}
-        super().__init__(
-            train=True,
-            val=False,
-            every_n_epochs=every_n_epochs,
-            figures=figures,
-            dirpath=dirpath,
-            overwrite=overwrite,
-            name=name,
-            source=source,
-        )
+    def __init__(self, *, others: int = 5, **kwargs: Any) -> None:
+        super().__init__(train=True, val=False, mode="visits", **kwargs)
         if others < 1:
             raise ValueError(f"others must be at least 1; got {others}.")
         self.others = others

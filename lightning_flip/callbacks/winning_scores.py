@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,14 +26,7 @@ class WinningScores(Diagnostic):
     Args:
         lowest: where the histogram begins, in [0, 1).
         bins: number of bins from there to 1.
-        every_n_epochs: how often; None: the last validation pass, or test.
-        figures: whether to draw.
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
-        overwrite: replace another run's table instead of refusing.
-        name: tells two of one Trainer apart.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`.
 
     Raises:
         ValueError: if an option is out of range.
@@ -47,30 +39,8 @@ class WinningScores(Diagnostic):
 
     title = "winning_scores"
 
-    def __init__(
-        self,
-        *,
-        lowest: float = 0.1,
-        bins: int = 18,
-        every_n_epochs: int | None = None,
-        figures: bool = True,
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
-        name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-    ) -> None:
-        super().__init__(
-            train=False,
-            val=True,
-            every_n_epochs=every_n_epochs,
-            figures=figures,
-            dirpath=dirpath,
-            overwrite=overwrite,
-            name=name,
-            source={"logits_from": logits_from, "target_from": target_from, "index_from": index_from, "loader": None},
-        )
+    def __init__(self, *, lowest: float = 0.1, bins: int = 18, **kwargs: Any) -> None:
+        super().__init__(train=False, val=True, mode="visits", **kwargs)
         if not 0 <= lowest < 1:
             raise ValueError(f"lowest must be in [0, 1); got {lowest}.")
         if bins < 1:

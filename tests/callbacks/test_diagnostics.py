@@ -22,6 +22,7 @@ from lightning_flip.callbacks import (
     TrainingTargets,
     WinningScores,
 )
+from lightning_flip.cli import training_cli
 from lightning_flip.functional import logit_gap
 from lightning_flip.reports.noise_figures import logit_gaps
 from lightning_flip.steps.checks import ValueChecks
@@ -350,6 +351,23 @@ def test_with_exact_resume_beside_it_a_checkpoint_loads_safely() -> None:
     trainer.fit(looked_up(), noisy_loader(N), loader(7, seed=1))
     trainer.save_checkpoint("a.ckpt")
     assert any("TemperatureScaling" in key for key in torch.load("a.ckpt", weights_only=True)["callbacks"])
+
+
+@pytest.mark.parametrize("kind", [NoiseAccuracy, LogitGaps, WinningScores, TrainingTargets, TemperatureScaling])
+def test_what_each_looks_at_is_no_option_and_others_are_on_the_command_line(
+    kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "val"):
+        with pytest.raises(TypeError, match=name):
+            kind(**{name: True})
+    with pytest.raises(TypeError, match="no_such_option"):
+        kind(no_such_option=1)
+    with pytest.raises(SystemExit):
+        training_cli(["fit", f"--trainer.callbacks.help=lightning_flip.{kind.__name__}"])
+    text = capsys.readouterr().out
+    for name in ("every_n_epochs", "figures", "dirpath", "overwrite", "name", "logits_from", "target_from"):
+        assert f".{name} " in text
+    assert ".val " not in text
 
 
 @pytest.mark.parametrize(
