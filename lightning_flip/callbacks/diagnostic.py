@@ -14,15 +14,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_flip.callbacks.clean_pass import clean_steps
-from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding
+from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding, prefix_of
 from lightning_flip.callbacks.prediction_files import on_first_rank
 from lightning_flip.callbacks.prediction_rows import PredictionRows
 from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.steps import SampleStep
 
-__all__ = ["Arrays", "Diagnostic"]
+__all__ = ["Arrays", "Diagnostic", "Key"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Key = tuple[str, int]  # split and loader
 TRAIN = ("train", 0)
 
 
@@ -33,9 +34,9 @@ class Diagnostic(StepWatcher):
     ``dirpath/diagnostics/TITLE.csv``, one table for all epochs, and as a figure to the Trainer's loggers (TensorBoard,
     Weights & Biases, MLflow), or beside the table as PNG files where none of these is there. Numbers are logged.
 
-    Rows of all ranks are brought together; of a sample that was visited twice in a pass the last visit counts. A fit
-    that is resumed inside an epoch describes what it saw of that epoch, and continues the table. ``fast_dev_run``
-    writes nothing.
+    Rows of all ranks are brought together; of a sample that was visited twice in a pass the last visit counts, and of
+    several validation passes in an epoch the last one stays in the table. A fit that is resumed inside an epoch
+    describes what it saw of that epoch, and continues the table. ``fast_dev_run`` writes nothing.
 
     Args:
         train: look at the training data.
@@ -124,10 +125,10 @@ class Diagnostic(StepWatcher):
         self.dirpath = dirpath
         self.overwrite = overwrite
         self.found: Any = None
-        self._rows: dict[tuple[str, int], PredictionRows] = {}
-        self._epoch: dict[tuple[str, int], int] = {}
+        self._rows: dict[Key, PredictionRows] = {}
+        self._epoch: dict[Key, int] = {}
         self._files: DiagnosticFiles | None = None
-        self._figure: tuple[str, int, Callable[[], Any]] | None = None
+        self._figure: tuple[Key, int, Callable[[], Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_figure": None}
@@ -171,7 +172,7 @@ class Diagnostic(StepWatcher):
         assert self.attachment is not None
         return clean_steps(trainer, pl_module, self.attachment, self.source)
 
-    def concluded(self, key: tuple[str, int], scalars: Mapping[str, float]) -> None:
+    def concluded(self, key: Key, scalars: Mapping[str, float]) -> None:
         """Hear on every rank what was found.
 
         Args:
@@ -195,16 +196,16 @@ class Diagnostic(StepWatcher):
             return
         fresh = trainer.current_epoch == 0 and trainer.global_step == 0
         splits = [split for split, wanted in (("train", self.train), ("val", self.val)) if wanted]
-        self._open(trainer, [(split, 0) for split in splits] if fresh else [])
+        self._open(trainer, splits if fresh else [])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another run's table, where the validation is no part of a fit."""
         if not self.fitting:
-            self._open(trainer, [("val", loader) for loader in range(len(trainer.num_val_batches))])
+            self._open(trainer, ["val"])
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another test's table."""
-        self._open(trainer, [("test", loader) for loader in range(len(trainer.num_test_batches))])
+        self._open(trainer, ["test"])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -247,17 +248,20 @@ class Diagnostic(StepWatcher):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the pass, if it is due."""
-        if self.attachment is not None:  # a sanity check has left no rows
-            for key in [key for key in self._rows if key[0] == "val"]:
-                self._epoch[key] = trainer.current_epoch
-                if not self.fitting or self._due(trainer.current_epoch):
-                    self._conclude(trainer, pl_module, key, log=pl_module.log)
+        if not self.val or self.attachment is None or trainer.sanity_checking:
+            return
+        for loader in range(len(trainer.num_val_batches)):  # on every rank, whether or not it has seen a batch of each
+            self._epoch["val", loader] = trainer.current_epoch
+            if not self.fitting or self._due(trainer.current_epoch):
+                self._conclude(trainer, pl_module, ("val", loader), log=pl_module.log)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the test."""
-        for key in [key for key in self._rows if key[0] == "test"]:
-            self._epoch[key] = trainer.current_epoch
-            self._conclude(trainer, pl_module, key, log=pl_module.log)
+        if not self.val or self.attachment is None:
+            return
+        for loader in range(len(trainer.num_test_batches)):
+            self._epoch["test", loader] = trainer.current_epoch
+            self._conclude(trainer, pl_module, ("test", loader), log=pl_module.log)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the last epoch and the last validation pass, unless that was done."""
@@ -269,30 +273,28 @@ class Diagnostic(StepWatcher):
 
     # -- parts --------------------------------------------------------------------------------------------
 
-    def _open(self, trainer: pl.Trainer, keys: list[tuple[str, int]]) -> None:
+    def _open(self, trainer: pl.Trainer, splits: list[str]) -> None:
         if self.attachment is None:
             return
+        # Every rank has to ask: the answer is broadcast.
         folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "diagnostics"
-        self._files = None if getattr(trainer, "fast_dev_run", False) else DiagnosticFiles(folder)
-        if self._files is not None and keys:
-            titles = [self._title(*key) for key in keys]
-            on_first_rank(trainer, functools.partial(self._files.begin, titles, overwrite=self.overwrite))
+        self._files = None
+        if not getattr(trainer, "fast_dev_run", False):
+            self._files = DiagnosticFiles(folder, self.title, self.name)
+            if splits:
+                on_first_rank(trainer, functools.partial(self._files.begin, splits, overwrite=self.overwrite))
 
-    def _keep(self, key: tuple[str, int], step: SampleStep) -> None:
+    def _keep(self, key: Key, step: SampleStep) -> None:
         self._rows.setdefault(key, PredictionRows()).add({"index": step.index, **self.columns(step)})
 
     def _due(self, epoch: int) -> bool:
         return self.every_n_epochs is not None and (epoch + 1) % self.every_n_epochs == 0
 
-    def _title(self, split: str, loader: int) -> str:
-        words = [split if loader == 0 else f"{split}_{loader}", self.title, self.name]
-        return "_".join(word for word in words if word)
-
     def _conclude(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        key: tuple[str, int],
+        key: Key,
         *,
         log: Callable[..., Any] | None,
     ) -> None:
@@ -310,26 +312,25 @@ class Diagnostic(StepWatcher):
         self.concluded(key, scalars)
         if log is None:
             return
-        prefix = key[0] if key[1] == 0 else f"{key[0]}_{key[1]}"
         for name, value in scalars.items():
             # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
-            log(f"{prefix}_{name}", value, sync_dist=True, reduce_fx="max")
+            log(f"{prefix_of(key)}_{name}", value, sync_dist=True, reduce_fx="max")
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if self._figure is not None and self._files is not None:
-            title, epoch, draw = self._figure
-            self._files.draw(trainer, title, epoch, draw())
+            key, epoch, draw = self._figure
+            self._files.draw(trainer, key, epoch, draw())
         self._figure = None
 
-    def _report(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, rows: Arrays | None) -> dict[str, float]:
+    def _report(self, trainer: pl.Trainer, key: Key, epoch: int, rows: Arrays | None) -> dict[str, float]:
         if rows is None:
             return {}
         finding = self.describe(trainer, key[0], rows)
         self.found = finding.report
         if self._files is not None:
-            self._files.add(self._title(*key), epoch, finding.table)
+            self._files.add(key, epoch, finding.table)
             if self.figures and finding.draw is not None:
-                self._figure = self._title(*key), epoch, finding.draw
+                self._figure = key, epoch, finding.draw
                 if not (self.draws_last and self.fitting):
                     self._draw(trainer)
         return {name: float(value) for name, value in finding.scalars.items()}

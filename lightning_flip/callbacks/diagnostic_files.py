@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning_flip.stores.atomic import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DiagnosticFiles", "Finding"]
+__all__ = ["DiagnosticFiles", "Finding", "prefix_of"]
 
 
 @dataclass(frozen=True)
@@ -40,37 +41,44 @@ class Finding:
 
 
 class DiagnosticFiles:
-    """One diagnostic's files of a run: ``TITLE.csv``, and ``TITLE-epoch-0003.png`` where no logger takes figures.
+    """One diagnostic's files of a run: a table for each split, and figures where no logger takes them.
+
+    ``val_TITLE.csv`` grows with the epochs, ``val_TITLE-epoch-0003.png`` is of one. A second loader's are ``val_1_...``,
+    and a name follows the title.
 
     Args:
         folder: where they lie; made when something is written.
+        title: the diagnostic's.
+        name: that of the one of several in a run.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     files = DiagnosticFiles(Path(folder))
+        ...     files = DiagnosticFiles(Path(folder), "scores")
         ...     for epoch in (0, 1, 1):
-        ...         files.add("val_scores", epoch, {"low": [0.1], "count": [7 + epoch]})
+        ...         files.add(("val", 0), epoch, {"low": [0.1], "count": [7 + epoch]})
         ...     print(Path(folder, "val_scores.csv").read_text(), end="")
         epoch,low,count
         0,0.1,7
         1,0.1,8
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, title: str, name: str = "") -> None:
         self.folder = folder
+        self._title = f"{title}_{name}" if name else title
 
-    def begin(self, titles: Sequence[str], *, overwrite: bool) -> None:
+    def begin(self, splits: Sequence[str], *, overwrite: bool) -> None:
         """Begin a run: there must be no table of another one.
 
         Args:
-            titles: of the tables that may be written.
+            splits: whose tables may be written, of any loader.
             overwrite: remove what is there.
 
         Raises:
             FileExistsError: if a table is there and may not be removed.
         """
-        there = [path for path in (self._table(title) for title in titles) if path.exists()]
+        pattern = rf"({'|'.join(splits)})(_\d+)?_{re.escape(self._title)}\.csv"
+        there = [path for path in sorted(self.folder.glob("*.csv")) if re.fullmatch(pattern, path.name)]
         if there and not overwrite:
             raise FileExistsError(
                 f"{', '.join(map(str, there))}: already there, from another run. Choose another dirpath=, resume that "
@@ -79,15 +87,15 @@ class DiagnosticFiles:
         for path in there:
             path.unlink()
 
-    def add(self, title: str, epoch: int, table: Mapping[str, Sequence[Any]]) -> None:
+    def add(self, key: tuple[str, int], epoch: int, table: Mapping[str, Sequence[Any]]) -> None:
         """Add an epoch's rows to a table, whole or not at all; rows of this and later epochs are replaced.
 
         Args:
-            title: the table's name.
+            key: split and loader.
             epoch: counted from 0.
             table: columns by name.
         """
-        path = self._table(title)
+        path = self.folder / f"{self.title(key)}.csv"
         rows = [dict(zip(table, map(_known, cells), strict=True)) for cells in zip(*table.values(), strict=True)]
         kept: list[dict[str, Any]] = []
         names = ["epoch", *table]
@@ -102,23 +110,48 @@ class DiagnosticFiles:
         writer.writerows([*kept, *({"epoch": epoch, **row} for row in rows)])
         write_text(path, text.getvalue())
 
-    def draw(self, trainer: pl.Trainer, title: str, epoch: int, figure: Figure) -> list[str]:
+    def draw(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, figure: Figure) -> list[str]:
         """Hand a figure to the Trainer's loggers, or write it.
 
         Args:
             trainer: the running Trainer.
-            title: its name.
+            key: split and loader.
             epoch: counted from 0.
             figure: the figure.
 
         Returns:
             Where it went.
         """
+        title = self.title(key)
         path = self.folder / f"{title}-epoch-{epoch:04d}.png"
         return log_figure(trainer, title, figure, step=trainer.global_step, path=path)
 
-    def _table(self, title: str) -> Path:
-        return self.folder / f"{title}.csv"
+    def title(self, key: tuple[str, int]) -> str:
+        """Name of a table and of its figures.
+
+        Args:
+            key: split and loader.
+
+        Returns:
+            Without a suffix.
+        """
+        return f"{prefix_of(key)}_{self._title}"
+
+
+def prefix_of(key: tuple[str, int]) -> str:
+    """How names of what is logged or written of a loader begin.
+
+    Args:
+        key: split and loader.
+
+    Returns:
+        "val", and for further loaders "val_1".
+
+    Example:
+        >>> prefix_of(("val", 0)), prefix_of(("test", 2))
+        ('val', 'test_2')
+    """
+    return key[0] if key[1] == 0 else f"{key[0]}_{key[1]}"
 
 
 def _known(cell: Any) -> Any:

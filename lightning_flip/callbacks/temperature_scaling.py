@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
+from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic, Key
 from lightning_flip.callbacks.diagnostic_files import Finding
 from lightning_flip.functional.calibration import (
     LARGEST_TEMPERATURE,
@@ -148,8 +148,10 @@ class TemperatureScaling(Diagnostic):
         shown = {name: part for _, name, part in found}
         return Finding(table, shown, lambda: plot_reliability(shown), scalars)
 
-    def concluded(self, key: tuple[str, int], scalars: Mapping[str, float]) -> None:
-        """Take over what the first rank fitted."""
+    def concluded(self, key: Key, scalars: Mapping[str, float]) -> None:
+        """Take over what the first rank fitted; a loader that is not followed has nothing to say."""
+        if not scalars:
+            return
         self._found = {name: value for name, value in scalars.items() if name != "temperature"}
         self.temperature = scalars.get("temperature", self.temperature)
         if not self.fitting:

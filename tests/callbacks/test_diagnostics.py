@@ -26,7 +26,7 @@ from lightning_flip.cli import training_cli
 from lightning_flip.functional import logit_gap
 from lightning_flip.reports.noise_figures import logit_gaps
 from lightning_flip.steps.checks import ValueChecks
-from tests.callbacks.helpers import Lookup, Memory, Watched, loader, make_trainer, points, some_logits
+from tests.callbacks.helpers import Lookup, Memory, Watched, loader, make_trainer, points, run_ranks, some_logits
 from tests.callbacks.noisy import PARTS, accuracies, noisy_loader, noisy_points, table
 
 N, EPOCHS = 11, 4
@@ -300,6 +300,51 @@ def test_another_runs_tables_are_refused_before_the_first_step_and_stay() -> Non
     (OUT / TABLES[0]).write_text("epoch\n9\n")
     fit(overwrite=True)
     assert {name: (OUT / name).read_bytes() for name in TABLES} == before
+
+
+def test_another_runs_table_of_a_second_loader_is_refused_too() -> None:
+    OUT.mkdir(parents=True)
+    (OUT / "val_1_winning_scores.csv").write_text("epoch\n9\n")
+    (OUT / "val_1_winning_scores_mine.csv").write_text("epoch\n9\n")
+    model = looked_up()
+    with pytest.raises(FileExistsError, match=r"val_1_winning_scores\.csv: already there"):
+        make_trainer(max_epochs=1, callbacks=[WinningScores(figures=False, dirpath="run")]).fit(
+            model, noisy_loader(N), loader(7, seed=1)
+        )
+    assert [row for row in model.seen if row[0] == "train"] == []
+    named = WinningScores(figures=False, dirpath="run", name="other")
+    make_trainer(max_epochs=1, callbacks=[named]).fit(model, noisy_loader(N), loader(7, seed=1))
+    assert len(list(OUT.glob("*.csv"))) == 3
+
+
+class FirstRankOnly(Sampler[int]):
+    """What a custom sampler may do: one rank gets everything."""
+
+    def __iter__(self) -> Any:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return iter(range(7) if rank == 0 else ())
+
+    def __len__(self) -> int:
+        return 7
+
+
+def test_a_rank_without_a_batch_does_not_keep_the_others_waiting() -> None:
+    val = DataLoader(points(7, seed=1), batch_size=7, sampler=FirstRankOnly())
+    codes = run_ranks(2, fit_two_ranks, val)
+    assert codes == [0, 0]
+    assert sum(row["count"] for row in table(OUT / "val_winning_scores.csv")) == 7
+
+
+def fit_two_ranks(val: Any) -> None:
+    trainer = make_trainer(
+        max_epochs=1,
+        devices=2,
+        strategy="ddp",
+        callbacks=[WinningScores(figures=False, dirpath="run"), TemperatureScaling(figures=False, dirpath="run")],
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(Watched(), loader(8, batch_size=4), val)
 
 
 def test_fast_dev_run_writes_nothing() -> None:
