@@ -43,8 +43,8 @@ class Finding:
 class DiagnosticFiles:
     """One diagnostic's files of a run: a table for each split, and figures where no logger takes them.
 
-    ``val_TITLE.csv`` grows with the epochs, ``val_TITLE-epoch-0003.png`` is of one. A second loader's are ``val_1_...``,
-    and a name follows the title.
+    ``val_TITLE.csv`` grows with the epochs, ``val_TITLE-epoch-0003.png`` is of one. A second loader's begin with
+    ``val_1_``, and a name follows the title.
 
     Args:
         folder: where they lie; made when something is written.
