@@ -1,4 +1,4 @@
-"""What following every sample costs: two epochs of a plain module, with callbacks, and with FER.
+"""What following every sample costs: two epochs of a plain module, with callbacks, with diagnostics, and with FER.
 
 ``make bench`` prints the medians; docs/performance.md holds the ratios.
 """
@@ -9,19 +9,27 @@ import itertools
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_flip.callbacks import FlipTracker, PredictionHistory
+from lightning_flip.callbacks import FlipTracker, LogitGaps, NoiseAccuracy, PredictionHistory
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.models import Classifier, SmallCNN
 
 STEPS = 200
-CASES = ["plain step", "+ history and tracker", "+ history, tracker and FER"]
+CASES = ["plain step", "+ history and tracker", "+ history, tracker and FER", "+ noise accuracy and logit gaps"]
 _folders = itertools.count()
+
+
+class Known(TensorDataset):
+    """Knows its true labels."""
+
+    def true_target(self, index: int) -> int:
+        return int(self.tensors[1][index])
 
 
 class Robust(FlippingErrorReduction, Classifier): ...
@@ -33,7 +41,10 @@ def _fit(case: str, folder: Path) -> int:
     network = SmallCNN()
     module = (Robust if "FER" in case else Classifier)(network=network, num_classes=10)
     callbacks: list[pl.Callback] = []
-    if case != "plain step":
+    if "noise" in case:
+        place: dict[str, Any] = {"dirpath": folder / str(next(_folders))}
+        callbacks = [NoiseAccuracy(**place), LogitGaps(figures=False, **place)]
+    elif case != "plain step":
         callbacks = [PredictionHistory(folder / str(next(_folders))), FlipTracker(train=True)]
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -45,7 +56,7 @@ def _fit(case: str, folder: Path) -> int:
         limit_val_batches=0,
         callbacks=callbacks,
     )
-    trainer.fit(module, DataLoader(TensorDataset(x, y), 64, shuffle=True))
+    trainer.fit(module, DataLoader(Known(x, y), 64, shuffle=True))
     return trainer.global_step
 
 
