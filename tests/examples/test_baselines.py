@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from lightning_flip import cli
+from lightning_flip import cli, modules
 from lightning_flip.models import CyclicCosine
 from lightning_flip.stores import read_history
 
@@ -74,3 +76,20 @@ def test_the_readme_tells_all_of_them() -> None:
     text = (EXAMPLES / "baselines" / "README.md").read_text(encoding="utf-8")
     assert {config.stem for config in CONFIGS} == set(OWN)
     assert all(f"`{config.name}`" in text for config in CONFIGS)
+
+
+def test_the_table_of_all_methods_is_of_what_its_loop_trains() -> None:
+    text = (EXAMPLES / "baselines" / "README.md").read_text(encoding="utf-8")
+    loop = re.search(r"^(for config in .*?); do$", text, re.MULTILINE | re.DOTALL)
+    assert loop is not None
+    shell = subprocess.run(
+        ["bash", "-c", f"{loop[1]}; do echo $config; done"], capture_output=True, text=True, check=True
+    )
+    configs = shell.stdout.split()
+    names = [told(EXAMPLES / f"{config}.yaml")["trainer"]["logger"]["init_args"]["name"] for config in configs]
+    rows = re.findall(r"^\| (\w+) \| [\d.]+ ± ", text, re.MULTILINE)
+    assert rows == sorted(names)
+    assert len(names) == len(set(names)) == 15
+    kinds = {told(EXAMPLES / f"{config}.yaml")["model"]["class_path"].rpartition(".")[2] for config in configs}
+    others = {"SoftTargets", "Distillation", "FocalDistillation", "NaivePositiveCongruent", "BackwardCompatible"}
+    assert kinds == {"Classifier", *modules.__all__} - {f"{name}Classifier" for name in others}  # these need a model
