@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
@@ -85,10 +84,17 @@ def clean_logits(
     capture.arm(rows, outermost_is_step=False)
     try:
         with trainer.precision_plugin.forward_context():
-            if is_overridden("predict_step", module):
+            if _own_predict_step(module):
                 module.predict_step(batch, number)
             else:
                 module(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    except Exception as error:
+        error.add_note(
+            f"A clean evaluation pass called {type(module).__name__}: its predict_step where it has one of its own, "
+            "else its forward with the first part of a tuple or list, or with the batch. Let predict_step(batch, "
+            'batch_idx) run the network on a training batch, or use mode="visits" where there is such a mode.'
+        )
+        raise
     finally:
         capture.disarm()
     logits = capture.logits
@@ -122,3 +128,9 @@ def clean_probabilities(
         ValueError: if there are no logits ``[rows, K]``.
     """
     return clean_logits(trainer, module, capture, batch, rows=rows, number=number).softmax(dim=1).float()
+
+
+def _own_predict_step(module: pl.LightningModule) -> bool:
+    """Whether the module overrides the one that calls its forward; its base is lightning's or pytorch_lightning's."""
+    base = next(part for part in type(module).__mro__ if part.__name__ == "LightningModule")
+    return type(module).predict_step is not vars(base)["predict_step"]

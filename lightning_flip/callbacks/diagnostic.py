@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import numpy.typing as npt
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_flip.callbacks.clean_pass import clean_steps
@@ -18,7 +19,9 @@ from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding, 
 from lightning_flip.callbacks.prediction_files import on_first_rank
 from lightning_flip.callbacks.prediction_rows import PredictionRows
 from lightning_flip.callbacks.watcher import StepWatcher
-from lightning_flip.steps import SampleStep
+from lightning_flip.reports.drawing import new_figure
+from lightning_flip.steps import SampleStep, StepSource
+from lightning_flip.steps.option_kinds import check_whole
 
 __all__ = ["Arrays", "Diagnostic", "Key"]
 
@@ -36,7 +39,8 @@ class Diagnostic(StepWatcher):
 
     Rows of all ranks are brought together; of a sample that was visited twice in a pass the last visit counts, and of
     several validation passes in an epoch the last one stays in the table. A fit that is resumed inside an epoch
-    describes what it saw of that epoch, and continues the table. ``fast_dev_run`` writes nothing.
+    describes what it saw of that epoch, and continues the table. A validation by itself writes ``validate_TITLE.csv``,
+    ``fast_dev_run`` nothing. After ``ddp_spawn`` the main process has the files, and no ``found``.
 
     Args:
         train: look at the training data.
@@ -47,7 +51,7 @@ class Diagnostic(StepWatcher):
         figures: whether to draw.
         dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
         overwrite: replace another run's tables instead of refusing.
-        name: tells two of one Trainer apart, in a checkpoint and in names of files.
+        name: tells two of one Trainer apart: it ends the names of files and of what is logged.
         logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids; "visits" only.
@@ -110,6 +114,7 @@ class Diagnostic(StepWatcher):
             index_from=index_from,
             loader=loader,
         )
+        check_whole(**({} if every_n_epochs is None else {"every_n_epochs": every_n_epochs}))
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, or None for the last epoch; got {every_n_epochs}.")
         if mode not in ("visits", "eval"):
@@ -129,6 +134,7 @@ class Diagnostic(StepWatcher):
         self._epoch: dict[Key, int] = {}
         self._files: DiagnosticFiles | None = None
         self._figure: tuple[Key, int, Callable[[], Any]] | None = None
+        self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_figure": None}
@@ -147,7 +153,7 @@ class Diagnostic(StepWatcher):
         """
 
     @abstractmethod
-    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
+    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding | None:
         """What a pass amounts to; on the first rank alone.
 
         Args:
@@ -156,21 +162,16 @@ class Diagnostic(StepWatcher):
             rows: the columns of all samples and ``index``, sorted by it.
 
         Returns:
-            Table, figure, numbers.
+            Table, figure, numbers; None where there is nothing to say.
         """
 
-    def asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterable[SampleStep]:
-        """The clean pass of ``mode="eval"``.
-
-        Args:
-            trainer: the running Trainer.
-            pl_module: its module.
+    def samples(self) -> Sequence[int] | None:
+        """Which training samples the clean pass of ``mode="eval"`` asks about.
 
         Returns:
-            This rank's batches.
+            Their positions; None for all.
         """
-        assert self.attachment is not None
-        return clean_steps(trainer, pl_module, self.attachment, self.source)
+        return None
 
     def concluded(self, key: Key, scalars: Mapping[str, float]) -> None:
         """Hear on every rank what was found.
@@ -197,11 +198,14 @@ class Diagnostic(StepWatcher):
         fresh = trainer.current_epoch == 0 and trainer.global_step == 0
         splits = [split for split, wanted in (("train", self.train), ("val", self.val)) if wanted]
         self._open(trainer, splits if fresh else [])
+        if self.mode == "eval":  # a batch that the clean pass cannot ask about is better known now than after training
+            for _ in self._asked(trainer, pl_module, range(trainer.world_size)):
+                pass
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another run's table, where the validation is no part of a fit."""
         if not self.fitting:
-            self._open(trainer, ["val"])
+            self._open(trainer, ["validate"])
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another test's table."""
@@ -269,23 +273,50 @@ class Diagnostic(StepWatcher):
             return
         for key in sorted(self._epoch):
             self._conclude(trainer, pl_module, key, log=None)
-        self._draw(trainer)
+        on_first_rank(trainer, functools.partial(self._draw, trainer))
 
     # -- parts --------------------------------------------------------------------------------------------
 
     def _open(self, trainer: pl.Trainer, splits: list[str]) -> None:
         if self.attachment is None:
             return
+        if self.figures:
+            new_figure(1, 1)  # says how to get matplotlib, where it is missing
+        others = [other for other in trainer.callbacks if type(other) is type(self) and other is not self]  # type: ignore[attr-defined]
+        if any(other.name == self.name and other.dirpath == self.dirpath for other in others):
+            raise ValueError(
+                f"two {type(self).__name__} of this Trainer would log and write under the same names. Give one a name=."
+            )
         # Every rank has to ask: the answer is broadcast.
         folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "diagnostics"
-        self._files = None
-        if not getattr(trainer, "fast_dev_run", False):
+        if getattr(trainer, "fast_dev_run", False):
+            self._files = None
+        elif self._files is None or self._files.folder != folder:
             self._files = DiagnosticFiles(folder, self.title, self.name)
-            if splits:
-                on_first_rank(trainer, functools.partial(self._files.begin, splits, overwrite=self.overwrite))
+        if self._files is not None and splits:
+            on_first_rank(trainer, functools.partial(self._files.begin, splits, overwrite=self.overwrite))
 
     def _keep(self, key: Key, step: SampleStep) -> None:
-        self._rows.setdefault(key, PredictionRows()).add({"index": step.index, **self.columns(step)})
+        columns = {"index": step.index, **self.columns(step)}
+        if key[0] not in self._said and step.num_samples is not None:
+            self._said.add(key[0])
+            width = sum(column[:1].numel() * column.element_size() for column in columns.values())
+            rank_zero_info(
+                f"{type(self).__name__}: {width} bytes a {key[0]} sample, {step.num_samples * width / 1e6:.1f} MB for "
+                "all on the first rank, on the host but for the newest."
+            )
+        self._rows.setdefault(key, PredictionRows()).add(columns)
+
+    def _asked(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, samples: Sequence[int] | None
+    ) -> Iterable[SampleStep]:
+        assert self.attachment is not None
+        return clean_steps(trainer, pl_module, self.attachment, self.clean_source, samples=samples)
+
+    @property
+    def clean_source(self) -> StepSource:
+        """Where the clean pass takes its steps from."""
+        return self.source
 
     def _due(self, epoch: int) -> bool:
         return self.every_n_epochs is not None and (epoch + 1) % self.every_n_epochs == 0
@@ -304,7 +335,7 @@ class Diagnostic(StepWatcher):
         assert self.attachment is not None
         self.attachment.check()
         if key[0] == "train" and self.mode == "eval":
-            for step in self.asked(trainer, pl_module):
+            for step in self._asked(trainer, pl_module, self.samples()):
                 self._keep(key, step)
         rows = self._rows.pop(key, PredictionRows()).gathered(trainer.strategy.root_device)
         arrays = None if rows is None else rows.columns
@@ -313,8 +344,9 @@ class Diagnostic(StepWatcher):
         if log is None:
             return
         for name, value in scalars.items():
+            named = f"{prefix_of(key)}_{name}_{self.name}" if self.name else f"{prefix_of(key)}_{name}"
             # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
-            log(f"{prefix_of(key)}_{name}", value, sync_dist=True, reduce_fx="max")
+            log(named, value, sync_dist=True, reduce_fx="max")
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if self._figure is not None and self._files is not None:
@@ -326,11 +358,14 @@ class Diagnostic(StepWatcher):
         if rows is None:
             return {}
         finding = self.describe(trainer, key[0], rows)
+        if finding is None:
+            return {}
         self.found = finding.report
         if self._files is not None:
-            self._files.add(key, epoch, finding.table)
+            place = key if self.fitting or key[0] != "val" else ("validate", key[1])
+            self._files.add(place, epoch, finding.table)
             if self.figures and finding.draw is not None:
-                self._figure = key, epoch, finding.draw
+                self._figure = place, epoch, finding.draw
                 if not (self.draws_last and self.fitting):
                     self._draw(trainer)
         return {name: float(value) for name, value in finding.scalars.items()}

@@ -66,9 +66,10 @@ class DiagnosticFiles:
     def __init__(self, folder: Path, title: str, name: str = "") -> None:
         self.folder = folder
         self._title = f"{title}_{name}" if name else title
+        self._mine: set[Path] = set()
 
     def begin(self, splits: Sequence[str], *, overwrite: bool) -> None:
-        """Begin a run: there must be no table of another one.
+        """Begin a run: there must be no table of another one; those that this object wrote give way.
 
         Args:
             splits: whose tables may be written, of any loader.
@@ -79,7 +80,7 @@ class DiagnosticFiles:
         """
         pattern = rf"({'|'.join(splits)})(_\d+)?_{re.escape(self._title)}\.csv"
         there = [path for path in sorted(self.folder.glob("*.csv")) if re.fullmatch(pattern, path.name)]
-        if there and not overwrite:
+        if set(there) - self._mine and not overwrite:
             raise FileExistsError(
                 f"{', '.join(map(str, there))}: already there, from another run. Choose another dirpath=, resume that "
                 "run, or pass overwrite=True to replace it."
@@ -109,6 +110,7 @@ class DiagnosticFiles:
         writer.writeheader()
         writer.writerows([*kept, *({"epoch": epoch, **row} for row in rows)])
         write_text(path, text.getvalue())
+        self._mine.add(path)
 
     def draw(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, figure: Figure) -> list[str]:
         """Hand a figure to the Trainer's loggers, or write it.

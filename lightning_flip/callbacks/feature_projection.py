@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +10,18 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.callbacks.clean_pass import clean_steps
 from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostic_files import Finding
 from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.data.labels import labels_at_hand
 from lightning_flip.data.sources import first_attribute, true_targets
-from lightning_flip.reports.projection_figures import class_projection, plot_class_projection
-from lightning_flip.steps import SampleStep
+from lightning_flip.reports.projection_figures import class_plane, class_projection, plot_class_projection
+from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.option_kinds import check_whole
 
 __all__ = ["FeatureProjection"]
 
@@ -62,7 +63,13 @@ class FeatureProjection(Diagnostic):
         classifier_from: str = "",
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("index_from") is not None or callable(kwargs.get("logits_from")):
+            raise ValueError(
+                "FeatureProjection asks the model about samples by position: index_from does not go with it, and "
+                "logits_from must name a submodule."
+            )
         super().__init__(train=True, val=False, mode="eval", **kwargs)
+        check_whole(samples_per_class=samples_per_class, **{f"classes[{n}]": label for n, label in enumerate(classes)})
         if len(classes) != 3 or len(set(classes)) != 3 or min(classes) < 0:
             raise ValueError(f"classes must be three different classes, counted from 0; got {list(classes)}.")
         if samples_per_class < 1:
@@ -73,13 +80,14 @@ class FeatureProjection(Diagnostic):
         self._samples: list[int] = []
         self._truth: npt.NDArray[np.int64] | None = None
         self._names: list[str] | None = None
-        self._vectors: npt.NDArray[np.float64] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the samples, and look at the layer, before the work begins."""
+        if self.fitting:
+            self._prepare(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
-        if not self.fitting:
-            return
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         weight = _weight(pl_module, self.classifier_from)
         if max(self.classes) >= len(weight):
             raise ValueError(
@@ -87,7 +95,12 @@ class FeatureProjection(Diagnostic):
                 "below that, or name another layer with classifier_from=."
             )
         dataset = training_data(trainer, self.source)
-        labels = None if dataset is None else labels_at_hand(dataset)
+        if dataset is None:
+            raise TypeError(
+                "FeatureProjection chooses training samples by position: that needs a map-style dataset, and loader= "
+                "where training draws from several loaders."
+            )
+        labels = labels_at_hand(dataset)
         if labels is None:
             raise TypeError(
                 f"FeatureProjection chooses samples by their labels, and {type(dataset).__name__} keeps none that can "
@@ -99,27 +112,34 @@ class FeatureProjection(Diagnostic):
         if isinstance(known, (list, tuple)) and len(known) > max(self.classes):
             self._names = [str(known[label]) for label in self.classes]
 
-    def asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterable[SampleStep]:
-        """The chosen samples, with their features."""
-        rows = _weight(pl_module, self.classifier_from)[list(self.classes)]
-        self._vectors = rows.detach().double().cpu().numpy()
-        assert self.attachment is not None
-        source = replace(self.source, features_from=self.classifier_from)
-        return clean_steps(trainer, pl_module, self.attachment, source, samples=self._samples)
+    def samples(self) -> Sequence[int]:
+        """The chosen ones."""
+        return self._samples
+
+    @property
+    def clean_source(self) -> StepSource:
+        """With the features, which nobody needs in a training step."""
+        return replace(self.source, features_from=self.classifier_from)
 
     def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
         """Label and features."""
         assert step.features is not None
         return {"label": step.target, "features": step.features.float()}
 
-    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
+    def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding | None:
         """The points on the plane."""
         assert self._truth is not None
-        assert self._vectors is not None
+        rows_of_layer = _weight(trainer.lightning_module, self.classifier_from)[list(self.classes)]
+        vectors = rows_of_layer.detach().double().cpu().numpy()
+        try:
+            class_plane(vectors)
+        except ValueError as error:  # as of a head that begins at zero
+            rank_zero_warn(f"FeatureProjection leaves out epoch {trainer.current_epoch}: {error}")
+            return None
         truth = self._truth[rows["index"]]
         found = class_projection(
             rows["features"],
-            self._vectors,
+            vectors,
             rows["label"],
             np.where(truth < 0, rows["label"], truth),
             classes=self.classes,

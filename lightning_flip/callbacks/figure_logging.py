@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.stores.atomic import atomic_write, make_directory
 
@@ -24,7 +25,7 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
 
     TensorBoard gets it under its name, Weights & Biases as an image, MLflow as an artifact ``figures/NAME-STEP.png``.
     Loggers are told by the names of their classes, so that none of those packages has to be installed, and those of
-    ``pytorch_lightning`` and subclasses count as well.
+    ``pytorch_lightning`` and subclasses count as well. A logger that fails is warned of, and training goes on.
 
     Args:
         trainer: whose loggers they are; call it on the first rank alone.
@@ -49,9 +50,13 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
     for logger in trainer.loggers:
         kinds = {kind.__name__ for kind in type(logger).__mro__}
         for kind, give in _TAKERS.items():
-            if kind in kinds:
+            if kind not in kinds:
+                continue
+            try:
                 give(logger, name, figure, step)
                 took.append(kind)
+            except Exception as error:  # a server that does not answer is no reason to lose a training
+                rank_zero_warn(f"{kind} did not take the figure {name!r} ({type(error).__name__}: {error}).")
     if not took:
         make_directory(path.absolute().parent)
         with atomic_write(path) as temporary:

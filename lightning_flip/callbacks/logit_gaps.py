@@ -22,9 +22,9 @@ __all__ = ["LogitGaps"]
 class LogitGaps(NoiseDiagnostic):
     """Densities of a logit less the mean of all logits (LS-noise, Fig. 3 and 7), of the training data.
 
-    On the mislabelled part: of the true label's logit and of the given, wrong one's; on the clean part and on all
-    samples: of the largest logit. Written to ``diagnostics/train_logit_gaps.csv`` (``epoch, low, high`` and a column a
-    curve) and drawn. The data set tells the true labels: ``true_target(index)``, as
+    On the mislabelled part: of the true label's logit and of the given, wrong one's; on the clean part of the true
+    label's; on all samples of the largest logit. Written to ``diagnostics/train_logit_gaps.csv`` (``epoch, low, high``
+    and a column a curve) and drawn. The data set tells the true labels: ``true_target(index)``, as
     :class:`~lightning_flip.data.NoisyLabels` does.
 
     Args:
@@ -45,15 +45,16 @@ class LogitGaps(NoiseDiagnostic):
         super().__init__(**kwargs)
         self._device_truth: Tensor | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the true labels where the logits are."""
-        super().on_train_start(trainer, pl_module)
-        if self._truth is not None:
-            self._device_truth = self._truth.to(trainer.strategy.root_device)
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the labels on the device."""
+        super().teardown(trainer, pl_module, stage)
+        self._device_truth = None
 
     def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
         """The three gaps and the given label."""
-        assert self._device_truth is not None
+        if self._device_truth is None:
+            assert self._truth is not None
+            self._device_truth = self._truth.to(step.logits.device)
         # A label that is not known, or wrong, is refused when the pass is over; a gather must not fall over it.
         true = self._device_truth[step.index].clamp(0, step.num_classes - 1)
         given = step.target.clamp(0, step.num_classes - 1)

@@ -33,18 +33,26 @@ class NoiseDiagnostic(Diagnostic):
         """Ask the data set for the true labels, before the work begins.
 
         Raises:
-            ValueError: if it knows none.
+            TypeError: if it cannot be asked by position.
+            ValueError: if it does not know all of them.
         """
         super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
         dataset = training_data(trainer, self.source)
-        truth = None if dataset is None else true_targets(dataset)
-        if truth is None or (truth < 0).all():
+        if dataset is None:
+            raise TypeError(
+                f"{type(self).__name__} asks the training data for true labels by position: that needs a map-style "
+                "dataset whose positions are the samples' indices (no index_from=), and loader= where training draws "
+                "from several loaders."
+            )
+        truth = true_targets(dataset)
+        if (truth < 0).any():
+            known = "know none" if (truth < 0).all() else f"do not know that of sample {int((truth < 0).argmax())}"
             raise ValueError(
-                f"{type(self).__name__} compares with true labels, and the training data "
-                f"({type(dataset).__name__}) know none. Give the data set a method true_target(index), or wrap it: "
-                "NoisyLabels(dataset, ...) keeps the labels that were there before."
+                f"{type(self).__name__} compares with true labels, and the training data ({type(dataset).__name__}) "
+                f"{known}. Give the data set a method true_target(index), or wrap it: NoisyLabels(dataset, ...) keeps "
+                "the labels that were there before."
             )
         self._truth = torch.from_numpy(truth)
 
@@ -56,15 +64,12 @@ class NoiseDiagnostic(Diagnostic):
 
         Returns:
             int64 ``[n]``.
-
-        Raises:
-            ValueError: if one of them is not known.
         """
         assert self._truth is not None
         truth: npt.NDArray[np.int64] = self._truth.numpy()[rows["index"]]
-        if (truth < 0).any():
-            raise ValueError(
-                f"the true label of sample {int(rows['index'][truth < 0][0])} is not known, and others are. Let "
-                "true_target(index) answer for every sample."
-            )
         return truth
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the labels."""
+        super().teardown(trainer, pl_module, stage)
+        self._truth = None

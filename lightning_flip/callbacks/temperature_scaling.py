@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from lightning_flip.functional.calibration import (
 )
 from lightning_flip.reports.reliability import Reliability, plot_reliability, reliability
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_whole
 
 __all__ = ["TemperatureScaling", "read_temperature"]
+
+_NOTICEABLE = 0.001  # of a calibration error; less is what some samples more or less would change, too
 
 
 class TemperatureScaling(Diagnostic):
@@ -31,9 +35,10 @@ class TemperatureScaling(Diagnostic):
 
     After every validation pass of a fit T is fitted to the logits of all ranks, and logged with the expected
     calibration error of softmax(z) and softmax(z / T): ``val_temperature``, ``val_ece_unscaled``, ``val_ece_scaled``. T
-    belongs to the weights and goes into their checkpoint; :func:`read_temperature` reads it there. The number of right
-    predictions stays, since T changes no argmax. Reliability of all bins goes into ``diagnostics/val_calibration.csv``
-    (``epoch, temperature, low, high, count, accuracy, confidence, gap``) and is drawn.
+    goes into the checkpoint; :func:`read_temperature` reads it there. A checkpoint that is saved some updates after the
+    validation has the T of before, and whoever uses it is warned. The number of right predictions stays, since T
+    changes no argmax. Reliability of all bins goes into ``diagnostics/val_calibration.csv`` (``epoch, temperature, low,
+    high, count, accuracy, confidence, gap``) and is drawn.
 
     ``trainer.test(ckpt_path=...)`` does not fit: it reports what the checkpoint's T does on data that it was not fitted
     on, which is the number to quote; on validation data the error after is that of a fit to these very samples.
@@ -53,7 +58,8 @@ class TemperatureScaling(Diagnostic):
         temperature: the latest T; None before the first.
 
     Raises:
-        ValueError: if an option is out of range; after a pass, if probabilities came instead of logits.
+        ValueError: if an option is out of range; when training starts, if there is no such validation loader; after a
+            pass, if probabilities came instead of logits.
         FileExistsError: when a fit, validation or test begins and another one's table is there.
 
     Example:
@@ -77,6 +83,7 @@ class TemperatureScaling(Diagnostic):
 
     def __init__(self, *, bins: int = 15, val_loader: int = 0, every_n_epochs: int = 1, **kwargs: Any) -> None:
         super().__init__(train=False, val=True, mode="visits", every_n_epochs=every_n_epochs, **kwargs)
+        check_whole(bins=bins, val_loader=val_loader)
         if bins < 1:
             raise ValueError(f"bins must be at least 1; got {bins}.")
         if val_loader < 0:
@@ -84,6 +91,7 @@ class TemperatureScaling(Diagnostic):
         self.bins = bins
         self.val_loader = val_loader
         self.temperature: float | None = None
+        self._fitted_at: int | None = None  # updates that the weights had had
         self._found: dict[str, float] = {}
 
     # -- hooks --------------------------------------------------------------------------------------------
@@ -92,35 +100,58 @@ class TemperatureScaling(Diagnostic):
         """Forget an earlier fit's temperature; a validation or test keeps it."""
         super().begin(trainer)
         if trainer.state.fn == TrainerFn.FITTING and trainer.current_epoch == 0 and trainer.global_step == 0:
-            self.temperature, self._found = None, {}
+            self.temperature, self._found, self._fitted_at = None, {}, None
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep a step's logits; of several validation loaders one is followed."""
         if split == "test" or loader == self.val_loader:
             super().watch(trainer, split, loader, step)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a validation loader that is not there."""
+        super().on_train_start(trainer, pl_module)
+        loaders = len(trainer.num_val_batches)
+        if self.fitting and loaders and self.val_loader >= loaders:
+            raise ValueError(
+                f"val_loader={self.val_loader}, and there are {loaders} validation loaders, counted from 0."
+            )
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so where scaling made things worse."""
+        """Say so where scaling made things worse, or there was nothing to fit it to."""
         super().on_train_end(trainer, pl_module)
-        if self.fitting:
-            self._warn("val")
+        if not self.fitting:
+            return
+        if self.temperature is None:
+            rank_zero_warn(
+                "TemperatureScaling has fitted no temperature: no validation pass was due, or none with labels. It "
+                "needs validation data, and every_n_epochs within the fit."
+            )
+        self._warn("val")
 
     def state_dict(self) -> dict[str, Any]:
-        """The temperature, and the calibration errors before and after.
+        """The temperature, the calibration errors before and after, and how many updates the weights had had.
 
         Returns:
             Numbers and None only.
         """
-        return {"temperature": self.temperature, **self._found}
+        return {"temperature": self.temperature, "fitted_at": self._fitted_at, **self._found}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say so where a checkpoint's temperature is older than its weights, and it is going to be used."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is not None and trainer.state.fn != TrainerFn.FITTING:
+            _warn_of_age(state, checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the temperature that belongs to a checkpoint's weights, outside of ``fit`` as well.
+        """Take over a checkpoint's temperature, outside of ``fit`` as well.
 
         Args:
             state_dict: what :meth:`state_dict` gave.
         """
-        self._found = {name: value for name, value in state_dict.items() if name != "temperature"}
-        self.temperature = state_dict["temperature"]
+        self._found = {name: value for name, value in state_dict.items() if name.startswith("ece_")}
+        self.temperature, self._fitted_at = state_dict["temperature"], state_dict["fitted_at"]
 
     # -- a pass -------------------------------------------------------------------------------------------
 
@@ -154,7 +185,10 @@ class TemperatureScaling(Diagnostic):
             return
         self._found = {name: value for name, value in scalars.items() if name != "temperature"}
         self.temperature = scalars.get("temperature", self.temperature)
-        if not self.fitting:
+        trainer = self._trainer() if self._trainer is not None else None
+        if self.fitting and trainer is not None:
+            self._fitted_at = trainer.global_step
+        else:
             self._warn(key[0])
 
     def _reliability(self, logits: Tensor, labels: Tensor, temperature: float) -> Reliability:
@@ -168,7 +202,7 @@ class TemperatureScaling(Diagnostic):
                 f"TemperatureScaling: there is no temperature, so that only {split}_ece_unscaled is reported. Pass "
                 "ckpt_path= of a fit that had this callback, or run trainer.validate before."
             )
-        elif before is not None and after is not None and after > before:
+        elif before is not None and after is not None and after > before + _NOTICEABLE:
             rank_zero_warn(
                 f"TemperatureScaling: T = {self.temperature:.4g} raised the calibration error of the {split} data from "
                 f"{before:.4f} to {after:.4f}. It minimizes cross entropy, which is another thing; leave the logits as "
@@ -194,6 +228,7 @@ def read_temperature(checkpoint: str | Path, *, name: str = "") -> float:
 
     Raises:
         KeyError: if the checkpoint holds none.
+        ValueError: if it cannot be read safely.
 
     Example:
         >>> import tempfile
@@ -204,13 +239,31 @@ def read_temperature(checkpoint: str | Path, *, name: str = "") -> float:
         ...     read_temperature(path)
         2.5
     """
-    callbacks = torch.load(checkpoint, map_location="cpu", weights_only=True).get("callbacks", {})
-    key = TemperatureScaling(name=name).state_key
-    temperature = callbacks.get(key, {}).get("temperature")
-    if temperature is None:
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint} holds more than tensors and plain values (such as hyperparameters of other types), which is "
+            "not read here, for to read it may execute code. If you trust the file, load it with torch.load(..., "
+            f"weights_only=False) and take ['callbacks'][{TemperatureScaling(name=name).state_key!r}]['temperature']."
+        ) from error
+    callbacks = content.get("callbacks", {})
+    state = callbacks.get(TemperatureScaling(name=name).state_key, {})
+    if state.get("temperature") is None:
         held = sorted(other for other in callbacks if other.startswith(TemperatureScaling.__name__))
         raise KeyError(
             f"{checkpoint} holds no temperature of a TemperatureScaling(name={name!r}); it holds {held or 'none'}. "
             "Train with this callback and validation data, or pass another name=."
         )
-    return float(temperature)
+    _warn_of_age(state, content)
+    return float(state["temperature"])
+
+
+def _warn_of_age(state: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    fitted, saved = state.get("fitted_at"), checkpoint.get("global_step")
+    if state.get("temperature") is not None and fitted is not None and saved is not None and fitted != saved:
+        rank_zero_warn(
+            f"the temperature {state['temperature']:.4g} was fitted after {fitted} updates, and the weights of this "
+            f"checkpoint have had {saved}: it is that of an earlier validation. Save checkpoints after validations, or "
+            "fit one anew with trainer.validate and a fresh TemperatureScaling()."
+        )

@@ -15,6 +15,7 @@ from lightning_flip.functional.pairwise import one_hot_targets
 from lightning_flip.functional.target_profiles import target_parts
 from lightning_flip.reports.target_figures import TargetProfile, plot_training_targets
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_whole
 
 __all__ = ["TrainingTargets"]
 
@@ -60,6 +61,7 @@ class TrainingTargets(Diagnostic):
 
     def __init__(self, *, others: int = 5, **kwargs: Any) -> None:
         super().__init__(train=True, val=False, mode="visits", **kwargs)
+        check_whole(others=others)
         if others < 1:
             raise ValueError(f"others must be at least 1; got {others}.")
         self.others = others

@@ -92,9 +92,10 @@ class StepWatcher(pl.Callback, ABC):
         Args:
             split: "train" or "val".
         """
+        also = split == "train" and self.val
         self._tell(
             f"{split}: targets are float [B, K] (MixUp or CutMix) and have no single right class, so "
-            f"{type(self).__name__} does not follow them; it follows the validation data."
+            f"{type(self).__name__} does not follow them" + ("; it follows the validation data." if also else ".")
         )
 
     # -- hooks ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostic_files import Finding
 from lightning_flip.reports.score_figures import plot_winning_scores, score_histogram
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_whole
 
 __all__ = ["WinningScores"]
 
@@ -20,12 +21,13 @@ class WinningScores(Diagnostic):
     """Histogram of the largest softmax probability of every held-out sample (PLS, Fig. 5).
 
     Looks at validation passes while fitting, and at ``trainer.test``. Written to ``diagnostics/val_winning_scores.csv``
-    (``epoch, low, high, count``; scores below ``lowest`` are left out, as in the paper, where they are much the same
-    for all methods) and drawn. Logs ``val_mean_winning_score``. Several loaders have a table and a figure each.
+    (``epoch, low, high, count``; a first row counts the scores below ``lowest``, which the paper leaves out) and drawn,
+    in a fit that of the last pass. Logs ``val_mean_winning_score``. Several loaders have a table and a figure each.
 
     Args:
         lowest: where the histogram begins, in [0, 1).
         bins: number of bins from there to 1.
+        every_n_epochs: at which epochs' validation passes; None: the last one (then nothing is logged, only written).
         **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`.
 
     Raises:
@@ -38,9 +40,11 @@ class WinningScores(Diagnostic):
     """
 
     title = "winning_scores"
+    draws_last = True
 
-    def __init__(self, *, lowest: float = 0.1, bins: int = 18, **kwargs: Any) -> None:
-        super().__init__(train=False, val=True, mode="visits", **kwargs)
+    def __init__(self, *, lowest: float = 0.1, bins: int = 18, every_n_epochs: int | None = 1, **kwargs: Any) -> None:
+        super().__init__(train=False, val=True, mode="visits", every_n_epochs=every_n_epochs, **kwargs)
+        check_whole(bins=bins)
         if not 0 <= lowest < 1:
             raise ValueError(f"lowest must be in [0, 1); got {lowest}.")
         if bins < 1:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import backward_compatible_loss
-from lightning_flip.mixins.option_kinds import check_numbers, check_paths
 from lightning_flip.mixins.referenced import OPTION_NAMES, ReferencedLoss
 from lightning_flip.models.ensemble import EnsembleClassifier
 from lightning_flip.models.loading import load_model, options_called
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
 from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.option_kinds import check_numbers, check_paths
 
 __all__ = ["BackwardCompatible"]
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.base_loss import check_base_loss
 from lightning_flip.mixins.loop import TermLoop, add_loop, with_loop
-from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.options import (
     accepted_arguments,
     check_definition,
@@ -25,6 +24,7 @@ from lightning_flip.mixins.options import (
 from lightning_flip.mixins.stacking import Stacked, check_corrections, methods_that, warn_of_distributions
 from lightning_flip.mixins.training_targets import training_targets
 from lightning_flip.steps import SampleStep, StepSource
+from lightning_flip.steps.option_kinds import check_numbers, check_whole
 
 if TYPE_CHECKING:
     _Module = pl.LightningModule

@@ -11,9 +11,9 @@ from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.functional.class_wise import check_class_wise, class_wise_self_distillation_loss
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.keyed_draws import keyed_randomness
-from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.capture import as_logits
+from lightning_flip.steps.option_kinds import check_numbers
 from lightning_flip.steps.second_batch import inputs_of, load_samples
 
 __all__ = ["ClassWiseSelfDistillation"]

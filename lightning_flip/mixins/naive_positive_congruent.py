@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import naive_positive_congruent_loss
-from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_numbers
 
 __all__ = ["NaivePositiveCongruent"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from lightning_flip.functional.cycles import cycle_of
 from lightning_flip.functional.regularization import snapshot_distillation_loss
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.option_kinds import check_numbers, check_whole
 from lightning_flip.mixins.snapshot import answering_part, check_inputs, said_by, weights_of
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_numbers, check_whole
 
 __all__ = ["SnapshotDistillation"]
 

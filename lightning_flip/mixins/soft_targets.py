@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.option_kinds import check_numbers, check_paths
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
 from lightning_flip.mixins.transition_source import Transition
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_numbers, check_paths
 from lightning_flip.steps.stored_targets import StoredTargets
 
 __all__ = ["SoftTargets"]

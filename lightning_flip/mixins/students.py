@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_flip.functional.distillation import student_cross_entropy
 from lightning_flip.functional.smearing import check_share
-from lightning_flip.mixins.option_kinds import check_numbers
 from lightning_flip.mixins.transition_source import ESTIMATE, Transition, TransitionSource
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps.option_kinds import check_numbers
 
 __all__ = ["Treatment", "check_distillation", "labels_alone", "student_correction", "treatment"]
 

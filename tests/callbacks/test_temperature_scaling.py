@@ -144,6 +144,47 @@ def test_the_temperature_belongs_to_its_checkpoints_weights() -> None:
     assert found == pytest.approx([found[0], 2 * found[0], 3 * found[0]], rel=1e-5)
 
 
+def test_a_temperature_that_is_older_than_its_weights_is_said() -> None:
+    checkpoints = pl.callbacks.ModelCheckpoint("ck", save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=True)
+    trainer = make_trainer(max_epochs=3, check_val_every_n_epoch=2, callbacks=[scaling(), checkpoints])
+    trainer.fit(passes_on(), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
+    assert read_temperature("ck/epoch=1.ckpt") == pytest.approx(expected(claims(N, 2.5))[0], rel=1e-4)
+    said = r"was fitted after 2 updates, and the weights of this checkpoint have had 3"
+    with pytest.warns(UserWarning, match=said):
+        read_temperature("ck/epoch=2.ckpt")
+    again = make_trainer(callbacks=[scaling(dirpath="test"), pl.callbacks.ModelCheckpoint("ck", filename="{epoch}")])
+    with pytest.warns(UserWarning, match=said):
+        again.test(passes_on(), batches(claims(N, 2.5)), ckpt_path="ck/epoch=2.ckpt", verbose=False)
+
+
+def test_a_checkpoint_that_cannot_be_read_safely_is_told_so() -> None:
+    class Kept(Classifier):
+        def __init__(self, folder: Path) -> None:
+            super().__init__(PassesOn(), num_classes=CLASSES)
+            self.save_hyperparameters()
+            self.hparams["folder"] = folder
+
+    trainer = make_trainer(max_epochs=1, callbacks=[scaling()])
+    trainer.fit(Kept(Path("here")), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
+    trainer.save_checkpoint("a.ckpt")
+    with pytest.raises(ValueError, match=r"may execute code.*weights_only=False.*TemperatureScaling"):
+        read_temperature("a.ckpt")
+
+
+def test_a_validation_loader_that_is_not_there_is_refused() -> None:
+    trainer = make_trainer(max_epochs=1, callbacks=[scaling(val_loader=3)])
+    with pytest.raises(ValueError, match="val_loader=3, and there are 1 validation loaders"):
+        trainer.fit(passes_on(), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
+
+
+def test_a_change_that_no_table_would_show_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    data = claims(400, 1.0, seed=5)
+    _, before, after = expected(data)
+    assert 0 < after - before < 0.001
+    make_trainer(max_epochs=1, callbacks=[scaling()]).fit(passes_on(), batches(claims(16, 1.0)), batches(data))
+    assert not [warning for warning in recwarn if "raised the calibration error" in str(warning.message)]
+
+
 def test_a_named_one_is_read_by_its_name_and_a_missing_one_is_told() -> None:
     trainer = make_trainer(max_epochs=1, callbacks=[scaling(name="of-val")])
     trainer.fit(passes_on(), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
@@ -241,7 +282,8 @@ def test_a_second_fit_begins_without_the_first_ones_temperature() -> None:
     make_trainer(max_epochs=1, callbacks=[callback]).fit(passes_on(), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
     first = callback.temperature
     trainer = make_trainer(max_epochs=1, callbacks=[callback], limit_val_batches=0)
-    trainer.fit(passes_on(), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
+    with pytest.warns(UserWarning, match="has fitted no temperature"):
+        trainer.fit(passes_on(), batches(claims(16, 1.0)), batches(claims(N, 2.5)))
     assert first is not None
     assert callback.temperature is None
 

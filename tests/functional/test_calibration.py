@@ -69,6 +69,13 @@ def test_it_works_where_nothing_is_differentiated_and_leaves_its_arguments():
     ("logits", "labels", "match"),
     [
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "needs samples"),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), r"logits must be \[N, K\]"),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(4, dtype=torch.int64),
+            r"label a row, \[N\]; got the shapes \(3, 2\) and \(4,\)",
+        ),
+        (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64), r"one label a row"),
         (torch.tensor([[1.0, float("nan")]]), torch.tensor([0]), "must be finite"),
         (torch.tensor([[1.0, float("inf")]]), torch.tensor([0]), "must be finite"),
         (torch.zeros(1, 3), torch.tensor([3]), r"in \[0, 3\); got 3"),
@@ -76,9 +83,26 @@ def test_it_works_where_nothing_is_differentiated_and_leaves_its_arguments():
         (torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([0, 1]), "looks like probabilities.*logits_from="),
     ],
 )
+@pytest.mark.usefixtures("own_checks")
 def test_bad_input_is_named(logits, labels, match):
     with pytest.raises(ValueError, match=match):
         fit_temperature(logits, labels)
+
+
+@pytest.mark.usefixtures("own_checks")
+def test_labels_that_are_no_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match="whole numbers"):
+        fit_temperature(torch.zeros(3, 2), torch.tensor([0.0, 1.0, 0.5]))
+
+
+@pytest.mark.parametrize("factor", [1e-2, 1.0, 100.0])
+def test_a_start_far_from_the_minimum_gets_there(factor):
+    """Most of the spread is in samples whose logits are beyond doubt."""
+    logits, labels = calibrated(300, 4, seed=5)
+    sure = 50 * torch.eye(4, dtype=torch.float64).repeat(50, 1)
+    logits, labels = torch.cat([logits, sure]), torch.cat([labels, torch.arange(4).repeat(50)])
+    expected = best_temperature((factor * logits).tolist(), labels.tolist())
+    assert fit_temperature(factor * logits, labels) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -9,13 +9,24 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
 
-from lightning_flip.callbacks import FlipTracker, NegativeFlipMonitor, PredictionHistory, PredictionWriter
+from lightning_flip.callbacks import (
+    FlipTracker,
+    LogitGaps,
+    NegativeFlipMonitor,
+    NoiseAccuracy,
+    PredictionHistory,
+    PredictionWriter,
+    TemperatureScaling,
+    TrainingTargets,
+    WinningScores,
+)
 from lightning_flip.mixins import (
     BackwardCompatible,
     FlippingErrorReduction,
     FocalDistillation,
     LabelSmoothing,
     NaivePositiveCongruent,
+    PairwiseLabelSmoothing,
 )
 from lightning_flip.stores import read_predictions
 
@@ -128,6 +139,33 @@ def loaders(*, repeats=False):
     data = some_data()
     sampler = WeightedRandomSampler(torch.arange(float(SAMPLES)), SAMPLES) if repeats else RandomSampler(data)
     return DataLoader(data, 16, sampler=sampler, pin_memory=True), DataLoader(data, 16, pin_memory=True)
+
+
+class Known(TensorDataset):
+    """Knows its true labels."""
+
+    def true_target(self, index):
+        return (int(self.tensors[1][index]) + (index % 3 == 0)) % CLASSES
+
+
+class Smoothed(LabelSmoothing, Plain): ...
+
+
+class Paired(PairwiseLabelSmoothing, Plain): ...
+
+
+@pytest.mark.filterwarnings("ignore:TemperatureScaling. T = ")
+@pytest.mark.parametrize("model", [Plain, Smoothed, Paired])
+def test_diagnostics_never_wait_for_the_device(tmp_path, model):
+    guard, place = SyncIsAnError(), {"dirpath": tmp_path, "figures": False, "every_n_epochs": 1}
+    watchers = [TrainingTargets(**place), WinningScores(**place), TemperatureScaling(**place)]
+    if model is not Paired:  # mixtures have no label
+        watchers += [NoiseAccuracy(**place), LogitGaps(**place)]
+    train, val = loaders()
+    known = DataLoader(Known(*train.dataset.tensors), 16, shuffle=True, pin_memory=True)
+    trainer_with(guard, *watchers).fit(model(), known, val)
+    assert guard.checked == 2 * 2 * 15
+    assert len(list((tmp_path / "diagnostics").glob("*.csv"))) == len(watchers)
 
 
 @pytest.mark.filterwarnings("ignore:.* each soften the target")
