@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class RunningStep:
         self._captures = captures
         self._checks = checks
         self._may_skip = may_skip
-        self.arrival = Arrival(None, {}, 0, 0)
+        self.arrival = Arrival(None, {})
         self.searching = False
         self._name = ""
         self._args: tuple[Any, ...] = ()
@@ -105,9 +104,10 @@ class RunningStep:
         Returns:
             B; None for a batch without index, which is reported where its step is asked for, with the right words.
         """
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            return len(self.arrival.index(source)[0])
-        return None
+        try:
+            return self.arrival.rows(source)
+        except (ValueError, TypeError, KeyError):
+            return None
 
     def samples(self, source: StepSource) -> list[int]:
         """The samples of the batch, before any step and without waiting for a device.
@@ -123,9 +123,8 @@ class RunningStep:
         """
         if self.arrival.followed(self.arrival.plain, source) is None:
             return []
-        num_padding = self.arrival.index(source)[1]
         listed = self.arrival.listed(source)
-        return listed[: len(listed) - num_padding]
+        return listed[: len(listed) - self.arrival.padding(source)]
 
     def seen_through(self, source: StepSource) -> SampleStep | None:
         """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
@@ -164,7 +163,7 @@ class RunningStep:
         batch = self.arrival.followed(self._args[0] if self._args else None, source)
         if batch is None:
             return None  # the loader that is followed ended before the others
-        count = len(self.arrival.index(source)[0])
+        count = len(self.arrival.listed(source))
         found = self._captures.find(source, count, self._output)
         if found is None:
             if self._output is None and self._done and self._may_skip:
@@ -189,19 +188,19 @@ class RunningStep:
         has_target = target is not None
         if target is None:
             target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        index, num_padding, num_samples = self.arrival.index(source)
+        listed, num_samples = self.arrival.listed(source), self.arrival.num_samples(source)
         valid = self._checks.look(logits.detach(), target, self._name, deferred=logits.device.type != "cpu")
         return SampleStep(
-            index=index.to(logits.device, non_blocking=True),
+            index=self.arrival.index(source).to(logits.device, non_blocking=True),
             logits=logits,
             target=target,
             features=self._captures.features(source),
             inputs=inputs,
             valid=valid,
-            num_padding=num_padding,
-            rounds=rounds_of(self.arrival.listed(source)),
+            num_padding=self.arrival.padding(source),
+            rounds=rounds_of(listed),
             num_samples=num_samples,
-            largest_index=int(index.max()) if num_samples is None and len(index) else None,
+            largest_index=max(listed, default=None) if num_samples is None else None,
             has_target=has_target,
         )
 

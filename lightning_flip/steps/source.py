@@ -33,3 +33,7 @@ class StepSource:
     index_from: Selector | None = None
     loader: int | str | None = None
     features_from: str | None = None
+
+    def __hash__(self) -> int:
+        # Looked up several times a step; a Trainer has few sources, and equal ones have this in common.
+        return hash(self.logits_from)
