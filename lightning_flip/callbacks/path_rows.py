@@ -13,7 +13,7 @@ from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PathRows"]
 
-_WAITING = 256  # parts: rows of float64 take twice the memory that was said
+_WAITING = 1_000_000  # logits at most: they are of whole batches, and the memory that was said is of some rows
 
 
 class PathRows:
@@ -31,7 +31,10 @@ class PathRows:
         self._steps: list[int] = []
         self._targets: list[Tensor] = []
         self._probs: list[Tensor] = []
-        self._logits: list[Tensor] = []  # the newest rows, whose softmax is taken together
+        self._batches: list[
+            tuple[Tensor, Tensor, list[int]]
+        ] = []  # the newest ones, whose rows are picked out together
+        self._waiting = 0
 
     def __len__(self) -> int:
         return len(self._index)
@@ -46,27 +49,32 @@ class PathRows:
             global_step: updates that had been taken when the predictions were made.
         """
         self._fold()
-        self._note(index, target, global_step)
+        self._note(index, global_step)
+        self._targets.append(target)
         self._probs.append(probs)
 
-    def add_logits(self, index: list[int], target: Tensor, logits: Tensor, *, global_step: int) -> None:
-        """Append predictions whose softmax can wait: in a step every operation counts.
+    def add_visits(
+        self, index: list[int], rows: list[int], target: Tensor, logits: Tensor, *, global_step: int
+    ) -> None:
+        """Append rows of a batch that are picked out later: in a step every operation counts, and a copy is one.
 
         Args:
             index: the samples, known on the host.
-            target: int64 ``[n]``.
-            logits: ``[n, K]`` of any type, nobody else's memory.
+            rows: their n rows in the batch.
+            target: int64 ``[B]`` of the whole batch.
+            logits: ``[B, K]`` of any type, outside of the graph.
             global_step: updates that had been taken when the predictions were made.
 
         Example:
             >>> rows = PathRows()
-            >>> rows.add_logits([7], torch.tensor([1]), torch.zeros(1, 2), global_step=3)
-            >>> rows.columns()["probs"].tolist()
-            [[0.5, 0.5]]
+            >>> rows.add_visits([7], [1], torch.tensor([0, 1]), torch.zeros(2, 2), global_step=3)
+            >>> rows.columns()["target"].tolist(), rows.columns()["probs"].tolist()
+            ([1], [[0.5, 0.5]])
         """
-        self._note(index, target, global_step)
-        self._logits.append(logits)
-        if len(self._logits) >= _WAITING:
+        self._note(index, global_step)
+        self._batches.append((logits.clone(), target.clone(), rows))
+        self._waiting += logits.numel()
+        if self._waiting >= _WAITING:
             self._fold()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -139,15 +147,24 @@ class PathRows:
         rows._append(state["integers"], state["probs"])
         return rows
 
-    def _note(self, index: list[int], target: Tensor, global_step: int) -> None:
+    def _note(self, index: list[int], global_step: int) -> None:
         self._index += index
         self._steps += [global_step] * len(index)
-        self._targets.append(target)
 
     def _fold(self) -> None:
-        if self._logits:
-            logits, self._logits = torch.cat(self._logits), []
-            self._probs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float())
+        if not self._batches:
+            return
+        batches, self._batches, self._waiting = self._batches, [], 0
+        places: list[int] = []
+        start = 0
+        for part, _, rows in batches:
+            places += [start + row for row in rows]
+            start += len(part)
+        logits, target = torch.cat([part for part, _, _ in batches]), torch.cat([part for _, part, _ in batches])
+        chosen = torch.tensor(places).to(logits.device, non_blocking=True)
+        logits = logits.index_select(0, chosen)
+        self._targets.append(target.index_select(0, chosen))
+        self._probs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float())
 
     def _append(self, integers: Tensor, probs: Tensor) -> None:
         if len(integers):

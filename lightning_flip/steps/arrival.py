@@ -132,6 +132,24 @@ class Arrival:
         part = None if source.index_from is not None else self._parts.get(self._key(source))
         return len(self.listed(source) if part is None else part.positions)
 
+    def samples(self, source: StepSource) -> list[int]:
+        """The samples of the batch that count.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            Positions or ids, without padding; none where the loader that is followed ended before the others.
+
+        Raises:
+            TypeError: if there is no index, or none of integers.
+            ValueError: if it is negative.
+        """
+        if not self._single and self.followed(self.plain, source) is None:
+            return []
+        listed = self.listed(source)
+        return listed[: len(listed) - self.padding(source)] if self._places else listed
+
     def listed(self, source: StepSource) -> list[int]:
         """The samples of the batch, padding included; the one list that there is.
 
@@ -183,9 +201,8 @@ class Arrival:
         Returns:
             Their number.
         """
-        place = self._places.get(self._key(source)) if self._places else None
-        record = None if place is None else self.record(source)
-        return 0 if record is None or place is None else record.padding(place, self.rows(source))
+        place, record = self._places.get(self._key(source)), self.record(source)
+        return 0 if place is None or record is None else record.padding(place, self.rows(source))
 
     def _find(self, source: StepSource) -> list[int]:
         if source.index_from is not None:

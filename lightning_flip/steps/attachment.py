@@ -94,12 +94,12 @@ class Attachment:
 
         Returns:
             Their positions or ids, without the rows that a DistributedSampler pads with; none where the loader that
-            is followed ended before the others.
+            is followed ended before the others. The list is everybody's, to be read and left as it is.
 
         Raises:
             TypeError: the samples have no index.
         """
-        return self._running.samples(source)
+        return self._running.arrival.samples(source)
 
     @property
     def searching(self) -> bool:
@@ -125,18 +125,18 @@ class Attachment:
         """
         return self._running.seen_through(source)
 
-    def rows(self, source: StepSource, rows: list[int]) -> tuple[Tensor, Tensor] | None:
-        """A few rows of the running or just finished step, for those who need no more: much cheaper than all of it.
+    def outcome(self, source: StepSource) -> tuple[Tensor, Tensor] | None:
+        """Logits and targets of the running or just finished step: much cheaper than :meth:`sample_step`.
 
         Args:
             source: where to take them from; must have been registered.
-            rows: positions in the batch.
 
         Returns:
-            Logits ``[n, K]`` outside of the graph and targets of these rows, copies both; nobody has looked for NaN
-            and wrong labels in them. None as for :meth:`sample_step`, whose errors are these, too.
+            Logits ``[B, K]`` outside of the graph and targets, padding included. Nobody has looked for NaN and wrong
+            labels in them, and they lie in the step's own memory: what is to be kept has to be copied. None as for
+            :meth:`sample_step`, whose errors are these, too.
         """
-        return self._running.rows(source, rows)
+        return self._running.outcome(source)
 
     def note_output(self, output: Any) -> None:
         """Say what the running step is going to return, for sources that are functions of it.

@@ -29,17 +29,9 @@ def as_logits(output: Any) -> Tensor | None:
         >>> as_logits(torch.tensor([[2.0]]))
         tensor([[0., 2.]])
     """
-    if isinstance(output, Tensor):
-        pass
-    elif isinstance(output, Mapping):
-        output = output.get("logits")
-    elif hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or not output.is_floating_point():
+    logits = output if isinstance(output, Tensor) else _logits_within(output)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
         return None
-    logits: Tensor = output
     if logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim != 2 or logits.shape[1] == 0:
@@ -47,6 +39,14 @@ def as_logits(output: Any) -> Tensor | None:
     if logits.shape[1] == 1:
         return torch.cat([torch.zeros_like(logits), logits], dim=1)
     return logits
+
+
+def _logits_within(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return output.get("logits")
+    if hasattr(output, "logits"):
+        return output.logits
+    return output[0] if isinstance(output, (tuple, list)) and output else None
 
 
 class CaptureHook:

@@ -49,8 +49,9 @@ class WrappedTrainer:
         self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
         self._loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
-        self._counting = False
+        self._counting = False  # whether a loader pads; a loop may go through several, and counts over all of them
         self._passes: dict[int, int] = {}
+        self._check_every = max(1, getattr(trainer, "log_every_n_steps", 50))
         self._steps_since_check = 0
         self._wrapper = MethodWrapper()
         strategy = trainer.strategy
@@ -58,7 +59,7 @@ class WrappedTrainer:
             strategy.precision_plugin = strategy.precision_plugin
         wrap = self._wrapper.wrap
         wrap(strategy, "process_dataloader", lambda original: lambda loader: self._process(original(loader)))
-        wrap(strategy.precision_plugin, "convert_input", lambda original: lambda data: original(self._receive(data)))
+        wrap(strategy.precision_plugin, "convert_input", self._receiving)
         for name in steps:
             wrap(strategy, name, functools.partial(self._stepping, strategy, name))
 
@@ -89,12 +90,15 @@ class WrappedTrainer:
         self._counting = self._counting or record.may_pad
         return wrapped
 
-    def _receive(self, data: Any) -> Any:
-        arrival = Arrival(data, self._loaders)
-        if self._counting:
-            arrival.count(*self._progress())
-        self.running.receive(arrival)
-        return arrival.plain
+    def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def convert_input(data: Any) -> Any:
+            arrival = Arrival(data, self._loaders)
+            if self._counting:
+                arrival.count(*self._progress())
+            self.running.receive(arrival)
+            return original(arrival.plain)
+
+        return convert_input
 
     def _progress(self) -> tuple[int, int]:
         """Batches that the running loop had in this pass, and passes that it has begun."""
@@ -109,7 +113,9 @@ class WrappedTrainer:
         running, captures, module = self.running, self.captures, self._module
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            self._check_now_and_then()
+            self._steps_since_check += 1
+            if self._steps_since_check >= self._check_every:
+                self.check()
             running.begin(name, (*args, *kwargs.values()))
             captures.arm(running.expected_rows, wrapped=strategy.model is not module)
             try:
@@ -120,9 +126,3 @@ class WrappedTrainer:
             return output
 
         return step
-
-    def _check_now_and_then(self) -> None:
-        self._steps_since_check += 1
-        trainer = self._trainer()
-        if trainer is not None and self._steps_since_check >= max(1, getattr(trainer, "log_every_n_steps", 50)):
-            self.check()
