@@ -86,7 +86,7 @@ class PathLimit:
         Returns:
             False where they do not.
         """
-        return recording.written + len(recording.rows) + rows <= self.rows
+        return recording.written + recording.rows.count + rows <= self.rows
 
 
 def check_times(mode: str, every_n_steps: int | None, every_n_epochs: int | None) -> None:

@@ -62,9 +62,9 @@ class Captures:
                 features.arm(count)
 
     def disarm(self) -> None:
-        """End a step."""
+        """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
         for capture in self._all:
-            capture.disarm()
+            capture.armed = False
 
     def clear(self) -> None:
         """Forget what was caught."""
@@ -81,8 +81,7 @@ class Captures:
     def paused(self) -> Iterator[None]:
         """A context for forwards that are not the step's."""
         armed = [capture for capture in self._all if capture.armed]
-        for capture in armed:
-            capture.disarm()
+        self.disarm()
         try:
             yield
         finally:
