@@ -184,7 +184,7 @@ def _asked(
     found = None
     if features is not None:
         found = features.features
-        features.disarm()
+        features.armed = False
         if found is None:
             raise ValueError(
                 f"no features [{rows}, D] entered the layer {source.features_from!r} in a clean evaluation pass. Name "

@@ -17,7 +17,7 @@ from lightning_flip.callbacks.path_recording import PathRecording
 from lightning_flip.callbacks.run_folder import default_folder
 from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.callbacks.watcher import StepWatcher
-from lightning_flip.steps import SampleStep
+from lightning_flip.steps import Attachment, SampleStep
 
 __all__ = ["LearningPath"]
 
@@ -180,7 +180,7 @@ class LearningPath(StepWatcher):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note how many updates came before this batch."""
-        if not self.fitting:
+        if self._attachment is None:
             return
         self._global_step = trainer.global_step
         if self._recording.epoch != trainer.current_epoch:
@@ -190,26 +190,25 @@ class LearningPath(StepWatcher):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Say what will be recorded before the first update."""
-        if self.fitting and not self._limit.classes:
+        if not self._limit.classes and self.fitting:
             self._announce(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the chosen rows of a step, or ask about the chosen samples; most batches hold none of them."""
-        if self.attachment is None:
+        if self._attachment is None:
             return
         if not self._limit.classes:
             self._announce(trainer)  # no backward came: manual optimization that skips one
         if self._choice.counting:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self.mode == "visits" and self._limit.due(trainer.current_epoch):
-            samples = self.attachment.samples(self.source)
-            rows = self._choice.rows_in(samples)
-            if rows:
-                self._keep_visits([samples[row] for row in rows], rows)
+        if self.mode == "visits":
+            if self._limit.due(self._recording.epoch):
+                self._keep_visits(self._attachment)
+            return
         every = self.every_n_steps
-        if self.mode == "eval" and every is not None and trainer.global_step // every > self._global_step // every:
+        if every is not None and trainer.global_step // every > self._global_step // every:
             self._keep(trainer, self._ask(trainer, pl_module))
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
@@ -281,17 +280,19 @@ class LearningPath(StepWatcher):
             self._choice.prepare(step)
             self._limit.say(trainer, self._choice.size, step.num_classes, self.folder)
 
-    def _keep_visits(self, samples: list[int], rows: list[int]) -> None:
-        """Keep the chosen rows of a step; nothing is read back from the device, and no other row is looked at."""
-        assert self.attachment is not None
-        found = self.attachment.rows(self.source, rows)
+    def _keep_visits(self, attachment: Attachment) -> None:
+        """Keep the chosen rows of a step, if there are any; nothing is read back from the device."""
+        samples = attachment.samples(self.source)
+        rows = self._choice.rows_in(samples)
+        found = attachment.outcome(self.source) if rows else None
         if found is None:
             return
         logits, target = found
         if target.ndim > 1:
             self.pass_over("train")
         elif self._has_room(len(rows)):
-            self._recording.rows.add_logits(samples, target, logits, global_step=self._global_step)
+            index = [samples[row] for row in rows]
+            self._recording.rows.add_visits(index, rows, target, logits, global_step=self._global_step)
 
     def _has_room(self, rows: int) -> bool:
         if self._limit.leaves_room(self._recording, rows):

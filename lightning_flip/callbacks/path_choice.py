@@ -61,6 +61,7 @@ class PathChoice:
 
     Attributes:
         chosen: indices that are recorded now.
+        counting: whether every step of training has to be added up.
         sums: the table of all samples that zig-zag scores come from; None until the first step, or not needed.
     """
 
@@ -68,6 +69,7 @@ class PathChoice:
         self.k = k
         self.select = select
         self.num_samples = num_samples
+        self.counting = k is not None and select == "zigzag"
         self.sums: PredictionSums | None = None
         self._waiting: dict[str, Any] | None = None
         self.choose(samples)
@@ -76,11 +78,6 @@ class PathChoice:
     def size(self) -> int:
         """How many samples are recorded at a time, at most."""
         return len(self.chosen) if self.k is None else self.k
-
-    @property
-    def counting(self) -> bool:
-        """Whether every step of training has to be added up."""
-        return self.k is not None and self.select == "zigzag"
 
     def choose(self, samples: list[int]) -> None:
         """Record these from now on.

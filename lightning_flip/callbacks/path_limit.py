@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_flip.callbacks.path_plan import PathPlan
 from lightning_flip.callbacks.path_recording import PathRecording
+from lightning_flip.stores import path_bytes
 
 __all__ = ["PathLimit", "check_times"]
 
@@ -24,6 +25,7 @@ class PathLimit:
 
     Attributes:
         classes: number of classes K; 0 before :meth:`say` was called in a fit.
+        rows: how many rows stay within the limit, as far as the classes are known.
 
     Example:
         >>> visits = PathLimit(10**9, every_n_steps=None, every_n_epochs=2, passes=False)
@@ -37,6 +39,7 @@ class PathLimit:
         self.every_n_epochs = every_n_epochs
         self.passes = passes
         self.classes = 0
+        self.rows = max_bytes // path_bytes(1, 0, 1)
 
     def due(self, epoch: int) -> bool:
         """Whether visits of an epoch, or a pass at its end, are to be recorded.
@@ -64,6 +67,7 @@ class PathLimit:
             ValueError: if it is more than the limit.
         """
         self.classes = classes
+        self.rows = self.max_bytes // path_bytes(1, classes, 1)
         plan = PathPlan.of(
             trainer, passes=self.passes, every_n_steps=self.every_n_steps, every_n_epochs=self.every_n_epochs
         )
@@ -82,7 +86,7 @@ class PathLimit:
         Returns:
             False where they do not.
         """
-        return recording.takes(rows, self.classes, self.max_bytes)
+        return recording.written + recording.rows.count + rows <= self.rows
 
 
 def check_times(mode: str, every_n_steps: int | None, every_n_epochs: int | None) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.callbacks.path_rows import PathRows
 from lightning_flip.callbacks.run_folder import give_up_folder, open_folder
-from lightning_flip.stores import PartKey, path_bytes, write_path_part
+from lightning_flip.stores import PartKey, write_path_part
 from lightning_flip.tables import is_distributed
 
 __all__ = ["PathRecording"]
@@ -28,6 +28,7 @@ class PathRecording:
         rows: of the running epoch.
         base: the run's folder.
         epoch: the epoch that is recorded, -1 between two.
+        written: rows of all ranks in finished parts.
     """
 
     def __init__(self, mode: str) -> None:
@@ -38,7 +39,7 @@ class PathRecording:
         self._folder: Path | None = None
         self._run_id: str | None = None
         self._finished: list[tuple[str, int, int]] = []
-        self._written = 0  # rows of all ranks in finished parts
+        self.written = 0
 
     @property
     def folder(self) -> Path | None:
@@ -66,19 +67,6 @@ class PathRecording:
         """Have the next fit open the folder again."""
         self._folder = None
 
-    def takes(self, rows: int, classes: int, max_bytes: int) -> bool:
-        """Whether more rows stay within a limit.
-
-        Args:
-            rows: how many more.
-            classes: number of classes.
-            max_bytes: the limit.
-
-        Returns:
-            False where they do not.
-        """
-        return path_bytes(self._written + len(self.rows) + rows, classes, 1) <= max_bytes
-
     def finish(self, trainer: pl.Trainer) -> None:
         """Write the running epoch's rows; all ranks have to come here.
 
@@ -93,7 +81,7 @@ class PathRecording:
             count = int(counts)
         if count:
             self._finished.append(self._write(trainer))
-        self._written += count
+        self.written += count
         self.rows = PathRows()
 
     def abandon(self, trainer: pl.Trainer) -> None:
@@ -131,7 +119,7 @@ class PathRecording:
             "run_id": self._run_id or "",
             "folder": "" if self.base is None else str(self.base.absolute()),
             "finished": [list(part) for part in self._finished],
-            "written": self._written,
+            "written": self.written,
             "rows": rows.state_dict(),
             "epoch": self.epoch,
             "partial": is_distributed() and device is None and self.epoch >= 0,
@@ -148,7 +136,7 @@ class PathRecording:
         if state["folder"] and Path(state["folder"]).is_dir():
             self.base = Path(state["folder"])
         self._finished = [(mode, epoch, number) for mode, epoch, number in state["finished"]]
-        self._written, self.epoch = state["written"], state["epoch"]
+        self.written, self.epoch = state["written"], state["epoch"]
         self.rows = PathRows.from_state(state["rows"]) if is_global_zero else PathRows()
         if state["partial"]:
             rank_zero_warn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
@@ -13,11 +13,20 @@ from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PathRows"]
 
-_WAITING = 256  # parts: rows of float64 take twice the memory that was said
+_WAITING = 1_000_000  # logits at most: they are of whole batches, and the memory that was said is of some rows
+
+
+class _Visits(NamedTuple):
+    rows: list[int]
+    target: Tensor
+    logits: Tensor
 
 
 class PathRows:
     """Collects rows without reading anything back from the device.
+
+    Attributes:
+        count: how many there are.
 
     Example:
         >>> rows = PathRows()
@@ -27,14 +36,16 @@ class PathRows:
     """
 
     def __init__(self) -> None:
+        self.count = 0
         self._index: list[int] = []
         self._steps: list[int] = []
         self._targets: list[Tensor] = []
         self._probs: list[Tensor] = []
-        self._logits: list[Tensor] = []  # the newest rows, whose softmax is taken together
+        self._visits: list[_Visits] = []  # the newest batches, whose rows are picked out together
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self.count
 
     def add(self, index: list[int], target: Tensor, probs: Tensor, *, global_step: int) -> None:
         """Append predictions.
@@ -46,27 +57,32 @@ class PathRows:
             global_step: updates that had been taken when the predictions were made.
         """
         self._fold()
-        self._note(index, target, global_step)
+        self._note(index, global_step)
+        self._targets.append(target)
         self._probs.append(probs)
 
-    def add_logits(self, index: list[int], target: Tensor, logits: Tensor, *, global_step: int) -> None:
-        """Append predictions whose softmax can wait: in a step every operation counts.
+    def add_visits(
+        self, index: list[int], rows: list[int], target: Tensor, logits: Tensor, *, global_step: int
+    ) -> None:
+        """Append rows of a batch that are picked out later: in a step every operation counts, and a copy is one.
 
         Args:
             index: the samples, known on the host.
-            target: int64 ``[n]``.
-            logits: ``[n, K]`` of any type, nobody else's memory.
+            rows: their n rows in the batch.
+            target: int64 ``[B]``.
+            logits: ``[B, K]`` of any type, outside of the graph.
             global_step: updates that had been taken when the predictions were made.
 
         Example:
             >>> rows = PathRows()
-            >>> rows.add_logits([7], torch.tensor([1]), torch.zeros(1, 2), global_step=3)
-            >>> rows.columns()["probs"].tolist()
-            [[0.5, 0.5]]
+            >>> rows.add_visits([2], [1], torch.tensor([0, 1]), torch.zeros(2, 2), global_step=3)
+            >>> rows.columns()["index"].tolist(), rows.columns()["target"].tolist(), rows.columns()["probs"].tolist()
+            ([2], [1], [[0.5, 0.5]])
         """
-        self._note(index, target, global_step)
-        self._logits.append(logits)
-        if len(self._logits) >= _WAITING:
+        self._note(index, global_step)
+        self._visits.append(_Visits(rows, target.clone(), logits.clone()))
+        self._waiting += logits.numel()
+        if self._waiting >= _WAITING:
             self._fold()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -139,18 +155,29 @@ class PathRows:
         rows._append(state["integers"], state["probs"])
         return rows
 
-    def _note(self, index: list[int], target: Tensor, global_step: int) -> None:
+    def _note(self, index: list[int], global_step: int) -> None:
+        self.count += len(index)
         self._index += index
         self._steps += [global_step] * len(index)
-        self._targets.append(target)
 
     def _fold(self) -> None:
-        if self._logits:
-            logits, self._logits = torch.cat(self._logits), []
-            self._probs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float())
+        if not self._visits:
+            return
+        visits, self._visits, self._waiting = self._visits, [], 0
+        places: list[int] = []
+        start = 0
+        for visit in visits:
+            places += [start + row for row in visit.rows]
+            start += len(visit.target)
+        logits = torch.cat([visit.logits for visit in visits])
+        chosen = torch.tensor(places).to(logits.device, non_blocking=True)
+        logits = logits.index_select(0, chosen)
+        self._targets.append(torch.cat([visit.target for visit in visits]).index_select(0, chosen))
+        self._probs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float())
 
     def _append(self, integers: Tensor, probs: Tensor) -> None:
         if len(integers):
+            self.count += len(integers)
             self._index += integers[:, 0].tolist()
             self._steps += integers[:, 1].tolist()
             self._targets.append(integers[:, 2])
@@ -158,7 +185,7 @@ class PathRows:
 
     def _tensors(self, width: int) -> tuple[Tensor, Tensor]:
         """Integers ``[n, 3]`` (index, step, target) and probabilities ``[n, K]``, on the CPU."""
-        if not self._index:
+        if not self.count:
             return torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, width)
         self._fold()
         target = torch.cat([part.cpu() for part in self._targets])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -58,13 +59,15 @@ class StepWatcher(pl.Callback, ABC):
         self._trainer: weakref.ref[pl.Trainer] | None = None
         self._told: set[str] = set()
 
-    @property
+    @cached_property  # Lightning reads it at every hook of every step
     def state_key(self) -> str:
         """Name in a checkpoint: class, splits and name."""
         return self._generate_state_key(train=self.train, val=self.val, name=self.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_attachment": None, "_trainer": None}
+        state = {**self.__dict__, "_attachment": None, "_trainer": None}
+        state.pop("state_key", None)  # a copy may be given another name
+        return state
 
     # -- what a callback defines ----------------------------------------------------------------------
 

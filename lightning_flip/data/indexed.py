@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -34,20 +34,30 @@ class _Item(Generic[Sample]):
 class IndexedBatch:
     """A batch as the user's collate function made it, with the positions of its samples.
 
+    The positions stay the list that they came as, which a worker hands over faster than a small tensor.
+
     Attributes:
         batch: what the loader would have yielded without the index.
-        index: int64 positions ``[B]`` in the dataset given to the DataLoader, on the CPU.
+        positions: B positions in the dataset given to the DataLoader.
         loader: the number under which the loader was registered.
 
     Example:
-        >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, torch.tensor([5, 0]), loader=0)
-        >>> arrived.index.tolist(), list(arrived.batch)
-        ([5, 0], ['x'])
+        >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, [5, 0], loader=0)
+        >>> arrived.index, list(arrived.batch)
+        (tensor([5, 0]), ['x'])
     """
 
     batch: Any
-    index: Tensor
+    positions: list[int]
     loader: int
+    _index: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def index(self) -> Tensor:
+        """The positions as int64 ``[B]`` on the CPU, made when somebody asks."""
+        if self._index is None:
+            self._index = torch.tensor(self.positions, dtype=torch.int64)
+        return self._index
 
     def pin_memory(self, device: Any = None) -> IndexedBatch:
         """Pin the batch and its index; ``DataLoader(pin_memory=True)`` calls this.
@@ -61,7 +71,7 @@ class IndexedBatch:
         from torch.utils.data._utils.pin_memory import pin_memory
 
         pin: Callable[..., Any] = pin_memory
-        return IndexedBatch(pin(self.batch, device), pin(self.index, device), self.loader)
+        return IndexedBatch(pin(self.batch, device), self.positions, self.loader, pin(self.index, device))
 
 
 class IndexedDataset(Dataset[Any]):
@@ -94,10 +104,11 @@ class IndexedDataset(Dataset[Any]):
         return _Item(self._dataset[index], _position(index, self._dataset))
 
     def __getitems__(self, indices: Sequence[Any]) -> _Item[Any]:
-        fetch = getattr(self._dataset, "__getitems__", None)
+        dataset = self._dataset
+        fetch = getattr(dataset, "__getitems__", None)
         # The dataset's own answer may be a finished batch: the collate function gets it as it is.
-        samples = fetch(indices) if fetch is not None else [self._dataset[index] for index in indices]
-        return _Item(samples, _positions(indices, self._dataset))
+        samples = fetch(indices) if fetch is not None else [dataset[index] for index in indices]
+        return _Item(samples, _positions(indices, dataset))
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -155,15 +166,14 @@ class IndexedCollate:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
         if isinstance(items, _Item):
             positions = items.index if isinstance(items.index, list) else [items.index]
-            return IndexedBatch(self.collate(items.sample), torch.tensor(positions), self.loader)
+            return IndexedBatch(self.collate(items.sample), positions, self.loader)
         if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
             raise TypeError(
                 "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
                 f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
-        index = torch.tensor([item.index for item in items], dtype=torch.int64)
-        return IndexedBatch(self.collate([item.sample for item in items]), index, self.loader)
+        return IndexedBatch(self.collate([item.sample for item in items]), [item.index for item in items], self.loader)
 
 
 def _position(index: Any, dataset: Any) -> int:

@@ -24,18 +24,17 @@ class Arrival:
         data: what the loader gave: an :class:`IndexedBatch`, a collection of them where training draws from
             several loaders, or anything else from a loader without positions.
         loaders: the loaders by number.
-        ready: batches that the running loop had before this one, as Lightning counts them.
-        pass_number: passes that the running loop has begun, this one included.
 
     Attributes:
         plain: the same without index, as the user's hooks and steps see it.
     """
 
-    def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord], ready: int, pass_number: int) -> None:
+    def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord]) -> None:
         self._loaders = loaders
         self._single = True
-        self._indices: dict[StepSource, tuple[Tensor, int, int | None]] = {}
         self._listed: dict[StepSource, list[int]] = {}
+        self._carried: dict[StepSource, Tensor] = {}
+        self._places: dict[Any, int] = {}
         self._parts: dict[Any, IndexedBatch | None] = {}  # by key in the collection; None: that loader has ended
         self.plain = data
         if isinstance(data, IndexedBatch):
@@ -47,8 +46,16 @@ class Arrival:
             pairs = data.items() if isinstance(data, dict) else enumerate(data)
             self._parts = {key: part for key, part in pairs if part is None or isinstance(part, IndexedBatch)}
             self.plain = tree_map(_plain, data, is_leaf=_is_indexed)
+
+    def count(self, ready: int, pass_number: int) -> None:
+        """Count the batch in with its loaders; nothing but padding is told by the number of a batch.
+
+        Args:
+            ready: batches that the running loop had before this one, as Lightning counts them.
+            pass_number: passes that the running loop has begun, this one included.
+        """
         arrived = {key: part for key, part in self._parts.items() if part is not None}
-        self._positions = {key: loaders[part.loader].arrive(ready, pass_number) for key, part in arrived.items()}
+        self._places = {key: self._loaders[part.loader].arrive(ready, pass_number) for key, part in arrived.items()}
 
     def followed(self, batch: Any, source: StepSource) -> Any:
         """The part of a batch that a source follows.
@@ -96,7 +103,7 @@ class Arrival:
             int64 ``[B]`` on the CPU, or None for loaders without positions.
         """
         part = self._parts.get(self._key(source))
-        return None if part is None or bool((part.index < 0).any()) else part.index
+        return None if part is None or min(part.positions, default=0) < 0 else part.index
 
     def record(self, source: StepSource) -> LoaderRecord | None:
         """What is known of the loader that a source follows.
@@ -110,62 +117,112 @@ class Arrival:
         part = self._parts.get(self._key(source))
         return None if part is None else self._loaders[part.loader]
 
-    def index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
-        """The samples of the batch.
+    def rows(self, source: StepSource) -> int:
+        """Number of samples B; whether they can be told apart is not looked at.
 
         Args:
             source: where to take the index from.
 
         Returns:
-            int64 ``[B]`` on the CPU, the number of trailing rows that are a DistributedSampler's padding, and
-            the length of the dataset that the index points into (None where it has none).
+            B.
+
+        Raises:
+            TypeError: if there is no index.
+        """
+        part = None if source.index_from is not None else self._parts.get(self._key(source))
+        return len(self.listed(source) if part is None else part.positions)
+
+    def samples(self, source: StepSource) -> list[int]:
+        """The samples of the batch that count.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            Positions or ids, without padding; none where the loader that is followed ended before the others.
 
         Raises:
             TypeError: if there is no index, or none of integers.
             ValueError: if it is negative.
         """
-        if source not in self._indices:  # asked for when the step begins and when it is built
-            self._indices[source] = self._find_index(source)
-        return self._indices[source]
+        if not self._single and self.followed(self.plain, source) is None:
+            return []
+        listed = self.listed(source)
+        return listed[: len(listed) - self.padding(source)] if self._places else listed
 
     def listed(self, source: StepSource) -> list[int]:
-        """The samples of the batch, as :meth:`index` has them, in a list; the one list that there is.
+        """The samples of the batch, padding included; the one list that there is.
 
         Args:
             source: where to take the index from.
 
         Returns:
-            B integers.
+            B positions or ids.
+
+        Raises:
+            TypeError: if there is no index, or none of integers.
+            ValueError: if it is negative.
         """
-        index = self.index(source)[0]
         if source not in self._listed:
-            self._listed[source] = index.tolist()
+            self._listed[source] = self._find(source)
         return self._listed[source]
 
-    def _find_index(self, source: StepSource) -> tuple[Tensor, int, int | None]:
-        record = self.record(source)
+    def index(self, source: StepSource) -> Tensor:
+        """The samples of the batch, as :meth:`listed` has them.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            int64 ``[B]`` on the CPU.
+        """
+        self.listed(source)
+        part = None if source.index_from is not None else self._parts.get(self._key(source))
+        return self._carried[source] if part is None else part.index
+
+    def num_samples(self, source: StepSource) -> int | None:
+        """Length of the dataset that the index points into.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            None where there is none, or it has no length.
+        """
+        record = None if source.index_from is not None else self.record(source)
+        return None if record is None else record.num_samples
+
+    def padding(self, source: StepSource) -> int:
+        """How many trailing rows a DistributedSampler added to make the ranks equally long.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            Their number.
+        """
+        place, record = self._places.get(self._key(source)), self.record(source)
+        return 0 if place is None or record is None else record.padding(place, self.rows(source))
+
+    def _find(self, source: StepSource) -> list[int]:
         if source.index_from is not None:
-            index = _carried_index(self.followed(self.plain, source), source)
-            num_samples = None
-        elif record is None:
+            self._carried[source] = carried = _carried_index(self.followed(self.plain, source), source)
+            listed: list[int] = carried.tolist()
+            return listed
+        part = self._parts.get(self._key(source))
+        if part is None:
             raise TypeError(
                 "the samples of this loader have no index: its dataset is iterable, or it is not a torch DataLoader. "
                 'Let every batch carry an integer id for each sample and name it: index_from="id".'
             )
-        else:
-            part = self._parts[self._key(source)]
-            assert part is not None
-            index, num_samples = part.index, record.num_samples
-            # A list is read faster than a small tensor is searched, and others ask for it, too.
-            self._listed[source] = listed = index.tolist()
-            if listed and min(listed) < 0:
-                raise TypeError(
-                    f"the sampler of this loader asks {type(record.dataset).__name__} for keys that are not integers; "
-                    "a sample's index is its integer position in the dataset. Use integer positions, or let every "
-                    'batch carry an integer id for each sample and name it: index_from="id".'
-                )
-        padding = 0 if record is None else record.padding(self._positions[self._key(source)], len(index))
-        return index, padding, num_samples
+        if min(part.positions, default=0) < 0:
+            dataset = self._loaders[part.loader].dataset
+            raise TypeError(
+                f"the sampler of this loader asks {type(dataset).__name__} for keys that are not integers; "
+                "a sample's index is its integer position in the dataset. Use integer positions, or let every "
+                'batch carry an integer id for each sample and name it: index_from="id".'
+            )
+        return part.positions
 
     def _key(self, source: StepSource) -> Any:
         if self._single:

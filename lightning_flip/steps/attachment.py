@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import weakref
 from collections.abc import Callable
@@ -12,17 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_flip.data.indexed import unwrap_loader, wrap_loader
-from lightning_flip.steps.arrival import Arrival
-from lightning_flip.steps.building import RunningStep
-from lightning_flip.steps.captures import Captures
-from lightning_flip.steps.checks import ValueChecks, refuse_iterator_steps
+from lightning_flip.steps.checks import refuse_iterator_steps
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
-from lightning_flip.steps.wrapping import MethodWrapper
+from lightning_flip.steps.wrapped_trainer import WrappedTrainer
 
 __all__ = ["Attachment", "attach"]
 
@@ -44,22 +38,14 @@ class Attachment:
     """
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        predicting = trainer.state.fn == TrainerFn.PREDICTING
-        refuse_iterator_steps(module, (*_STEPS, _PREDICT) if predicting else _STEPS)
+        steps = (*_STEPS, _PREDICT)
+        refuse_iterator_steps(module, steps if trainer.state.fn == TrainerFn.PREDICTING else _STEPS)
         self._trainer = weakref.ref(trainer)
         self._module = module
         self._owners: list[object] = []
-        self._captures = Captures(module)
-        self._checks = ValueChecks()
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        self._running = RunningStep(module, self._captures, self._checks, may_skip=fitting)
-        self.loaders: dict[int, LoaderRecord] = {}
-        self._next_loader = 0
-        self._passes: dict[int, int] = {}
+        self._wrapped = WrappedTrainer(trainer, module, steps, may_skip=trainer.state.fn == TrainerFn.FITTING)
+        self._running = self._wrapped.running
         self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
-        self._steps_since_check = 0
-        self._wrapper = MethodWrapper()
-        self._wrap_trainer(trainer)
 
     # -- owners -----------------------------------------------------------------------------------
 
@@ -73,7 +59,7 @@ class Attachment:
         Raises:
             AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
         """
-        self._captures.add(source)
+        self._wrapped.captures.add(source)
         if not any(other is owner for other in self._owners):
             self._owners.append(owner)
 
@@ -93,7 +79,7 @@ class Attachment:
         Returns:
             The context.
         """
-        return self._captures.paused()
+        return self._wrapped.captures.paused()
 
     @property
     def batch(self) -> object:
@@ -108,12 +94,12 @@ class Attachment:
 
         Returns:
             Their positions or ids, without the rows that a DistributedSampler pads with; none where the loader that
-            is followed ended before the others.
+            is followed ended before the others. The list is everybody's, to be read and left as it is.
 
         Raises:
             TypeError: the samples have no index.
         """
-        return self._running.samples(source)
+        return self._running.arrival.samples(source)
 
     @property
     def searching(self) -> bool:
@@ -139,18 +125,18 @@ class Attachment:
         """
         return self._running.seen_through(source)
 
-    def rows(self, source: StepSource, rows: list[int]) -> tuple[Tensor, Tensor] | None:
-        """A few rows of the running or just finished step, for those who need no more: much cheaper than all of it.
+    def outcome(self, source: StepSource) -> tuple[Tensor, Tensor] | None:
+        """Logits and targets of the running or just finished step: much cheaper than :meth:`sample_step`.
 
         Args:
             source: where to take them from; must have been registered.
-            rows: positions in the batch.
 
         Returns:
-            Logits ``[n, K]`` outside of the graph and targets of these rows, copies both; nobody has looked for NaN
-            and wrong labels in them. None as for :meth:`sample_step`, whose errors are these, too.
+            Logits ``[B, K]`` outside of the graph and targets, padding included. Nobody has looked for NaN and wrong
+            labels in them, and they lie in the step's own memory: what is to be kept has to be copied. None as for
+            :meth:`sample_step`, whose errors are these, too.
         """
-        return self._running.rows(source, rows)
+        return self._running.outcome(source)
 
     def note_output(self, output: Any) -> None:
         """Say what the running step is going to return, for sources that are functions of it.
@@ -234,8 +220,7 @@ class Attachment:
         Raises:
             ValueError: logits were not finite or labels out of range in some step since the last check.
         """
-        self._steps_since_check = 0
-        self._checks.read()
+        self._wrapped.check()
 
     def advise(self, advice: str) -> None:
         """Have the error for logits that are not finite say more.
@@ -243,7 +228,7 @@ class Attachment:
         Args:
             advice: a sentence of the method whose loss it is.
         """
-        self._checks.advise(advice)
+        self._wrapped.checks.advise(advice)
 
     def may_communicate(self) -> bool:
         """Whether a collective is safe.
@@ -253,75 +238,8 @@ class Attachment:
         """
         return sys.exc_info()[1] is self._handled
 
-    # -- wrapping ---------------------------------------------------------------------------------
-
-    def _wrap_trainer(self, trainer: pl.Trainer) -> None:
-        strategy = trainer.strategy
-        if strategy._precision_plugin is None:  # the property makes a new one at every read
-            strategy.precision_plugin = strategy.precision_plugin
-        wrap = self._wrapper.wrap
-        wrap(strategy, "process_dataloader", lambda original: lambda loader: self._process(original(loader)))
-        wrap(strategy.precision_plugin, "convert_input", lambda original: lambda data: original(self._receive(data)))
-        for name in (*_STEPS, _PREDICT):
-            wrap(strategy, name, functools.partial(self._stepping, name))
-
-    def _process(self, loader: Any) -> Any:
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return loader
-        # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
-        self.loaders = {key: record for key, record in self.loaders.items() if record.loader is not None}
-        number = self._next_loader
-        self._next_loader += 1
-        wrapped = wrap_loader(loader, number)
-        self.loaders[number] = LoaderRecord(wrapped)
-        return wrapped
-
-    def _receive(self, data: Any) -> Any:
-        arrival = Arrival(data, self.loaders, *self._progress())
-        self._running.receive(arrival)
-        return arrival.plain
-
-    def _progress(self) -> tuple[int, int]:
-        """Batches that the running loop had in this pass, and passes that it has begun."""
-        trainer = self._trainer()
-        loop: Any = None if trainer is None else trainer._active_loop
-        loop = getattr(loop, "epoch_loop", loop)
-        ready = int(loop.batch_progress.current.ready) if loop is not None else 0
-        self._passes[id(loop)] = self._passes.get(id(loop), 0) + (ready == 0)
-        return ready, self._passes[id(loop)]
-
-    def _stepping(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            self._check_now_and_then()
-            self._running.begin(name, (*args, *kwargs.values()))
-            self._captures.arm(self._running.expected_rows, wrapped=self._wrapped_by_strategy())
-            try:
-                output = original(*args, **kwargs)
-            finally:
-                self._captures.disarm()
-            self._running.finish(output)
-            return output
-
-        return step
-
-    def _wrapped_by_strategy(self) -> bool:
-        trainer = self._trainer()
-        return trainer is not None and trainer.strategy.model is not trainer.strategy.lightning_module
-
-    def _check_now_and_then(self) -> None:
-        trainer = self._trainer()
-        self._steps_since_check += 1
-        if trainer is not None and self._steps_since_check >= max(1, getattr(trainer, "log_every_n_steps", 50)):
-            self.check()
-
     def _detach(self) -> None:
-        self._captures.remove()
-        self._wrapper.undo()
-        for record in self.loaders.values():
-            if record.loader is not None:
-                unwrap_loader(record.loader)
-        self.loaders = {}
-        self._running.receive(Arrival(None, {}, 0, 0))
+        self._wrapped.undo()
         trainer = self._trainer()
         if trainer is not None and _ATTACHED.get(trainer) is self:
             del _ATTACHED[trainer]

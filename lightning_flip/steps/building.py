@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class RunningStep:
         self._captures = captures
         self._checks = checks
         self._may_skip = may_skip
-        self.arrival = Arrival(None, {}, 0, 0)
+        self.arrival = Arrival(None, {})
         self.searching = False
         self._name = ""
         self._args: tuple[Any, ...] = ()
@@ -105,27 +104,10 @@ class RunningStep:
         Returns:
             B; None for a batch without index, which is reported where its step is asked for, with the right words.
         """
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            return len(self.arrival.index(source)[0])
-        return None
-
-    def samples(self, source: StepSource) -> list[int]:
-        """The samples of the batch, before any step and without waiting for a device.
-
-        Args:
-            source: names the part.
-
-        Returns:
-            Their positions or ids, without padding; none where the loader that is followed ended before the others.
-
-        Raises:
-            TypeError: the samples have no index.
-        """
-        if self.arrival.followed(self.arrival.plain, source) is None:
-            return []
-        num_padding = self.arrival.index(source)[1]
-        listed = self.arrival.listed(source)
-        return listed[: len(listed) - num_padding]
+        try:
+            return self.arrival.rows(source)
+        except (ValueError, TypeError, KeyError):
+            return None
 
     def seen_through(self, source: StepSource) -> SampleStep | None:
         """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
@@ -140,38 +122,37 @@ class RunningStep:
             self._built[source] = self._build(source)
         return self._built[source]
 
-    def rows(self, source: StepSource, rows: list[int]) -> tuple[Tensor, Tensor] | None:
-        """A few rows of the step, for those who need no more: much cheaper than all of it.
+    def outcome(self, source: StepSource) -> tuple[Tensor, Tensor] | None:
+        """Logits and targets alone, for those who need no more: much cheaper than the whole step.
 
         Args:
             source: where to take them from.
-            rows: positions in the batch.
 
         Returns:
-            Logits ``[n, K]`` outside of the graph and targets, copies both, whose values nobody has looked at; None
-            as for :meth:`seen_through`.
+            Logits ``[B, K]`` outside of the graph and targets, padding included, as they lie in the step's own memory;
+            nobody has looked at their values. None as for :meth:`seen_through`.
         """
         found = self._find(source)
         if found is None:
             return None
         logits, _, target = found
         assert target is not None  # data to predict are no training
-        chosen = torch.tensor(rows).to(logits.device, non_blocking=True)
-        return logits.detach().index_select(0, chosen), target.index_select(0, chosen)
+        return logits.detach(), target
 
     def _find(self, source: StepSource) -> tuple[Tensor, Inputs, Tensor | None] | None:
         """Logits, the inputs of their forward, and targets on the device of the logits."""
         batch = self.arrival.followed(self._args[0] if self._args else None, source)
         if batch is None:
             return None  # the loader that is followed ended before the others
-        count = len(self.arrival.index(source)[0])
+        count = len(self.arrival.listed(source))
         found = self._captures.find(source, count, self._output)
         if found is None:
             if self._output is None and self._done and self._may_skip:
                 return None  # the step chose to do nothing
             raise RuntimeError(self._nothing_caught(source, count))
         logits, inputs = found
-        target = self._find_target(batch, source)
+        predicting = self._name == "predict_step"
+        target = self._predict_target(batch, source) if predicting else find_target(batch, source.target_from)
         if target is None:
             return logits, inputs, None
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
@@ -179,7 +160,9 @@ class RunningStep:
                 f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
                 "Both must be of the same samples and classes; pass target_from= or logits_from=."
             )
-        return logits, inputs, target.to(logits.device, non_blocking=True)
+        if target.device != logits.device:
+            target = target.to(logits.device, non_blocking=True)
+        return logits, inputs, target
 
     def _build(self, source: StepSource) -> SampleStep | None:
         found = self._find(source)
@@ -189,25 +172,25 @@ class RunningStep:
         has_target = target is not None
         if target is None:
             target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        index, num_padding, num_samples = self.arrival.index(source)
+        listed, num_samples = self.arrival.listed(source), self.arrival.num_samples(source)
         valid = self._checks.look(logits.detach(), target, self._name, deferred=logits.device.type != "cpu")
         return SampleStep(
-            index=index.to(logits.device, non_blocking=True),
+            index=self.arrival.index(source).to(logits.device, non_blocking=True),
             logits=logits,
             target=target,
             features=self._captures.features(source),
             inputs=inputs,
             valid=valid,
-            num_padding=num_padding,
-            rounds=rounds_of(self.arrival.listed(source)),
+            num_padding=self.arrival.padding(source),
+            rounds=rounds_of(listed),
             num_samples=num_samples,
-            largest_index=int(index.max()) if num_samples is None and len(index) else None,
+            largest_index=max(listed, default=None) if num_samples is None else None,
             has_target=has_target,
         )
 
-    def _find_target(self, batch: Any, source: StepSource) -> Tensor | None:
+    def _predict_target(self, batch: Any, source: StepSource) -> Tensor | None:
         where = source.target_from
-        if self._name != "predict_step" or (where is not None and not callable(where)):
+        if where is not None and not callable(where):
             return find_target(batch, where)
         if callable(where) and where(batch) is None:
             return None

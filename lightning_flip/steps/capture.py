@@ -29,15 +29,9 @@ def as_logits(output: Any) -> Tensor | None:
         >>> as_logits(torch.tensor([[2.0]]))
         tensor([[0., 2.]])
     """
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or not output.is_floating_point():
+    logits = output if isinstance(output, Tensor) else _logits_within(output)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
         return None
-    logits: Tensor = output
     if logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim != 2 or logits.shape[1] == 0:
@@ -45,6 +39,14 @@ def as_logits(output: Any) -> Tensor | None:
     if logits.shape[1] == 1:
         return torch.cat([torch.zeros_like(logits), logits], dim=1)
     return logits
+
+
+def _logits_within(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return output.get("logits")
+    if hasattr(output, "logits"):
+        return output.logits
+    return output[0] if isinstance(output, (tuple, list)) and output else None
 
 
 class CaptureHook:
@@ -94,12 +96,9 @@ class LogitCapture:
         self.inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.other_rows: list[int] = []
         self._expected_rows = -1
+        self._outermost_is_step = False
         self._depth = 0
-        self._step_depth = 0
-        self._handles = [
-            module.register_forward_pre_hook(CaptureHook(self, "_enter")),
-            module.register_forward_hook(CaptureHook(self, "_leave"), with_kwargs=True),
-        ]
+        self._handles = [module.register_forward_hook(CaptureHook(self, "_leave"), with_kwargs=True)]
 
     def arm(self, rows: int, *, outermost_is_step: bool) -> None:
         """Begin a step.
@@ -109,9 +108,12 @@ class LogitCapture:
             outermost_is_step: the outermost call of the module is the strategy's own and returns what the
                 step returned (DistributedDataParallel runs steps through ``forward``): it is passed over.
         """
+        if outermost_is_step and len(self._handles) == 1:
+            # Calls are only counted where one of them is passed over.
+            self._handles.append(self.module.register_forward_pre_hook(CaptureHook(self, "_enter")))
         self.clear()
         self._expected_rows = rows
-        self._step_depth = 1 if outermost_is_step else 0
+        self._outermost_is_step = outermost_is_step
         self._depth = 0
         self.armed = True
 
@@ -134,8 +136,11 @@ class LogitCapture:
         self._depth += 1
 
     def _leave(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        depth, self._depth = self._depth, self._depth - 1
-        if self.logits is not None or depth <= self._step_depth:
+        if self._outermost_is_step:
+            self._depth -= 1
+            if self._depth < 1:
+                return
+        if self.logits is not None:
             return
         logits = as_logits(output)
         if logits is None:

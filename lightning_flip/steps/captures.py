@@ -26,8 +26,8 @@ class Captures:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._by_source: dict[StepSource, LogitCapture | None] = {}
-        self._features: dict[StepSource, FeatureCapture] = {}
+        self._by_source: dict[StepSource, tuple[LogitCapture | None, FeatureCapture | None]] = {}
+        self._all: list[LogitCapture | FeatureCapture] = []  # each once
 
     def add(self, source: StepSource) -> None:
         """Make sure that a source's logits are caught, and the features if it asks for them.
@@ -40,11 +40,12 @@ class Captures:
         """
         if source in self._by_source:
             return
-        capture = self._capture_for(source)
-        if source.features_from is not None:
-            layer = classifier_layer(self._module, source.features_from, "features_from")
-            self._features[source] = FeatureCapture(layer)
-        self._by_source[source] = capture
+        layer = source.features_from
+        classifier = None if layer is None else classifier_layer(self._module, layer, "features_from")
+        logits = self._capture_for(source)
+        features = None if classifier is None else FeatureCapture(classifier)
+        self._by_source[source] = logits, features
+        self._all += [capture for capture in (logits, features) if capture is not None and capture not in self._all]
 
     def arm(self, rows: Callable[[StepSource], int | None], *, wrapped: bool) -> None:
         """Begin a step.
@@ -53,36 +54,34 @@ class Captures:
             rows: gives the number of samples that a source follows, or None where it cannot be told.
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
         """
-        for source, capture in self._by_source.items():
-            features = self._features.get(source)
-            count = rows(source) if capture is not None or features is not None else None
-            if capture is not None and count is not None:
-                capture.arm(count, outermost_is_step=wrapped and capture.module is self._module)
+        for source, (logits, features) in self._by_source.items():
+            count = rows(source) if logits is not None or features is not None else None
+            if logits is not None and count is not None:
+                logits.arm(count, outermost_is_step=wrapped and logits.module is self._module)
             if features is not None and count is not None:
                 features.arm(count)
 
     def disarm(self) -> None:
-        """End a step."""
-        for capture in self._all():
-            capture.disarm()
+        """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
+        for capture in self._all:
+            capture.armed = False
 
     def clear(self) -> None:
         """Forget what was caught."""
-        for capture in self._all():
+        for capture in self._all:
             capture.clear()
 
     def remove(self) -> None:
         """Take all hooks off."""
-        for capture in self._all():
+        for capture in self._all:
             capture.remove()
-        self._by_source, self._features = {}, {}
+        self._by_source, self._all = {}, []
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """A context for forwards that are not the step's."""
-        armed = [capture for capture in self._all() if capture.armed]
-        for capture in armed:
-            capture.disarm()
+        armed = [capture for capture in self._all if capture.armed]
+        self.disarm()
         try:
             yield
         finally:
@@ -108,7 +107,7 @@ class Captures:
             inputs: Inputs = ((), {})
             other_rows = [logits.shape[0]] if logits is not None and logits.shape[0] != rows else []
         else:
-            capture = self._by_source[source]
+            capture, _ = self._by_source[source]
             assert capture is not None
             logits, inputs, other_rows = capture.logits, capture.inputs, capture.other_rows
         if logits is not None and logits.shape[0] == rows:
@@ -133,7 +132,7 @@ class Captures:
         Raises:
             RuntimeError: if it asks and there are none.
         """
-        capture = self._features.get(source)
+        _, capture = self._by_source.get(source, (None, None))
         if capture is None or capture.features is not None:
             return None if capture is None else capture.features
         layers = ", ".join(map(repr, layer_candidates(self._module))) or "none that has a weight [K, D]"
@@ -143,12 +142,6 @@ class Captures:
             "Usual causes: its weight is used without calling it, its input has more than two dimensions, or the "
             f"network was compiled before. Name the layer that the features enter; candidates: {layers}."
         )
-
-    def _logits(self) -> list[LogitCapture]:
-        return list({id(capture): capture for capture in self._by_source.values() if capture is not None}.values())
-
-    def _all(self) -> list[LogitCapture | FeatureCapture]:
-        return [*self._logits(), *self._features.values()]
 
     def _capture_for(self, source: StepSource) -> LogitCapture | None:
         if callable(source.logits_from):
@@ -161,7 +154,7 @@ class Captures:
                 f"logits_from={source.logits_from!r} is no submodule of {type(self._module).__name__}; "
                 f"its children are {names}."
             ) from None
-        for capture in self._logits():
-            if capture.module is target:
+        for capture, _ in self._by_source.values():
+            if capture is not None and capture.module is target:
                 return capture
         return LogitCapture(target)

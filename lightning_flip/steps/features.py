@@ -35,10 +35,6 @@ class FeatureCapture:
         self._expected_rows = rows
         self.armed = True
 
-    def disarm(self) -> None:
-        """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
-        self.armed = False
-
     def clear(self) -> None:
         """Forget what was caught, so that no graph is kept alive."""
         self.features = None

@@ -22,12 +22,14 @@ class LoaderRecord:
 
     Attributes:
         dataset: the dataset that the user gave to the loader.
-        batches: how many batches arrived in this iteration.
+        may_pad: whether its sampler makes ranks equally long by repeating samples, so that batches have to be counted.
+        batches: how many batches were counted in this iteration.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         dataset = loader.dataset
         self.dataset: Any = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+        self.may_pad = _padding_sampler(loader) is not None
         self.batches = 0
         self._loader = weakref.ref(loader)
         self._pass: int | None = None
@@ -80,8 +82,8 @@ class LoaderRecord:
         loader = self.loader
         if loader is None:
             return 0
-        sampler = getattr(loader.batch_sampler, "sampler", None) or loader.sampler
-        if not isinstance(sampler, DistributedSampler) or sampler.drop_last:
+        sampler = _padding_sampler(loader)
+        if sampler is None:
             return 0
         if (sampler.num_samples - 1) * sampler.num_replicas + sampler.rank < len(sampler.dataset):  # type: ignore[arg-type]
             return 0
@@ -92,3 +94,8 @@ class LoaderRecord:
         if position % length != length - 1:
             return 0
         return rows if loader.batch_sampler is None else 1
+
+
+def _padding_sampler(loader: DataLoader[Any]) -> DistributedSampler[Any] | None:
+    sampler = getattr(loader.batch_sampler, "sampler", None) or loader.sampler
+    return sampler if isinstance(sampler, DistributedSampler) and not sampler.drop_last else None

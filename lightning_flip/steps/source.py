@@ -52,3 +52,7 @@ class StepSource:
             fits = fits or (value is None and name != "logits_from") or (callable(value) and name in _FUNCTIONS)
             if not fits:
                 raise TypeError(f"{name} must be {expected}; got {value!r}.")
+
+    def __hash__(self) -> int:
+        # Looked up several times a step; a Trainer has few sources, and equal ones have this in common.
+        return hash(self.logits_from)

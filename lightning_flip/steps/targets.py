@@ -79,6 +79,8 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
     if target.ndim == 2 and target.shape[1] == 1:
         target = target[:, 0]
     if target.ndim == 1:
+        if target.dtype == torch.int64:
+            return target
         # Binary modules with one logit keep 0. and 1. for binary_cross_entropy_with_logits.
         labels = target.to(torch.int64)
         if target.is_floating_point() and target.device.type == "cpu" and bool((labels != target).any()):

@@ -551,7 +551,7 @@ def test_a_refusal_ends_both_ranks(options):
 
 
 def test_a_batch_without_a_chosen_sample_is_left_alone(monkeypatch):
-    looked = {"whole": 0, "rows": 0}
+    looked = {"whole": 0, "outcome": 0}
 
     def counted(name, original):
         def count(self, *args):
@@ -561,36 +561,50 @@ def test_a_batch_without_a_chosen_sample_is_left_alone(monkeypatch):
         return count
 
     monkeypatch.setattr(RunningStep, "_build", counted("whole", RunningStep._build))
-    monkeypatch.setattr(RunningStep, "rows", counted("rows", RunningStep.rows))
+    monkeypatch.setattr(RunningStep, "outcome", counted("outcome", RunningStep.outcome))
     data = TensorDataset(torch.rand(40, 5), torch.arange(40) % 3)
     module = Classifier(network=MLP(5, 3), num_classes=3)
     make_trainer(max_epochs=3, callbacks=[LearningPath([3], dirpath="a")]).fit(module, DataLoader(data, 8))
-    # The whole step once, to learn the number of classes; then one of five batches an epoch, its chosen row alone.
-    assert looked == {"whole": 1, "rows": 3}
+    # The whole step once, to learn the number of classes; then logits and targets of one of five batches an epoch.
+    assert looked == {"whole": 1, "outcome": 3}
     assert read_paths("a").path.shape == (3, 1, 3)
 
 
-def test_rows_that_wait_for_their_softmax_keep_their_order():
+@pytest.mark.parametrize("waiting", [1, 60, 10**6])
+def test_rows_of_batches_that_wait_keep_their_order(waiting, monkeypatch):
+    monkeypatch.setattr("lightning_flip.callbacks.path_rows._WAITING", waiting)
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(600, 3, generator=generator).half()
-    rows = PathRows()
-    for n, row in enumerate(logits):  # more than wait at a time, with a pass in between
-        add = rows.add_logits if n != 5 else rows.add
-        value = row[None] if n != 5 else row[None].float().softmax(dim=1)
-        add([n], torch.tensor([n % 3]), value, global_step=n)
+    rows, expected = PathRows(), []
+    for n in range(50):  # batches of different sizes, with a pass in between
+        logits = torch.randn(4 + n % 3, 3, generator=generator).half()
+        target = torch.randint(3, (len(logits),), generator=generator)
+        chosen = [row for row in range(len(logits)) if (n + row) % 3] if n != 9 else list(range(len(logits)))
+        probs = np.exp(logits.double().numpy())
+        probs /= probs.sum(axis=1, keepdims=True)
+        expected += [(100 * n + row, n, int(target[row]), probs[row]) for row in chosen]
+        index = [100 * n + row for row in chosen]
+        if n == 9:
+            rows.add(index, target, logits.float().softmax(dim=1), global_step=n)
+        else:
+            rows.add_visits(index, chosen, target, logits, global_step=n)
+            logits.fill_(7), target.fill_(7)  # memory that somebody else goes on to use
+        assert len(rows) == len(expected)
     again = PathRows.from_state(rows.state_dict())
+    index, step, labels, probs = zip(*expected, strict=True)
     for found in (rows.columns(), again.columns()):
-        assert found["index"].tolist() == found["global_step"].tolist() == list(range(600))
-        assert found["target"].tolist() == [n % 3 for n in range(600)]
-        expected = np.exp(logits.double().numpy())
-        np.testing.assert_allclose(found["probs"], expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
+        assert found["index"].tolist() == list(index)
+        assert found["global_step"].tolist() == list(step)
+        assert found["target"].tolist() == list(labels)
+        np.testing.assert_allclose(found["probs"], np.stack(probs), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("value", "label"), [(float("nan"), 1), (float("inf"), 1), (0.0, 3), (0.0, -2)])
 def test_values_that_nobody_looked_at_in_the_step_are_looked_at_before_they_are_written(value, label):
     rows = PathRows()
-    rows.add_logits([4], torch.tensor([0]), torch.zeros(1, 3), global_step=0)
+    rows.add_visits(
+        [4], [0], torch.tensor([0, 5]), torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, 0.0]]), global_step=0
+    )
     rows.check()
-    rows.add_logits([7], torch.tensor([label]), torch.tensor([[0.0, value, 0.0]]), global_step=2)
+    rows.add_visits([7], [0], torch.tensor([label]), torch.tensor([[0.0, value, 0.0]]), global_step=2)
     with pytest.raises(ValueError, match="sample 7 after 2 updates"):
         rows.check()

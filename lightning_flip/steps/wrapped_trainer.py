@@ -1,0 +1,128 @@
+"""What Lightning calls on the instances of one Trainer, replaced: loaders, batches and steps pass through here."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_flip.data.indexed import unwrap_loader, wrap_loader
+from lightning_flip.steps.arrival import Arrival
+from lightning_flip.steps.building import RunningStep
+from lightning_flip.steps.captures import Captures
+from lightning_flip.steps.checks import ValueChecks
+from lightning_flip.steps.loaders import LoaderRecord
+from lightning_flip.steps.wrapping import MethodWrapper
+
+__all__ = ["WrappedTrainer"]
+
+
+class WrappedTrainer:
+    """Wraps methods of a Trainer's strategy and precision plugin, and takes it all off again.
+
+    Every line here runs in every step of a training, for whoever is attached: what one of them can do without is asked
+    for when it is needed.
+
+    Args:
+        trainer: the Trainer.
+        module: its LightningModule.
+        steps: names of the steps that may run.
+        may_skip: whether a step may do nothing: return None without a forward, which only training allows.
+
+    Attributes:
+        captures: where the module's logits are caught.
+        checks: looks at the values of each step.
+        running: the running step.
+    """
+
+    def __init__(
+        self, trainer: pl.Trainer, module: pl.LightningModule, steps: tuple[str, ...], *, may_skip: bool
+    ) -> None:
+        self._trainer = weakref.ref(trainer)
+        self._module = module
+        self.captures = Captures(module)
+        self.checks = ValueChecks()
+        self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
+        self._loaders: dict[int, LoaderRecord] = {}
+        self._next_loader = 0
+        self._counting = False  # whether a loader pads; a loop may go through several, and counts over all of them
+        self._passes: dict[int, int] = {}
+        self._check_every = max(1, getattr(trainer, "log_every_n_steps", 50))
+        self._steps_since_check = 0
+        self._wrapper = MethodWrapper()
+        strategy = trainer.strategy
+        if strategy._precision_plugin is None:  # the property makes a new one at every read
+            strategy.precision_plugin = strategy.precision_plugin
+        wrap = self._wrapper.wrap
+        wrap(strategy, "process_dataloader", lambda original: lambda loader: self._process(original(loader)))
+        wrap(strategy.precision_plugin, "convert_input", self._receiving)
+        for name in steps:
+            wrap(strategy, name, functools.partial(self._stepping, strategy, name))
+
+    def check(self) -> None:
+        """Read the flags that steps accumulated on the device."""
+        self._steps_since_check = 0
+        self.checks.read()
+
+    def undo(self) -> None:
+        """Take everything off."""
+        self.captures.remove()
+        self._wrapper.undo()
+        for record in self._loaders.values():
+            if record.loader is not None:
+                unwrap_loader(record.loader)
+        self._loaders = {}
+        self.running.receive(Arrival(None, {}))
+
+    def _process(self, loader: Any) -> Any:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return loader
+        # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
+        self._loaders = {key: record for key, record in self._loaders.items() if record.loader is not None}
+        number = self._next_loader
+        self._next_loader += 1
+        wrapped = wrap_loader(loader, number)
+        record = self._loaders[number] = LoaderRecord(wrapped)
+        self._counting = self._counting or record.may_pad
+        return wrapped
+
+    def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def convert_input(data: Any) -> Any:
+            arrival = Arrival(data, self._loaders)
+            if self._counting:
+                arrival.count(*self._progress())
+            self.running.receive(arrival)
+            return original(arrival.plain)
+
+        return convert_input
+
+    def _progress(self) -> tuple[int, int]:
+        """Batches that the running loop had in this pass, and passes that it has begun."""
+        trainer = self._trainer()
+        loop: Any = None if trainer is None else trainer._active_loop
+        loop = getattr(loop, "epoch_loop", loop)
+        ready = int(loop.batch_progress.current.ready) if loop is not None else 0
+        self._passes[id(loop)] = self._passes.get(id(loop), 0) + (ready == 0)
+        return ready, self._passes[id(loop)]
+
+    def _stepping(self, strategy: Any, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        running, captures, module = self.running, self.captures, self._module
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            self._steps_since_check += 1
+            if self._steps_since_check >= self._check_every:
+                self.check()
+            running.begin(name, (*args, *kwargs.values()))
+            captures.arm(running.expected_rows, wrapped=strategy.model is not module)
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                captures.disarm()
+            running.finish(output)
+            return output
+
+        return step
