@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LogitGaps", "NoiseAccuracies", "logit_gaps", "noise_accuracies", "plot_logit_gaps"]
 
+_SAME = 1e-100  # a bin narrower than this has no density that is a number
+
 _TITLES = {
     "noisy_true": "wrong labels: true class",
     "noisy_label": "wrong labels: given class",
@@ -244,7 +246,7 @@ def _line(found: LogitGaps, kind: str) -> tuple[Floats, Floats, tuple[float, flo
 def _edges(values: Floats, bins: int) -> Floats:
     low, high = float(values.min()), float(values.max())
     edges = np.linspace(low, high, bins + 1)
-    if (np.diff(edges) > 0).all():
+    if (np.diff(edges) > _SAME).all():
         return edges
     half = max(0.5, 1e-6 * abs(low))  # gaps that are all the same need bins of some width
     return np.linspace(low - half, high + half, bins + 1)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_flip.reports import LogitGaps, NoiseAccuracies, logit_gaps, noise_accuracies, plot_logit_gaps
@@ -76,6 +76,7 @@ def test_predictions_of_another_form_are_named(pred, label, true_label, message)
 
 
 @given(st.lists(st.tuples(GAPS, GAPS, GAPS, st.booleans()), min_size=1, max_size=40), st.integers(1, 12))
+@example([(0.0, 0.0, 2.2250738585e-313, False)], 1)  # a bin of this width would have an infinite density
 def test_densities_by_looping_over_bins(samples, bins):
     found = logit_gaps(*(np.array(column) for column in zip(*samples, strict=True)), bins=bins)
     expected = {
