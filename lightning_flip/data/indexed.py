@@ -40,6 +40,7 @@ class IndexedBatch:
         batch: what the loader would have yielded without the index.
         positions: B positions in the dataset given to the DataLoader.
         loader: the number under which the loader was registered.
+        located: whether all of them are positions: -1 stands for a key that was no integer.
 
     Example:
         >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, [5, 0], loader=0)
@@ -51,6 +52,10 @@ class IndexedBatch:
     positions: list[int]
     loader: int
     _index: Tensor | None = field(default=None, repr=False, compare=False)
+    located: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.located = min(self.positions, default=0) >= 0
 
     @property
     def index(self) -> Tensor:

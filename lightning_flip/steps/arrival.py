@@ -32,8 +32,7 @@ class Arrival:
     def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord]) -> None:
         self._loaders = loaders
         self._single = True
-        self._listed: dict[StepSource, list[int]] = {}
-        self._carried: dict[StepSource, Tensor] = {}
+        self._carried: dict[StepSource, tuple[Tensor, list[int]]] = {}
         self._places: dict[Any, int] = {}
         self._parts: dict[Any, IndexedBatch | None] = {}  # by key in the collection; None: that loader has ended
         self.plain = data
@@ -103,7 +102,7 @@ class Arrival:
             int64 ``[B]`` on the CPU, or None for loaders without positions.
         """
         part = self._parts.get(self._key(source))
-        return None if part is None or min(part.positions, default=0) < 0 else part.index
+        return part.index if part is not None and part.located else None
 
     def record(self, source: StepSource) -> LoaderRecord | None:
         """What is known of the loader that a source follows.
@@ -129,7 +128,9 @@ class Arrival:
         Raises:
             TypeError: if there is no index.
         """
-        part = None if source.index_from is not None else self._parts.get(self._key(source))
+        if source.index_from is not None:
+            return len(self._ids(source)[1])
+        part = self._parts.get(None if self._single else self._key(source))
         return len(self.listed(source) if part is None else part.positions)
 
     def samples(self, source: StepSource) -> list[int]:
@@ -163,9 +164,21 @@ class Arrival:
             TypeError: if there is no index, or none of integers.
             ValueError: if it is negative.
         """
-        if source not in self._listed:
-            self._listed[source] = self._find(source)
-        return self._listed[source]
+        if source.index_from is not None:
+            return self._ids(source)[1]
+        part = self._parts.get(None if self._single else self._key(source))
+        if part is None:
+            raise TypeError(
+                "the samples of this loader have no index: its dataset is iterable, or it is not a torch DataLoader. "
+                'Let every batch carry an integer id for each sample and name it: index_from="id".'
+            )
+        if not part.located:
+            raise TypeError(
+                f"the sampler of this loader asks {type(self._loaders[part.loader].dataset).__name__} for keys that "
+                "are not integers; a sample's index is its integer position in the dataset. Use integer positions, or "
+                'let every batch carry an integer id for each sample and name it: index_from="id".'
+            )
+        return part.positions
 
     def index(self, source: StepSource) -> Tensor:
         """The samples of the batch, as :meth:`listed` has them.
@@ -177,8 +190,8 @@ class Arrival:
             int64 ``[B]`` on the CPU.
         """
         self.listed(source)
-        part = None if source.index_from is not None else self._parts.get(self._key(source))
-        return self._carried[source] if part is None else part.index
+        part = self._parts.get(self._key(source))
+        return self._ids(source)[0] if part is None or source.index_from is not None else part.index
 
     def num_samples(self, source: StepSource) -> int | None:
         """Length of the dataset that the index points into.
@@ -204,25 +217,11 @@ class Arrival:
         place, record = self._places.get(self._key(source)), self.record(source)
         return 0 if place is None or record is None else record.padding(place, self.rows(source))
 
-    def _find(self, source: StepSource) -> list[int]:
-        if source.index_from is not None:
-            self._carried[source] = carried = _carried_index(self.followed(self.plain, source), source)
-            listed: list[int] = carried.tolist()
-            return listed
-        part = self._parts.get(self._key(source))
-        if part is None:
-            raise TypeError(
-                "the samples of this loader have no index: its dataset is iterable, or it is not a torch DataLoader. "
-                'Let every batch carry an integer id for each sample and name it: index_from="id".'
-            )
-        if min(part.positions, default=0) < 0:
-            dataset = self._loaders[part.loader].dataset
-            raise TypeError(
-                f"the sampler of this loader asks {type(dataset).__name__} for keys that are not integers; "
-                "a sample's index is its integer position in the dataset. Use integer positions, or let every "
-                'batch carry an integer id for each sample and name it: index_from="id".'
-            )
-        return part.positions
+    def _ids(self, source: StepSource) -> tuple[Tensor, list[int]]:
+        if source not in self._carried:
+            index = _carried_index(self.followed(self.plain, source), source)
+            self._carried[source] = index, index.tolist()
+        return self._carried[source]
 
     def _key(self, source: StepSource) -> Any:
         if self._single:

@@ -67,7 +67,12 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
         >>> find_target({"x": torch.zeros(2, 3), "label": torch.tensor([[0], [1]])}).tolist()
         [0, 1]
     """
-    target = select(batch, target_from, "target_from") if target_from is not None else _usual_target(batch)
+    if target_from is not None:
+        target = select(batch, target_from, "target_from")
+    elif type(batch) in (tuple, list) and len(batch) >= 2:  # nearly always, and in every step
+        target = batch[1]
+    else:
+        target = _usual_target(batch)
     if not isinstance(target, Tensor):
         raise TypeError(
             f"no target tensor found: got {type(target).__name__} in {_describe(batch)}. "
@@ -99,8 +104,6 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
 
 
 def _usual_target(batch: Any) -> Any:
-    if type(batch) in (tuple, list) and len(batch) >= 2:  # nearly always, and in every step
-        return batch[1]
     named = batch if isinstance(batch, Mapping) else None
     if named is None and (is_dataclass(batch) or hasattr(batch, "_fields")):
         names = [field.name for field in fields(batch)] if is_dataclass(batch) else list(batch._fields)
