@@ -97,5 +97,6 @@ class LoaderRecord:
 
 
 def _padding_sampler(loader: DataLoader[Any]) -> DistributedSampler[Any] | None:
-    sampler = getattr(loader.batch_sampler, "sampler", None) or loader.sampler
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    sampler = loader.sampler if sampler is None else sampler
     return sampler if isinstance(sampler, DistributedSampler) and not sampler.drop_last else None

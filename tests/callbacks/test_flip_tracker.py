@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -202,6 +205,15 @@ def test_two_trackers_keep_their_states_apart(tmp_path):
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     states = torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"]
     assert len(states) == 3
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_may_be_given_another_name(duplicate):
+    tracker = FlipTracker(name="a")
+    assert tracker.state_key == "FlipTracker{'train': False, 'val': True, 'name': 'a'}"
+    other = duplicate(tracker)
+    other.name = "b"
+    assert other.state_key == "FlipTracker{'train': False, 'val': True, 'name': 'b'}"
 
 
 def test_another_dataset_on_resumption_is_an_error(tmp_path):

@@ -531,6 +531,17 @@ def test_two_ranks_record_every_chosen_sample_once(options):
     assert set(rows[:, 0].tolist()) == expected
 
 
+def all_of_seventeen(folder):
+    trainer = make_trainer(devices=2, strategy="ddp", callbacks=[LearningPath(range(17), dirpath=folder)])
+    trainer.fit(Lookup(some_logits(3, 17)), loader(17, 2, shuffle=True))
+
+
+def test_a_sample_that_pads_a_rank_is_visited_once():
+    assert run_ranks(2, all_of_seventeen, "two") == [0, 0]
+    visits = sorted((epoch, index) for epoch, _, index, _ in rows_of(read_paths("two")))
+    assert visits == [(epoch, index) for epoch in range(3) for index in range(17)]
+
+
 def test_passes_on_two_ranks_are_rank_0s():
     options = {"samples": CHOSEN, "mode": "eval", "every_n_steps": 2}
     assert run_ranks(2, on_ranks, 2, "two", options) == [0, 0]

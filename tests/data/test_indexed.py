@@ -86,6 +86,38 @@ def test_a_dataset_without_a_length() -> None:
     assert [batch.index.tolist() for batch in wrapped] == [[7, 900], [3]]
 
 
+def test_a_batch_sampler_may_fill_one_list_again_and_again() -> None:
+    class Reusing:
+        def __iter__(self) -> Any:
+            batch = [0, 0]
+            for first in (4, 0, 2):
+                batch[:] = first, first + 1
+                yield batch
+
+    batches = list(wrap_loader(DataLoader(Positions(6), batch_sampler=Reusing()), 0))  # type: ignore[arg-type]
+    assert [batch.positions for batch in batches] == [batch.index.tolist() for batch in batches]
+    assert [batch.positions for batch in batches] == [[4, 5], [0, 1], [2, 3]]
+
+
+def test_batch_and_index_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Any] = []
+    monkeypatch.setattr(
+        "torch.utils.data._utils.pin_memory.pin_memory", lambda data, device: pinned.append((data, device)) or [data]
+    )
+    batch = IndexedBatch("batch", [4, 0], loader=3)
+    found: Any = batch.pin_memory("cuda")
+    assert (found.batch, found.positions, found.loader) == (["batch"], [4, 0], 3)
+    assert found.index == [batch.index]
+    assert pinned == [("batch", "cuda"), (batch.index, "cuda")]
+
+
+def test_an_index_is_of_integers_however_many_there_are() -> None:
+    for positions in ([], [3], [2, -1]):
+        batch = pickle.loads(pickle.dumps(IndexedBatch(None, positions, loader=0)))
+        assert (batch.index.tolist(), batch.index.dtype) == (positions, torch.int64)
+        assert batch.located == (-1 not in positions)
+
+
 def test_collate_gets_the_samples_as_they_are() -> None:
     seen = []
 

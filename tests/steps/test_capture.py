@@ -166,6 +166,31 @@ def test_inputs_of_the_forward_and_graph_of_the_logits() -> None:
         assert not step.detached().logits.requires_grad
 
 
+def test_equal_sources_share_one_step() -> None:
+    class Two(Recorder):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            again, other = StepSource(logits_from="net"), StepSource(logits_from="net", target_from=1)
+            self.attachment.register(self, again)
+            self.attachment.register(self, other)
+            step = self.attachment.sample_step(self.source)
+            assert self.attachment.sample_step(again) is step
+            assert self.attachment.sample_step(other) is not step
+            assert self.attachment.sample_step(other).logits is step.logits
+            assert len(pl_module.net._forward_hooks) == 1
+            assert not pl_module.net._forward_pre_hooks
+
+    trainer = trainer_with(Two(StepSource(logits_from="net")))
+    trainer.fit(Passing(), loader_over(Positions(N)))
+    assert_nothing_left(trainer)
+
+
+def test_a_layer_that_is_not_there_leaves_no_hook() -> None:
+    module = Passing()
+    with pytest.raises(AttributeError, match="features_from="):
+        trainer_with(Recorder(StepSource(features_from="nowhere"))).fit(module, loader_over(Positions(N)))
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
 class Checkpointed(Passing):
     """Runs its network again in the backward pass."""
 
