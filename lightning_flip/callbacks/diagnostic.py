@@ -283,9 +283,9 @@ class Diagnostic(StepWatcher):
         if self.figures:
             new_figure(1, 1)  # says how to get matplotlib, where it is missing
         others = [other for other in trainer.callbacks if type(other) is type(self) and other is not self]  # type: ignore[attr-defined]
-        if any(other.name == self.name and other.dirpath == self.dirpath for other in others):
+        if any(other.name == self.name for other in others):
             raise ValueError(
-                f"two {type(self).__name__} of this Trainer would log and write under the same names. Give one a name=."
+                f"two {type(self).__name__} of this Trainer would log under the same names. Give one of them a name=."
             )
         # Every rank has to ask: the answer is broadcast.
         folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "diagnostics"

@@ -47,6 +47,8 @@ def untrained(callbacks: list[Any], error: Any, match: str, data: Any = None, mo
 
 def test_two_of_one_kind_need_names() -> None:
     untrained([NoiseAccuracy(), NoiseAccuracy(mode="eval")], ValueError, "two NoiseAccuracy .* same names.*name=")
+    elsewhere = NoiseAccuracy(dirpath="elsewhere")  # what is logged has no folder
+    untrained([NoiseAccuracy(), elsewhere], ValueError, "two NoiseAccuracy .* same names")
     trainer = make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(), NoiseAccuracy(mode="eval", name="eval")])
     trainer.fit(Watched(noise=True), noisy_loader(N))
     assert {"train_accuracy_all_true", "train_accuracy_all_true_eval"} <= set(trainer.callback_metrics)
