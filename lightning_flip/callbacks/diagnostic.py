@@ -146,7 +146,7 @@ class Diagnostic(StepWatcher):
         """What to keep of a step; nothing is read back from the device.
 
         Args:
-            step: detached, in at least float32, without padding.
+            step: rows of several steps, detached, in at least float32, without padding.
 
         Returns:
             One tensor ``[B, ...]`` a column.
@@ -193,6 +193,7 @@ class Diagnostic(StepWatcher):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another run's tables, before the work begins; overrides call this one."""
+        super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
         fresh = trainer.current_epoch == 0 and trainer.global_step == 0
@@ -211,20 +212,18 @@ class Diagnostic(StepWatcher):
         """Refuse to replace another test's table."""
         self._open(trainer, ["test"])
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Keep a step's columns; those of the epoch before are let go."""
-        if not self.train or self.attachment is None:
-            return
-        if self._epoch.get(TRAIN) != trainer.current_epoch:
+    def new_epoch(self, epoch: int) -> None:
+        """Drop the columns of the epoch before."""
+        if self._epoch.get(TRAIN) != epoch:
             self._rows.pop(TRAIN, None)
-            self._epoch[TRAIN] = trainer.current_epoch
-        if self.mode == "visits":
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._epoch[TRAIN] = epoch
+
+    def wants(self, split: str) -> bool:
+        """Training steps only where the visits count, and not a clean pass."""
+        return split != "train" or self.mode == "visits"
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Keep a step's columns."""
+        """Keep columns."""
         self._keep(TRAIN if split == "train" else (split, loader), step)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -242,8 +241,8 @@ class Diagnostic(StepWatcher):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a test step's columns."""
-        if self.val:
-            self._see(trainer, "test", dataloader_idx)
+        if self.val and self.attachment is not None:
+            self.attachment.take(self.source, "test", dataloader_idx)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the epoch, if it is due."""
@@ -333,6 +332,7 @@ class Diagnostic(StepWatcher):
         if epoch is None:
             return
         assert self.attachment is not None
+        self.flush()
         self.attachment.check()
         if key[0] == "train" and self.mode == "eval":
             for step in self._asked(trainer, pl_module, self.samples()):

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_flip.steps._state import STATE_VERSION, check_version
 from lightning_flip.tables import is_distributed
 
 __all__ = ["ExactResume"]
@@ -73,14 +74,14 @@ class ExactResume(pl.Callback):
         """
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None:
-            return {"ranks": [], "inside_epoch": False}
+            return {"version": STATE_VERSION, "ranks": [], "inside_epoch": False}
         states: list[Any] = [random_states()]
         # In an exception the other ranks may not come; their states are missing then.
         if is_distributed() and sys.exc_info()[1] is self._handled:
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, states[0])
             states = gathered
-        return {"ranks": states, "inside_epoch": _inside_epoch(trainer)}
+        return {"version": STATE_VERSION, "ranks": states, "inside_epoch": _inside_epoch(trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the loop has come to where they belong; ignored outside of ``fit``.
@@ -88,8 +89,13 @@ class ExactResume(pl.Callback):
         Args:
             state_dict: what :meth:`state_dict` gave.
         """
-        if self._trainer is not None and state_dict["ranks"]:
-            self._loaded = state_dict
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is None or not state_dict["ranks"]:
+            return
+        check_version(state_dict, "ExactResume", trainer)
+        self._loaded = state_dict
+        if trainer.strategy.restore_checkpoint_after_setup and not state_dict["inside_epoch"]:
+            self._restore(trainer)  # on_fit_start is over, and the loader's iterator comes next
 
     def _restore(self, trainer: pl.Trainer) -> None:
         assert self._loaded is not None

@@ -69,7 +69,7 @@ class FilteredTables:
                 "what logits_from names, or start a new run."
             )
         step.require_below(self.average.num_samples)
-        for part in step.once():
+        for part in step.pieces():
             self.average.visit(part.index, part.logits.softmax(dim=1).float(), part.valid)
             self._labels.update(part.index, part.target[:, None], part.valid)
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import VisitStatistics, is_distributed
 
@@ -20,7 +20,7 @@ __all__ = ["FlipTracker"]
 _COUNTS = ("seen", "compared", "wrong", "wrongly_flipped", "to_wrong", "to_right", "changed")
 
 
-class FlipTracker(StepWatcher):
+class FlipTracker(StatefulWatcher):
     """Logs what flipped in every pass over the validation data, and by option in each training epoch.
 
     - ``val_flipping_error``: FE, Eq. 7 of the FER paper, the share wrong now that was right in an earlier pass;
@@ -43,9 +43,6 @@ class FlipTracker(StepWatcher):
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
-
-    Attributes:
-        statistics: a :class:`~lightning_flip.tables.VisitStatistics` for every ``(split, loader)``.
 
     Raises:
         ValueError: if neither training nor validation is to be followed.
@@ -77,23 +74,32 @@ class FlipTracker(StepWatcher):
             loader=loader,
         )
         self.num_samples = num_samples
-        self.statistics: dict[tuple[str, int], VisitStatistics] = {}
+        self._statistics: dict[tuple[str, int], VisitStatistics] = {}
         self._passes: dict[tuple[str, int], int] = {}
         self._counts: dict[tuple[str, int], Tensor] = {}
         self._train_epoch = -1
 
+    @property
+    def statistics(self) -> dict[tuple[str, int], VisitStatistics]:
+        """A :class:`~lightning_flip.tables.VisitStatistics` for every ``(split, loader)``, up to the last batch."""
+        self.flush()
+        return self._statistics
+
     def begin(self, trainer: pl.Trainer) -> None:
         """Start from nothing in a run's first epoch."""
         if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self.statistics, self._passes, self._counts = {}, {}, {}
+            self._statistics, self._passes, self._counts = {}, {}, {}
             self._train_epoch = -1
 
+    def new_epoch(self, epoch: int) -> None:
+        """Drop the rates of an epoch whose end was not seen, rather than mix them with those of this one."""
+        if self._train_epoch != epoch:
+            for key in [key for key in self._counts if key[0] == "train"]:
+                self._finish_pass(key, None)
+            self._train_epoch = epoch
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Count a step in; nothing is read back from the device."""
-        if split == "train" and self._train_epoch != trainer.current_epoch:
-            # The hooks of an epoch's end do not run after every resumption: its rates are lost then, not mixed up.
-            self._finish_pass((split, loader), None)
-            self._train_epoch = trainer.current_epoch
+        """Count rows in; nothing is read back from the device."""
         statistics = self._statistics_for(split, loader, step)
         step.require_below(statistics.num_samples)
         counts = self._counts.get((split, loader))
@@ -105,6 +111,7 @@ class FlipTracker(StepWatcher):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the training epoch's rates."""
+        self.flush()
         for key in [key for key in self._counts if key[0] == "train"]:
             self._finish_pass(key, pl_module)
 
@@ -112,46 +119,36 @@ class FlipTracker(StepWatcher):
         """Log the pass's rates."""
         if trainer.sanity_checking or not self.fitting:
             return
+        self.flush()
         for key in [key for key in self._counts if key[0] == "val"]:
             self._finish_pass(key, pl_module)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The statistics of all ranks, and the counts of the passes that are not over.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+    def state(self) -> dict[str, Any]:
+        """The statistics of all ranks, and the counts of the passes that are not over."""
         partial = not self.may_communicate()
         state: dict[str, Any] = {"partial": partial, "train_epoch": self._train_epoch, "splits": {}}
-        for key in sorted(self.statistics):
+        for key in sorted(self._statistics):
             counts = self._counts.get(key)
             if not partial:
-                self.statistics[key].sync()
+                self._statistics[key].sync()
                 counts = None if counts is None else _sum_over_ranks(counts.clone())
             state["splits"][f"{key[0]}-{key[1]}"] = {
-                "statistics": self.statistics[key].state_dict(),
+                "statistics": self._statistics[key].state_dict(),
                 "passes": self._passes[key],
                 "counts": None if counts is None else counts.cpu(),
             }
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
-        if not self.fitting or trainer is None:
-            return
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
         device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
-        self._train_epoch = state_dict["train_epoch"]
-        self.statistics, self._passes, self._counts = {}, {}, {}  # an interrupted fit may have left some
-        for text, saved in state_dict["splits"].items():
+        self._train_epoch = state["train_epoch"]
+        self._statistics, self._passes, self._counts = {}, {}, {}  # an interrupted fit may have left some
+        for text, saved in state["splits"].items():
             split, _, loader = text.rpartition("-")
             key = (split, int(loader))
-            self.statistics[key] = VisitStatistics(saved["statistics"]["counts"].shape[0], device)
-            self.statistics[key].load_state_dict(saved["statistics"])
+            self._statistics[key] = VisitStatistics(saved["statistics"]["counts"].shape[0], device)
+            self._statistics[key].load_state_dict(saved["statistics"])
             self._passes[key] = saved["passes"]
             # One rank goes on with the sum of all ranks' counts, the others from zero.
             if saved["counts"] is not None:
@@ -168,11 +165,11 @@ class FlipTracker(StepWatcher):
                 "the batches carry their index themselves, so that the number of samples is unknown. "
                 "Pass num_samples=, one more than the largest index."
             )
-        if key not in self.statistics:
+        if key not in self._statistics:
             size = VisitStatistics.bytes_needed(num_samples) / 1e6
             rank_zero_info(f"FlipTracker: statistics of {num_samples} {split} samples = {size:.1f} MB")
-            self.statistics[key] = VisitStatistics(num_samples, step.logits.device)
-        statistics = self.statistics[key]
+            self._statistics[key] = VisitStatistics(num_samples, step.logits.device)
+        statistics = self._statistics[key]
         if statistics.num_samples != num_samples:
             raise ValueError(
                 f"the checkpoint's statistics are of {statistics.num_samples} {split} samples, this loader has "
@@ -210,7 +207,7 @@ class FlipTracker(StepWatcher):
             return
         if self.attachment is not None:
             self.attachment.check()
-        statistics = self.statistics[key]
+        statistics = self._statistics[key]
         statistics.sync()
         counts = dict(zip(_COUNTS, _sum_over_ranks(self._counts.pop(key)).tolist(), strict=True))
         self._passes[key] += 1

@@ -19,7 +19,7 @@ class KnownSamples:
         self._known: dict[tuple[str, int], set[int]] = {}
 
     def new(self, split: str, loader: int, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Positions of the first row of every sample that is not known yet; they are known from now on.
+        """Positions of the first row of every sample that is not known yet.
 
         Args:
             split: "train" or "val".
@@ -31,14 +31,26 @@ class KnownSamples:
 
         Example:
             >>> known = KnownSamples()
-            >>> known.new("val", 0, np.array([3, 1, 3])).tolist(), known.new("val", 0, np.array([3, 4])).tolist()
-            ([1, 0], [1])
+            >>> known.new("val", 0, np.array([3, 1, 3])).tolist()
+            [1, 0]
+            >>> known.add("val", 0, np.array([3, 1]))
+            >>> known.new("val", 0, np.array([3, 4])).tolist()
+            [1]
         """
-        known = self._known.setdefault((split, loader), set())
+        known = self._known.get((split, loader), set())
         values, first = np.unique(index, return_index=True)
         fresh = np.array([value not in known for value in values.tolist()], dtype=bool)
-        known.update(values[fresh].tolist())
         return np.asarray(first[fresh])
+
+    def add(self, split: str, loader: int, index: npt.NDArray[np.int64]) -> None:
+        """Count samples as known, once they are written.
+
+        Args:
+            split: "train" or "val".
+            loader: position of the loader.
+            index: the samples.
+        """
+        self._known.setdefault((split, loader), set()).update(index.tolist())
 
     def has(self, split: str, loader: npt.NDArray[np.integer], index: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether the samples are known.
@@ -53,7 +65,7 @@ class KnownSamples:
 
         Example:
             >>> known = KnownSamples()
-            >>> _ = known.new("val", 0, np.array([3, 1]))
+            >>> known.add("val", 0, np.array([3, 1]))
             >>> known.has("val", np.array([0, 0, 1]), np.array([1, 2, 1])).tolist()
             [True, False, False]
         """

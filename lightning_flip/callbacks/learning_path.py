@@ -16,13 +16,13 @@ from lightning_flip.callbacks.path_probe import probed_loader
 from lightning_flip.callbacks.path_recording import PathRecording
 from lightning_flip.callbacks.run_folder import default_folder
 from lightning_flip.callbacks.soft_target_files import training_data
-from lightning_flip.callbacks.watcher import StepWatcher
-from lightning_flip.steps import Attachment, SampleStep
+from lightning_flip.callbacks.watcher import StatefulWatcher
+from lightning_flip.steps import SampleStep
 
 __all__ = ["LearningPath"]
 
 
-class LearningPath(StepWatcher):
+class LearningPath(StatefulWatcher):
     """Records the distributions q_t that a network predicts on some training samples (Filter-KD, Section 3.2).
 
     - ``mode="visits"``: what the training forward predicted whenever a chosen sample was in the batch, before that
@@ -123,7 +123,7 @@ class LearningPath(StepWatcher):
         self._passes = PathPasses()
         every = {"every_n_steps": self.every_n_steps, "every_n_epochs": self.every_n_epochs}
         self._limit = PathLimit(self.max_bytes, passes=self.mode == "eval", **every)
-        self._global_step = 0
+        self._last_step = -1
 
     @property
     def folder(self) -> Path | None:
@@ -149,10 +149,8 @@ class LearningPath(StepWatcher):
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the folder, now that a checkpoint's state has been read."""
-        if not self.fitting or self.folder is not None:
-            return
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the folder."""
         default = default_folder(trainer)
         base = Path(self.dirpath or self._recording.base or default)
         info = {"module": type(pl_module).__qualname__, "mode": self.mode, "k": self.k, "select": self.select}
@@ -160,9 +158,11 @@ class LearningPath(StepWatcher):
         self._recording.open(trainer, base, self.name, overwrite=self.overwrite, info=info)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the samples, and ask about them before the first update."""
+        """Check the samples, and evaluate them before the first update."""
+        super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
+        self._last_step = trainer.global_step
         self._choice.start(training_data(trainer, self.source))
         if self.mode == "eval":
             probed_loader(trainer, self.source)  # what is wrong is wrong on every rank, and not on the asking one alone
@@ -176,17 +176,17 @@ class LearningPath(StepWatcher):
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note how many updates came before this batch."""
-        if self._attachment is None:
-            return
-        self._global_step = trainer.global_step
-        if self._recording.epoch != trainer.current_epoch:
-            # The hooks of an epoch's end do not run after every resumption.
-            self._end_epoch(trainer, pl_module)
-            self._recording.epoch = trainer.current_epoch
+    def new_epoch(self, epoch: int) -> None:
+        """End an epoch whose end was not seen."""
+        trainer = self.trainer
+        if trainer is not None and self._recording.epoch != epoch:
+            self._end_epoch(trainer, trainer.lightning_module)
+            self._recording.epoch = epoch
+
+    def wants(self, split: str) -> bool:
+        """Every visit while zig-zag scores are summed up, else those of the epochs that are recorded."""
+        visits = self.mode == "visits" and self._limit.due(self._recording.epoch)
+        return self._choice.counting or visits
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Say what will be recorded before the first update."""
@@ -196,26 +196,31 @@ class LearningPath(StepWatcher):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the chosen rows of a step, or ask about the chosen samples; most batches hold none of them."""
+        """Evaluate the chosen samples, if that is due after this update."""
         if self._attachment is None:
             return
         if not self._limit.classes:
             self._announce(trainer)  # no backward came: manual optimization that skips one
-        if self._choice.counting:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self.mode == "visits":
-            if self._limit.due(self._recording.epoch):
-                self._keep_visits(self._attachment)
-            return
-        every = self.every_n_steps
-        if every is not None and trainer.global_step // every > self._global_step // every:
+        every, before = self.every_n_steps, self._last_step
+        self._last_step = trainer.global_step
+        if every is not None and trainer.global_step // every > before // every:
             self._keep(trainer, self._ask(trainer, pl_module))
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Add up what zig-zag scores come from; nothing is read back from the device."""
-        self._choice.see(step)
+        """Add up what zig-zag scores come from, and keep the chosen rows."""
+        if self._choice.counting:
+            self._choice.see(step)
+        if self.mode != "visits" or not self._limit.due(step.epoch):
+            return
+        assert step.samples is not None
+        rows = self._choice.rows_in(step.samples)
+        kept = rows[: self._limit.room(self._recording)]
+        if len(kept) < len(rows):
+            self._tell_full()
+        if kept:
+            self._recording.rows.add_visits(step, kept)
 
-    def pass_over(self, split: str) -> None:
+    def skip(self, split: str) -> None:
         """Say once that mixed samples are nobody's."""
         self._tell(
             "LearningPath: targets are float [B, K] (MixUp, CutMix or distributions); predictions on mixed inputs "
@@ -224,31 +229,26 @@ class LearningPath(StepWatcher):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's rows and choose the samples of the next one."""
+        self.flush()
         if self.fitting:
             self._end_epoch(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the rows of an ended epoch after which no step came: resumed where there was nothing left to do."""
+        self.flush()
         if self.fitting:
             self._end_epoch(trainer, pl_module)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write what there is, for whoever looks into the crash; a resumed run sets these parts aside."""
-        try:
-            if self.fitting:
-                self._recording.abandon(trainer)
-        finally:
-            super().on_exception(trainer, pl_module, exception)
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Write what there is, to look into the crash; a resumed run sets these parts aside."""
+        if self.fitting:
+            self._recording.abandon(trainer)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Which epochs are finished, the rows of the running one, and the sums that samples are chosen by.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
+    def state(self) -> dict[str, Any]:
+        """Which epochs are finished, the rows of the running one, and the sums that samples are chosen by."""
+        trainer = self.trainer
         device = trainer.strategy.root_device if trainer is not None and self.may_communicate() else None
         return {
             "recording": self._recording.state_dict(device),
@@ -256,20 +256,12 @@ class LearningPath(StepWatcher):
             "asked": self._passes.asked,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the run of a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        if not self.fitting:
-            return
-        trainer = self._trainer() if self._trainer is not None else None
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint."""
         self._forget()
-        mine = trainer is None or trainer.is_global_zero
-        self._recording.load_state_dict(state_dict["recording"], is_global_zero=mine)
-        self._choice.load_state_dict(state_dict["choice"])
-        self._passes.asked = state_dict["asked"]
+        self._recording.load_state_dict(state["recording"], is_global_zero=trainer.is_global_zero)
+        self._choice.load_state_dict(state["choice"])
+        self._passes.asked = state["asked"]
 
     # -- parts ------------------------------------------------------------------------------------------
 
@@ -280,32 +272,19 @@ class LearningPath(StepWatcher):
             self._choice.prepare(step)
             self._limit.say(trainer, self._choice.size, step.num_classes, self.folder)
 
-    def _keep_visits(self, attachment: Attachment) -> None:
-        """Keep the chosen rows of a step, if there are any; nothing is read back from the device."""
-        samples = attachment.samples(self.source)
-        rows = self._choice.rows_in(samples)
-        found = attachment.outcome(self.source) if rows else None
-        if found is None:
-            return
-        logits, target = found
-        if target.ndim > 1:
-            self.pass_over("train")
-        elif self._has_room(len(rows)):
-            index = [samples[row] for row in rows]
-            self._recording.rows.add_visits(index, rows, target, logits, global_step=self._global_step)
-
-    def _has_room(self, rows: int) -> bool:
-        if self._limit.leaves_room(self._recording, rows):
-            return True
+    def _tell_full(self) -> None:
         self._tell(f"LearningPath has written max_bytes={self.max_bytes} and records no more; paths end here.")
-        return False
 
     def _ask(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> torch.Tensor | None:
         assert self.attachment is not None
         return self._passes.ask(trainer, pl_module, self.attachment, self.source, self._choice.chosen)
 
     def _keep(self, trainer: pl.Trainer, probs: torch.Tensor | None) -> None:
-        if probs is not None and self._has_room(len(probs)):
+        if probs is None:
+            return
+        if len(probs) > self._limit.room(self._recording):
+            self._tell_full()
+        else:
             self._passes.keep(probs, self._recording.rows, global_step=trainer.global_step)
 
     def _end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_flip.callbacks.old_models import OldModels
 from lightning_flip.callbacks.old_predictions import MISSING
-from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.correctness import share
 from lightning_flip.functional.flip_counts import FlipCounts
 from lightning_flip.steps import SampleStep
@@ -26,7 +26,7 @@ __all__ = ["NegativeFlipMonitor"]
 _COUNTS = ("seen", *FlipCounts._fields, "missing", "contradicting")
 
 
-class NegativeFlipMonitor(StepWatcher):
+class NegativeFlipMonitor(StatefulWatcher):
     """Logs in every pass over the validation data, and by option in each training epoch, how the update goes.
 
     - ``val_negative_flip_rate``: NFR, Eq. 2 of the positive-congruent training paper, the share that the old model
@@ -131,38 +131,44 @@ class NegativeFlipMonitor(StepWatcher):
             self._train_epoch = -1
         self.models.open(trainer)
 
+    @property
+    def every_step(self) -> bool:
+        """An old model is run with the step's own inputs; a file of its predictions is looked up once a block."""
+        return self.models.need_inputs
+
+    def new_epoch(self, epoch: int) -> None:
+        """Drop the counts of an epoch whose end was not seen, rather than mix them with those of this one."""
+        if self._train_epoch != epoch:
+            for key in [key for key in self._counts if key[0] == "train"]:
+                del self._counts[key]
+            self._train_epoch = epoch
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Count a step in; nothing is read back from the device, but for the first step of a file."""
-        if split == "train" and self._train_epoch != trainer.current_epoch:
-            # The hooks of an epoch's end do not run after every resumption: its rates are lost then, not mixed up.
-            self._counts.pop((split, loader), None)
-            self._train_epoch = trainer.current_epoch
+        """Count rows in; nothing is read back from the device, except for the first rows of a file."""
         assert self.attachment is not None
         old = self.models.answers(split, loader, step, self.attachment, self.source)
         counts = _count(step, old.pred, old.target, old.known)
         if old.first:
-            self._refuse(split, loader, counts.tolist(), "the first batch")
+            self._refuse(split, loader, counts.tolist(), f"the first {len(step.index)} rows")
         running = self._counts.get((split, loader))
         self._counts[split, loader] = counts if running is None else running + counts
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the training epoch's rates."""
+        self.flush()
         if self.train and self.fitting:
             position = self.source.loader if isinstance(self.source.loader, int) else 0
             self._finish_pass(trainer, pl_module, "train", position)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the pass's rates."""
+        self.flush()
         if self.val and self.attachment is not None and not trainer.sanity_checking:
             for loader in range(len(trainer.num_val_batches)):
                 self._finish_pass(trainer, pl_module, "val", loader)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The counts of the passes that are not over, of all ranks.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+    def state(self) -> dict[str, Any]:
+        """The counts of the passes that are not over, of all ranks."""
         partial = not self.may_communicate()
         splits = {}
         for key in sorted(self._counts):
@@ -170,18 +176,11 @@ class NegativeFlipMonitor(StepWatcher):
             splits[f"{key[0]}-{key[1]}"] = (counts if partial else _sum_over_ranks(counts)).cpu()
         return {"partial": partial, "train_epoch": self._train_epoch, "splits": splits}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
-        if not self.fitting or trainer is None:
-            return
-        self._train_epoch = state_dict["train_epoch"]
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint."""
+        self._train_epoch = state["train_epoch"]
         self._counts = {}
-        for text, saved in state_dict["splits"].items():
+        for text, saved in state["splits"].items():
             split, _, loader = text.rpartition("-")
             # One rank goes on with the sum of all ranks' counts, the others from zero.
             counts = saved.to(trainer.strategy.root_device, copy=True)

@@ -116,6 +116,11 @@ class OldModels:
             if isinstance(loaded, Reference):
                 loaded.prepare(trainer)
 
+    @property
+    def need_inputs(self) -> bool:
+        """Whether a source is a model that has to be run, and no file of its predictions or logits."""
+        return any(not isinstance(loaded, OldPredictions) for loaded in self._loaded.values())
+
     def close(self) -> None:
         """Give the device's memory back."""
         self._tables, self._maps = {}, {}
@@ -210,8 +215,7 @@ class OldModels:
         attachment: Attachment,
         source: StepSource,
     ) -> tuple[SampleAnswers, bool]:
-        record = attachment.record(source)
-        dataset = None if record is None or step.num_samples is None else record.dataset
+        dataset = step.dataset
         before = self._tables.get((split, loader))
         if before is not None and before[0] is dataset:
             return before[1], False

@@ -88,7 +88,7 @@ class PathChoice:
         self.chosen = samples
         self._members = frozenset(samples)
 
-    def rows_in(self, index: list[int]) -> list[int]:
+    def rows_in(self, index: Sequence[int]) -> list[int]:
         """Where chosen samples are in a batch.
 
         Args:
@@ -167,7 +167,7 @@ class PathChoice:
         if self.sums is None:
             return
         step.require_below(self.sums.num_samples)
-        for part in step.once():
+        for part in step.pieces():
             self.sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
 
     def end_epoch(self, device: torch.device) -> bool:

@@ -76,17 +76,16 @@ class PathLimit:
             raise ValueError(refusal)
         rank_zero_info(f"LearningPath: {plan.describe(samples, classes)}, into {folder}")
 
-    def leaves_room(self, recording: PathRecording, rows: int) -> bool:
-        """Whether more rows stay within the limit; where a run's length is not known, that is only told on the way.
+    def room(self, recording: PathRecording) -> int:
+        """How many more rows stay within the limit; it counts if a run's length was not known before.
 
         Args:
             recording: what is recorded.
-            rows: how many more.
 
         Returns:
-            False where they do not.
+            At least 0.
         """
-        return recording.written + recording.rows.count + rows <= self.rows
+        return max(0, self.rows - recording.written - recording.rows.count)
 
 
 def check_times(mode: str, every_n_steps: int | None, every_n_epochs: int | None) -> None:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_flip.steps import SampleStep
 from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PathRows"]
-
-_WAITING = 1_000_000  # logits at most: they are of whole batches, and the memory that was said is of some rows
-
-
-class _Visits(NamedTuple):
-    rows: list[int]
-    target: Tensor
-    logits: Tensor
 
 
 class PathRows:
@@ -41,8 +34,6 @@ class PathRows:
         self._steps: list[int] = []
         self._targets: list[Tensor] = []
         self._probs: list[Tensor] = []
-        self._visits: list[_Visits] = []  # the newest batches, whose rows are picked out together
-        self._waiting = 0
 
     def __len__(self) -> int:
         return self.count
@@ -56,34 +47,33 @@ class PathRows:
             probs: float32 ``[n, K]``.
             global_step: updates that had been taken when the predictions were made.
         """
-        self._fold()
-        self._note(index, global_step)
+        self._note(index, [global_step] * len(index))
         self._targets.append(target)
         self._probs.append(probs)
 
-    def add_visits(
-        self, index: list[int], rows: list[int], target: Tensor, logits: Tensor, *, global_step: int
-    ) -> None:
-        """Append rows of a batch that are picked out later: in a step every operation counts, and a copy is one.
+    def add_visits(self, step: SampleStep, rows: list[int]) -> None:
+        """Append some rows of a block.
 
         Args:
-            index: the samples, known on the host.
-            rows: their n rows in the batch.
-            target: int64 ``[B]``.
-            logits: ``[B, K]`` of any type, outside of the graph.
-            global_step: updates that had been taken when the predictions were made.
+            step: the block's rows, with the samples and the time of each.
+            rows: which.
 
         Example:
+            >>> block = SampleStep(torch.tensor([5, 2]), torch.zeros(2, 2), torch.tensor([0, 1]), samples=[5, 2],
+            ...                    global_step=torch.tensor([3, 4]))
             >>> rows = PathRows()
-            >>> rows.add_visits([2], [1], torch.tensor([0, 1]), torch.zeros(2, 2), global_step=3)
+            >>> rows.add_visits(block, [1])
             >>> rows.columns()["index"].tolist(), rows.columns()["target"].tolist(), rows.columns()["probs"].tolist()
             ([2], [1], [[0.5, 0.5]])
         """
-        self._note(index, global_step)
-        self._visits.append(_Visits(rows, target.clone(), logits.clone()))
-        self._waiting += logits.numel()
-        if self._waiting >= _WAITING:
-            self._fold()
+        samples, times = step.samples, step.global_step
+        assert samples is not None
+        assert times is not None
+        chosen = torch.tensor(rows)
+        self._note([samples[row] for row in rows], times[chosen].tolist())
+        chosen = chosen.to(step.logits.device, non_blocking=True)
+        self._targets.append(step.target.index_select(0, chosen))
+        self._probs.append(step.logits.index_select(0, chosen).softmax(dim=1).float())
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All rows, in the order in which they were added; waits for the device.
@@ -123,7 +113,6 @@ class PathRows:
         if not is_distributed():
             return self
         # A rank that recorded nothing has to learn the number of classes before tensors are exchanged.
-        self._fold()
         width = torch.tensor(self._probs[0].shape[1] if self._probs else 0, device=device)
         dist.all_reduce(width, dist.ReduceOp.MAX)
         merged = PathRows()
@@ -155,25 +144,10 @@ class PathRows:
         rows._append(state["integers"], state["probs"])
         return rows
 
-    def _note(self, index: list[int], global_step: int) -> None:
+    def _note(self, index: list[int], global_steps: list[int]) -> None:
         self.count += len(index)
         self._index += index
-        self._steps += [global_step] * len(index)
-
-    def _fold(self) -> None:
-        if not self._visits:
-            return
-        visits, self._visits, self._waiting = self._visits, [], 0
-        places: list[int] = []
-        start = 0
-        for visit in visits:
-            places += [start + row for row in visit.rows]
-            start += len(visit.target)
-        logits = torch.cat([visit.logits for visit in visits])
-        chosen = torch.tensor(places).to(logits.device, non_blocking=True)
-        logits = logits.index_select(0, chosen)
-        self._targets.append(torch.cat([visit.target for visit in visits]).index_select(0, chosen))
-        self._probs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).float())
+        self._steps += global_steps
 
     def _append(self, integers: Tensor, probs: Tensor) -> None:
         if len(integers):
@@ -187,7 +161,6 @@ class PathRows:
         """Integers ``[n, 3]`` (index, step, target) and probabilities ``[n, K]``, on the CPU."""
         if not self.count:
             return torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, width)
-        self._fold()
         target = torch.cat([part.cpu() for part in self._targets])
         integers = torch.stack([torch.tensor(self._index), torch.tensor(self._steps), target], dim=1)
         return integers, torch.cat([part.cpu() for part in self._probs])

@@ -17,7 +17,7 @@ from lightning_flip.callbacks.clean_pass import clean_pass
 from lightning_flip.callbacks.filtered_tables import FilteredTables
 from lightning_flip.callbacks.run_folder import default_folder
 from lightning_flip.callbacks.soft_target_files import SoftTargetFolder, claim_folder, training_data
-from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 
 __all__ = ["PredictionFilter"]
@@ -25,7 +25,7 @@ __all__ = ["PredictionFilter"]
 _EVALUATIONS = ("eval_last", "eval_best")
 
 
-class PredictionFilter(StepWatcher):
+class PredictionFilter(StatefulWatcher):
     """Filters each training sample's predictions over the training of a teacher (Filter-KD, Algorithm 1).
 
     q[n] <- (1 - alpha) q[n] + alpha p at every visit of sample n, where p is what the loss saw, before its update, in
@@ -61,9 +61,6 @@ class PredictionFilter(StepWatcher):
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
-
-    Attributes:
-        tables: the tables of a fit that has begun, see :class:`FilteredTables`.
 
     Raises:
         ValueError: if an option is out of range, or validation does not log ``monitor``.
@@ -123,12 +120,18 @@ class PredictionFilter(StepWatcher):
         self._forget()
 
     def _forget(self) -> None:
-        self.tables: FilteredTables | None = None
+        self._tables: FilteredTables | None = None
         self.folder: Path | None = None
         self._run_id: str | None = None
         self._files: SoftTargetFolder | None = None
         self._epoch = -1
         self._validated = False
+
+    @property
+    def tables(self) -> FilteredTables | None:
+        """The tables of a fit that has begun, see :class:`FilteredTables`, up to the last batch."""
+        self.flush()
+        return self._tables
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -142,46 +145,48 @@ class PredictionFilter(StepWatcher):
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the folder, now that a checkpoint's state has been read."""
-        if not self.fitting or self._files is not None:
-            return
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Claim the folder."""
         default = default_folder(trainer)
         self.folder = Path(self.dirpath or self.folder or default)
+        known = self._run_id is not None
         self._run_id = trainer.strategy.broadcast(self._run_id or uuid.uuid4().hex)
         folder = self.folder / "soft_targets" / self.name
-        claim_folder(trainer, folder, self._run_id, overwrite=self.overwrite)
+        claim_folder(trainer, folder, self._run_id, overwrite=self.overwrite, known=known)
         facts = {"run": self._run_id, "module": type(pl_module).__qualname__, "initial_pass": self.initial_pass}
         self._files = SoftTargetFolder(folder, {**facts, "alpha": self.alpha})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask the untrained model, if the average starts there."""
-        if not self.fitting or not self.initial_pass or self.tables is not None or trainer.global_step:
+        """Evaluate the untrained model, if the average starts there."""
+        super().on_train_start(trainer, pl_module)
+        if not self.fitting or not self.initial_pass or self._tables is not None or trainer.global_step:
             return
         rows = self._evaluate(trainer, pl_module, averaged=False)
-        self.tables = self._make_tables(len(rows), rows.shape[1], trainer.strategy.root_device)
-        self.tables.average.begin(rows.to(trainer.strategy.root_device))
+        self._tables = self._make_tables(len(rows), rows.shape[1], trainer.strategy.root_device)
+        self._tables.average.begin(rows.to(trainer.strategy.root_device))
 
     # -- steps ----------------------------------------------------------------------------------------
 
+    def new_epoch(self, epoch: int) -> None:
+        """Merge the ranks' rows of the epoch before."""
+        if self._epoch != epoch:
+            self._epoch = epoch
+            if self._tables is not None:
+                self._tables.sync()
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Take in a step's predictions; nothing is read back from the device."""
-        if self._epoch != trainer.current_epoch:
-            # The hooks of an epoch's end do not run after every resumption.
-            self._epoch = trainer.current_epoch
-            if self.tables is not None:
-                self.tables.sync()
-        if self.tables is None:
+        """Take predictions in; nothing is read back from the device."""
+        if self._tables is None:
             num_samples = self.num_samples if self.num_samples is not None else step.num_samples
             if num_samples is None:
                 raise ValueError(
                     "the batches carry their index themselves, so that the number of samples is unknown. "
                     "Pass num_samples=, one more than the largest index."
                 )
-            self.tables = self._make_tables(num_samples, step.num_classes, step.logits.device)
-        self.tables.visit(step)
+            self._tables = self._make_tables(num_samples, step.num_classes, step.logits.device)
+        self._tables.visit(step)
 
-    def pass_over(self, split: str) -> None:
+    def skip(self, split: str) -> None:
         """Refuse targets that are distributions."""
         raise TypeError(
             "PredictionFilter keeps one prediction a sample, and the targets are float [B, K] (MixUp or CutMix), whose "
@@ -190,7 +195,8 @@ class PredictionFilter(StepWatcher):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the tables of the best validation pass, before a checkpoint of its end is made."""
-        if not self.fitting or trainer.sanity_checking or self.tables is None:
+        self.flush()
+        if not self.fitting or trainer.sanity_checking or self._tables is None:
             return
         self._validated = True
         self._merge()
@@ -201,72 +207,63 @@ class PredictionFilter(StepWatcher):
             )
         # Ranks may hold values of their own (sync_dist=False), and have to decide alike.
         score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
-        best = self.tables.best
+        best = self._tables.best
         if math.isnan(score) or (best is not None and not self._better(score, best["score"])):
             return
         evaluated = self._evaluate(trainer, pl_module, averaged=True) if "eval_best" in self.also else None
         moment = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        self.tables.keep({**moment, "monitor": self.monitor, "mode": self.mode, "score": score}, evaluated)
+        self._tables.keep({**moment, "monitor": self.monitor, "mode": self.mode, "score": score}, evaluated)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merge the ranks' rows and write what there is, so that a killed run leaves it."""
-        if self.fitting and self.tables is not None:
+        self.flush()
+        if self.fitting and self._tables is not None:
             self._merge()
             self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what the end of training adds."""
-        if not self.fitting or self.tables is None:
+        self.flush()
+        if not self.fitting or self._tables is None:
             return
         self._merge()
         evaluated = self._evaluate(trainer, pl_module, averaged=False) if "eval_last" in self.also else None
         self._write(trainer, evaluated)
-        if self.tables.best is None:
+        if self._tables.best is None:
             why = f"{self.monitor} was never a number" if self._validated else "no validation ran"
             rank_zero_warn(f"PredictionFilter: {why}, so that there are soft targets of the last epoch alone.")
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """The tables with all ranks' rows.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
-        if self.tables is not None and self.may_communicate():
-            self.tables.sync()
+    def state(self) -> dict[str, Any]:
+        """The tables with all ranks' rows."""
+        if self._tables is not None and self.may_communicate():
+            self._tables.sync()
         return {
             "run_id": self._run_id or "",
             "folder": "" if self.folder is None else str(self.folder.absolute()),
             "alpha": self.alpha,
             "epoch": self._epoch,
             "validated": self._validated,
-            "tables": None if self.tables is None else self.tables.state_dict(),
-            "partial": self.tables is not None and not self.tables.average.merged,
+            "tables": None if self._tables is None else self._tables.state_dict(),
+            "partial": self._tables is not None and not self._tables.average.merged,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the run of a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
-        if not self.fitting or trainer is None:
-            return
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint."""
         self._forget()
-        self._run_id = state_dict["run_id"] or None
-        if state_dict["folder"] and Path(state_dict["folder"]).is_dir():
-            self.folder = Path(state_dict["folder"])
-        self._epoch, self._validated = state_dict["epoch"], state_dict["validated"]
-        if state_dict["tables"] is not None:
+        self._run_id = state["run_id"] or None
+        if state["folder"] and Path(state["folder"]).is_dir():
+            self.folder = Path(state["folder"])
+        self._epoch, self._validated = state["epoch"], state["validated"]
+        if state["tables"] is not None:
             device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
-            self.tables = FilteredTables.from_state(state_dict["tables"], alpha=self.alpha, device=device)
-        if state_dict["alpha"] != self.alpha:
+            self._tables = FilteredTables.from_state(state["tables"], alpha=self.alpha, device=device)
+        if state["alpha"] != self.alpha:
             rank_zero_warn(
-                f"the checkpoint's averages were made with alpha={state_dict['alpha']}; they go on with {self.alpha}."
+                f"the checkpoint's averages were made with alpha={state['alpha']}; they go on with {self.alpha}."
             )
-        if state_dict["partial"] and trainer.world_size > 1:
+        if state["partial"] and trainer.world_size > 1:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: predictions that other ranks made since "
                 "the last merge are missing from the averages."
@@ -286,11 +283,11 @@ class PredictionFilter(StepWatcher):
 
     def _merge(self) -> None:
         assert self.attachment is not None
-        assert self.tables is not None
+        assert self._tables is not None
         self.attachment.check()
-        self.tables.sync()
+        self._tables.sync()
 
     def _write(self, trainer: pl.Trainer, evaluated_last: Tensor | None = None) -> None:
-        if trainer.is_global_zero and self._files is not None and self.tables is not None:
+        if trainer.is_global_zero and self._files is not None and self._tables is not None:
             moment = {"epoch": self._epoch, "step": trainer.global_step}
-            self._files.write(self.tables, training_data(trainer, self.source), moment, evaluated_last)
+            self._files.write(self._tables, training_data(trainer, self.source), moment, evaluated_last)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_flip.callbacks.known_samples import KnownSamples
 from lightning_flip.callbacks.run_folder import default_folder, give_up_folder, open_folder
 from lightning_flip.callbacks.visit_buffer import VisitBuffer
-from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores import PartKey, write_part, write_samples
@@ -23,7 +23,7 @@ from lightning_flip.tables import gather_rows, is_distributed
 __all__ = ["PredictionHistory"]
 
 
-class PredictionHistory(StepWatcher):
+class PredictionHistory(StatefulWatcher):
     """Writes what the model predicted on every sample of every epoch.
 
     One Parquet file a split, epoch, pass and rank, under ``dirpath/history/``, each written whole or not at
@@ -93,12 +93,10 @@ class PredictionHistory(StepWatcher):
     def _forget(self) -> None:
         self.folder: Path | None = None
         self._run_id: str | None = None
-        self._opened = False
         self._finished: list[tuple[str, int, int]] = []
         self._buffers: dict[str, VisitBuffer] = {}
         self._known = KnownSamples()
         self._datasets: dict[tuple[str, int], Any] = {}
-        self._global_step = 0
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -108,14 +106,11 @@ class PredictionHistory(StepWatcher):
 
     def begin(self, trainer: pl.Trainer) -> None:
         """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
-        self._opened = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the folder, now that a checkpoint's state has been read."""
-        if not self.fitting or self._opened:
-            return
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the folder."""
         default = default_folder(trainer)
         self.folder = Path(self.dirpath or self.folder or default)
         info = {
@@ -127,39 +122,33 @@ class PredictionHistory(StepWatcher):
         self._run_id = open_folder(
             trainer, self.folder, self._run_id, self._finished, overwrite=self.overwrite, info=info
         )
-        self._opened = True
         rank_zero_info(f"PredictionHistory: recording into {self.folder}")
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note how many updates came before this batch."""
-        self._global_step = trainer.global_step
+    def new_epoch(self, epoch: int) -> None:
+        """Write the rows of an epoch whose end was not seen."""
+        buffer, trainer = self._buffers.get("train"), self.trainer
+        if buffer is not None and buffer.epoch != epoch and trainer is not None:
+            self._find_datasets(trainer, "train")
+            self._write(trainer, "train")
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Keep a step's rows; nothing is read back from the device."""
-        buffer = self._buffers.get(split)
-        if (split, loader) not in self._datasets and self.attachment is not None:
-            record = self.attachment.record(self.source)
-            self._datasets[split, loader] = None if record is None or step.num_samples is None else record.dataset
-        if buffer is not None and split == "train" and buffer.epoch != trainer.current_epoch:
-            # The hooks of an epoch's end do not run after every resumption.
-            self._write(trainer, split)
-            buffer = None
-        if buffer is None:
-            buffer = self._buffers[split] = VisitBuffer(trainer.current_epoch, getattr(torch, self.dtype))
-        taken = self._global_step if split == "train" else trainer.global_step
-        buffer.add(step, loader=loader, global_step=taken)
+        """Keep rows; nothing is read back from the device."""
+        self._datasets.setdefault((split, loader), step.dataset)
+        if split not in self._buffers:
+            self._buffers[split] = VisitBuffer(step.epoch, getattr(torch, self.dtype))
+        self._buffers[split].add(step, loader=loader)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's training rows."""
+        self.flush()
         if self.fitting and "train" in self._buffers:
             self._write(trainer, "train")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the pass's rows, before a checkpoint of the validation's end is made."""
+        self.flush()
         if self.fitting and not trainer.sanity_checking and "val" in self._buffers:
             self._write(trainer, "val")
 
@@ -170,16 +159,14 @@ class PredictionHistory(StepWatcher):
                 self._find_datasets(trainer, split)
                 self._write(trainer, split)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write what there is, for whoever looks into the crash; a resumed run sets these parts aside."""
-        try:
-            if self._opened:
-                for split in list(self._buffers):
-                    self._write(trainer, split, keep=True)
-                if not self._finished and self.folder is not None and self._run_id is not None:
-                    give_up_folder(trainer, self.folder, self._run_id)
-        finally:
-            super().on_exception(trainer, pl_module, exception)
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Write what there is, to look into the crash; a resumed run sets these parts aside."""
+        if not self._opened:
+            return
+        for split in list(self._buffers):
+            self._write(trainer, split, keep=True)
+        if not self._finished and self.folder is not None and self._run_id is not None:
+            give_up_folder(trainer, self.folder, self._run_id)
 
     def _write(self, trainer: pl.Trainer, split: str, *, keep: bool = False) -> None:
         assert self.folder is not None
@@ -214,6 +201,7 @@ class PredictionHistory(StepWatcher):
                 assert self.folder is not None
                 rows = self._known.rows(split, loader, index[fresh], labels[fresh], self._datasets[split, loader])
                 write_samples(self.folder, rows)
+            self._known.add(split, loader, index[fresh])
 
     def _find_datasets(self, trainer: pl.Trainer, split: str) -> None:
         """Look up the datasets of loaders that took no step in this process."""
@@ -231,13 +219,9 @@ class PredictionHistory(StepWatcher):
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Which passes are finished, and all ranks' rows of those that are not.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
+    def state(self) -> dict[str, Any]:
+        """Which passes are finished, and all ranks' rows of those that are not."""
+        trainer = self.trainer
         together = trainer is not None and self.may_communicate() and is_distributed()
         buffers = {split: self._buffers[split] for split in sorted(self._buffers)}
         if trainer is not None and together:
@@ -250,27 +234,19 @@ class PredictionHistory(StepWatcher):
             "partial": bool(buffers) and is_distributed() and not together,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the run of a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        if not self.fitting:
-            return
-        trainer = self._trainer() if self._trainer is not None else None
-        self._run_id = state_dict["run_id"] or None
-        if self.dirpath is None and state_dict["folder"] and Path(state_dict["folder"]).is_dir():
-            self.folder = Path(state_dict["folder"])
-        self._finished = [(split, epoch, number) for split, epoch, number in state_dict["finished"]]
-        # One rank goes on with the rows of all.
-        mine = trainer is None or trainer.is_global_zero
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint."""
+        self._run_id = state["run_id"] or None
+        if self.dirpath is None and state["folder"] and Path(state["folder"]).is_dir():
+            self.folder = Path(state["folder"])
+        self._finished = [(split, epoch, number) for split, epoch, number in state["finished"]]
+        # One rank continues with the rows of all.
         self._buffers = {}
-        for split, saved in state_dict["buffers"].items():
+        for split, saved in state["buffers"].items():
             self._buffers[split] = VisitBuffer.from_state(saved)
-            if not mine:
+            if not trainer.is_global_zero:
                 self._buffers[split] = VisitBuffer(saved["epoch"], saved["measures"].dtype)
-        if state_dict["partial"]:
+        if state["partial"]:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: rows of the unfinished epoch that other "
                 "ranks had seen are missing from the history."

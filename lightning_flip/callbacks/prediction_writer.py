@@ -221,8 +221,7 @@ class PredictionWriter(pl.Callback):
             )
         seen = step.observed
         if loader not in self._rows:
-            record = self._attachment.record(self.source)
-            dataset = None if record is None or step.num_samples is None else record.dataset
+            dataset = step.dataset
             labels = labels_of_outputs(dataset, self.class_labels, step.num_classes)
             self._datasets[loader] = dataset
             self._rows[loader] = PredictionRows(RowNote(labels, step.num_samples, dataset is not None))

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.stores import discard_empty_run, list_parts, open_run, set_aside
 
-__all__ = ["default_folder", "give_up_folder", "open_folder"]
+__all__ = ["default_folder", "give_up_folder", "open_folder", "overwrite_ignored"]
 
 
 def default_folder(trainer: pl.Trainer) -> Path:
@@ -27,6 +27,27 @@ def default_folder(trainer: pl.Trainer) -> Path:
     if log_dir is not None and trainer.loggers:
         return Path(log_dir)
     return Path(trainer.default_root_dir) / "prediction_history"
+
+
+def overwrite_ignored(trainer: pl.Trainer, *, known: bool, overwrite: bool) -> str:
+    """Whether ``overwrite=True`` is ignored, because it would delete what a resumed run has recorded.
+
+    A fit that resumes from a checkpoint without the callback's state cannot tell its own run from another one.
+
+    Args:
+        trainer: the running Trainer.
+        known: whether the checkpoint knew the callback's run.
+        overwrite: the callback's option.
+
+    Returns:
+        A sentence for the error; "" if the option applies.
+    """
+    if not overwrite or known or not trainer.ckpt_path:
+        return ""
+    return (
+        " overwrite=True is ignored, because the fit resumes from a checkpoint (ckpt_path=) that holds no state of "
+        "this callback. Choose another dirpath=, or move the folder away."
+    )
 
 
 def open_folder(
@@ -56,8 +77,9 @@ def open_folder(
     """
     problem: Exception | None = None
     if trainer.is_global_zero:
+        ignored = overwrite_ignored(trainer, known=run_id is not None, overwrite=overwrite)
         try:
-            run_id = open_run(folder, run_id=run_id, overwrite=overwrite, info=info)
+            run_id = open_run(folder, run_id=run_id, overwrite=overwrite and not ignored, info=info)
             orphans = set_aside(folder, finished)
             if orphans:
                 rank_zero_warn(f"{len(orphans)} parts newer than the checkpoint were set aside as *.orphan.")
@@ -69,6 +91,8 @@ def open_folder(
                     f"{missing[0]}). The history goes on without them, and what it says of earlier epochs is wrong. "
                     "Resume into the folder of the first run, or copy its history there."
                 )
+        except FileExistsError as error:
+            problem = FileExistsError(f"{error}{ignored}")
         except (OSError, ValueError, TypeError) as error:
             problem = error
     run_id, text = trainer.strategy.broadcast((run_id, None if problem is None else str(problem)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks.clean_pass import find_training_loader
 from lightning_flip.callbacks.filtered_tables import FilteredTables
+from lightning_flip.callbacks.run_folder import overwrite_ignored
 from lightning_flip.data.identity import kept_labels, sample_ids
 from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.steps import StepSource
@@ -23,7 +24,7 @@ from lightning_flip.stores.atomic import temporary_files
 __all__ = ["SoftTargetFolder", "claim_folder", "describe_labels", "training_data"]
 
 
-def claim_folder(trainer: pl.Trainer, folder: Path, run_id: str, *, overwrite: bool) -> None:
+def claim_folder(trainer: pl.Trainer, folder: Path, run_id: str, *, overwrite: bool, known: bool) -> None:
     """Begin or go on in a folder of soft targets; all ranks hear of a refusal, so that none waits for the others.
 
     Args:
@@ -31,6 +32,7 @@ def claim_folder(trainer: pl.Trainer, folder: Path, run_id: str, *, overwrite: b
         folder: where the files will lie.
         run_id: this run's id, which its files hold.
         overwrite: remove another run's files instead of refusing.
+        known: whether a checkpoint knew the run.
 
     Raises:
         FileExistsError: if there are files of another run, or such as cannot be read.
@@ -38,11 +40,12 @@ def claim_folder(trainer: pl.Trainer, folder: Path, run_id: str, *, overwrite: b
     problem: str | None = None
     if trainer.is_global_zero:
         others = [path for path in sorted(folder.glob("*.safetensors")) if not _is_of_run(path, run_id)]
-        if others and not overwrite:
+        ignored = overwrite_ignored(trainer, known=known, overwrite=overwrite)
+        if others and (ignored or not overwrite):
             names = ", ".join(path.name for path in others)
             problem = (
                 f"{folder} holds soft targets of another run, or damaged ones ({names}). Choose another "
-                "dirpath=, resume that run, or pass overwrite=True to remove them."
+                f"dirpath=, resume that run, or pass overwrite=True to remove them.{ignored}"
             )
         else:
             for path in others:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic, Key
 from lightning_flip.callbacks.diagnostic_files import Finding
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.calibration import (
     LARGEST_TEMPERATURE,
     SMALLEST_TEMPERATURE,
@@ -30,7 +31,7 @@ __all__ = ["TemperatureScaling", "read_temperature"]
 _NOTICEABLE = 0.001  # of a calibration error; less is what some samples more or less would change, too
 
 
-class TemperatureScaling(Diagnostic):
+class TemperatureScaling(Diagnostic, StatefulWatcher):
     """Fits T of softmax(z / T) on the validation logits, and reports calibration before and after (Guo et al. 2017).
 
     After every validation pass of a fit T is fitted to the logits of all ranks, and logged with the expected
@@ -80,6 +81,7 @@ class TemperatureScaling(Diagnostic):
 
     title = "calibration"
     draws_last = True
+    loads_always = True
 
     def __init__(self, *, bins: int = 15, val_loader: int = 0, every_n_epochs: int = 1, **kwargs: Any) -> None:
         super().__init__(train=False, val=True, mode="visits", every_n_epochs=every_n_epochs, **kwargs)
@@ -128,12 +130,8 @@ class TemperatureScaling(Diagnostic):
             )
         self._warn("val")
 
-    def state_dict(self) -> dict[str, Any]:
-        """The temperature, the calibration errors before and after, and how many updates the weights had had.
-
-        Returns:
-            Numbers and None only.
-        """
+    def state(self) -> dict[str, Any]:
+        """The temperature, the calibration errors before and after, and how many updates the weights had had."""
         return {"temperature": self.temperature, "fitted_at": self._fitted_at, **self._found}
 
     def on_load_checkpoint(
@@ -144,14 +142,10 @@ class TemperatureScaling(Diagnostic):
         if state is not None and trainer.state.fn != TrainerFn.FITTING:
             _warn_of_age(state, checkpoint)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's temperature, outside of ``fit`` as well.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        self._found = {name: value for name, value in state_dict.items() if name.startswith("ece_")}
-        self.temperature, self._fitted_at = state_dict["temperature"], state_dict["fitted_at"]
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's temperature."""
+        self._found = {name: value for name, value in state.items() if name.startswith("ece_")}
+        self.temperature, self._fitted_at = state["temperature"], state["fitted_at"]
 
     # -- a pass -------------------------------------------------------------------------------------------
 
@@ -185,7 +179,7 @@ class TemperatureScaling(Diagnostic):
             return
         self._found = {name: value for name, value in scalars.items() if name != "temperature"}
         self.temperature = scalars.get("temperature", self.temperature)
-        trainer = self._trainer() if self._trainer is not None else None
+        trainer = self.trainer
         if self.fitting and trainer is not None:
             self._fitted_at = trainer.global_step
         else:

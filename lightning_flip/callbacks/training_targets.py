@@ -82,6 +82,11 @@ class TrainingTargets(Diagnostic):
         super().teardown(trainer, pl_module, stage)
         self._module = None
 
+    @property
+    def every_step(self) -> bool:
+        """The targets are those of the running step's loss."""
+        return True
+
     def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
         """The sorted target."""
         kept = None if self._module is None else self._module.kept_training_targets

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_flip.callbacks.prediction_files import on_first_rank
-from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.transitions import condition_number, estimate_transition
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores import write_transition
@@ -30,7 +30,7 @@ class TakesTransition(Protocol):
         """Compute with a transition from the next step on."""
 
 
-class TransitionEstimator(StepWatcher):
+class TransitionEstimator(StatefulWatcher):
     """Estimates T[true, noisy] from what the model predicts in a warm-up epoch (Patrini et al. 2017).
 
     The predictions are those of the training forward itself (train mode, augmented, before each step's update), over
@@ -128,49 +128,45 @@ class TransitionEstimator(StepWatcher):
                 "estimate."
             )
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to replace a file, before the work begins."""
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace a file before the work begins, and hand a checkpoint's estimate over."""
         # Every rank has to ask: the answer is broadcast.
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._file = Path(self.path) if self.path is not None else folder / "transition.npz"
         if getattr(trainer, "fast_dev_run", False):
             self._file = None
-        elif self.fitting and self.transition is None and not self.overwrite:
+        elif self.transition is None and not self.overwrite:
             on_first_rank(trainer, functools.partial(_refuse, self._file))
+        self._hand_over(pl_module)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand a checkpoint's estimate over."""
-        if self.fitting:
-            self._hand_over(pl_module)
+    def new_epoch(self, epoch: int) -> None:
+        """Estimate after an epoch whose end was not seen."""
+        trainer = self.trainer
+        if self._table is not None and epoch > self._epoch and trainer is not None:
+            self._estimate(trainer, trainer.lightning_module)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Estimate after an epoch whose end was not seen: its hooks do not run after every resumption."""
-        if self.fitting and self._table is not None and trainer.current_epoch > self._epoch:
-            self._estimate(trainer, pl_module)
+    def wants(self, split: str) -> bool:
+        """In the epochs that count, until there is an estimate."""
+        trainer = self.trainer
+        late = trainer is not None and trainer.current_epoch + 1 >= self.warmup_epochs
+        return late and self.transition is None
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Keep a step's probabilities, in the epoch that counts; nothing is read back from the device."""
-        if self.transition is not None or trainer.current_epoch + 1 < self.warmup_epochs:
-            return
+        """Keep probabilities; nothing is read back from the device."""
         table = self._table_for(step)
         step.require_below(table.num_samples)
-        self._epoch = trainer.current_epoch
-        for part in step.once():
+        self._epoch = step.epoch
+        for part in step.pieces():
             table.update(part.index, part.logits.softmax(dim=1), part.valid)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Estimate when the warm-up ends."""
+        self.flush()
         if self.fitting and self._table is not None:
             self._estimate(trainer, pl_module)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The estimate, or the predictions so far, of all ranks.
-
-        Returns:
-            Tensors, numbers and None only.
-        """
+    def state(self) -> dict[str, Any]:
+        """The estimate, or the predictions so far, of all ranks."""
         if self._table is not None and self.may_communicate():
             self._table.sync()
         if self._table is not None:
@@ -182,19 +178,12 @@ class TransitionEstimator(StepWatcher):
             "table": None if self._table is None else self._table.state_dict(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
-        if not self.fitting or trainer is None:
-            return
-        transition, table = state_dict["transition"], state_dict["table"]
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint."""
+        transition, table = state["transition"], state["table"]
         self.transition = None if transition is None else transition.cpu()
-        self.condition_number = state_dict["condition_number"]
-        self._epoch, self._table = state_dict["epoch"], None
+        self.condition_number = state["condition_number"]
+        self._epoch, self._table = state["epoch"], None
         if table is not None:
             # On the device at once: the ranks may have to merge before the first step comes.
             self._table = SampleTable(*table["rows"].shape, device=trainer.strategy.root_device)

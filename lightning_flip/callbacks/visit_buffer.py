@@ -37,17 +37,18 @@ class VisitBuffer:
     def __len__(self) -> int:
         return sum(rows.shape[1] for rows in self._integers)
 
-    def add(self, step: SampleStep, *, loader: int, global_step: int) -> None:
-        """Append a row for every sample of a step.
+    def add(self, step: SampleStep, *, loader: int) -> None:
+        """Append a row for every sample.
 
         Args:
-            step: detached; rows that are not valid are recorded as they are.
+            step: detached, of a block; rows that are not valid are recorded as they are.
             loader: position of the loader.
-            global_step: optimizer steps that had been taken when the predictions were made.
         """
         facts = step.predictions
-        constant = torch.full_like(step.index, loader), torch.full_like(step.index, global_step)
-        self._integers.append(torch.stack([*constant, step.index, facts.pred, step.target]))
+        assert step.global_step is not None
+        global_step = step.global_step.to(step.index.device, non_blocking=True)
+        place = torch.full_like(step.index, loader)
+        self._integers.append(torch.stack([place, global_step, step.index, facts.pred, step.target]))
         self._measures.append(torch.stack([getattr(facts, name) for name in _MEASURES]).to(self.dtype))
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:

@@ -1,7 +1,8 @@
-"""The base of the callbacks that look at every step."""
+"""The base of the callbacks that follow the steps of a fit."""
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,12 +14,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.steps import Attachment, SampleStep, StepSource, attach
+from lightning_flip.steps._hooks import skip_unused_hooks
+from lightning_flip.steps._state import STATE_VERSION, check_version
 
-__all__ = ["StepWatcher"]
+__all__ = ["StatefulWatcher", "StepWatcher"]
 
 
 class StepWatcher(pl.Callback, ABC):
-    """Attaches while fitting, hands every step to :meth:`watch`, and detaches at the end and on an exception.
+    """Attaches while fitting, hands the rows of steps to :meth:`watch`, and detaches at the end and on an exception.
+
+    A step only copies its rows; :meth:`watch` is given those of up to 64 consecutive steps. :meth:`flush` has it given
+    all that are waiting: at the end of a pass, before a checkpoint, and wherever somebody reads what was counted.
 
     Args:
         train: whether to watch training steps.
@@ -57,7 +63,9 @@ class StepWatcher(pl.Callback, ABC):
         self.source = StepSource(logits_from, target_from, index_from, loader)
         self._attachment: Attachment | None = None
         self._trainer: weakref.ref[pl.Trainer] | None = None
+        self._opened = False
         self._told: set[str] = set()
+        skip_unused_hooks(self)
 
     @cached_property  # Lightning reads it at every hook of every step
     def state_key(self) -> str:
@@ -72,25 +80,61 @@ class StepWatcher(pl.Callback, ABC):
     # -- what a callback defines ----------------------------------------------------------------------
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Begin a fit: forget an earlier one, unless this one goes on from it.
+        """Begin a fit: forget an earlier one, unless this one continues it.
 
         Args:
             trainer: the running Trainer.
+        """
+
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make ready what a checkpoint's state decides on, such as a folder; called when that state has been loaded.
+
+        FSDP and DeepSpeed load it after ``on_fit_start``, so that nothing of the kind may happen there.
+
+        Args:
+            trainer: the running Trainer.
+            pl_module: its module.
         """
 
     @abstractmethod
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Take a step in.
+        """Take rows in.
 
         Args:
-            trainer: the running Trainer.
+            trainer: the running Trainer, which may be further on than the rows: ``step.epoch`` is theirs.
             split: "train" or "val"; "test" for those that attend tests.
             loader: position of the loader.
-            step: detached, in at least float32, without a DistributedSampler's padding.
+            step: rows of consecutive steps of an epoch: detached, in at least float32, without a DistributedSampler's
+                padding.
         """
 
-    def pass_over(self, split: str) -> None:
-        """Say once that a step is not watched because its targets are distributions.
+    def new_epoch(self, epoch: int) -> None:
+        """A training epoch begins; called on every rank in its first step, after all rows of the one before.
+
+        The hooks of an epoch's end do not run after every resumption.
+
+        Args:
+            epoch: the Trainer's ``current_epoch``.
+        """
+
+    @property
+    def every_step(self) -> bool:
+        """Whether :meth:`watch` needs every step by itself, because it uses more of it than its rows."""
+        return False
+
+    def wants(self, split: str) -> bool:
+        """Whether a split is watched in the epoch that begins.
+
+        Args:
+            split: "train", "val" or "test".
+
+        Returns:
+            True here.
+        """
+        return True
+
+    def skip(self, split: str) -> None:
+        """Warn once that a step is not watched because its targets are distributions.
 
         Args:
             split: "train" or "val".
@@ -101,14 +145,23 @@ class StepWatcher(pl.Callback, ABC):
             f"{type(self).__name__} does not follow them" + ("; it follows the validation data." if also else ".")
         )
 
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Save what can be saved while an exception is in flight; no collectives.
+
+        Args:
+            trainer: the Trainer that failed.
+        """
+
     # -- hooks ----------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach for fitting; validation and test runs by themselves are not part of a training's history."""
         self._trainer = weakref.ref(trainer)
+        self._opened = False
         if not self.attends(stage) or not self.active(trainer):
             return
-        self._attachment = attach(trainer, pl_module, self, self.source)
+        splits = [split for split, wanted in (("train", self.train), ("val", self.val), ("test", self.val)) if wanted]
+        self._attachment = attach(trainer, pl_module, self, self.source, splits)
         self.begin(trainer)
 
     def attends(self, stage: str) -> bool:
@@ -133,13 +186,13 @@ class StepWatcher(pl.Callback, ABC):
         """
         return True
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Watch a training step."""
-        if self.train:
-            position = self.source.loader if isinstance(self.source.loader, int) else 0
-            self._see(trainer, "train", position)
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Call :meth:`open`: the first hook in which a checkpoint's state has been loaded under every strategy."""
+        self._open_once(trainer, pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Call :meth:`open`, if there was no sanity check."""
+        self._open_once(trainer, pl_module)
 
     def on_validation_batch_end(
         self,
@@ -150,16 +203,26 @@ class StepWatcher(pl.Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Watch a validation step, but for those of the sanity check."""
-        if self.val and not trainer.sanity_checking:
-            self._see(trainer, "val", dataloader_idx)
+        """Take the rows of a validation step, but for those of the sanity check."""
+        if self.val and self._attachment is not None and not trainer.sanity_checking:
+            self._attachment.take(self.source, "val", dataloader_idx)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Detach."""
-        self._release()
+        """Save what can be saved and detach; an error in here never takes the place of the one that is in flight."""
+        try:
+            if self._attachment is not None:
+                self.flush()
+                self.rescue(trainer)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # warnings may be errors
+                rank_zero_warn(f"{type(self).__name__} could not save all it had seen: {type(error).__name__}: {error}")
+        finally:
+            with contextlib.suppress(Exception):
+                self._release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Detach."""
+        self.flush()
         self._release()
 
     # -- for subclasses ---------------------------------------------------------------------------------
@@ -170,25 +233,41 @@ class StepWatcher(pl.Callback, ABC):
         return self._attachment
 
     @property
+    def trainer(self) -> pl.Trainer | None:
+        """The Trainer of the last setup, if it is still there."""
+        return self._trainer() if self._trainer is not None else None
+
+    @property
     def fitting(self) -> bool:
         """Whether a fit runs; ``validate(ckpt_path=...)`` loads callback states as well, and they are not wanted."""
-        trainer = self._trainer() if self._trainer is not None else None
+        trainer = self.trainer
         return self._attachment is not None and trainer is not None and trainer.state.fn == TrainerFn.FITTING
+
+    def flush(self) -> None:
+        """Have all rows that are waiting read now."""
+        if self._attachment is not None:
+            self._attachment.flush()
 
     def may_communicate(self) -> bool:
         """Whether a collective is safe: in an exception the other ranks may never reach it."""
         return self._attachment is not None and self._attachment.may_communicate()
 
-    def _see(self, trainer: pl.Trainer, split: str, loader: int) -> None:
-        if self._attachment is None:
-            return
-        step = self._attachment.sample_step(self.source)
-        if step is None:
-            return
-        if not step.has_labels and not self.takes_distributions:
-            self.pass_over(split)
-            return
-        self.watch(trainer, split, loader, step.observed)
+    def read(self, split: str, loader: int, step: SampleStep) -> None:
+        """Hand rows to :meth:`watch`; the attachment calls it.
+
+        Args:
+            split: "train", "val" or "test".
+            loader: position of the loader.
+            step: the rows.
+        """
+        trainer = self.trainer
+        if trainer is not None:
+            self.watch(trainer, split, loader, step)
+
+    def _open_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.fitting and not self._opened:
+            self.open(trainer, pl_module)
+            self._opened = True
 
     def _tell(self, text: str) -> None:
         if text not in self._told:
@@ -199,3 +278,51 @@ class StepWatcher(pl.Callback, ABC):
         if self._attachment is not None:
             self._attachment.release(self)
         self._attachment = None
+
+
+class StatefulWatcher(StepWatcher):
+    """A watcher with a state in checkpoints; Lightning asks for different names where there are several of a class."""
+
+    #: Whether a checkpoint's state is loaded outside of fits as well.
+    loads_always: ClassVar[bool] = False
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What goes into a checkpoint; all rows have been read.
+
+        Returns:
+            Tensors, numbers and text only.
+        """
+
+    @abstractmethod
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            trainer: the running Trainer.
+            state: what :meth:`state` gave.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The callback's state and its version.
+
+        Returns:
+            Tensors, numbers and text only.
+        """
+        self.flush()
+        return {"version": STATE_VERSION, **self.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint; ignored outside of ``fit``.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: if a later version wrote it.
+        """
+        trainer = self.trainer
+        if trainer is None or not (self.fitting or self.loads_always):
+            return
+        check_version(state_dict, type(self).__name__, trainer)
+        self.load_state(trainer, state_dict)

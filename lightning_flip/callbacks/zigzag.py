@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.callbacks.difficulty import difficulty_of, true_distributions
-from lightning_flip.callbacks.run_folder import default_folder
+from lightning_flip.callbacks.run_folder import default_folder, overwrite_ignored
 from lightning_flip.callbacks.soft_target_files import training_data
-from lightning_flip.callbacks.watcher import StepWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.data.identity import sample_ids
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores.zigzag import ZIGZAG_FILE, write_zigzag, zigzag_run
@@ -24,7 +24,7 @@ from lightning_flip.tables import PredictionSums
 __all__ = ["ZigZag"]
 
 
-class ZigZag(StepWatcher):
+class ZigZag(StatefulWatcher):
     """Scores every training sample: max over i != y of the sum over its visits of q_t[i] (Filter-KD, appendix E).
 
     The sums grow with each visit's prediction, before its update, in N x K numbers: no path is stored. The score grows
@@ -46,9 +46,6 @@ class ZigZag(StepWatcher):
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
-
-    Attributes:
-        sums: the table, a :class:`~lightning_flip.tables.PredictionSums`; None before the first step.
 
     Raises:
         FileExistsError: when a fit begins and the folder holds another run's scores.
@@ -85,12 +82,17 @@ class ZigZag(StepWatcher):
         self._forget()
 
     def _forget(self) -> None:
-        self.sums: PredictionSums | None = None
+        self._sums: PredictionSums | None = None
         self.folder: Path | None = None
         self._run_id: str | None = None
-        self._opened = False
         self._epoch = -1
         self._facts: tuple[Tensor | None, list[str] | None] | None = None
+
+    @property
+    def sums(self) -> PredictionSums | None:
+        """The table, a :class:`~lightning_flip.tables.PredictionSums`, up to the last batch; None before the first."""
+        self.flush()
+        return self._sums
 
     def scores(self) -> Tensor:
         """The scores of all samples; on several ranks as merged at the last epoch's end.
@@ -113,48 +115,48 @@ class ZigZag(StepWatcher):
 
     def begin(self, trainer: pl.Trainer) -> None:
         """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
-        self._opened, self._facts = False, None
+        self._facts = None
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the folder, now that a checkpoint's state has been read."""
-        if not self.fitting or self._opened:
-            return
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Claim the place of the file."""
         default = default_folder(trainer)
         self.folder = Path(self.dirpath or self.folder or default)
+        ignored = overwrite_ignored(trainer, known=self._run_id is not None, overwrite=self.overwrite)
         self._run_id = trainer.strategy.broadcast(self._run_id or uuid.uuid4().hex)
         present = trainer.strategy.broadcast(zigzag_run(self._target) if trainer.is_global_zero else None)
-        if present not in (None, self._run_id) and not self.overwrite:
+        if present not in (None, self._run_id) and (ignored or not self.overwrite):
             raise FileExistsError(
                 f"{self._target} holds the scores of another run. Choose another dirpath=, resume that run, or pass "
-                "overwrite=True to replace it."
+                f"overwrite=True to replace it.{ignored}"
             )
-        self._opened = True
+
+    def new_epoch(self, epoch: int) -> None:
+        """Merge the ranks' rows of the epoch before."""
+        if self._epoch != epoch:
+            self._epoch = epoch
+            if self._sums is not None:
+                self._sums.sync()
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
-        """Add a step's predictions up; nothing is read back from the device."""
-        if self._epoch != trainer.current_epoch:
-            # The hooks of an epoch's end do not run after every resumption.
-            self._epoch = trainer.current_epoch
-            if self.sums is not None:
-                self.sums.sync()
-        if self.sums is None:
+        """Add predictions up; nothing is read back from the device."""
+        if self._sums is None:
             self._make_sums(step)
-            assert self.sums is not None
+            assert self._sums is not None
         num_samples = self.num_samples or step.num_samples
-        if num_samples not in (None, self.sums.num_samples) or step.num_classes != self.sums.num_classes:
+        if num_samples not in (None, self._sums.num_samples) or step.num_classes != self._sums.num_classes:
             raise ValueError(
-                f"the sums are of {self.sums.num_samples} samples x {self.sums.num_classes} classes, this step is of "
+                f"the sums are of {self._sums.num_samples} samples x {self._sums.num_classes} classes, this step is of "
                 f"{num_samples} x {step.num_classes}. Resume with the data the checkpoint was made with, look at "
                 "what logits_from names, or start a new run."
             )
-        step.require_below(self.sums.num_samples)
-        for part in step.once():
-            self.sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
+        step.require_below(self._sums.num_samples)
+        for part in step.pieces():
+            self._sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
 
-    def pass_over(self, split: str) -> None:
-        """Say once that mixed samples are nobody's."""
+    def skip(self, split: str) -> None:
+        """Warn once that mixed samples cannot be attributed to a single sample."""
         self._tell(
             "ZigZag: targets are float [B, K] (MixUp, CutMix or distributions) and have no single label to stray from, "
             "so these steps are not counted. Name labels with target_from=, if the batch has them."
@@ -167,48 +169,37 @@ class ZigZag(StepWatcher):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the scores."""
         self._finish(trainer)
-        if self.sums is not None and self._opened:
-            rank_zero_info(f"ZigZag: scores of {self.sums.num_samples} samples in {self._target}")
+        if self._sums is not None and self._opened:
+            rank_zero_info(f"ZigZag: scores of {self._sums.num_samples} samples in {self._target}")
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sums of all ranks.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+    def state(self) -> dict[str, Any]:
+        """The sums of all ranks."""
         together = self.may_communicate()
-        if self.sums is not None and together:
-            self.sums.sync()
+        if self._sums is not None and together:
+            self._sums.sync()
         return {
             "run_id": self._run_id or "",
             "folder": "" if self.folder is None else str(self.folder.absolute()),
             "epoch": self._epoch,
-            "sums": None if self.sums is None else self.sums.state_dict(),
-            "partial": self.sums is not None and not together and not self.sums.merged,
+            "sums": None if self._sums is None else self._sums.state_dict(),
+            "partial": self._sums is not None and not together and not self._sums.merged,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the run of a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
-        trainer = self._trainer() if self._trainer is not None else None
-        if not self.fitting or trainer is None:
-            return
+    def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint."""
         self._forget()
-        self._run_id = state_dict["run_id"] or None
-        if state_dict["folder"] and Path(state_dict["folder"]).is_dir():
-            self.folder = Path(state_dict["folder"])
-        self._epoch = state_dict["epoch"]
-        saved = state_dict["sums"]
+        self._run_id = state["run_id"] or None
+        if state["folder"] and Path(state["folder"]).is_dir():
+            self.folder = Path(state["folder"])
+        self._epoch = state["epoch"]
+        saved = state["sums"]
         if saved is not None:
             device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
-            self.sums = PredictionSums(*saved["sums"].shape, device=device)
-            self.sums.load_state_dict(saved)
-        if state_dict["partial"] and trainer.world_size > 1:
+            self._sums = PredictionSums(*saved["sums"].shape, device=device)
+            self._sums.load_state_dict(saved)
+        if state["partial"] and trainer.world_size > 1:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: visits that other ranks made since the "
                 "last merge are missing from the zig-zag scores."
@@ -230,29 +221,30 @@ class ZigZag(StepWatcher):
             )
         size = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
         rank_zero_info(f"ZigZag: sums of {num_samples} samples x {step.num_classes} classes = {size:.1f} MB")
-        self.sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
+        self._sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
 
     def _finish(self, trainer: pl.Trainer) -> None:
-        if not self.fitting or self.sums is None:
+        self.flush()
+        if not self.fitting or self._sums is None:
             return
         assert self.attachment is not None
         self.attachment.check()
-        self.sums.sync()
+        self._sums.sync()
         if not trainer.is_global_zero:
             return
         if self._facts is None:
             dataset = training_data(trainer, self.source)
             self._facts = true_distributions(dataset), None if dataset is None else sample_ids(dataset)
         true_probs, names = self._facts
-        target = self.sums.target.cpu()
+        target = self._sums.target.cpu()
         difficulty = None if true_probs is None else difficulty_of(true_probs, target)
         columns = {
-            "index": torch.arange(self.sums.num_samples).numpy(),
+            "index": torch.arange(self._sums.num_samples).numpy(),
             "sample_id": names,
             "target": target.numpy(),
-            "other": self.sums.other().cpu().numpy(),
-            "visits": self.sums.visits.cpu().numpy(),
-            "zigzag": self.sums.zigzag().double().cpu().numpy(),
+            "other": self._sums.other().cpu().numpy(),
+            "visits": self._sums.visits.cpu().numpy(),
+            "zigzag": self._sums.zigzag().double().cpu().numpy(),
             "base_difficulty": None if difficulty is None else difficulty.numpy(),
         }
         assert self._run_id is not None

@@ -40,7 +40,6 @@ class IndexedBatch:
         batch: what the loader would have yielded without the index.
         positions: B positions in the dataset given to the DataLoader.
         loader: the number under which the loader was registered.
-        located: whether all of them are positions: -1 stands for a key that was no integer.
 
     Example:
         >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, [5, 0], loader=0)
@@ -52,10 +51,11 @@ class IndexedBatch:
     positions: list[int]
     loader: int
     _index: Tensor | None = field(default=None, repr=False, compare=False)
-    located: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.located = min(self.positions, default=0) >= 0
+    @property
+    def located(self) -> bool:
+        """Whether all of them are positions: -1 stands for a key that was no integer."""
+        return min(self.positions, default=0) >= 0
 
     @property
     def index(self) -> Tensor:
@@ -113,6 +113,8 @@ class IndexedDataset(Dataset[Any]):
         fetch = getattr(dataset, "__getitems__", None)
         # The dataset's own answer may be a finished batch: the collate function gets it as it is.
         samples = fetch(indices) if fetch is not None else [dataset[index] for index in indices]
+        if type(indices) is list and set(map(type, indices)) == {int} and min(indices) >= 0:
+            return _Item(samples, list(indices))  # nearly always; a sampler may use its list again
         return _Item(samples, _positions(indices, dataset))
 
     def __len__(self) -> int:

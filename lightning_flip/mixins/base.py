@@ -18,7 +18,6 @@ from lightning_flip.mixins.options import (
     check_definition,
     check_table_dtype,
     owners_of,
-    schedule,
     storage_dtype,
 )
 from lightning_flip.mixins.stacking import Stacked, check_corrections, methods_that, warn_of_distributions
@@ -171,10 +170,19 @@ class LossTerm(Stacked, _Module):
         """Let go of what a fit needed; overrides call ``super().end_fit``."""
 
     def observe(self, step: SampleStep) -> None:
-        """Store what later epochs need; called once for every batch, after the loss.
+        """Store what later epochs need; called some steps later, for the rows of up to 64 steps at a time.
+
+        Before the first loss of an epoch, before a checkpoint, and at the end of training all rows have been observed.
 
         Args:
             step: detached, in at least float32, without a DistributedSampler's padding; no index repeats.
+        """
+
+    def visit(self, step: SampleStep) -> None:
+        """Store what later steps of the same epoch need; called once for every batch, after its first loss.
+
+        Args:
+            step: as for :meth:`observe`, but of the running step alone.
         """
 
     def new_epoch(self, epoch: int) -> None:
@@ -203,13 +211,14 @@ class LossTerm(Stacked, _Module):
         """k, counted from 1, and M of a schedule.
 
         Returns:
-            The running epoch and their number: ``total_epochs`` if given, else the Trainer's
-            ``max_epochs``, else ``max_steps`` over batches an epoch.
+            The running epoch and M: ``total_epochs`` if given, else the Trainer's ``max_epochs``, else
+            ``max_steps`` over batches an epoch. A resumed run keeps the M that it began with, as its earlier epochs
+            were weighted by it.
 
         Raises:
             ValueError: if the Trainer trains without an end.
         """
-        return schedule(self.trainer, self.total_epochs)
+        return self._loop.epochs(self.trainer, self.total_epochs)
 
     def storage_dtype(self, step: SampleStep) -> torch.dtype:
         """Storage type of this module's tables.
@@ -238,6 +247,15 @@ class LossTerm(Stacked, _Module):
             )
 
     # -- the loop -------------------------------------------------------------------------------------
+
+    def on_observe(self, step: SampleStep) -> None:
+        """Have every method of the class observe rows.
+
+        Args:
+            step: as for :meth:`observe`.
+        """
+        for method in self._methods("observe"):
+            method(self, step)
 
     @property
     def _loop(self) -> TermLoop:
@@ -301,11 +319,20 @@ class LossTerm(Stacked, _Module):
         """
         loop = self._loop
         attachment = loop.running()
-        step = None if attachment is None else attachment.sample_step(self.step_source)
-        if attachment is None or step is None:
+        if attachment is None:
+            return loss
+        visits = self._methods("visit")
+        # Rows are checked when their block is read; what a method writes at once has to be checked at once.
+        checked = visits or not loop.compared
+        step = (attachment.sample_step if checked else attachment.unchecked_step)(self.step_source)
+        if step is None:
             return loss
         loop.begin_step(self.trainer, step)
-        plain = cross_entropy(step.logits, step.target, reduction="none")
+        try:
+            plain = cross_entropy(step.logits, step.target, reduction="none")
+        except (RuntimeError, IndexError):
+            attachment.sample_step(self.step_source)  # says more about labels that are outside the classes
+            raise
         if not loop.compared and self.base_loss == "cross_entropy":
             check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
         loop.compared = True
@@ -313,7 +340,7 @@ class LossTerm(Stacked, _Module):
         if given is not step:
             plain = cross_entropy(given.logits, given.target, reduction="none")
         losses = [method(self, given) for method in self._methods("method_loss")]
-        if loop.keeps_targets:
+        if loop.keeps_targets and loop.added_for is not attachment.batch:
             loop.targets = training_targets(self, step, given, owners_of(type(self), "method_loss", LossTerm))
         differences = [method_loss - plain for method_loss in losses if method_loss is not None]
         if given is not step:
@@ -324,10 +351,12 @@ class LossTerm(Stacked, _Module):
             loss = loss + self.term_weight * sum(differences, torch.zeros_like(plain)).mean()
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
             loop.added_for = attachment.batch
-            for part in step.observed.once():
-                for method in self._methods("observe"):
-                    method(self, part)
-            loop.divergence.add(loss.detach(), step.num_classes)
+            if visits:
+                for part in step.observed.once():
+                    for method in visits:
+                        method(self, part)
+            if loop.divergence.advice:
+                loop.divergence.add(loss.detach(), step.num_classes)
         return loss
 
     def _methods(self, name: str) -> list[Callable[..., Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -67,26 +68,28 @@ class DivergenceWatch:
         self._sum = loss if self._sum is None else self._sum + loss
         self._steps += 1
 
-    def look_now_and_then(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def look_now_and_then(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None]) -> None:
         """Count a batch, and look every ``log_every_n_steps`` of them.
 
         Args:
             trainer: the running Trainer.
             module: its module, for the error.
+            flush: has waiting rows checked, whose error names the sample.
 
         Raises:
             ValueError: if the loss has run away.
         """
         self._batches += 1
         if self._batches >= max(1, getattr(trainer, "log_every_n_steps", 50)):
-            self.look(trainer, module, whole=True)
+            self.look(trainer, module, flush, whole=True)
 
-    def look(self, trainer: pl.Trainer, module: pl.LightningModule, *, whole: bool) -> None:
+    def look(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None], *, whole: bool) -> None:
         """Look at the steps since the last whole window; waits for the device, and for the other ranks.
 
         Args:
             trainer: the running Trainer.
             module: its module, for the error.
+            flush: has waiting rows checked, whose error names the sample.
             whole: the window is complete and ends here; of fewer steps only the finiteness is asked.
 
         Raises:
@@ -105,6 +108,7 @@ class DivergenceWatch:
                 f"({self.limit / FACTOR:.4g})"
             )
         else:
+            flush()
             problem = f"the loss is not finite ({mean})"
         raise ValueError(
             f"{type(module).__name__} diverges: {problem} at step {trainer.global_step}, epoch "

@@ -75,7 +75,7 @@ class EarlyLearningRegularization(LossTerm):
         running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
         return early_learning_loss(step.logits, step.target, running, weight=self.elr_weight, reduction="none")
 
-    def observe(self, step: SampleStep) -> None:
+    def visit(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
         if not self.elr_weight:
             return

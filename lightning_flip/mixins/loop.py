@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -14,8 +15,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
+from lightning_flip.mixins.options import schedule
 from lightning_flip.mixins.stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
+from lightning_flip.steps._hooks import skip_unused_hooks
+from lightning_flip.steps._state import STATE_VERSION, check_version
 from lightning_flip.tables import SampleTable
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ class TermLoop(pl.Callback):
     def __init__(self) -> None:
         self._module: Callable[[], LossTerm | None] = _nobody
         self.attachment: Attachment | None = None
-        self.tables: dict[str, SampleTable] = {}
+        self._tables: dict[str, SampleTable] = {}
         self.states: dict[str, dict[str, Any]] = {}  # what methods keep beside tables: plain values and tensors
         self.epoch = -1
         self.compared = False
@@ -47,6 +51,9 @@ class TermLoop(pl.Callback):
         self.keeps_targets = False
         self.targets: tuple[torch.Tensor, torch.Tensor] | None = None
         self._loaded: dict[str, Any] = {}
+        self.total_epochs: int | None = None  # M of a schedule, as the run began with it
+        self._kept = False  # whether that is to be said, if the Trainer's number of epochs differs
+        skip_unused_hooks(self)
 
     def __reduce__(self) -> Any:
         return TermLoop, ()
@@ -55,6 +62,13 @@ class TermLoop(pl.Callback):
     def state_key(self) -> str:
         """Name in a checkpoint."""
         return "LossTerm"
+
+    @property
+    def tables(self) -> dict[str, SampleTable]:
+        """The tables of the terms, up to the last batch."""
+        if self.attachment is not None:
+            self.attachment.flush()
+        return self._tables
 
     def bind(self, module: LossTerm) -> TermLoop:
         """Belong to a module.
@@ -76,10 +90,12 @@ class TermLoop(pl.Callback):
         if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
             return  # a Trainer keeps the callbacks of a module that it trained before
         warn_of_stack(module)
-        self.attachment = attach(trainer, pl_module, self, module.step_source)
+        self._kept = True
+        self.attachment = attach(trainer, pl_module, self, module.step_source, ("train",))
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self.tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
+            self._tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
+            self.total_epochs = None
             self.divergence = DivergenceWatch()
         self.divergence.advice, self.divergence.finite_only = advice_of(type(module))
         self.attachment.advise(self.divergence.advice)
@@ -96,7 +112,7 @@ class TermLoop(pl.Callback):
         """Make sure that the term has not been forgotten, and that the loss has not run away."""
         if self.attachment is None:
             return
-        self.divergence.look_now_and_then(trainer, pl_module)
+        self.divergence.look_now_and_then(trainer, pl_module, self.attachment.flush)
         if outputs is None or self.added_for is self.attachment.batch:
             return
         if pl_module.automatic_optimization and not outputs:
@@ -110,24 +126,35 @@ class TermLoop(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merge the ranks' rows, so that the checkpoints of the epoch's end hold all of them."""
         if self.attachment is not None:
+            self.attachment.flush()
             self.attachment.check()
-            self.divergence.look(trainer, pl_module, whole=False)
+            self.divergence.look(trainer, pl_module, self.attachment.flush, whole=False)
             self._sync()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the tables into the checkpoint: the loss reads them."""
+        if self._module() is not pl_module:
+            return
+        if self.attachment is not None:
+            self.attachment.flush()
         first_loss = self.divergence.first_loss
-        kept = self.tables or self._loaded or self.states or first_loss is not None
-        if self._module() is not pl_module or not kept:
+        kept = self._tables or self._loaded or self.states or first_loss is not None
+        if not kept:
             return
         # In an exception the other ranks may not come: a collective would wait for them for good.
         if self.attachment is not None and self.attachment.may_communicate():
             self._sync()
-        partial = not all(table.merged for table in self.tables.values())
-        tables = {**self._loaded, **{name: table.state_dict() for name, table in self.tables.items()}}
-        checkpoint[CHECKPOINT_KEY] = {"tables": tables, "epoch": self.epoch, "partial": partial}
+        partial = not all(table.merged for table in self._tables.values())
+        tables = {**self._loaded, **{name: table.state_dict() for name, table in self._tables.items()}}
+        checkpoint[CHECKPOINT_KEY] = {
+            "version": STATE_VERSION,
+            "tables": tables,
+            "epoch": self.epoch,
+            "total_epochs": self.total_epochs,
+            "partial": partial,
+        }
         if self.states:
             checkpoint[CHECKPOINT_KEY]["states"] = move_data_to_device(self.states, torch.device("cpu"))
         if first_loss is not None:
@@ -140,7 +167,9 @@ class TermLoop(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING or CHECKPOINT_KEY not in checkpoint or self.attachment is None:
             return
         state = checkpoint[CHECKPOINT_KEY]
-        self.tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
+        check_version(state, "LossTerm", trainer)
+        self.total_epochs = state.get("total_epochs")
+        self._tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
         self.states = {name: dict(kept) for name, kept in state.get("states", {}).items()}
         self.divergence.first_loss = state.get("first_loss")
         if state["partial"] and trainer.world_size > 1:
@@ -150,12 +179,55 @@ class TermLoop(pl.Callback):
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Detach."""
-        self._release()
+        """Detach; an error in here never takes the place of the one that is in flight."""
+        with contextlib.suppress(Exception):
+            if self.attachment is not None:
+                self.attachment.flush()
+        with contextlib.suppress(Exception):
+            self._release()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Detach."""
         self._release()
+
+    # -- rows of steps --------------------------------------------------------------------------------
+
+    takes_distributions = True
+    every_step = False
+
+    def wants(self, split: str) -> bool:
+        """The rows of every training step: the methods' tables, and the check of the values that the loss saw."""
+        return True
+
+    def new_epoch(self, epoch: int) -> None:
+        """Nothing: the epoch's first loss makes the tables readable, see :meth:`begin_step`."""
+
+    def skip(self, split: str) -> None:
+        """Nothing: steps whose targets are distributions are observed, too."""
+
+    def declines(self, batch: object) -> bool:
+        """Whether a step ended without its loss: one that returned None after a forward was no visit.
+
+        Args:
+            batch: the running batch, compared by identity.
+
+        Returns:
+            True if nothing is to be observed.
+        """
+        return self.added_for is not batch
+
+    def read(self, split: str, loader: int, step: SampleStep) -> None:
+        """Have the methods store what later epochs need.
+
+        Args:
+            split: "train".
+            loader: position of the loader.
+            step: rows of several steps.
+        """
+        module = self._module()
+        if module is not None:
+            for part in step.pieces():
+                module.on_observe(part)
 
     def running(self) -> Attachment | None:
         """The attachment, if the term is to be added to the running step.
@@ -170,6 +242,27 @@ class TermLoop(pl.Callback):
             return None
         tuning = not any(callback is self for callback in getattr(module.trainer, "callbacks", ()))
         return None if tuning else attachment
+
+    def epochs(self, trainer: pl.Trainer, given: int | None) -> tuple[int, int]:
+        """K and M of a schedule, see :meth:`LossTerm.epochs`.
+
+        Args:
+            trainer: the running Trainer.
+            given: M, if the user says it.
+
+        Returns:
+            k and M.
+        """
+        if given is None and self.total_epochs is not None:
+            given = self.total_epochs
+            if self._kept and trainer.max_epochs not in (None, -1, given):
+                rank_zero_warn(
+                    f"this run began with a schedule of M = {given} epochs and keeps it, though the Trainer now has "
+                    f"max_epochs={trainer.max_epochs}. Pass total_epochs= to change M."
+                )
+                self._kept = False
+        epoch, self.total_epochs = schedule(trainer, given)
+        return epoch, self.total_epochs
 
     # -- tables -------------------------------------------------------------------------------------
 
@@ -188,7 +281,7 @@ class TermLoop(pl.Callback):
             ValueError: if the number of samples is unknown, or the width is not that of before.
             MemoryError: if it does not fit.
         """
-        if name not in self.tables:
+        if name not in self._tables:
             module = self._module()
             assert module is not None
             num_samples = module.num_samples if module.num_samples is not None else step.num_samples
@@ -210,8 +303,8 @@ class TermLoop(pl.Callback):
             if name in self._loaded:
                 table.load_state_dict(self._loaded[name])
                 del self._loaded[name]
-            self.tables[name] = table
-        table = self.tables[name]
+            self._tables[name] = table
+        table = self._tables[name]
         if table.width != width:
             raise ValueError(
                 f"the {name} table has {table.width} columns, this step's logits have {width} classes. The number of "
@@ -239,8 +332,8 @@ class TermLoop(pl.Callback):
         self.epoch = trainer.current_epoch
 
     def _sync(self) -> None:
-        for name in sorted(self.tables):
-            self.tables[name].sync()
+        for name in sorted(self._tables):
+            self._tables[name].sync()
 
     def _release(self) -> None:
         if self.attachment is not None:

@@ -82,7 +82,7 @@ class SelfAdaptiveTraining(LossTerm):
         running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
         return self_adaptive_loss(step.logits, running, valid=step.valid, reduction="none")
 
-    def observe(self, step: SampleStep) -> None:
+    def visit(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
         if self._warming_up:
             return

@@ -35,16 +35,28 @@ class Arrival:
         self._carried: dict[StepSource, tuple[Tensor, list[int]]] = {}
         self._places: dict[Any, int] = {}
         self._parts: dict[Any, IndexedBatch | None] = {}  # by key in the collection; None: that loader has ended
+        self._located: list[int] | None = None  # the positions of a single loader's batch: nearly always
         self.plain = data
         if isinstance(data, IndexedBatch):
             self._parts = {None: data}
             self.plain = data.batch
+            self._located = data.positions if min(data.positions, default=0) >= 0 else None
         elif isinstance(data, (list, tuple, dict)) and _holds_indexed(data):
             # Only the collection of CombinedLoader is looked into, never a batch of the user's own type.
             self._single = False
             pairs = data.items() if isinstance(data, dict) else enumerate(data)
             self._parts = {key: part for key, part in pairs if part is None or isinstance(part, IndexedBatch)}
             self.plain = tree_map(_plain, data, is_leaf=_is_indexed)
+
+    @property
+    def single(self) -> bool:
+        """Whether the batch is of one loader, and not a collection of several loaders' batches."""
+        return self._single
+
+    @property
+    def num_rows(self) -> int | None:
+        """Number of samples B of a single loader's batch; None if a source has to say which."""
+        return None if self._located is None else len(self._located)
 
     def count(self, ready: int, pass_number: int) -> None:
         """Count the batch in with its loaders; nothing but padding is told by the number of a batch.
@@ -146,6 +158,8 @@ class Arrival:
             TypeError: if there is no index, or none of integers.
             ValueError: if it is negative.
         """
+        if self._located is not None and not self._places and source.index_from is None:
+            return self._located
         if not self._single and self.followed(self.plain, source) is None:
             return []
         listed = self.listed(source)
@@ -166,6 +180,8 @@ class Arrival:
         """
         if source.index_from is not None:
             return self._ids(source)[1]
+        if self._located is not None:
+            return self._located
         part = self._parts.get(None if self._single else self._key(source))
         if part is None:
             raise TypeError(
@@ -204,6 +220,21 @@ class Arrival:
         """
         record = None if source.index_from is not None else self.record(source)
         return None if record is None else record.num_samples
+
+    def dataset(self, source: StepSource) -> Any:
+        """The dataset that the index points into.
+
+        Args:
+            source: where to take the index from.
+
+        Returns:
+            The dataset that the user gave to the loader; None if batches carry ids themselves, or it has no length.
+        """
+        if source.index_from is not None:
+            return None
+        part = self._parts.get(None if self._single else self._key(source))
+        dataset = None if part is None else self._loaders[part.loader].dataset
+        return dataset if hasattr(dataset, "__len__") else None
 
     def padding(self, source: StepSource) -> int:
         """How many trailing rows a DistributedSampler added to make the ranks equally long.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import lightning.pytorch as pl
@@ -43,18 +43,26 @@ class Attachment:
         self._trainer = weakref.ref(trainer)
         self._module = module
         self._owners: list[object] = []
-        self._wrapped = WrappedTrainer(trainer, module, steps, may_skip=trainer.state.fn == TrainerFn.FITTING)
+        self._wrapped = WrappedTrainer(
+            trainer,
+            module,
+            steps,
+            may_skip=trainer.state.fn == TrainerFn.FITTING,
+            may_raise=self.may_communicate,
+        )
         self._running = self._wrapped.running
+        self._recorder = self._wrapped.recorder
         self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
 
     # -- owners -----------------------------------------------------------------------------------
 
-    def register(self, owner: object, source: StepSource) -> None:
+    def register(self, owner: object, source: StepSource, reads: Collection[str] = ()) -> None:
         """Add a user of this attachment.
 
         Args:
             owner: the callback or mixin.
             source: where it takes its step from.
+            reads: splits ("train", "val", "test") whose rows it is given, see :func:`attach`.
 
         Raises:
             AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
@@ -62,6 +70,7 @@ class Attachment:
         self._wrapped.captures.add(source)
         if not any(other is owner for other in self._owners):
             self._owners.append(owner)
+            self._recorder.add(owner, source, reads)
 
     def release(self, owner: object) -> None:
         """Take a user away; with the last one, everything comes off.
@@ -70,6 +79,7 @@ class Attachment:
             owner: the callback or mixin.
         """
         self._owners = [other for other in self._owners if other is not owner]
+        self._recorder.remove(owner)
         if not self._owners:
             self._detach()
 
@@ -125,18 +135,40 @@ class Attachment:
         """
         return self._running.seen_through(source)
 
-    def outcome(self, source: StepSource) -> tuple[Tensor, Tensor] | None:
-        """Logits and targets of the running or just finished step: much cheaper than :meth:`sample_step`.
+    def unchecked_step(self, source: StepSource) -> SampleStep | None:
+        """As :meth:`sample_step`, for a loss whose rows are checked when its block is read.
 
         Args:
-            source: where to take them from; must have been registered.
+            source: where to take it from; must have been registered.
 
         Returns:
-            Logits ``[B, K]`` outside of the graph and targets, padding included. Nobody has looked for NaN and wrong
-            labels in them, and they lie in the step's own memory: what is to be kept has to be copied. None as for
-            :meth:`sample_step`, whose errors are these, too.
+            The step.
         """
-        return self._running.outcome(source)
+        return self._running.seen_through(source, checked=False)
+
+    # -- rows, a block at a time ------------------------------------------------------------------------
+
+    def take(self, source: StepSource, split: str, loader: int) -> None:
+        """Count the rows of the validation or test step that has just run in; training steps need no such call.
+
+        Args:
+            source: where to take them from.
+            split: "val" or "test".
+            loader: position of the loader.
+
+        Raises:
+            RuntimeError: no logits were caught.
+        """
+        self._recorder.take(source, split, loader)
+
+    def flush(self) -> None:
+        """Have all rows that are waiting read now; does nothing if there are none.
+
+        Raises:
+            ValueError: logits are not finite or labels out of range. While an exception is in flight, a warning says
+                it instead.
+        """
+        self._recorder.flush()
 
     def note_output(self, output: Any) -> None:
         """Say what the running step is going to return, for sources that are functions of it.
@@ -245,7 +277,13 @@ class Attachment:
             del _ATTACHED[trainer]
 
 
-def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, source: StepSource) -> Attachment:
+def attach(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    owner: object,
+    source: StepSource,
+    reads: Collection[str] = (),
+) -> Attachment:
     """Get the Trainer's attachment, making it for the first user.
 
     Args:
@@ -253,6 +291,9 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, sourc
         module: its LightningModule.
         owner: the callback or mixin; it must call :meth:`Attachment.release` in ``teardown`` and on an exception.
         source: where it takes its step from.
+        reads: splits ("train", "val", "test") whose rows the owner is given, up to 64 steps at a time. The owner is
+            then a callback of this Trainer like :class:`~lightning_flip.callbacks.watcher.StepWatcher`, with the
+            methods ``read(split, loader, step)``, ``wants(split)``, ``new_epoch(epoch)`` and ``skip(split)``.
 
     Returns:
         The attachment.
@@ -284,7 +325,7 @@ def attach(trainer: pl.Trainer, module: pl.LightningModule, owner: object, sourc
             attachment._detach()
         attachment = _ATTACHED[trainer] = Attachment(trainer, module)
     try:
-        attachment.register(owner, source)
+        attachment.register(owner, source, reads)
     except BaseException:
         if not attachment._owners:  # nobody would ever release it
             attachment._detach()

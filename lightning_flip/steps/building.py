@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class RunningStep:
         self._output: Any = None
         self._done = False
         self._built: dict[StepSource, SampleStep | None] = {}
+        self._unchecked: set[StepSource] = set()
 
     def receive(self, arrival: Arrival) -> None:
         """Take the next batch; what was known of the last one is forgotten, so that no graph is kept alive.
@@ -64,6 +66,12 @@ class RunningStep:
         """
         self._built, self._output, self._done = {}, None, False
         self._args, self._name = args, name
+
+    @property
+    def batch_number(self) -> int:
+        """The Trainer's ``batch_idx``, as far as the step takes it; -1 otherwise."""
+        numbers = [arg for arg in self._args[1:2] if isinstance(arg, int)]
+        return numbers[0] if numbers else -1
 
     @property
     def batch(self) -> Any:
@@ -109,39 +117,52 @@ class RunningStep:
         except (ValueError, TypeError, KeyError):
             return None
 
-    def seen_through(self, source: StepSource) -> SampleStep | None:
+    def seen_through(self, source: StepSource, *, checked: bool = True) -> SampleStep | None:
         """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
 
         Args:
             source: where to take it from.
+            checked: look at the values, if that has not been done in this step.
 
         Returns:
             The step; None where the step did nothing, and where the loader that is followed ended before the others.
         """
         if source not in self._built:
             self._built[source] = self._build(source)
-        return self._built[source]
+            self._unchecked.add(source)
+        step = self._built[source]
+        if checked and step is not None and source in self._unchecked:
+            self._unchecked.remove(source)
+            valid = self._look_at(step, source)
+            if valid is not None:
+                step = self._built[source] = replace(step, valid=valid)
+        return step
 
-    def outcome(self, source: StepSource) -> tuple[Tensor, Tensor] | None:
-        """Logits and targets alone, for those who need no more: much cheaper than the whole step.
+    def _look_at(self, step: SampleStep, source: StepSource) -> Tensor | None:
+        samples = self.arrival.listed(source)
+        valid, bad, problem = self._checks.look(
+            step.logits.detach(),
+            step.target,
+            self._name,
+            lambda row: f"sample {samples[row]}",
+            deferred=step.logits.device.type != "cpu",
+        )
+        if bad is not None:
+            raise ValueError(problem)
+        return valid
+
+    def find(self, source: StepSource) -> tuple[Tensor, Inputs, Tensor | None] | None:
+        """Logits with their graph, the inputs of their forward, and targets on the device of the logits.
 
         Args:
             source: where to take them from.
 
         Returns:
-            Logits ``[B, K]`` outside of the graph and targets, padding included, as they lie in the step's own memory;
-            nobody has looked at their values. None as for :meth:`seen_through`.
+            Padding included, unchecked. None as for :meth:`seen_through`.
         """
-        found = self._find(source)
-        if found is None:
-            return None
-        logits, _, target = found
-        assert target is not None  # data to predict are no training
-        return logits.detach(), target
-
-    def _find(self, source: StepSource) -> tuple[Tensor, Inputs, Tensor | None] | None:
-        """Logits, the inputs of their forward, and targets on the device of the logits."""
-        batch = self.arrival.followed(self._args[0] if self._args else None, source)
+        batch = self._args[0] if self._args else None
+        if not self.arrival.single:
+            batch = self.arrival.followed(batch, source)
         if batch is None:
             return None  # the loader that is followed ended before the others
         count = len(self.arrival.listed(source))
@@ -165,7 +186,7 @@ class RunningStep:
         return logits, inputs, target
 
     def _build(self, source: StepSource) -> SampleStep | None:
-        found = self._find(source)
+        found = self.find(source)
         if found is None:
             return None
         logits, inputs, target = found
@@ -173,19 +194,18 @@ class RunningStep:
         if target is None:
             target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         listed, num_samples = self.arrival.listed(source), self.arrival.num_samples(source)
-        valid = self._checks.look(logits.detach(), target, self._name, deferred=logits.device.type != "cpu")
         return SampleStep(
             index=self.arrival.index(source).to(logits.device, non_blocking=True),
             logits=logits,
             target=target,
             features=self._captures.features(source),
             inputs=inputs,
-            valid=valid,
             num_padding=self.arrival.padding(source),
             rounds=rounds_of(listed),
             num_samples=num_samples,
             largest_index=max(listed, default=None) if num_samples is None else None,
             has_target=has_target,
+            dataset=self.arrival.dataset(source),
         )
 
     def _predict_target(self, batch: Any, source: StepSource) -> Tensor | None:

@@ -93,6 +93,8 @@ class LogitCapture:
         self.module = module
         self.armed = False
         self.logits: Tensor | None = None
+        self.kept: Tensor | None = None  # as the network gave them; evaluation only, training copies into blocks
+        self.sinks: list[Callable[[Tensor], None]] = []
         self.inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.other_rows: list[int] = []
         self._expected_rows = -1
@@ -111,7 +113,9 @@ class LogitCapture:
         if outermost_is_step and len(self._handles) == 1:
             # Calls are only counted where one of them is passed over.
             self._handles.append(self.module.register_forward_pre_hook(CaptureHook(self, "_enter")))
-        self.clear()
+        self.logits = self.kept = None
+        if self.other_rows:
+            self.other_rows = []
         self._expected_rows = rows
         self._outermost_is_step = outermost_is_step
         self._depth = 0
@@ -123,7 +127,8 @@ class LogitCapture:
 
     def clear(self) -> None:
         """Forget what was caught, so that no graph is kept alive."""
-        self.logits, self.inputs, self.other_rows = None, ((), {}), []
+        self.logits = self.kept = None
+        self.inputs, self.other_rows = ((), {}), []
 
     def remove(self) -> None:
         """Take the hooks off the module."""
@@ -142,11 +147,16 @@ class LogitCapture:
                 return
         if self.logits is not None:
             return
-        logits = as_logits(output)
+        plain = type(output) is Tensor and output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()
+        logits = output if plain else as_logits(output)
         if logits is None:
             return
         if logits.shape[0] == self._expected_rows:
             self.logits, self.inputs = logits, (args, kwargs)
+            for sink in self.sinks:
+                sink(logits)
+            if not logits.requires_grad and not self.sinks:
+                self.kept = self.logits = logits.clone()
         else:
             self.other_rows.append(logits.shape[0])
 

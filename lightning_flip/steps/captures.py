@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,15 +47,39 @@ class Captures:
         self._by_source[source] = logits, features
         self._all += [capture for capture in (logits, features) if capture is not None and capture not in self._all]
 
-    def arm(self, rows: Callable[[StepSource], int | None], *, wrapped: bool) -> None:
+    def copy_to(self, sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]]) -> None:
+        """Hand logits over in the forward that gives them, as a module may edit them afterwards.
+
+        Args:
+            sinks: who takes the logits of which source; all others of before no longer do.
+        """
+        for capture, _ in self._by_source.values():
+            if capture is not None:
+                capture.sinks = []
+        for source, sink in sinks:
+            capture, _ = self._by_source[source]
+            if capture is not None:
+                capture.sinks.append(sink)
+
+    def kept(self, source: StepSource) -> Tensor | None:
+        """The logits of an evaluation step as the network gave them; None if nobody can have edited them.
+
+        Args:
+            source: where they were taken from.
+        """
+        capture, _ = self._by_source[source]
+        return None if capture is None else capture.kept
+
+    def arm(self, rows: Callable[[StepSource], int | None], number: int | None, *, wrapped: bool) -> None:
         """Begin a step.
 
         Args:
             rows: gives the number of samples that a source follows, or None where it cannot be told.
+            number: of samples of a batch of one loader, for sources that take the index from the loader.
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
         """
         for source, (logits, features) in self._by_source.items():
-            count = rows(source) if logits is not None or features is not None else None
+            count = number if number is not None and source.index_from is None else rows(source)
             if logits is not None and count is not None:
                 logits.arm(count, outermost_is_step=wrapped and logits.module is self._module)
             if features is not None and count is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import lightning.pytorch as pl
 import torch
@@ -14,74 +14,88 @@ __all__ = ["ValueChecks", "refuse_iterator_steps"]
 
 
 class ValueChecks:
-    """Checks the values of steps: at once on the CPU, by a flag that is read now and then on a device."""
+    """Checks the values of steps: at once on the CPU, by flags that are read every few steps on a device."""
 
     def __init__(self) -> None:
-        self._flags: dict[str, Tensor] = {}
+        self._flags: list[tuple[Tensor, Tensor, Callable[[bool, int], str]]] = []
         self._advice = ""
 
     def advise(self, advice: str) -> None:
-        """Have the error for logits that are not finite say more.
+        """Append advice to the error raised for non-finite logits.
 
         Args:
-            advice: a sentence; what was said already is not said twice.
+            advice: a sentence; it is added once, however often it is given.
         """
         if advice and advice not in self._advice:
             self._advice = f"{self._advice} {advice}"
 
-    def look(self, logits: Tensor, target: Tensor, step_name: str, *, deferred: bool) -> Tensor | None:
-        """Check one step.
+    def look(
+        self, logits: Tensor, target: Tensor, step_name: str, where: Callable[[int], str], *, deferred: bool
+    ) -> tuple[Tensor | None, int | None, str]:
+        """Check rows.
 
         Args:
             logits: ``[B, K]``.
             target: labels ``[B]`` or distributions ``[B, K]`` on the same device.
             step_name: for the error.
-            deferred: only note what is wrong, for :meth:`read`; what a device needs, which the host should not
-                wait for.
+            where: names a row, for the error.
+            deferred: leave the error to :meth:`read`, because the host should not wait for a device here.
 
         Returns:
-            Bool ``[B]``, which rows are in order; None where nothing is deferred, and all of them are.
-
-        Raises:
-            ValueError: if a row is not in order and nothing is deferred.
+            None, the first bad row or None, and what is wrong with it. If deferred, bool ``[B]``, which rows are
+            valid, None and "".
         """
         classes = logits.shape[1]
         if not deferred and _in_order(logits, target):
-            return None
+            return None, None, ""
         finite = torch.isfinite(logits).all(dim=1)
         labelled = (target >= 0) & (target < classes) if target.ndim == 1 else torch.isfinite(target).all(dim=1)
-        problems = {
-            f"logits are not finite (NaN or infinity) in {step_name}. Rows with such logits are not stored. "
-            f"Lower the learning rate, clip gradients, or look for bad inputs.{self._advice}": ~finite,
-            f"labels are outside [0, {classes}) in {step_name}, where the logits have {classes} classes. Rows "
-            "with such labels are not stored. Map the labels, or pass target_from= to name the right ones.": ~labelled,
-        }
-        for problem, bad in problems.items():
-            flag = bad.any()
-            if not deferred and bool(flag):
-                raise ValueError(problem)
-            if deferred:
-                self._flags[problem] = self._flags[problem] | flag if problem in self._flags else flag
-        return finite & labelled if deferred else None
+
+        def problem(is_finite: bool, row: int) -> str:
+            if not is_finite:
+                return (
+                    f"logits are not finite (NaN or infinity) in {step_name}, first for {where(row)}. Rows with such "
+                    "logits are not stored. Lower the learning rate, clip gradients, or look for bad inputs."
+                    f"{self._advice}"
+                )
+            return (
+                f"labels are outside [0, {classes}) in {step_name}, where the logits have {classes} classes, first for "
+                f"{where(row)}. Rows with such labels are not stored. Map the labels, or pass target_from= to name the "
+                "right ones."
+            )
+
+        if deferred:
+            self._flags.append((finite, labelled, problem))
+            return finite & labelled, None, ""
+        row = _first_bad(finite, labelled)
+        return (None, None, "") if row is None else (None, row, problem(bool(finite[row]), row))
 
     def read(self) -> None:
         """Read the flags; waits for the device.
 
         Raises:
-            ValueError: if a step since the last call had a row that is not in order.
+            ValueError: if a row since the last call was bad.
         """
-        flags, self._flags = self._flags, {}
-        for problem, flag in flags.items():
-            if bool(flag):
-                raise ValueError(problem)
+        flags, self._flags = self._flags, []
+        for finite, labelled, problem in flags:
+            row = _first_bad(finite, labelled)
+            if row is not None:
+                raise ValueError(problem(bool(finite[row]), row))
+
+
+def _first_bad(finite: Tensor, labelled: Tensor) -> int | None:
+    bad = (~(finite & labelled)).nonzero()
+    return int(bad[0]) if len(bad) else None
 
 
 def _in_order(logits: Tensor, target: Tensor) -> bool:
-    """Whether a glance finds nothing; in half precision a sum may overflow, and then it has to be looked at closely."""
+    """Fast check that all values are valid; a half-precision sum may overflow, and then the slow check decides."""
     if target.ndim != 1 or not len(target):
         return False
     low, high = target.aminmax()
-    return math.isfinite(logits.sum()) and int(low) >= 0 and int(high) < logits.shape[1]
+    return math.isfinite(logits.sum(dtype=torch.promote_types(logits.dtype, torch.float32))) and (
+        int(low) >= 0 and int(high) < logits.shape[1]
+    )
 
 
 def refuse_iterator_steps(module: pl.LightningModule, names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
+from lightning_flip.steps._recorder import Recorder
 from lightning_flip.steps.arrival import Arrival
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
@@ -32,21 +33,30 @@ class WrappedTrainer:
         module: its LightningModule.
         steps: names of the steps that may run.
         may_skip: whether a step may do nothing: return None without a forward, which only training allows.
+        may_raise: tells whether an error about rows may be raised; not while an exception is in flight.
 
     Attributes:
         captures: where the module's logits are caught.
         checks: looks at the values of each step.
         running: the running step.
+        recorder: copies the rows of steps, and hands them to those who read them.
     """
 
     def __init__(
-        self, trainer: pl.Trainer, module: pl.LightningModule, steps: tuple[str, ...], *, may_skip: bool
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        steps: tuple[str, ...],
+        *,
+        may_skip: bool,
+        may_raise: Callable[[], bool],
     ) -> None:
         self._trainer = weakref.ref(trainer)
         self._module = module
         self.captures = Captures(module)
         self.checks = ValueChecks()
         self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
+        self.recorder = Recorder(trainer, self.running, self.captures, self.checks, may_raise)
         self._loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
         self._counting = False  # whether a loader pads; a loop may go through several, and counts over all of them
@@ -110,19 +120,25 @@ class WrappedTrainer:
         return ready, self._passes[id(loop)]
 
     def _stepping(self, strategy: Any, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        running, captures, module = self.running, self.captures, self._module
+        running, captures, recorder, module = self.running, self.captures, self.recorder, self._module
+        trains = name == "training_step"
 
         def step(*args: Any, **kwargs: Any) -> Any:
             self._steps_since_check += 1
             if self._steps_since_check >= self._check_every:
                 self.check()
+            recorded = trains and recorder.begin_training_step()
+            if not trains:
+                recorder.begin_evaluation_step()
             running.begin(name, (*args, *kwargs.values()))
-            captures.arm(running.expected_rows, wrapped=strategy.model is not module)
+            captures.arm(running.expected_rows, running.arrival.num_rows, wrapped=strategy.model is not module)
             try:
                 output = original(*args, **kwargs)
             finally:
                 captures.disarm()
             running.finish(output)
+            if recorded:
+                recorder.end_training_step()
             return output
 
         return step

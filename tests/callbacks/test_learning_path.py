@@ -20,6 +20,7 @@ from lightning_flip.callbacks import ExactResume, FlipTracker, LearningPath
 from lightning_flip.callbacks.exact_resume import random_states
 from lightning_flip.callbacks.path_rows import PathRows
 from lightning_flip.models import MLP, Classifier
+from lightning_flip.steps import SampleStep
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.stores import list_parts, read_paths
 from tests.callbacks.helpers import (
@@ -561,44 +562,38 @@ def test_a_refusal_ends_both_ranks(options):
 # -- what a step costs --------------------------------------------------------------------------------------
 
 
-def test_a_batch_without_a_chosen_sample_is_left_alone(monkeypatch):
-    looked = {"whole": 0, "outcome": 0}
-
-    def counted(name, original):
-        def count(self, *args):
-            looked[name] += 1
-            return original(self, *args)
-
-        return count
-
-    monkeypatch.setattr(RunningStep, "_build", counted("whole", RunningStep._build))
-    monkeypatch.setattr(RunningStep, "outcome", counted("outcome", RunningStep.outcome))
+def test_a_step_is_built_once_to_learn_the_number_of_classes(monkeypatch):
+    built = []
+    original = RunningStep._build
+    monkeypatch.setattr(RunningStep, "_build", lambda self, source: built.append(1) or original(self, source))
     data = TensorDataset(torch.rand(40, 5), torch.arange(40) % 3)
     module = Classifier(network=MLP(5, 3), num_classes=3)
     make_trainer(max_epochs=3, callbacks=[LearningPath([3], dirpath="a")]).fit(module, DataLoader(data, 8))
-    # The whole step once, to learn the number of classes; then logits and targets of one of five batches an epoch.
-    assert looked == {"whole": 1, "outcome": 3}
+    assert len(built) == 1
     assert read_paths("a").path.shape == (3, 1, 3)
 
 
-@pytest.mark.parametrize("waiting", [1, 60, 10**6])
-def test_rows_of_batches_that_wait_keep_their_order(waiting, monkeypatch):
-    monkeypatch.setattr("lightning_flip.callbacks.path_rows._WAITING", waiting)
+def block_of(index, target, logits, times):
+    return SampleStep(torch.tensor(index), logits, target, samples=index, global_step=torch.tensor(times))
+
+
+def test_rows_of_blocks_keep_their_order():
     generator = torch.Generator().manual_seed(0)
     rows, expected = PathRows(), []
-    for n in range(50):  # batches of different sizes, with a pass in between
-        logits = torch.randn(4 + n % 3, 3, generator=generator).half()
+    for n in range(50):  # blocks of different sizes, with a pass in between
+        logits = torch.randn(4 + n % 3, 3, generator=generator)
         target = torch.randint(3, (len(logits),), generator=generator)
         chosen = [row for row in range(len(logits)) if (n + row) % 3] if n != 9 else list(range(len(logits)))
         probs = np.exp(logits.double().numpy())
         probs /= probs.sum(axis=1, keepdims=True)
-        expected += [(100 * n + row, n, int(target[row]), probs[row]) for row in chosen]
-        index = [100 * n + row for row in chosen]
+        times = [n + row // 2 if n != 9 else n for row in range(len(logits))]
+        expected += [(100 * n + row, times[row], int(target[row]), probs[row]) for row in chosen]
+        index = [100 * n + row for row in range(len(logits))]
         if n == 9:
-            rows.add(index, target, logits.float().softmax(dim=1), global_step=n)
+            rows.add(index, target, logits.softmax(dim=1), global_step=n)
         else:
-            rows.add_visits(index, chosen, target, logits, global_step=n)
-            logits.fill_(7), target.fill_(7)  # memory that somebody else goes on to use
+            rows.add_visits(block_of(index, target, logits, times), chosen)
+            logits.fill_(7), target.fill_(7)  # the block's memory is used again
         assert len(rows) == len(expected)
     again = PathRows.from_state(rows.state_dict())
     index, step, labels, probs = zip(*expected, strict=True)
@@ -610,12 +605,11 @@ def test_rows_of_batches_that_wait_keep_their_order(waiting, monkeypatch):
 
 
 @pytest.mark.parametrize(("value", "label"), [(float("nan"), 1), (float("inf"), 1), (0.0, 3), (0.0, -2)])
-def test_values_that_nobody_looked_at_in_the_step_are_looked_at_before_they_are_written(value, label):
+def test_rows_are_checked_before_they_are_written(value, label):
     rows = PathRows()
-    rows.add_visits(
-        [4], [0], torch.tensor([0, 5]), torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, 0.0]]), global_step=0
-    )
+    bad = torch.tensor([[0.0, 0.0, 0.0], [0.0, torch.nan, 0.0]])
+    rows.add_visits(block_of([4, 5], torch.tensor([0, 5]), bad, [0, 0]), [0])
     rows.check()
-    rows.add_visits([7], [0], torch.tensor([label]), torch.tensor([[0.0, value, 0.0]]), global_step=2)
+    rows.add_visits(block_of([7], torch.tensor([label]), torch.tensor([[0.0, value, 0.0]]), [2]), [0])
     with pytest.raises(ValueError, match="sample 7 after 2 updates"):
         rows.check()

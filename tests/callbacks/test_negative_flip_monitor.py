@@ -289,8 +289,8 @@ def refused(error, match, monitor, count=11):
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        (range(3, 11), "lacks 3 of 4 val samples in the first batch"),
-        (range(10), "lacks 1 of 11 val samples in this pass"),
+        (range(3, 11), "lacks 3 of 11 val samples in the first 11 rows"),
+        (range(10), "lacks 1 of 11 val samples in the first 11 rows"),
         (range(20, 30), "has none of the 11 samples"),
         ([*range(11), 3], "12 rows for 11 different samples"),
         ([], "no rows"),

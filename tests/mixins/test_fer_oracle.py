@@ -15,6 +15,7 @@ from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.mixins import flipping_error_reduction as implementation
 from lightning_flip.steps import Attachment, SampleStep
+from lightning_flip.steps._block import Block
 from tests.mixins.helpers import (
     EPOCHS,
     LR,
@@ -110,6 +111,7 @@ Patch = pytest.MonkeyPatch
 ORIGINAL_OBSERVE = FlippingErrorReduction.observe
 ORIGINAL_NEW_EPOCH = FlippingErrorReduction.new_epoch
 ORIGINAL_STEP = Attachment.sample_step
+ORIGINAL_ADD = Block.add
 
 
 def reversed_divergence(patch: Patch) -> None:
@@ -177,7 +179,12 @@ def position_in_the_batch_as_index(patch: Patch) -> None:
         assert step is not None
         return replace(step, index=torch.arange(len(step.index)), rounds=None)
 
-    patch.setattr(Attachment, "sample_step", sample_step)
+    def add(self: Any, target: torch.Tensor, samples: list[int], moment: Any) -> None:
+        ORIGINAL_ADD(self, target, list(range(len(samples))), moment)
+
+    for name in ("sample_step", "unchecked_step"):
+        patch.setattr(Attachment, name, sample_step)
+    patch.setattr(Block, "add", add)
 
 
 def repeats_written_at_once(patch: Patch) -> None:

@@ -250,10 +250,11 @@ def test_a_closure_that_runs_several_times_counts_a_batch_once() -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
 
+    batches_of_an_epoch = 4
     rng = np.random.default_rng(0)
-    batches = [np.split(rng.permutation(N), 4) for _ in range(2)]
+    batches = [np.split(rng.permutation(N), batches_of_an_epoch) for _ in range(2)]
     train(Counted(network(), total_epochs=4), loader(inputs(), labels(K), batches), max_epochs=2)
-    assert written == [6] * 8
+    assert written == [6 * batches_of_an_epoch] * 2  # an epoch is a block
     assert len(evaluated) > 8
 
 

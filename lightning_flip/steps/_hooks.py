@@ -1,0 +1,28 @@
+"""Hooks that a callback leaves as they are need not be called in every step."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+
+__all__ = ["STEP_HOOKS", "skip_unused_hooks"]
+
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_validation_batch_start",
+    "on_test_batch_start",
+)
+
+
+def skip_unused_hooks(callback: pl.Callback) -> None:
+    """Have Lightning pass a callback over in the step hooks that its class does not implement.
+
+    Lightning enters its profiler and calls a hook wherever ``getattr(callback, hook)`` is callable, about 2 us each.
+    """
+    for name in STEP_HOOKS:
+        if getattr(type(callback), name) is getattr(pl.Callback, name):
+            vars(callback)[name] = None

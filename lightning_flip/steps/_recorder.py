@@ -1,0 +1,370 @@
+"""Who reads the rows of steps, and when: a step copies them into a block, and the block is read as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_flip.steps._block import STEPS, Block, Moment
+from lightning_flip.steps.building import RunningStep
+from lightning_flip.steps.captures import Captures
+from lightning_flip.steps.checks import ValueChecks
+from lightning_flip.steps.sample_step import SampleStep
+from lightning_flip.steps.source import StepSource
+
+__all__ = ["Reader", "Recorder"]
+
+_STEP_NAMES = {"train": "training_step", "val": "validation_step", "test": "test_step"}
+
+
+class Reader(Protocol):
+    """A callback that is given rows; it must be one of the Trainer's callbacks, as nothing is read without it."""
+
+    @property
+    def takes_distributions(self) -> bool:
+        """Whether it takes steps whose targets are distributions."""
+
+    @property
+    def every_step(self) -> bool:
+        """Whether it needs what only the running step has, and so every step by itself."""
+
+    def wants(self, split: str) -> bool:
+        """Whether it reads this split in the epoch that begins."""
+
+    def new_epoch(self, epoch: int) -> None:
+        """A training epoch begins; on every rank, before its first step, after all rows of the one before."""
+
+    def read(self, split: str, loader: int, step: SampleStep) -> None:
+        """Take rows in: detached, in at least float32, without padding."""
+
+    def skip(self, split: str) -> None:
+        """Hear that steps have distributions as targets, which it does not take."""
+
+
+class Declining(Protocol):
+    """A reader that may leave a training step out, such as one whose loss the step did not compute."""
+
+    def declines(self, batch: object) -> bool:
+        """Whether the rows of the batch that has just run are none of its own."""
+
+
+class _Feed:
+    """The blocks of one source, split and loader, and who reads them."""
+
+    def __init__(self, source: StepSource, split: str, loader: int) -> None:
+        self.source = source
+        self.split = split
+        self.loader = loader
+        self.readers: list[Reader] = []  # of blocks
+        self.watchers: list[Reader] = []  # of every step
+        self.declining: list[Any] = []  # of the readers, those that may leave a step out
+        self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
+        self.filling: Block | None = None
+        self.kept: Tensor | None = None  # the logits of the running step as the network gave them
+        self.copied = False  # whether they are in the block already
+        self.taken_for: object = None
+
+    def catch(self, logits: Tensor) -> None:
+        """Copy logits inside of the forward that gave them: afterwards a module may edit them in place."""
+        if torch.compiler.is_compiling():
+            return
+        view = self.filling.view(logits) if self.filling is not None and self.readers else None
+        self.copied = view is not None
+        with torch.no_grad():
+            self.kept = logits.clone() if view is None else view.copy_(logits)
+
+
+class Recorder:
+    """Fills and empties the blocks of one Trainer."""
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        running: RunningStep,
+        captures: Captures,
+        checks: ValueChecks,
+        may_raise: Callable[[], bool],
+    ) -> None:
+        self._trainer = weakref.ref(trainer)
+        self._running = running
+        self._captures = captures
+        self._checks = checks
+        self._may_raise = may_raise
+        self._owners: list[tuple[Any, StepSource, Collection[str]]] = []
+        self._feeds: dict[tuple[StepSource, str, int], _Feed] = {}
+        self._training: list[_Feed] = []  # those with a reader in the running epoch
+        self._callbacks: Any = None
+        self._present = False
+        self._arrival: object = None
+        self._epoch = -1
+        self._moment = Moment(0, -1, -1, -1)
+        self._trains = False  # whether the captures copy for training steps
+        self._announced: set[str] = set()
+
+    def add(self, owner: Any, source: StepSource, reads: Collection[str]) -> None:
+        """Give a callback the rows of some splits."""
+        if reads:
+            self._owners.append((owner, source, reads))
+            self._callbacks = None  # to be looked at again
+
+    def remove(self, owner: Any) -> None:
+        """Forget a callback."""
+        self._owners = [entry for entry in self._owners if entry[0] is not owner]
+        self._callbacks = None
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def begin_training_step(self) -> bool:
+        """Get ready for a training step; False if it is not recorded, as the later evaluations of a closure."""
+        trainer, arrival = self._trainer(), self._running.arrival
+        if trainer is None or arrival is self._arrival:
+            return False
+        if trainer.callbacks is not self._callbacks:  # type: ignore[attr-defined]
+            self._look_for_owners(trainer)
+        if not self._present:
+            return False  # tuning runs steps without callbacks
+        self._arrival = arrival
+        if trainer.current_epoch != self._epoch:
+            self._begin_epoch(trainer.current_epoch)
+        feeds = self._training
+        if not self._trains:
+            self._captures.copy_to([(feed.source, feed.catch) for feed in feeds])
+            self._trains = True
+        if not feeds:
+            return False
+        for feed in feeds:
+            feed.kept, feed.copied = None, False
+            if feed.filling is not None and feed.filling.full:
+                self._read(feed, feed.filling)
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        self._moment = Moment(0, progress.current.ready - 1, trainer.global_step, progress.total.processed)
+        return True
+
+    def begin_evaluation_step(self) -> None:
+        """Read what training left: nothing of an earlier moment may be missing while validation looks at it."""
+        if self._trains:
+            self._captures.copy_to([])
+            self._trains = False
+            self.flush()
+
+    def end_training_step(self) -> None:
+        """Count the rows of a training step in."""
+        for feed in self._training:
+            self._take(feed, self._moment, self._epoch, feed.kept)
+
+    def take(self, source: StepSource, split: str, loader: int) -> None:
+        """Count the rows of a validation or test step in, once for everybody."""
+        trainer = self._trainer()
+        if trainer is None:
+            return
+        feed = self._feeds.get((source, split, loader))
+        if feed is None:
+            feed = self._feeds[source, split, loader] = _Feed(source, split, loader)
+            owners = [owner for owner, its, reads in self._owners if its == source and split in reads]
+            self._give(feed, [owner for owner in owners if owner.wants(split)])
+        if feed.taken_for is self._running.arrival:
+            return
+        feed.taken_for = self._running.arrival
+        moment = Moment(0, self._running.batch_number, trainer.global_step, -1)
+        self._take(feed, moment, trainer.current_epoch, self._captures.kept(source))
+
+    def _take(self, feed: _Feed, moment: Moment, epoch: int, kept: Tensor | None) -> None:
+        running, source = self._running, feed.source
+        found = running.find(source)
+        if found is None:
+            return
+        logits, _, target = found
+        assert target is not None  # data to predict are not recorded
+        readers = feed.readers
+        if target.ndim > 1:
+            readers = [reader for reader in readers if reader.takes_distributions]
+            for reader in (*feed.readers, *feed.watchers):
+                if not reader.takes_distributions:
+                    reader.skip(feed.split)
+        logits = logits.detach() if kept is None else kept
+        for reader in feed.declining:
+            if reader.declines(running.arrival):
+                self._read_alone(feed, logits, moment, epoch, [other for other in readers if other is not reader])
+                return
+        samples = running.arrival.samples(source) if readers else []
+        if samples:
+            block = feed.filling
+            dataset = running.arrival.dataset(source)
+            if block is None or not (feed.copied and block.fits(target, dataset, epoch)):
+                block = self._place(feed, logits, target, dataset, epoch)
+            block.add(target, samples, Moment(len(samples), *moment[1:]))
+        if feed.watchers:
+            self._show(feed, logits, labels=target.ndim == 1)
+
+    def _place(self, feed: _Feed, logits: Tensor, target: Tensor, dataset: Any, epoch: int) -> Block:
+        """The block for a step whose logits are not in one yet, and a copy of them in it."""
+        if feed.copied:
+            logits = logits.clone()  # they are in a block for other targets, which may be emptied now
+        block = feed.blocks.get(target.ndim)
+        view = block.view(logits) if block is not None and block.fits(target, dataset, epoch) else None
+        if block is not None and (view is None or block.full):
+            self._read(feed, block)
+            view = block.view(logits) if block.fits(target, dataset, epoch) else None
+        if block is None or view is None:
+            num_samples = self._running.arrival.num_samples(feed.source)
+            block = feed.blocks[target.ndim] = Block(logits, target, dataset, num_samples, epoch)
+            self._announce(feed, block)
+            view = block.view(logits)
+            assert view is not None
+        feed.filling = block
+        view.copy_(logits)
+        return block
+
+    def _read_alone(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int, readers: list[Reader]) -> None:
+        """Have a step read that not everybody reads, after all that came before it."""
+        for block in list(feed.blocks.values()):
+            self._read(feed, block)
+        step = self._running.seen_through(feed.source)
+        if step is None:
+            return
+        with _plainly():
+            rows = replace(step, logits=logits).observed
+            times = torch.full((len(rows.index),), moment.global_step)
+            samples = self._running.arrival.samples(feed.source)
+            rows = replace(rows, epoch=epoch, global_step=times, samples=samples)
+            for reader in (*readers, *feed.watchers):
+                if rows.has_labels or reader.takes_distributions:
+                    reader.read(feed.split, feed.loader, rows)
+
+    def _show(self, feed: _Feed, logits: Tensor, *, labels: bool) -> None:
+        """Give the running step to those who need every one."""
+        step = self._running.seen_through(feed.source)
+        if step is None:
+            return
+        with _plainly():
+            shown = replace(step, logits=logits).observed
+            for watcher in feed.watchers:
+                if labels or watcher.takes_distributions:
+                    watcher.read(feed.split, feed.loader, shown)
+
+    # -- epochs and readers -----------------------------------------------------------------------------
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.flush()
+        self._epoch = epoch
+        for owner, _, reads in self._owners:
+            if "train" in reads:
+                owner.new_epoch(epoch)
+        self._arrange()
+
+    def _look_for_owners(self, trainer: pl.Trainer) -> None:
+        self._callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        listed = {id(callback) for callback in self._callbacks}
+        self._present = any(id(owner) in listed for owner, _, _ in self._owners)
+        if self._present:
+            self._owners = [entry for entry in self._owners if id(entry[0]) in listed]
+            self._arrange()
+
+    def _arrange(self) -> None:
+        """Decide who reads training steps in this epoch."""
+        readers: dict[StepSource, list[Any]] = {}
+        for owner, source, reads in self._owners:
+            if "train" in reads and owner.wants("train"):
+                readers.setdefault(source, []).append(owner)
+        self._training = []
+        for source, owners in readers.items():
+            loader = source.loader if isinstance(source.loader, int) else 0
+            feed = self._feeds.setdefault((source, "train", loader), _Feed(source, "train", loader))
+            self._give(feed, owners)
+            self._training.append(feed)
+        self._trains = False
+
+    @staticmethod
+    def _give(feed: _Feed, owners: list[Any]) -> None:
+        feed.readers = [owner for owner in owners if not owner.every_step]
+        feed.watchers = [owner for owner in owners if owner.every_step]
+        feed.declining = [owner for owner in feed.readers if hasattr(owner, "declines")]
+
+    def _announce(self, feed: _Feed, block: Block) -> None:
+        if feed.split not in self._announced:
+            self._announced.add(feed.split)
+            rank_zero_info(
+                f"lightning_flip: predictions of {feed.split} steps are read {min(block.capacity, STEPS)} steps at a "
+                f"time, from a buffer of {block.nbytes / 1e6:.1f} MB"
+            )
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Read all rows that are waiting, but for those of a batch that is still under way."""
+        errors = [error for feed in list(self._feeds.values()) for error in self._read_all(feed)]
+        if errors:
+            raise errors[0]
+
+    def _read_all(self, feed: _Feed) -> Iterator[Exception]:
+        for block in list(feed.blocks.values()):
+            try:
+                self._read(feed, block)
+            except Exception as error:
+                yield error
+
+    def _read(self, feed: _Feed, block: Block) -> None:
+        errors: list[Exception] = []
+        with _plainly():
+            drained = block.drain(keep_last=bool(block.moments) and self._under_way(block.moments[-1]))
+            if drained is None:
+                return
+            step, moments = drained
+            valid, bad, problem = self._checks.look(
+                step.logits,
+                step.target,
+                _STEP_NAMES[feed.split],
+                lambda row: _name_row(step, moments, row),
+                deferred=step.logits.device.type != "cpu",
+            )
+            if bad is not None:
+                errors.append(ValueError(problem))
+            shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
+            for reader in feed.readers if len(shown.index) else ():
+                if shown.has_labels or reader.takes_distributions:
+                    try:
+                        reader.read(feed.split, feed.loader, shown)
+                    except Exception as error:  # the others get their rows all the same
+                        errors.append(error)
+        if not errors:
+            return
+        if self._may_raise():
+            raise errors[0]
+        for problem_found in errors:  # another exception is in flight, and it is the one that counts
+            rank_zero_warn(f"{type(problem_found).__name__} while the last rows were read: {problem_found}")
+
+    def _under_way(self, last: Moment) -> bool:
+        """Whether training is not through with the batch of a step: a run that is resumed now trains it again."""
+        trainer = self._trainer()
+        if trainer is None:
+            return False
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        return bool(progress.total.processed == last.processed)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """A context for tensors that outlive a step and a validation: no graph, and no inference tensors."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _name_row(step: SampleStep, moments: list[Moment], row: int) -> str:
+    assert step.samples is not None
+    left = row
+    for moment in moments:
+        if left < moment.rows:
+            break
+        left -= moment.rows
+    return (
+        f"sample {step.samples[row]} in batch {moment.batch} of epoch {step.epoch}, after {moment.global_step} "
+        "optimizer steps"
+    )
