@@ -189,8 +189,8 @@ class LearningPath(StatefulWatcher):
         return self._choice.counting or visits
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Say what will be recorded before the first update."""
-        if not self._limit.classes and self.fitting:
+        """Log what will be recorded before the first update; a manual backward may come before the step's forward."""
+        if not self._limit.classes and self.fitting and pl_module.automatic_optimization:
             self._announce(trainer)
 
     def on_train_batch_end(

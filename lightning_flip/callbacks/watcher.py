@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -214,8 +215,7 @@ class StepWatcher(pl.Callback, ABC):
                 self.flush()
                 self.rescue(trainer)
         except Exception as error:
-            with contextlib.suppress(Exception):  # warnings may be errors
-                rank_zero_warn(f"{type(self).__name__} could not save all it had seen: {type(error).__name__}: {error}")
+            _warn_quietly(f"{type(self).__name__} could not save all it had seen: {type(error).__name__}: {error}")
         finally:
             with contextlib.suppress(Exception):
                 self._release()
@@ -286,6 +286,10 @@ class StatefulWatcher(StepWatcher):
     #: Whether a checkpoint's state is loaded outside of fits as well.
     loads_always: ClassVar[bool] = False
 
+    @property
+    def _in_exception(self) -> bool:
+        return sys.exc_info()[1] is not None if self._attachment is None else not self.may_communicate()
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """What goes into a checkpoint; all rows have been read.
@@ -309,8 +313,16 @@ class StatefulWatcher(StepWatcher):
         Returns:
             Tensors, numbers and text only.
         """
-        self.flush()
-        return {"version": STATE_VERSION, **self.state()}
+        failed = self._in_exception
+        try:
+            self.flush()
+            return {"version": STATE_VERSION, **self.state()}
+        except Exception as error:
+            if not failed:
+                raise
+            # A checkpoint that another callback makes of a failed run is worth more than this callback's state.
+            _warn_quietly(f"{type(self).__name__} is missing from the checkpoint: {type(error).__name__}: {error}")
+            return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint; ignored outside of ``fit``.
@@ -326,3 +338,8 @@ class StatefulWatcher(StepWatcher):
             return
         check_version(state_dict, type(self).__name__, trainer)
         self.load_state(trainer, state_dict)
+
+
+def _warn_quietly(text: str) -> None:
+    with contextlib.suppress(Exception):  # warnings may be errors, and the one that is in flight counts
+        rank_zero_warn(text)

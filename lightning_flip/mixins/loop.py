@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,19 @@ class TermLoop(pl.Callback):
         """Put the tables into the checkpoint: the loss reads them."""
         if self._module() is not pl_module:
             return
+        failed = sys.exc_info()[1] is not None
+        if self.attachment is not None:
+            failed = not self.attachment.may_communicate()
+        try:
+            self._save(checkpoint)
+        except Exception as error:
+            if not failed:
+                raise
+            # A checkpoint that another callback makes of a failed run is worth more than these tables.
+            with contextlib.suppress(Exception):  # warnings may be errors
+                rank_zero_warn(f"the tables of the loss are missing from the checkpoint: {error}")
+
+    def _save(self, checkpoint: dict[str, Any]) -> None:
         if self.attachment is not None:
             self.attachment.flush()
         first_loss = self.divergence.first_loss

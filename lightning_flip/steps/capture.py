@@ -62,9 +62,9 @@ class CaptureHook:
         self._method = method
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
-        """Pass on what the hook is given, while the capture is armed."""
+        """Pass on what the hook is given, while the capture is armed and no backward pass computes forwards again."""
         capture = self._capture()
-        if capture is not None and capture.armed and module is capture.module:
+        if capture is not None and capture.armed and module is capture.module and not _in_backward():
             getattr(capture, self._method)(*args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CaptureHook:
@@ -72,6 +72,12 @@ class CaptureHook:
 
     def __reduce__(self) -> Any:
         return _inert_hook, ()
+
+
+def _in_backward() -> bool:
+    """Whether autograd runs the caller, as it does for checkpointed activations."""
+    # The way in which torch.autograd.graph's multi-grad hooks tell; nothing public does.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _no_effect(*args: Any) -> None:
