@@ -265,6 +265,7 @@ class Recorder:
         listed = {id(callback) for callback in self._callbacks}
         self._present = any(id(owner) in listed for owner, _, _ in self._owners)
         if self._present:
+            self.flush()  # callbacks that were taken off get what they saw
             self._owners = [entry for entry in self._owners if id(entry[0]) in listed]
             self._arrange()
 
