@@ -49,7 +49,7 @@ class Reader(Protocol):
         """Hear that steps have distributions as targets, which it does not take."""
 
 
-class Declining(Protocol):
+class Declining(Reader, Protocol):
     """A reader that may leave a training step out, such as one whose loss the step did not compute."""
 
     def declines(self, batch: object) -> bool:
@@ -65,12 +65,12 @@ class _Feed:
         self.loader = loader
         self.readers: list[Reader] = []  # of blocks
         self.watchers: list[Reader] = []  # of every step
-        self.declining: list[Any] = []  # of the readers, those that may leave a step out
+        self.declining: list[Declining] = []  # of the readers, those that may leave a step out
         self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
         self.filling: Block | None = None
         self.kept: Tensor | None = None  # the logits of the running step as the network gave them
         self.copied = False  # whether they are in the block already
-        self.taken_for: object = None
+        self.taken_for: Callable[[], object] = _nothing  # the batch whose rows were taken; it is not kept alive
 
     def catch(self, logits: Tensor) -> None:
         """Copy logits inside of the forward that gave them: afterwards a module may edit them in place."""
@@ -170,9 +170,9 @@ class Recorder:
             feed = self._feeds[source, split, loader] = _Feed(source, split, loader)
             owners = [owner for owner, its, reads in self._owners if its == source and split in reads]
             self._give(feed, [owner for owner in owners if owner.wants(split)])
-        if feed.taken_for is self._running.arrival:
+        if feed.taken_for() is self._running.arrival:
             return
-        feed.taken_for = self._running.arrival
+        feed.taken_for = weakref.ref(self._running.arrival)
         moment = Moment(0, self._running.batch_number, trainer.global_step, -1)
         self._take(feed, moment, trainer.current_epoch, self._captures.kept(source))
 
@@ -190,9 +190,12 @@ class Recorder:
                 if not reader.takes_distributions:
                     reader.skip(feed.split)
         logits = logits.detach() if kept is None else kept
-        for reader in feed.declining:
-            if reader.declines(running.arrival):
-                self._read_alone(feed, logits, moment, epoch, [other for other in readers if other is not reader])
+        for term in feed.declining:
+            if term.declines(running.arrival):
+                for earlier in list(feed.blocks.values()):
+                    self._read(feed, earlier)
+                others = [reader for reader in feed.readers if reader is not term]
+                self._show(feed, logits, moment, epoch, [*others, *feed.watchers])
                 return
         samples = running.arrival.samples(source) if readers else []
         if samples:
@@ -202,7 +205,7 @@ class Recorder:
                 block = self._place(feed, logits, target, dataset, epoch)
             block.add(target, samples, Moment(len(samples), *moment[1:]))
         if feed.watchers:
-            self._show(feed, logits, labels=target.ndim == 1)
+            self._show(feed, logits, moment, epoch, feed.watchers)
 
     def _place(self, feed: _Feed, logits: Tensor, target: Tensor, dataset: Any, epoch: int) -> Block:
         """The block for a step whose logits are not in one yet, and a copy of them in it."""
@@ -223,32 +226,19 @@ class Recorder:
         view.copy_(logits)
         return block
 
-    def _read_alone(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int, readers: list[Reader]) -> None:
-        """Have a step read that not everybody reads, after all that came before it."""
-        for block in list(feed.blocks.values()):
-            self._read(feed, block)
+    def _show(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int, readers: list[Reader]) -> None:
+        """Have the running step read by itself."""
         step = self._running.seen_through(feed.source)
-        if step is None:
+        samples = self._running.arrival.samples(feed.source)
+        if step is None or not samples:
             return
         with _plainly():
             rows = replace(step, logits=logits).observed
-            times = torch.full((len(rows.index),), moment.global_step)
-            samples = self._running.arrival.samples(feed.source)
+            times = torch.full((len(samples),), moment.global_step)
             rows = replace(rows, epoch=epoch, global_step=times, samples=samples)
-            for reader in (*readers, *feed.watchers):
+            for reader in readers:
                 if rows.has_labels or reader.takes_distributions:
                     reader.read(feed.split, feed.loader, rows)
-
-    def _show(self, feed: _Feed, logits: Tensor, *, labels: bool) -> None:
-        """Give the running step to those who need every one."""
-        step = self._running.seen_through(feed.source)
-        if step is None:
-            return
-        with _plainly():
-            shown = replace(step, logits=logits).observed
-            for watcher in feed.watchers:
-                if labels or watcher.takes_distributions:
-                    watcher.read(feed.split, feed.loader, shown)
 
     # -- epochs and readers -----------------------------------------------------------------------------
 
@@ -266,6 +256,7 @@ class Recorder:
         self._present = any(id(owner) in listed for owner, _, _ in self._owners)
         if self._present:
             self.flush()  # callbacks that were taken off get what they saw
+            self._feeds = {key: feed for key, feed in self._feeds.items() if feed.split == "train"}
             self._owners = [entry for entry in self._owners if id(entry[0]) in listed]
             self._arrange()
 
@@ -287,7 +278,7 @@ class Recorder:
     def _give(feed: _Feed, owners: list[Any]) -> None:
         feed.readers = [owner for owner in owners if not owner.every_step]
         feed.watchers = [owner for owner in owners if owner.every_step]
-        feed.declining = [owner for owner in feed.readers if hasattr(owner, "declines")]
+        feed.declining = [owner for owner in owners if hasattr(owner, "declines")]
 
     def _announce(self, feed: _Feed, block: Block) -> None:
         if feed.split not in self._announced:
@@ -349,6 +340,10 @@ class Recorder:
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         return bool(progress.total.processed == last.processed)
+
+
+def _nothing() -> None:
+    return None
 
 
 @contextlib.contextmanager

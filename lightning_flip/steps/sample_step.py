@@ -132,7 +132,7 @@ class SampleStep:
             return
         for rows in self.rounds:
             if rows.numel():
-                yield replace(self._take(rows.to(self.index.device, non_blocking=True)), rounds=None)
+                yield replace(self._take(rows.to(self.index.device, non_blocking=True), rows), rounds=None)
 
     def pieces(self) -> Iterator[SampleStep]:
         """The parts of :meth:`once`, cut small enough for ``[B, K]`` work to stay in a CPU's cache."""
@@ -149,8 +149,9 @@ class SampleStep:
         rounds = self.rounds and tuple(rows[rows < row] for rows in self.rounds)
         return replace(self._take(slice(0, row)), rounds=rounds)
 
-    def _take(self, rows: Any) -> SampleStep:
-        samples = self.samples[rows] if self.samples is not None and isinstance(rows, slice) else None
+    def _take(self, rows: Any, on_host: Any = None) -> SampleStep:
+        """Some rows, by a slice or by a tensor on the device, which is given on the host as well."""
+        on_host = rows if on_host is None else on_host
         taken = replace(
             self,
             index=self.index[rows],
@@ -158,10 +159,8 @@ class SampleStep:
             target=self.target[rows],
             features=None if self.features is None else self.features[rows],
             valid=None if self.valid is None else self.valid[rows],
-            global_step=None
-            if self.global_step is None
-            else self.global_step[rows if samples is not None else rows.cpu()],
-            samples=samples,
+            global_step=None if self.global_step is None else self.global_step[on_host],
+            samples=self.samples[rows] if self.samples is not None and isinstance(rows, slice) else None,
         )
         if "predictions" in vars(self):  # computed already, and a cached property is no field
             vars(taken)["predictions"] = Predictions(*(fact[rows] for fact in self.predictions))
