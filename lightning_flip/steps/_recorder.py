@@ -65,6 +65,7 @@ class _Feed:
         self.loader = loader
         self.readers: list[Reader] = []  # of blocks
         self.watchers: list[Reader] = []  # of every step
+        self.shown: tuple[SampleStep, Moment] | None = None  # the last step, until training is through with its batch
         self.declining: list[Declining] = []  # of the readers, those that may leave a step out
         self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
         self.filling: Block | None = None
@@ -142,6 +143,8 @@ class Recorder:
             return False
         for feed in feeds:
             feed.kept, feed.copied = None, False
+            if feed.shown is not None:
+                self._show(feed)
             if feed.filling is not None and feed.filling.full:
                 self._read(feed, feed.filling)
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -194,8 +197,10 @@ class Recorder:
             if term.declines(running.arrival):
                 for earlier in list(feed.blocks.values()):
                     self._read(feed, earlier)
-                others = [reader for reader in feed.readers if reader is not term]
-                self._show(feed, logits, moment, epoch, [*others, *feed.watchers])
+                alone = self._alone(feed, logits, moment, epoch)
+                if alone is not None:
+                    others = [reader for reader in feed.readers if reader is not term]
+                    self._hand_out(feed, alone, [*others, *feed.watchers])
                 return
         samples = running.arrival.samples(source) if readers else []
         if samples:
@@ -205,7 +210,9 @@ class Recorder:
                 block = self._place(feed, logits, target, dataset, epoch)
             block.add(target, samples, Moment(len(samples), *moment[1:]))
         if feed.watchers:
-            self._show(feed, logits, moment, epoch, feed.watchers)
+            alone = self._alone(feed, logits, moment, epoch)
+            feed.shown = None if alone is None else (alone, moment)
+            self._show(feed)
 
     def _place(self, feed: _Feed, logits: Tensor, target: Tensor, dataset: Any, epoch: int) -> Block:
         """The block for a step whose logits are not in one yet, and a copy of them in it."""
@@ -226,19 +233,30 @@ class Recorder:
         view.copy_(logits)
         return block
 
-    def _show(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int, readers: list[Reader]) -> None:
-        """Have the running step read by itself."""
+    def _alone(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int) -> SampleStep | None:
+        """The running step by itself, as readers see rows."""
         step = self._running.seen_through(feed.source)
         samples = self._running.arrival.samples(feed.source)
         if step is None or not samples:
-            return
+            return None
         with _plainly():
             rows = replace(step, logits=logits).observed
-            times = torch.full((len(samples),), moment.global_step)
-            rows = replace(rows, epoch=epoch, global_step=times, samples=samples)
+        times = torch.full((len(samples),), moment.global_step)
+        return replace(rows, epoch=epoch, global_step=times, samples=samples)
+
+    def _show(self, feed: _Feed) -> None:
+        """Give the last step to those who need every one, if training is through with its batch."""
+        if feed.shown is None or self._under_way(feed.shown[1]):
+            return
+        (step, _), feed.shown = feed.shown, None
+        self._hand_out(feed, step, feed.watchers)
+
+    @staticmethod
+    def _hand_out(feed: _Feed, step: SampleStep, readers: list[Reader]) -> None:
+        with _plainly():
             for reader in readers:
-                if rows.has_labels or reader.takes_distributions:
-                    reader.read(feed.split, feed.loader, rows)
+                if step.has_labels or reader.takes_distributions:
+                    reader.read(feed.split, feed.loader, step)
 
     # -- epochs and readers -----------------------------------------------------------------------------
 
@@ -302,6 +320,10 @@ class Recorder:
                 self._read(feed, block)
             except Exception as error:
                 yield error
+        try:
+            self._show(feed)
+        except Exception as error:
+            yield error
 
     def _read(self, feed: _Feed, block: Block) -> None:
         errors: list[Exception] = []
