@@ -117,8 +117,8 @@ def cost_of_a_step(callbacks: list[pl.Callback], module: type[Classifier] = Clas
 
 # Mean calls and operations beyond a plain step, as counted with Python 3.11 when this was written; newer ones count
 # fewer calls, since a comprehension is none there. In a step of a real network, which leaves no cache warm, a call of a
-# function takes about two microseconds and an operation ten or more. 0.1.0 had, in this order: 23 and 0, 56 and 37,
-# 75 and 57, 93 and 75, 77 and 27, 80 and 19, 54 and 3, 27 and 0, 148 and 95.
+# function takes about two microseconds and an operation ten or more. 0.1.0 had, in this order: 23 and 0, 68 and 30,
+# 72 and 71, 83 and 75, 69 and 28, 70 and 19, 38 and 1 (for fewer samples), 27 and 0, 142 and 95.
 Case = tuple[Callable[[], list[pl.Callback]], type[Classifier], float, float]
 CASES: dict[str, Case] = {
     "attached": (lambda: [Attached()], Classifier, 18, 0),
