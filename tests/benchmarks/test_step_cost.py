@@ -1,9 +1,10 @@
 """What a training step costs in microseconds on top of plain Lightning, beside the aum package and a list by hand.
 
-``make bench`` prints the table. Batches of 128 samples of 100 classes go through one linear layer, so that nearly all of
-a step is Lightning's own work. The measure is the processor time of the training thread from the start of an epoch's
-first batch to the epoch's end, loading and the reading of blocks included, and files not. Cases take turns, each round
-begins with another one, and a figure is the median over rounds of the difference to the plain fit of the same round.
+``make bench`` prints the table. Batches of 128 samples of 100 classes go through one linear layer, so that nearly all
+of a step is Lightning's own work. The measure is the processor time of the training thread from the start of an
+epoch's first batch to the epoch's end, loading and the reading of blocks included, and files not. Cases take turns,
+each round begins with another one, and a figure is the median over rounds of the difference to the plain fit of the
+same round.
 """
 
 from __future__ import annotations
