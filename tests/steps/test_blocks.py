@@ -311,3 +311,25 @@ def test_a_callback_that_is_taken_off_the_trainer_reads_no_more() -> None:
 def test_the_size_of_the_buffer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     fit(Reads())
     assert "predictions of train steps are read 64 steps at a time, from a buffer of 0.0 MB" in caplog.text
+
+
+class ReadsEveryStep(Reads):
+    @property
+    def every_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_step_that_is_read_by_itself_waits_for_its_batch_too(interrupted: bool) -> None:
+    def fail(trainer: pl.Trainer) -> None:
+        raise InterruptedError
+
+    reads = ReadsEveryStep(val=True)
+    if interrupted:
+        with pytest.raises(InterruptedError):
+            fit(reads, At("on_before_optimizer_step", fail))
+    else:
+        fit(reads)
+    steps = [(split, rows) for split, _, rows in reads.given]
+    trained = [("train", list(range(start, start + 4))) for start in range(0, 8 if interrupted else 20, 4)]
+    assert steps == trained + ([] if interrupted else [("val", [0, 1, 2, 3]), ("val", [4, 5, 6, 7])])
