@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.steps._block import STEPS, Block, Moment
+from lightning_flip.steps._block import Block, Moment
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
 from lightning_flip.steps.checks import ValueChecks
@@ -162,6 +162,7 @@ class Recorder:
         """Count the rows of a training step in."""
         for feed in self._training:
             self._take(feed, self._moment, self._epoch, feed.kept)
+            feed.kept = None  # the block has a copy
 
     def take(self, source: StepSource, split: str, loader: int) -> None:
         """Count the rows of a validation or test step in, once for everybody."""
@@ -301,9 +302,10 @@ class Recorder:
     def _announce(self, feed: _Feed, block: Block) -> None:
         if feed.split not in self._announced:
             self._announced.add(feed.split)
+            steps = "one step" if block.capacity == 1 else f"{block.capacity} steps"
             rank_zero_info(
-                f"lightning_flip: predictions of {feed.split} steps are read {min(block.capacity, STEPS)} steps at a "
-                f"time, from a buffer of {block.nbytes / 1e6:.1f} MB"
+                f"lightning_flip: predictions of {feed.split} steps are read {steps} at a time, from a buffer of "
+                f"{block.nbytes / 1e6:.1f} MB"
             )
 
     # -- reading ----------------------------------------------------------------------------------------

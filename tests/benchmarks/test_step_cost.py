@@ -68,7 +68,9 @@ class Clock(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            getattr(callback, "flush", lambda: None)()  # what is waiting belongs to the steps
+            attachment = getattr(callback, "attachment", None)
+            if hasattr(attachment, "flush"):
+                attachment.flush()  # what is waiting belongs to the steps
         if trainer.current_epoch == 1:
             self.taken = time.thread_time() - self.taken
 
