@@ -219,6 +219,10 @@ class Recorder:
         """The block for a step whose logits are not in one yet, and a copy of them in it."""
         if feed.copied:
             logits = logits.clone()  # they are in a block for other targets, which may be emptied now
+        if any(reader.takes_distributions for reader in feed.readers):
+            for kind, other in feed.blocks.items():
+                if kind != target.ndim:
+                    self._read(feed, other)  # who reads both kinds is given them in their order
         block = feed.blocks.get(target.ndim)
         view = block.view(logits) if block is not None and block.fits(target, dataset, epoch) else None
         if block is not None and (view is None or block.full):

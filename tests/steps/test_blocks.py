@@ -333,3 +333,28 @@ def test_a_step_that_is_read_by_itself_waits_for_its_batch_too(interrupted: bool
     steps = [(split, rows) for split, _, rows in reads.given]
     trained = [("train", list(range(start, start + 4))) for start in range(0, 8 if interrupted else 20, 4)]
     assert steps == trained + ([] if interrupted else [("val", [0, 1, 2, 3]), ("val", [4, 5, 6, 7])])
+
+
+class Ordered(Reads):
+    takes_distributions = True
+
+
+class Both(Watched):
+    """Every other batch has distributions as targets."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        mixed = self.training and self.trainer.fit_loop.epoch_loop.batch_idx % 2
+        return (batch[0], functional.one_hot(batch[1], 3).float()) if mixed else batch
+
+    def note(self, *args: Any) -> None:
+        pass
+
+
+def test_who_reads_labels_and_distributions_is_given_them_in_their_order() -> None:
+    reads, labels = Ordered(), Reads(name="labels")
+    with pytest.warns(UserWarning, match="have no single right class"):
+        fit(reads, labels, model=Both())
+    assert reads.rows == list(range(20))
+    given = [index for index in range(20) if index // 4 % 2 == reads.given[0][2][0] // 4 % 2]
+    assert sorted(labels.rows) == labels.rows
+    assert labels.rows in (given, [index for index in range(20) if index not in given])
