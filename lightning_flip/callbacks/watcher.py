@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.steps import Attachment, SampleStep, StepSource, attach
-from lightning_flip.steps._hooks import skip_unused_hooks
+from lightning_flip.steps._hooks import STEP_HOOKS, restore_hooks, skip_unused_hooks
 from lightning_flip.steps._state import STATE_VERSION, check_version
 
 __all__ = ["StatefulWatcher", "StepWatcher"]
@@ -66,7 +66,6 @@ class StepWatcher(pl.Callback, ABC):
         self._trainer: weakref.ref[pl.Trainer] | None = None
         self._opened = False
         self._told: set[str] = set()
-        skip_unused_hooks(self)
 
     @cached_property  # Lightning reads it at every hook of every step
     def state_key(self) -> str:
@@ -74,9 +73,10 @@ class StepWatcher(pl.Callback, ABC):
         return self._generate_state_key(train=self.train, val=self.val, name=self.name)
 
     def __getstate__(self) -> dict[str, Any]:
+        self.flush()  # a copy has no attachment, and never gets the rows that wait
         state = {**self.__dict__, "_attachment": None, "_trainer": None}
         state.pop("state_key", None)  # a copy may be given another name
-        return state
+        return {name: value for name, value in state.items() if name not in STEP_HOOKS or value is not None}
 
     # -- what a callback defines ----------------------------------------------------------------------
 
@@ -163,6 +163,7 @@ class StepWatcher(pl.Callback, ABC):
             return
         splits = [split for split, wanted in (("train", self.train), ("val", self.val), ("test", self.val)) if wanted]
         self._attachment = attach(trainer, pl_module, self, self.source, splits)
+        skip_unused_hooks(self, trainer)
         self.begin(trainer)
 
     def attends(self, stage: str) -> bool:
@@ -264,6 +265,17 @@ class StepWatcher(pl.Callback, ABC):
         if trainer is not None:
             self.watch(trainer, split, loader, step)
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Call :meth:`new_epoch`; the attachment calls this in the first step of an epoch.
+
+        Args:
+            epoch: the Trainer's ``current_epoch``.
+        """
+        trainer = self.trainer
+        if trainer is not None:
+            self._open_once(trainer, trainer.lightning_module)  # an override of on_train_start may leave out super
+        self.new_epoch(epoch)
+
     def _open_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.fitting and not self._opened:
             self.open(trainer, pl_module)
@@ -275,6 +287,7 @@ class StepWatcher(pl.Callback, ABC):
             rank_zero_warn(text)
 
     def _release(self) -> None:
+        restore_hooks(self)
         if self._attachment is not None:
             self._attachment.release(self)
         self._attachment = None

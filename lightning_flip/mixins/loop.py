@@ -19,7 +19,7 @@ from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
 from lightning_flip.mixins.options import schedule
 from lightning_flip.mixins.stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
-from lightning_flip.steps._hooks import skip_unused_hooks
+from lightning_flip.steps._hooks import restore_hooks, skip_unused_hooks
 from lightning_flip.steps._state import STATE_VERSION, check_version
 from lightning_flip.tables import SampleTable
 
@@ -54,7 +54,6 @@ class TermLoop(pl.Callback):
         self._loaded: dict[str, Any] = {}
         self.total_epochs: int | None = None  # M of a schedule, as the run began with it
         self._kept = False  # whether that is to be said, if the Trainer's number of epochs differs
-        skip_unused_hooks(self)
 
     def __reduce__(self) -> Any:
         return TermLoop, ()
@@ -92,6 +91,7 @@ class TermLoop(pl.Callback):
             return  # a Trainer keeps the callbacks of a module that it trained before
         warn_of_stack(module)
         self._kept = True
+        skip_unused_hooks(self, trainer)
         self.attachment = attach(trainer, pl_module, self, module.step_source, ("train",))
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
@@ -213,7 +213,7 @@ class TermLoop(pl.Callback):
         """The rows of every training step: the methods' tables, and the check of the values that the loss saw."""
         return True
 
-    def new_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """Nothing: the epoch's first loss makes the tables readable, see :meth:`begin_step`."""
 
     def skip(self, split: str) -> None:
@@ -350,6 +350,7 @@ class TermLoop(pl.Callback):
             self._tables[name].sync()
 
     def _release(self) -> None:
+        restore_hooks(self)
         if self.attachment is not None:
             self.attachment.release(self)
             module = self._module()

@@ -65,8 +65,6 @@ class Block:
         mine = self._target
         if target.dtype != mine.dtype or target.device != mine.device or target.shape[1:] != mine.shape[1:]:
             return False
-        if not self.moments:
-            self.epoch = epoch
         return epoch == self.epoch and dataset is self._dataset
 
     def add(self, target: Tensor, samples: Sequence[int], moment: Moment) -> None:

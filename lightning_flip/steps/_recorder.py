@@ -26,7 +26,7 @@ _STEP_NAMES = {"train": "training_step", "val": "validation_step", "test": "test
 
 
 class Reader(Protocol):
-    """A callback that is given rows; it must be one of the Trainer's callbacks, as nothing is read without it."""
+    """A callback that is given rows, while it, or the callback of the user's own that leads it, is the Trainer's."""
 
     @property
     def takes_distributions(self) -> bool:
@@ -39,7 +39,7 @@ class Reader(Protocol):
     def wants(self, split: str) -> bool:
         """Whether it reads this split in the epoch that begins."""
 
-    def new_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """A training epoch begins; on every rank, before its first step, after all rows of the one before."""
 
     def read(self, split: str, loader: int, step: SampleStep) -> None:
@@ -103,7 +103,10 @@ class Recorder:
         self._feeds: dict[tuple[StepSource, str, int], _Feed] = {}
         self._training: list[_Feed] = []  # those with a reader in the running epoch
         self._callbacks: Any = None
-        self._present = False
+        self._listed = 0  # how many they are
+        self._home = trainer.callbacks  # type: ignore[attr-defined]  # tuning puts another list in its place
+        self._seen: set[int] = set()  # owners that were in a list; others are led by a callback of the user's own
+        self._present: list[tuple[Any, StepSource, Collection[str]]] = []  # owners that are the Trainer's callbacks now
         self._arrival: object = None
         self._epoch = -1
         self._moment = Moment(0, -1, -1, -1)
@@ -128,7 +131,8 @@ class Recorder:
         trainer, arrival = self._trainer(), self._running.arrival
         if trainer is None or arrival is self._arrival:
             return False
-        if trainer.callbacks is not self._callbacks:  # type: ignore[attr-defined]
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        if callbacks is not self._callbacks or len(callbacks) != self._listed:
             self._look_for_owners(trainer)
         if not self._present:
             return False  # tuning runs steps without callbacks
@@ -210,8 +214,12 @@ class Recorder:
             if block is None or not (feed.copied and block.fits(target, dataset, epoch)):
                 block = self._place(feed, logits, target, dataset, epoch)
             block.add(target, samples, Moment(len(samples), *moment[1:]))
+        elif readers:  # of padding alone: other ranks have rows, and all have to join in what follows a pass
+            nothing = self._alone(feed, logits, moment, epoch)
+            if nothing is not None:
+                self._hand_out(feed, nothing, readers)
         if feed.watchers:
-            alone = self._alone(feed, logits, moment, epoch)
+            alone = self._alone(feed, logits.clone() if feed.copied else logits, moment, epoch)
             feed.shown = None if alone is None else (alone, moment)
             self._show(feed)
 
@@ -219,10 +227,6 @@ class Recorder:
         """The block for a step whose logits are not in one yet, and a copy of them in it."""
         if feed.copied:
             logits = logits.clone()  # they are in a block for other targets, which may be emptied now
-        if any(reader.takes_distributions for reader in feed.readers):
-            for kind, other in feed.blocks.items():
-                if kind != target.ndim:
-                    self._read(feed, other)  # who reads both kinds is given them in their order
         block = feed.blocks.get(target.ndim)
         view = block.view(logits) if block is not None and block.fits(target, dataset, epoch) else None
         if block is not None and (view is None or block.full):
@@ -234,6 +238,9 @@ class Recorder:
             self._announce(feed, block)
             view = block.view(logits)
             assert view is not None
+        for other in feed.blocks.values():
+            if other is not block:
+                self._read(feed, other)  # readers get all rows in the order of their visits
         feed.filling = block
         view.copy_(logits)
         return block
@@ -242,7 +249,7 @@ class Recorder:
         """The running step by itself, as readers see rows."""
         step = self._running.seen_through(feed.source)
         samples = self._running.arrival.samples(feed.source)
-        if step is None or not samples:
+        if step is None:
             return None
         with _plainly():
             rows = replace(step, logits=logits).observed
@@ -268,25 +275,29 @@ class Recorder:
     def _begin_epoch(self, epoch: int) -> None:
         self.flush()
         self._epoch = epoch
-        for owner, _, reads in self._owners:
+        for owner, _, reads in self._present:
             if "train" in reads:
-                owner.new_epoch(epoch)
+                owner.begin_epoch(epoch)
         self._arrange()
 
     def _look_for_owners(self, trainer: pl.Trainer) -> None:
         self._callbacks = trainer.callbacks  # type: ignore[attr-defined]
         listed = {id(callback) for callback in self._callbacks}
-        self._present = any(id(owner) in listed for owner, _, _ in self._owners)
+        self._listed = len(self._callbacks)
+        led = self._callbacks is self._home
+        self._seen |= listed
+        self._present = [
+            entry for entry in self._owners if id(entry[0]) in listed or (led and id(entry[0]) not in self._seen)
+        ]
         if self._present:
             self.flush()  # callbacks that were taken off get what they saw
             self._feeds = {key: feed for key, feed in self._feeds.items() if feed.split == "train"}
-            self._owners = [entry for entry in self._owners if id(entry[0]) in listed]
             self._arrange()
 
     def _arrange(self) -> None:
         """Decide who reads training steps in this epoch."""
         readers: dict[StepSource, list[Any]] = {}
-        for owner, source, reads in self._owners:
+        for owner, source, reads in self._present:
             if "train" in reads and owner.wants("train"):
                 readers.setdefault(source, []).append(owner)
         self._training = []
@@ -333,6 +344,9 @@ class Recorder:
 
     def _read(self, feed: _Feed, block: Block) -> None:
         errors: list[Exception] = []
+        if feed.copied and block is feed.filling and feed.kept is not None:
+            # The running step's logits are in rows that are counted in when it ends; emptied, the block moves on.
+            feed.kept, feed.copied = feed.kept.clone(), False
         with _plainly():
             drained = block.drain(keep_last=bool(block.moments) and self._under_way(block.moments[-1]))
             if drained is None:
@@ -357,6 +371,8 @@ class Recorder:
         if not errors:
             return
         if self._may_raise():
+            for further in errors[1:]:
+                errors[0].add_note(f"Then {type(further).__name__}: {further}")
             raise errors[0]
         for problem_found in errors:  # another exception is in flight, and it is the one that counts
             rank_zero_warn(f"{type(problem_found).__name__} while the last rows were read: {problem_found}")

@@ -293,7 +293,7 @@ def attach(
         source: where it takes its step from.
         reads: splits ("train", "val", "test") whose rows the owner is given, up to 64 steps at a time. The owner is
             then a callback of this Trainer like :class:`~lightning_flip.callbacks.watcher.StepWatcher`, with the
-            methods ``read(split, loader, step)``, ``wants(split)``, ``new_epoch(epoch)`` and ``skip(split)``.
+            methods ``read(split, loader, step)``, ``wants(split)``, ``begin_epoch(epoch)`` and ``skip(split)``.
 
     Returns:
         The attachment.

@@ -98,6 +98,7 @@ class LogitCapture:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.armed = False
+        self.copies = False
         self.logits: Tensor | None = None
         self.kept: Tensor | None = None  # as the network gave them; evaluation only, training copies into blocks
         self.sinks: list[Callable[[Tensor], None]] = []
@@ -161,8 +162,9 @@ class LogitCapture:
             self.logits, self.inputs = logits, (args, kwargs)
             for sink in self.sinks:
                 sink(logits)
-            if not logits.requires_grad and not self.sinks:
-                self.kept = self.logits = logits.clone()
+            if self.copies or not (logits.requires_grad or self.sinks):
+                self.kept = logits.detach().clone()
+                self.logits = logits if logits.requires_grad else self.kept
         else:
             self.other_rows.append(logits.shape[0])
 

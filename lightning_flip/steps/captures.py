@@ -70,18 +70,20 @@ class Captures:
         capture, _ = self._by_source[source]
         return None if capture is None else capture.kept
 
-    def arm(self, rows: Callable[[StepSource], int | None], number: int | None, *, wrapped: bool) -> None:
+    def arm(self, rows: Callable[[StepSource], int | None], number: int | None, *, wrapped: bool, copies: bool) -> None:
         """Begin a step.
 
         Args:
             rows: gives the number of samples that a source follows, or None where it cannot be told.
             number: of samples of a batch of one loader, for sources that take the index from the loader.
+            copies: keep a copy of the logits, as evaluation does, whose steps are recorded after they end.
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
         """
         for source, (logits, features) in self._by_source.items():
             count = number if number is not None and source.index_from is None else rows(source)
             if logits is not None and count is not None:
                 logits.arm(count, outermost_is_step=wrapped and logits.module is self._module)
+                logits.copies = copies
             if features is not None and count is not None:
                 features.arm(count)
 

@@ -131,7 +131,8 @@ class WrappedTrainer:
             if not trains:
                 recorder.begin_evaluation_step()
             running.begin(name, (*args, *kwargs.values()))
-            captures.arm(running.expected_rows, running.arrival.num_rows, wrapped=strategy.model is not module)
+            wraps = strategy.model is not module
+            captures.arm(running.expected_rows, running.arrival.num_rows, wrapped=wraps, copies=not trains)
             try:
                 output = original(*args, **kwargs)
             finally:

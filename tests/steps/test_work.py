@@ -180,10 +180,18 @@ def test_hooks_are_called_exactly_where_a_class_implements_them() -> None:
             super().on_after_backward(trainer, pl_module)
             self.seen = getattr(self, "seen", 0) + 1
 
-    for callback, expected in ((FlipTracker(), set()), (Mine(), {"on_after_backward"})):
-        assert {name for name in STEP_HOOKS if callable(getattr(callback, name))} == expected
+    called: dict[str, set[str]] = {}
+
+    class Note(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            for callback in trainer.callbacks:
+                called[type(callback).__name__] = {name for name in STEP_HOOKS if callable(getattr(callback, name))}
+
     mine, data = copy.deepcopy(Mine()), TensorDataset(torch.rand(8, 4), torch.arange(8) % 3)
-    pl.Trainer(**QUIET, max_epochs=1, callbacks=[mine]).fit(
+    pl.Trainer(**QUIET, max_epochs=1, callbacks=[mine, FlipTracker(val=True, name="plain"), Note()]).fit(
         Classifier(network=MLP(4, 3), num_classes=3), DataLoader(data, 4)
     )
     assert mine.seen == 2
+    assert called["FlipTracker"] == set()
+    assert called["Mine"] == {"on_after_backward"}
+    assert all(callable(getattr(mine, name)) for name in STEP_HOOKS)  # as before, after the fit
