@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,10 +13,44 @@ from torch import Tensor, nn
 
 from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
 from lightning_flip.functional.cross_entropy import widen
-from lightning_flip.steps import Attachment
+from lightning_flip.steps import Attachment, StepSource
+from lightning_flip.steps._compiled import is_compiled_whole
+from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps.capture import LogitCapture
 
-__all__ = ["clean_logits", "clean_probabilities", "transferred", "undisturbed"]
+__all__ = ["clean_capture", "clean_logits", "clean_probabilities", "transferred", "undisturbed"]
+
+
+def clean_capture(module: pl.LightningModule, attachment: Attachment, source: StepSource) -> LogitCapture:
+    """What catches the logits of forwards that are no step's, where training found them or a source says they are.
+
+    Args:
+        module: the network that is going to be asked.
+        attachment: knows what training found; before the first step, the module's own forward counts.
+        source: where to take them from.
+
+    Returns:
+        A capture, to be removed at the end.
+
+    Raises:
+        ValueError: if training takes the logits from the loss, where no module gives them.
+    """
+    choice = attachment.choice(source)
+    place = Place()
+    if isinstance(source.logits_from, str):
+        place = Place.parse(source.logits_from)
+    elif choice is not None and choice.place is not None:
+        place = choice.place
+    elif choice is not None:
+        raise ValueError(
+            f"the logits of {type(module).__name__} are made in its training_step and are the output of no module, so "
+            "that a clean evaluation pass cannot ask for them. Compute them in forward(), or name a submodule that "
+            "gives logits: logits_from=."
+        )
+    kind = source.outputs or (None if choice is None else choice.kind)
+    part = module.get_submodule(place.path)
+    own = part is module and not is_compiled_whole(module)
+    return LogitCapture(part, replace(place, call=1), kind, own=own)
 
 
 @contextlib.contextmanager
@@ -84,10 +119,12 @@ def clean_logits(
     capture.arm(rows, outermost_is_step=False)
     try:
         with trainer.precision_plugin.forward_context():
-            if _own_predict_step(module):
+            if _has_own(module, "predict_step"):
                 module.predict_step(batch, number)
             else:
-                module(batch[0] if isinstance(batch, (tuple, list)) else batch)
+                # A module without a forward of its own has its network called by its steps.
+                asked = module if _has_own(module, "forward") else capture.module
+                asked(batch[0] if isinstance(batch, (tuple, list)) else batch)
     except Exception as error:
         error.add_note(
             f"A clean evaluation pass called {type(module).__name__}: its predict_step where it has one of its own, "
@@ -97,7 +134,17 @@ def clean_logits(
         raise
     finally:
         capture.disarm()
-    logits = capture.logits
+    if capture.kind is None and capture.output is not None:
+        columns = two_dimensional(capture.output)
+        capture.kind = None if columns is None else kind_of_values(columns)
+        if capture.kind is None:
+            raise ValueError(
+                f"a clean evaluation pass got one column from {type(module).__name__}, and nobody has said whether it "
+                'is a logit or a probability. Pass outputs="logits" or outputs="probs".'
+            )
+        logits = as_logits(capture.output, capture.kind)
+    else:
+        logits = capture.logits
     capture.clear()
     if logits is None:
         raise ValueError(
@@ -130,7 +177,7 @@ def clean_probabilities(
     return clean_logits(trainer, module, capture, batch, rows=rows, number=number).softmax(dim=1).float()
 
 
-def _own_predict_step(module: pl.LightningModule) -> bool:
-    """Whether the module overrides the one that calls its forward; its base is lightning's or pytorch_lightning's."""
-    base = next(part for part in type(module).__mro__ if part.__name__ == "LightningModule")
-    return type(module).predict_step is not vars(base)["predict_step"]
+def _has_own(module: pl.LightningModule, name: str) -> bool:
+    """Whether the module overrides a method of its base, which is lightning's or pytorch_lightning's."""
+    base: Any = next(part for part in type(module).__mro__ if part.__name__ == "LightningModule")
+    return getattr(type(module), name) is not getattr(base, name)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from lightning_flip.callbacks.clean_forward import clean_logits, transferred, undisturbed
+from lightning_flip.callbacks.clean_forward import clean_capture, clean_logits, transferred, undisturbed
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.steps import Attachment, SampleStep, StepSource, find_target
 from lightning_flip.steps.capture import LogitCapture
@@ -83,9 +83,8 @@ def clean_steps(
     loader = _loader_by_position(trainer, source)
     positions = range(len(loader.dataset)) if samples is None else samples  # type: ignore[arg-type]
     loader = _in_order(loader, positions[trainer.global_rank :: trainer.world_size])
-    assert isinstance(source.logits_from, str)
     with undisturbed(module, attachment), _averages(trainer, module, wanted=averaged):
-        capture = LogitCapture(module.get_submodule(source.logits_from))
+        capture = clean_capture(module, attachment, source)
         features = None
         if source.features_from is not None:
             features = FeatureCapture(classifier_layer(module, source.features_from, "features_from"))

@@ -52,10 +52,11 @@ class Diagnostic(StepWatcher):
         dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
         overwrite: replace another run's tables instead of refusing.
         name: tells two of one Trainer apart: it ends the names of files and of what is logged.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids; "visits" only.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Attributes:
         found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first
@@ -100,10 +101,11 @@ class Diagnostic(StepWatcher):
         dirpath: str | Path | None = None,
         overwrite: bool = False,
         name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=train,
@@ -113,6 +115,7 @@ class Diagnostic(StepWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         check_whole(**({} if every_n_epochs is None else {"every_n_epochs": every_n_epochs}))
         if every_n_epochs is not None and every_n_epochs < 1:

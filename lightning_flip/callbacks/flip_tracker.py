@@ -39,10 +39,11 @@ class FlipTracker(StatefulWatcher):
         val: follow the validation loaders.
         name: tells two trackers of one Trainer apart in a checkpoint.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         ValueError: if neither training nor validation is to be followed.
@@ -59,10 +60,11 @@ class FlipTracker(StatefulWatcher):
         val: bool = True,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=train,
@@ -72,6 +74,7 @@ class FlipTracker(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         self.num_samples = num_samples
         self._statistics: dict[tuple[str, int], VisitStatistics] = {}

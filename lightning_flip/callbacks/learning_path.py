@@ -56,10 +56,11 @@ class LearningPath(StatefulWatcher):
         max_bytes: refuse to write more; where the length of training is not known, recording stops there.
         name: tells two recordings of one Trainer apart, in a checkpoint and as a folder under ``paths/``.
         num_samples: number of samples, needed with ``k`` and ``index_from`` only.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids; "visits" only.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         ValueError: if an option is out of range, or more than ``max_bytes`` would be written.
@@ -85,10 +86,11 @@ class LearningPath(StatefulWatcher):
         max_bytes: int = 1_000_000_000,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=True,
@@ -98,6 +100,7 @@ class LearningPath(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         self._given = check_samples(samples, k, select)
         check_times(mode, every_n_steps, every_n_epochs)

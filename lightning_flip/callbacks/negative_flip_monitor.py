@@ -60,10 +60,11 @@ class NegativeFlipMonitor(StatefulWatcher):
         class_labels: the label that each output of the new model stands for, to read files whose labels are no
             numbers of outputs; by default the data set's own ``class_labels``.
         name: tells two monitors of one Trainer apart in a checkpoint.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         PredictionError: if a file of predictions lacks samples, has other targets for them, or cannot be read.
@@ -89,10 +90,11 @@ class NegativeFlipMonitor(StatefulWatcher):
         old_classes: Sequence[int] | None = None,
         class_labels: Sequence[int | str] | None = None,
         name: str = "",
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=train,
@@ -102,6 +104,7 @@ class NegativeFlipMonitor(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         self.models = OldModels(
             reference,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_flip.callbacks.old_predictions import OldPredictions, SampleAnswers, holds_predictions
 from lightning_flip.callbacks.prediction_columns import labels_of_outputs
-from lightning_flip.models.loading import options_called
+from lightning_flip.models.loading import is_lightning_class, options_called
 from lightning_flip.steps import Attachment, SampleStep, StepSource
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
 from lightning_flip.steps.reference import Reference, load_reference
@@ -68,7 +68,7 @@ class OldModels:
         compile_model: bool,
         old_classes: Sequence[int] | None,
         class_labels: Sequence[int | str] | None,
-        logits_from: str | Callable[[Any], Any],
+        logits_from: str | Callable[[Any], Any] | None,
     ) -> None:
         single = isinstance(reference, (str, Path, nn.Module, Reference))
         sources: list[Any] = [reference] if single else list(reference)  # type: ignore[arg-type]
@@ -267,5 +267,5 @@ def _of_one_dataset(source: Any) -> bool:
 
 def _without_mixins(cls: type) -> type[pl.LightningModule] | None:
     """The class right of the loss terms, which is what a model without them was trained as."""
-    parts = (part for part in cls.__mro__ if issubclass(part, pl.LightningModule))
+    parts = (part for part in cls.__mro__ if is_lightning_class(part))
     return next((part for part in parts if not hasattr(part, "method_loss")), None)

@@ -14,11 +14,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from lightning_flip.callbacks.clean_forward import clean_probabilities, transferred, undisturbed
+from lightning_flip.callbacks.clean_forward import clean_capture, clean_probabilities, transferred, undisturbed
 from lightning_flip.callbacks.clean_pass import find_training_loader
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.steps import Attachment, StepSource
-from lightning_flip.steps.capture import LogitCapture
 from lightning_flip.steps.targets import find_target
 
 __all__ = ["PathProbe", "probed_loader"]
@@ -85,9 +84,8 @@ class PathProbe:
         Raises:
             ValueError: if there are no logits ``[n, K]``.
         """
-        assert isinstance(self._source.logits_from, str)
         with undisturbed(module, self._attachment):
-            capture = LogitCapture(module.get_submodule(self._source.logits_from))
+            capture = clean_capture(module, self._attachment, self._source)
             try:
                 parts = [
                     clean_probabilities(trainer, module, capture, copy.deepcopy(batch), rows=rows, number=number)

@@ -57,10 +57,11 @@ class PredictionFilter(StatefulWatcher):
         overwrite: remove another run's soft targets from the folder instead of refusing.
         name: tells two filters of one Trainer apart, in a checkpoint and as a folder under ``soft_targets/``.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         ValueError: if an option is out of range, or validation does not log ``monitor``.
@@ -84,10 +85,11 @@ class PredictionFilter(StatefulWatcher):
         overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=True,
@@ -97,6 +99,7 @@ class PredictionFilter(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1]; got {alpha}.")

@@ -44,10 +44,11 @@ class PredictionHistory(StatefulWatcher):
         info: anything that JSON can hold, kept in ``run.json``.
         dtype: "float32" keeps probabilities, margins and cross entropies bit for bit; "float16" takes a little
             over half the space and three digits.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         ValueError: if nothing is to be recorded, or for another ``dtype``.
@@ -68,10 +69,11 @@ class PredictionHistory(StatefulWatcher):
         overwrite: bool = False,
         info: dict[str, Any] | None = None,
         dtype: Literal["float32", "float16"] = "float32",
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=train,
@@ -81,6 +83,7 @@ class PredictionHistory(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         self.dirpath = dirpath
         self.overwrite = overwrite

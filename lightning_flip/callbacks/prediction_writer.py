@@ -22,6 +22,7 @@ from lightning_flip.callbacks.prediction_files import (
 )
 from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, PredictionRows
 from lightning_flip.steps import Attachment, StepSource, attach
+from lightning_flip.steps._remembered import restore_from
 
 __all__ = ["PredictionWriter"]
 
@@ -54,10 +55,11 @@ class PredictionWriter(pl.Callback):
         class_labels: the label that each output stands for, in place of its number; by default the data set's own
             ``class_labels`` (:class:`~lightning_flip.data.ClassSubset` has them).
         overwrite: replace a file that is there; else it is refused before the pass begins.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are; for data to predict whose second part is something else, a function that
             returns None.
         index_from: where the batch carries its samples' ids.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Attributes:
         paths: the files of the latest pass, one a loader.
@@ -93,9 +95,10 @@ class PredictionWriter(pl.Callback):
         slices: dict[str, str | int | Callable[[Any], Any]] | None = None,
         class_labels: Sequence[int | str] | None = None,
         overwrite: bool = False,
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
+        outputs: str | None = None,
     ) -> None:
         if path is not None and Path(path).suffix != ".parquet":
             raise ValueError(f"path must name a file that ends in .parquet; got {str(path)!r}.")
@@ -110,7 +113,7 @@ class PredictionWriter(pl.Callback):
         self.slices = dict(slices or {})
         self.class_labels = class_labels
         self.overwrite = overwrite
-        self.source = StepSource(logits_from, target_from, index_from)
+        self.given_source = self.source = StepSource(logits_from, target_from, index_from, outputs=outputs)
         self.paths: list[Path] = []
         self._attachment: Attachment | None = None
         self._forget()
@@ -128,7 +131,14 @@ class PredictionWriter(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach for a pass of its own."""
         if stage != TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False):
+            self.source = self.given_source.completed_by(pl_module)
             self._attachment = attach(trainer, pl_module, self, self.source)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the logits where training found them."""
+        restore_from(pl_module, checkpoint)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""

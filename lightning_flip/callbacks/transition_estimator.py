@@ -51,12 +51,12 @@ class TransitionEstimator(StatefulWatcher):
         overwrite: replace a file.
         name: tells two of these callbacks apart in a checkpoint.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are: "" for the module's own forward, a dotted submodule path, or a function of
-            what the step returned.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: key, attribute, position in the batch, or function of it, where the targets are not in one of the
             usual places.
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Attributes:
         transition: float64 ``[K, K]`` on the CPU; None before the estimate.
@@ -83,10 +83,11 @@ class TransitionEstimator(StatefulWatcher):
         overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=True,
@@ -96,6 +97,7 @@ class TransitionEstimator(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         if path is not None and Path(path).suffix != ".npz":
             raise ValueError(f"path must name a file that ends in .npz; got {str(path)!r}.")

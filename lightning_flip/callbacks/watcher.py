@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.steps import Attachment, SampleStep, StepSource, attach
 from lightning_flip.steps._hooks import STEP_HOOKS, restore_hooks, skip_unused_hooks
+from lightning_flip.steps._remembered import known_state, restore
 from lightning_flip.steps._state import STATE_VERSION, check_version
 
 __all__ = ["StatefulWatcher", "StepWatcher"]
@@ -31,12 +32,12 @@ class StepWatcher(pl.Callback, ABC):
         train: whether to watch training steps.
         val: whether to watch validation steps.
         name: tells two callbacks of one class apart in a checkpoint.
-        logits_from: where the logits are: "" for the module's own forward, a dotted submodule path, or a
-            function of what the step returned.
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`; None finds them.
         target_from: key, attribute, position in the batch, or function of it, where the targets are not in
             one of the usual places.
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         ValueError: if neither training nor validation is to be watched.
@@ -51,17 +52,19 @@ class StepWatcher(pl.Callback, ABC):
         train: bool,
         val: bool,
         name: str,
-        logits_from: str | Callable[[Any], Any],
+        logits_from: str | Callable[[Any], Any] | None,
         target_from: str | int | Callable[[Any], Any] | None,
         index_from: str | int | Callable[[Any], Any] | None,
         loader: int | str | None,
+        outputs: str | None = None,
     ) -> None:
         if not (train or val):
             raise ValueError(f"{type(self).__name__} watches nothing: set train=True, val=True, or both.")
         self.train = train
         self.val = val
         self.name = name
-        self.source = StepSource(logits_from, target_from, index_from, loader)
+        self.given_source = StepSource(logits_from, target_from, index_from, loader, outputs=outputs)
+        self.source = self.given_source
         self._attachment: Attachment | None = None
         self._trainer: weakref.ref[pl.Trainer] | None = None
         self._opened = False
@@ -146,6 +149,33 @@ class StepWatcher(pl.Callback, ABC):
             f"{type(self).__name__} does not follow them" + ("; it follows the validation data." if also else ".")
         )
 
+    def leaves_out(self, split: str, problem: str) -> bool:
+        """Warn once that steps are not followed because their losses had other targets.
+
+        Args:
+            split: "train" or "val".
+            problem: what was seen, with counts.
+
+        Returns:
+            True: the rows are left out.
+        """
+        if f"{split} left out" not in self._told:
+            self._told.add(f"{split} left out")
+            rank_zero_warn(
+                f"{split}: {problem}. {type(self).__name__} does not follow the rows of such steps. Name the right "
+                "targets with target_from=, or mix in the collate function, where the batch's own targets say it."
+            )
+        return True
+
+    def nothing_recorded(self, split: str, reason: str) -> None:
+        """Warn that a pass has left nothing.
+
+        Args:
+            split: "train", "val" or "test".
+            reason: why.
+        """
+        self._tell(f"{type(self).__name__}: nothing was recorded of a pass of {split} steps: {reason}.")
+
     def rescue(self, trainer: pl.Trainer) -> None:
         """Save what can be saved while an exception is in flight; no collectives.
 
@@ -161,6 +191,7 @@ class StepWatcher(pl.Callback, ABC):
         self._opened = False
         if not self.attends(stage) or not self.active(trainer):
             return
+        self.source = self.given_source.completed_by(pl_module)
         splits = [split for split, wanted in (("train", self.train), ("val", self.val), ("test", self.val)) if wanted]
         self._attachment = attach(trainer, pl_module, self, self.source, splits)
         skip_unused_hooks(self, trainer)
@@ -329,7 +360,9 @@ class StatefulWatcher(StepWatcher):
         failed = self._in_exception
         try:
             self.flush()
-            return {"version": STATE_VERSION, **self.state()}
+            trainer = self.trainer
+            found = known_state(None if trainer is None else trainer.lightning_module)
+            return {"version": STATE_VERSION, **({} if found is None else {"logits": found}), **self.state()}
         except Exception as error:
             if not failed:
                 raise
@@ -347,6 +380,8 @@ class StatefulWatcher(StepWatcher):
             ValueError: if a later version wrote it.
         """
         trainer = self.trainer
+        if trainer is not None and trainer.lightning_module is not None:
+            restore(trainer.lightning_module, state_dict.get("logits"))
         if trainer is None or not (self.fitting or self.loads_always):
             return
         check_version(state_dict, type(self).__name__, trainer)

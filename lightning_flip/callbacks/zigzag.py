@@ -42,10 +42,11 @@ class ZigZag(StatefulWatcher):
         overwrite: replace another run's scores instead of refusing.
         name: tells two of one Trainer apart, in a checkpoint and as a folder under the run's folder.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`.
+        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are.
         index_from: where the batch carries its samples' ids.
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives; None: what the loss or the values say.
 
     Raises:
         FileExistsError: when a fit begins and the folder holds another run's scores.
@@ -62,10 +63,11 @@ class ZigZag(StatefulWatcher):
         overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__(
             train=True,
@@ -75,6 +77,7 @@ class ZigZag(StatefulWatcher):
             target_from=target_from,
             index_from=index_from,
             loader=loader,
+            outputs=outputs,
         )
         self.dirpath = dirpath
         self.overwrite = overwrite

@@ -34,7 +34,9 @@ class _Item(Generic[Sample]):
 class IndexedBatch:
     """A batch as the user's collate function made it, with the positions of its samples.
 
-    The positions stay the list that they came as, which a worker hands over faster than a small tensor.
+    The positions stay the list that they came as, which a worker hands over faster than a small tensor. Whoever
+    iterates over ``trainer.train_dataloader`` meets these objects, and may use them as the batch itself: they unpack,
+    and have its keys and attributes.
 
     Attributes:
         batch: what the loader would have yielded without the index.
@@ -43,8 +45,8 @@ class IndexedBatch:
 
     Example:
         >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, [5, 0], loader=0)
-        >>> arrived.index, list(arrived.batch)
-        (tensor([5, 0]), ['x'])
+        >>> arrived.index, list(arrived.batch), arrived["x"].shape
+        (tensor([5, 0]), ['x'], torch.Size([2, 3]))
     """
 
     batch: Any
@@ -63,6 +65,20 @@ class IndexedBatch:
         if self._index is None:
             self._index = torch.tensor(self.positions, dtype=torch.int64)
         return self._index
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in IndexedBatch.__slots__:  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.batch, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.batch[key]
+
+    def __iter__(self) -> Any:
+        return iter(self.batch)
+
+    def __len__(self) -> int:
+        return len(self.batch)
 
     def pin_memory(self, device: Any = None) -> IndexedBatch:
         """Pin the batch and its index; ``DataLoader(pin_memory=True)`` calls this.

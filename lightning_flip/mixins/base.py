@@ -52,12 +52,13 @@ class LossTerm(Stacked, _Module):
         base_loss: "cross_entropy" compares the module's loss with mean cross entropy in the first step and
             stops if it is something else (class weights, smoothing, a sum); "any" adds the difference to
             whatever the module returns.
-        logits_from: where the logits are: "" for the module's own forward, a dotted submodule path, or a
-            function of what ``training_step`` returned (automatic optimization only).
+        logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`; None finds them. A function of
+            what ``training_step`` returned needs automatic optimization.
         target_from: key, attribute, position in the batch, or function of it, where the targets are not in
             one of the usual places.
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
         loader: which training loader to follow, where there are several.
+        outputs: what ``logits_from`` gives: "logits", "log_probs" or "probs"; None: what the loss says.
         num_samples: number of samples, needed with ``index_from`` only.
         total_epochs: M of a schedule, where the Trainer has no ``max_epochs`` and no ``max_steps``.
         table_dtype: storage type of tables, "float16" halves them; None: that of the computation.
@@ -104,10 +105,11 @@ class LossTerm(Stacked, _Module):
         *args: Any,
         term_weight: float = 1.0,
         base_loss: Literal["cross_entropy", "any"] = "cross_entropy",
-        logits_from: str | Callable[[Any], Any] = "",
+        logits_from: str | Callable[[Any], Any] | None = None,
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
+        outputs: str | None = None,
         num_samples: int | None = None,
         total_epochs: int | None = None,
         table_dtype: str | None = None,
@@ -127,7 +129,7 @@ class LossTerm(Stacked, _Module):
         check_table_dtype(table_dtype)
         self.term_weight = term_weight
         self.base_loss = base_loss
-        self.step_source = StepSource(logits_from, target_from, index_from, loader)
+        self.step_source = StepSource(logits_from, target_from, index_from, loader, outputs=outputs).completed_by(self)
         self.num_samples = num_samples
         self.total_epochs = total_epochs
         self.table_dtype = table_dtype
@@ -207,7 +209,7 @@ class LossTerm(Stacked, _Module):
         """
         return self._loop.table(name, step, width)
 
-    def epochs(self) -> tuple[int, int]:
+    def _schedule(self) -> tuple[int, int]:
         """k, counted from 1, and M of a schedule.
 
         Returns:
@@ -308,6 +310,7 @@ class LossTerm(Stacked, _Module):
             return {**output, "loss": self.regularized(output["loss"])} if "loss" in output else output
         return self.regularized(output) if output is not None else None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def regularized(self, loss: Tensor) -> Tensor:
         """A loss with the term added; manual optimization calls this before the backward pass.
 
@@ -321,6 +324,7 @@ class LossTerm(Stacked, _Module):
         attachment = loop.running()
         if attachment is None:
             return loss
+        attachment.note_loss(loss)
         visits = self._methods("visit")
         # Rows are checked when their block is read; what a method writes at once has to be checked at once.
         checked = visits or not loop.compared
@@ -333,9 +337,16 @@ class LossTerm(Stacked, _Module):
         except (RuntimeError, IndexError):
             attachment.sample_step(self.step_source)  # says more about labels that are outside the classes
             raise
-        if not loop.compared and self.base_loss == "cross_entropy":
-            check_base_loss(loss, plain, step.logits.dtype, type(self).__name__)
-        loop.compared = True
+        if not loop.compared and step.choice is not None and step.choice.edited:
+            raise ValueError(
+                f"{type(self).__name__}: training_step edits the logits in place between the forward and the loss, so "
+                "that the loss is of other logits than the ones that are kept. Write logits = logits - 2 instead of "
+                "logits -= 2."
+            )
+        if not loop.compared:
+            loop.compared = self.base_loss != "cross_entropy" or check_base_loss(
+                loss, plain, step.logits.dtype, type(self).__name__, step.choice
+            )
         given, own = self.step_for_methods(step), plain
         if given is not step:
             plain = cross_entropy(given.logits, given.target, reduction="none")

@@ -7,29 +7,67 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_flip.steps._choice import Choice
+
 __all__ = ["check_base_loss"]
 
 
-def check_base_loss(loss: Tensor, cross_entropies: Tensor, dtype: torch.dtype, name: str) -> None:
+def check_base_loss(
+    loss: Tensor, cross_entropies: Tensor, dtype: torch.dtype, name: str, choice: Choice | None = None
+) -> bool:
     """Compare a module's loss with the mean cross entropy of its logits; waits for the device.
 
     Args:
         loss: what ``training_step`` returned.
-        cross_entropies: ``[B]``, of the logits that were caught.
+        cross_entropies: ``[B]``, of the logits that were found.
         dtype: the logits' type, which says how exact the comparison can be.
         name: the module's name, for the error.
+        choice: how the logits were found, which may say what the loss is.
+
+    Returns:
+        Whether the comparison has decided: where all samples have the same cross entropy, as with a head that begins at
+        zero, class weights and label smoothing do not show.
 
     Raises:
         ValueError: if they differ.
 
     Example:
         >>> check_base_loss(torch.tensor(2.0), torch.tensor([1.0, 3.0]), torch.float32, "Robust")
+        True
+        >>> check_base_loss(torch.tensor(1.1), torch.tensor([1.1, 1.1]), torch.float32, "Robust")
+        False
     """
-    expected, got = float(cross_entropies.detach().mean()), float(loss.detach())
+    values = cross_entropies.detach()
+    found = _seen(choice)
+    expected, got = float(values.mean()), float(loss.detach())
     tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance):
+    if found or not math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance):
+        total = float(values.sum())
+        if not found and len(values) > 1 and math.isclose(total, got, rel_tol=tolerance, abs_tol=tolerance):
+            found = "the sum over the batch"
+        said = f"It has {found}. " if found else ""
         raise ValueError(
-            f"{name}: training_step returned {got:.6g}, the mean cross entropy of its logits is {expected:.6g}. The "
-            "mixin adds mean(method loss - CE), which gives the method's loss only on top of mean cross entropy. "
+            f"{name}: training_step returned {got:.6g}, the mean cross entropy of its logits is {expected:.6g}. {said}"
+            "The mixin adds mean(method loss - CE), which gives the method's loss only on top of mean cross entropy. "
             "Return that (no class weights, smoothing or sum), or keep your loss and pass base_loss='any'."
         )
+    spread = float(values.max() - values.min()) if len(values) else 0.0
+    return spread > 10 * tolerance * max(1.0, abs(expected))
+
+
+def _seen(choice: Choice | None) -> str:
+    """What the call of the loss says beside the mean cross entropy."""
+    if choice is None:
+        return ""
+    found = []
+    if choice.mixed:
+        found.append("other targets than the batch's labels (mixing, as MixUp and CutMix do)")
+    if choice.weighted:
+        found.append("class weights")
+    if choice.smoothing:
+        found.append(f"label smoothing of {choice.smoothing:.3g}")
+    if choice.reduction == "sum":
+        found.append("the sum over the batch")
+    if choice.binary:
+        found.append("a binary cross entropy for every class")
+    return " and ".join(found)

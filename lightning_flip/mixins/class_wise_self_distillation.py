@@ -11,9 +11,10 @@ from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.functional.class_wise import check_class_wise, class_wise_self_distillation_loss
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.keyed_draws import keyed_randomness
+from lightning_flip.mixins.snapshot import answering_part, said_by
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.capture import as_logits
 from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.reference import check_inputs
 from lightning_flip.steps.second_batch import inputs_of, load_samples
 
 __all__ = ["ClassWiseSelfDistillation"]
@@ -127,10 +128,10 @@ class ClassWiseSelfDistillation(LossTerm):
         pairs = self._pairs.of(record.dataset)
         with keyed_randomness(self.trainer, ClassWiseSelfDistillation.__name__):
             other = attachment.transferred(load_samples(record, pairs.of_samples(positions)), source)
+        check_inputs(step, "the network, once more,")
         args, kwargs = inputs_of(other, attachment.given(source), step.inputs)
-        network = self.get_submodule(str(source.logits_from))
         with attachment.paused(), torch.no_grad():
-            logits = as_logits(network(*args, **kwargs))
+            logits = said_by(answering_part(self, step.choice), step.choice, args, kwargs)
         if logits is None or logits.shape != step.logits.shape:
             got = "none" if logits is None else f"logits of shape {tuple(logits.shape)}"
             raise ValueError(

@@ -100,7 +100,7 @@ class FlippingErrorReduction(LossTerm):
         """Eq. 5 of every sample."""
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        alpha, beta = restriction_weights(*self.epochs())
+        alpha, beta = restriction_weights(*self._schedule())
         return flipping_error_reduction_loss(
             step.logits,
             step.target,

@@ -60,7 +60,7 @@ class LearningWithRetrospection(LossTerm):
         """The loss of every sample."""
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        epoch, total = self.epochs()
+        epoch, total = self._schedule()
         alpha, beta = restriction_weights(epoch // self.lwr_interval * self.lwr_interval, total)
         return learning_with_retrospection_loss(
             step.logits,

@@ -20,6 +20,7 @@ from lightning_flip.mixins.options import schedule
 from lightning_flip.mixins.stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
 from lightning_flip.steps._hooks import restore_hooks, skip_unused_hooks
+from lightning_flip.steps._remembered import known_state, restore
 from lightning_flip.steps._state import STATE_VERSION, check_version
 from lightning_flip.tables import SampleTable
 
@@ -92,6 +93,7 @@ class TermLoop(pl.Callback):
         warn_of_stack(module)
         self._kept = True
         skip_unused_hooks(self, trainer)
+        module.step_source = module.step_source.completed_by(module)
         self.attachment = attach(trainer, pl_module, self, module.step_source, ("train",))
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
@@ -127,7 +129,7 @@ class TermLoop(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merge the ranks' rows, so that the checkpoints of the epoch's end hold all of them."""
         if self.attachment is not None:
-            self.attachment.flush()
+            self.attachment.close_pass("train")
             self.attachment.check()
             self.divergence.look(trainer, pl_module, self.attachment.flush, whole=False)
             self._sync()
@@ -169,6 +171,9 @@ class TermLoop(pl.Callback):
             "total_epochs": self.total_epochs,
             "partial": partial,
         }
+        found = known_state(self._module())
+        if found is not None:
+            checkpoint[CHECKPOINT_KEY]["logits"] = found
         if self.states:
             checkpoint[CHECKPOINT_KEY]["states"] = move_data_to_device(self.states, torch.device("cpu"))
         if first_loss is not None:
@@ -181,6 +186,7 @@ class TermLoop(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING or CHECKPOINT_KEY not in checkpoint or self.attachment is None:
             return
         state = checkpoint[CHECKPOINT_KEY]
+        restore(pl_module, state.get("logits"))
         check_version(state, "LossTerm", trainer)
         self.total_epochs = state.get("total_epochs")
         self._tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
@@ -219,6 +225,41 @@ class TermLoop(pl.Callback):
     def skip(self, split: str) -> None:
         """Nothing: steps whose targets are distributions are observed, too."""
 
+    def leaves_out(self, split: str, problem: str) -> bool:
+        """Refuse steps whose loss had other targets; with ``base_loss="any"`` their rows are observed as they are.
+
+        Args:
+            split: "train".
+            problem: what was seen, with counts.
+
+        Returns:
+            False.
+
+        Raises:
+            ValueError: if the base loss is to be mean cross entropy.
+        """
+        module = self._module()
+        if module is not None and module.base_loss != "any":
+            raise ValueError(
+                f"{type(module).__name__}: {problem}. The mixin adds mean(method loss - CE), with the batch's labels. "
+                "Mix in the collate function, where the batch's own targets say it, or pass base_loss='any'."
+            )
+        return False
+
+    def nothing_recorded(self, split: str, reason: str) -> None:
+        """Refuse an epoch in which the loss had no part.
+
+        Args:
+            split: "train".
+            reason: why.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            f"nothing was recorded of a pass of {split} steps: {reason}, so that the mixins' loss had no part in it."
+        )
+
     def declines(self, batch: object) -> bool:
         """Whether a step ended without its loss: one that returned None after a forward was no visit.
 
@@ -248,17 +289,19 @@ class TermLoop(pl.Callback):
 
         Returns:
             None outside of ``fit``, with ``term_weight=0``, while the learning rate or batch size is tuned (a
-            Trainer does that without callbacks, and nothing may be recorded then), and while a step is only
-            repeated for an error message.
+            Trainer does that without callbacks, and nothing may be recorded then), and in a validation step that calls
+            ``training_step``: its samples are others.
         """
         module, attachment = self._module(), self.attachment
-        if module is None or attachment is None or attachment.searching or module.term_weight == 0:
+        if module is None or attachment is None or module.term_weight == 0:
+            return None
+        if not module.trainer.training:
             return None
         tuning = not any(callback is self for callback in getattr(module.trainer, "callbacks", ()))
         return None if tuning else attachment
 
     def epochs(self, trainer: pl.Trainer, given: int | None) -> tuple[int, int]:
-        """K and M of a schedule, see :meth:`LossTerm.epochs`.
+        """K and M of a schedule, see ``LossTerm._schedule``.
 
         Args:
             trainer: the running Trainer.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+
+from lightning_flip.models.loading import is_lightning_class
 
 __all__ = [
     "accepted_arguments",
@@ -32,16 +33,11 @@ def check_definition(cls: type, base: type) -> None:
     Raises:
         TypeError: for a wrong order, or one option name in two places.
     """
-    modules = [part for part in cls.__mro__ if _is_module(part) and not issubclass(part, base)]
+    modules = [part for part in cls.__mro__ if is_lightning_class(part) and not issubclass(part, base)]
     if not modules:
         return  # a mixin by itself
-    if not issubclass(modules[0], pl.LightningModule):
-        raise TypeError(
-            f"{cls.__name__}: {modules[0].__name__} is a LightningModule of pytorch_lightning; mixins work with "
-            "modules of lightning.pytorch (callbacks work with both). Import lightning.pytorch instead."
-        )
     first_module = cls.__mro__.index(modules[0])
-    mixins = [part for part in cls.__mro__ if issubclass(part, base) and not _is_module(part)]
+    mixins = [part for part in cls.__mro__ if issubclass(part, base) and not is_lightning_class(part)]
     for mixin in mixins:
         if cls.__mro__.index(mixin) > first_module:
             raise TypeError(
@@ -73,10 +69,6 @@ def _own_options(cls: type, *, keyword_only: bool) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
-def _is_module(cls: type) -> bool:
-    return any(part.__name__ == "LightningModule" for part in cls.__mro__)
-
-
 def accepted_arguments(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -94,7 +86,11 @@ def accepted_arguments(
         >>> accepted_arguments(lambda batch: batch, ("batch", 3), {})
         (('batch',), {})
     """
-    places, names = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
+    plain = getattr(function, "__func__", function)
+    known = _SIGNATURES.get(plain)  # a plain dictionary, which torch.compile can look into
+    if known is None:
+        known = _SIGNATURES[plain] = _signature(plain, hasattr(function, "__func__"))
+    places, names = known
     if places is not None:
         args = args[:places]
     if names is not None:
@@ -102,7 +98,10 @@ def accepted_arguments(
     return args, kwargs
 
 
-@functools.lru_cache(maxsize=128)
+_SIGNATURES: dict[Any, tuple[int | None, frozenset[str] | None]] = {}
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _signature(function: Callable[..., Any], bound: bool) -> tuple[int | None, frozenset[str] | None]:
     """How many positional arguments and which names a step takes; None: any. Looked up once, not in every step."""
     parameters = list(inspect.signature(function).parameters.values())[int(bound) :]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.models.loading import load_model, options_called
+from lightning_flip.models.loading import is_lightning_class, load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
 from lightning_flip.steps.cached_logits import CachedLogits
 from lightning_flip.steps.reference import Reference, load_reference
@@ -233,7 +233,7 @@ class ReferencedLoss(LossTerm):
         """``reference_class``, else the class right of the mixins."""
         if self._reference.model_class is not None:
             return self._reference.model_class
-        modules = [part for part in type(self).__mro__ if issubclass(part, pl.LightningModule)]
+        modules = [part for part in type(self).__mro__ if is_lightning_class(part)]
         return next(part for part in modules if not issubclass(part, LossTerm))
 
     def old_class_indices(self, num_classes: int, outputs: int) -> Tensor | None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.capture import as_logits
+from lightning_flip.steps._choice import Choice
+from lightning_flip.steps._outputs import Place, as_logits
 
-__all__ = ["answering_part", "check_inputs", "evaluating", "exchanged", "said_by", "weights_of"]
+__all__ = ["answering_part", "evaluating", "exchanged", "said_by", "said_earlier", "weights_of"]
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -34,62 +35,52 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in (*module.named_parameters(), *module.named_buffers())}
 
 
-def answering_part(module: nn.Module, logits_from: str) -> nn.Module:
+def answering_part(module: nn.Module, choice: Choice | None) -> nn.Module:
     """The part of a module whose forward gives the logits.
 
     Args:
         module: the module that trains.
-        logits_from: path of a submodule, "" for the module itself.
+        choice: how its logits are found; None before the first step, and then it is the module itself.
 
     Returns:
         The part.
 
     Example:
-        >>> answering_part(nn.Sequential(nn.Linear(2, 3)), "0")
+        >>> answering_part(nn.Sequential(nn.Linear(2, 3)), Choice(Place("0"), "logits", 3))
         Linear(in_features=2, out_features=3, bias=True)
     """
-    return module.get_submodule(logits_from) if logits_from else module
+    return module if choice is None or choice.place is None else module.get_submodule(choice.place.path)
 
 
-def check_inputs(step: SampleStep, logits_from: str) -> None:
-    """Make sure that a copy of the network can be given what the network is given.
-
-    Args:
-        step: the running step, which holds the inputs of its forward.
-        logits_from: path of the submodule whose inputs they are.
-
-    Raises:
-        RuntimeError: if the step does not hold the inputs of its forward.
-        ValueError: if ``logits_from`` names a part that works on features which the network computed.
-
-    Example:
-        >>> x = torch.ones(3, 1)
-        >>> check_inputs(SampleStep(torch.arange(3), x, torch.zeros(3), inputs=((x,), {})), "net")
-    """
-    args, kwargs = step.inputs
-    inputs = [*args, *kwargs.values()]
-    if not inputs:
-        raise RuntimeError(
-            "the inputs of the network's forward are not known, so that its copy cannot be given the same. Pass the "
-            "batch to forward(), or name a submodule that is given it: logits_from=."
-        )
-    if logits_from and any(isinstance(value, Tensor) and value.grad_fn is not None for value in inputs):
-        raise ValueError(
-            f"logits_from={logits_from!r} names a part of the network that is given features which the network "
-            "computed; its copy would be run on those. Name the whole network, or leave logits_from out."
-        )
-
-
-def said_by(part: nn.Module, weights: dict[str, Tensor], step: SampleStep) -> Tensor:
-    """Logits of the samples of a step under other weights, in eval mode and without gradient.
-
-    The part itself runs, with its tensors exchanged for the time of the forward: nothing else of it is copied, and
-    hooks of its forward run once more.
+def said_by(part: nn.Module, choice: Choice | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Logits of a part for some inputs, read as those of the step are.
 
     Args:
         part: what gave the step's logits.
-        weights: what :func:`weights_of` gave for it; those from a checkpoint are moved to the logits' device in place.
+        choice: how they are found.
+        args: positional inputs.
+        kwargs: inputs by name.
+
+    Returns:
+        ``[B, K]``, or None if there are none.
+    """
+    place, kind = (Place(), "logits") if choice is None else (choice.place or Place(), choice.kind)
+    output = place.tensor_of(part(*args, **kwargs))
+    return None if output is None else as_logits(output, kind)
+
+
+def said_earlier(module: nn.Module, weights: dict[str, Tensor], step: SampleStep, part: nn.Module) -> Tensor:
+    """Logits of the samples of a step under other weights, in eval mode and without gradient.
+
+    The part itself runs, with the module's tensors exchanged for the time of the forward: nothing else of it is copied,
+    and hooks of its forward run once more.
+
+    Args:
+        module: the part, or a module that it belongs to.
+        weights: what :func:`weights_of` gave for the module; those from a checkpoint are moved to the logits' device in
+            place.
         step: the running step, which holds the inputs of its forward.
+        part: what gave the step's logits.
 
     Returns:
         ``[B, K]``.
@@ -98,15 +89,15 @@ def said_by(part: nn.Module, weights: dict[str, Tensor], step: SampleStep) -> Te
         >>> layer, x = nn.Linear(1, 2), torch.ones(3, 1)
         >>> kept, step = weights_of(layer), SampleStep(torch.arange(3), layer(x), torch.zeros(3), inputs=((x,), {}))
         >>> _ = layer.weight.data.zero_()
-        >>> said_by(layer, kept, step).equal(step.logits)
+        >>> said_earlier(layer, kept, step, layer).equal(step.logits)
         True
     """
     for name, value in weights.items():
         if value.device != step.logits.device:
             weights[name] = value.to(step.logits.device)
     args, kwargs = step.inputs
-    with evaluating(part), exchanged(part, weights), torch.no_grad():
-        logits = as_logits(part(*args, **kwargs))
+    with evaluating(module), exchanged(module, weights), torch.no_grad():
+        logits = said_by(part, step.choice, args, kwargs)
     assert logits is not None  # the same forward gave the step's own
     return logits
 

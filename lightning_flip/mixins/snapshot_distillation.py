@@ -10,10 +10,12 @@ from torch import Tensor
 from lightning_flip.functional.cycles import cycle_of
 from lightning_flip.functional.regularization import snapshot_distillation_loss
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.snapshot import answering_part, check_inputs, said_by, weights_of
+from lightning_flip.mixins.snapshot import answering_part, said_earlier, weights_of
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps._outputs import Place
 from lightning_flip.steps.option_kinds import check_numbers, check_whole
+from lightning_flip.steps.reference import check_inputs
 
 __all__ = ["SnapshotDistillation"]
 
@@ -63,13 +65,11 @@ class SnapshotDistillation(LossTerm):
             raise ValueError(f"sd_cycles must be at least 1; got {sd_cycles}.")
         if not 0 < sd_temperature < math.inf:
             raise ValueError(f"sd_temperature must be greater than 0 and finite; got {sd_temperature}.")
-        logits_from = self.step_source.logits_from
-        if not isinstance(logits_from, str):
+        if callable(self.step_source.logits_from):
             raise TypeError(
                 "logits_from is a function of the step's output, so that the inputs of the logits are not known and a "
                 "copy of the network cannot be given the same. Name a submodule."
             )
-        self._logits_path = logits_from
         self.sd_cycles = sd_cycles
         self.sd_temperature = float(sd_temperature)
 
@@ -92,21 +92,22 @@ class SnapshotDistillation(LossTerm):
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """(1 + 1/t) CE + H(softmax(z_teacher / t), p) of every sample; nothing in the first cycle."""
         if self.sd_cycles > 1:
-            check_inputs(step, self._logits_path)
+            check_inputs(step, "a copy of the network")
         state = self._loop.states.get(STATE)
         if state is None:
             return None
         attachment = self._loop.attachment
         assert attachment is not None
         with attachment.paused():
-            teacher = said_by(answering_part(self, self._logits_path), state["weights"], step)
+            copied = self.get_submodule(state.get("path", self._given_path))
+            teacher = said_earlier(copied, state["weights"], step, answering_part(self, step.choice))
         return snapshot_distillation_loss(
             step.logits, step.target, teacher, temperature=self.sd_temperature, reduction="none"
         )
 
     def new_epoch(self, epoch: int) -> None:
         """Hold the learning rate's cycles against the teacher's."""
-        _, total = self.epochs()
+        _, total = self._schedule()
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, CyclicCosine) and (
@@ -120,8 +121,17 @@ class SnapshotDistillation(LossTerm):
                 )
 
     def _take_snapshot(self) -> None:
-        epoch, total = self.epochs()
+        epoch, total = self._schedule()
         cycle = cycle_of(epoch - 1, total, self.sd_cycles)
         taken = self._loop.states.get(STATE, {"cycle": 0})["cycle"]
         if cycle > taken:
-            self._loop.states[STATE] = {"cycle": cycle, "weights": weights_of(answering_part(self, self._logits_path))}
+            assert self._loop.attachment is not None
+            choice = self._loop.attachment.choice(self.step_source)
+            path = self._given_path if choice is None or choice.place is None else choice.place.path
+            weights = weights_of(self.get_submodule(path))
+            self._loop.states[STATE] = {"cycle": cycle, "weights": weights, "path": path}
+
+    @property
+    def _given_path(self) -> str:
+        where = self.step_source.logits_from
+        return Place.parse(where).path if isinstance(where, str) else ""

@@ -21,9 +21,25 @@ from torch import nn
 from lightning_flip.models.pretrained import TORCHVISION, torchvision_model, torchvision_network
 from lightning_flip.models.weights import find_state_dict, fit_state_dict, mismatch, paths_allowed, read_weights
 
-__all__ = ["ModelSource", "load_model", "options_called"]
+__all__ = ["ModelSource", "is_lightning_class", "load_model", "options_called"]
 
 ModelSource = nn.Module | str | os.PathLike[str]
+
+
+def is_lightning_class(cls: Any) -> bool:
+    """Whether a class is a LightningModule, of ``lightning`` or of ``pytorch_lightning``; neither knows the other's.
+
+    Args:
+        cls: anything.
+
+    Returns:
+        True for a class with a LightningModule among its bases.
+
+    Example:
+        >>> is_lightning_class(LightningModule), is_lightning_class(nn.Module)
+        (True, False)
+    """
+    return isinstance(cls, type) and any(part.__name__ == "LightningModule" for part in cls.__mro__)
 
 
 def load_model(
@@ -183,7 +199,7 @@ def _from_checkpoint(
             f"{path} is a Lightning checkpoint that does not say of which class. Pass model_class=, the "
             "LightningModule class or its import path; or network=, the network alone."
         )
-    if "weights_only" in inspect.signature(LightningModule.load_from_checkpoint).parameters:
+    if "weights_only" in inspect.signature(model_class.load_from_checkpoint).parameters:
         options["weights_only"] = True  # where it is not, the file has been read in this way before
     try:
         with paths_allowed():
@@ -205,7 +221,7 @@ def _imported(class_path: str) -> type[LightningModule] | None:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     found = getattr(sys.modules.get(module), name, None)
-    return found if isinstance(found, type) and issubclass(found, LightningModule) else None
+    return found if is_lightning_class(found) else None
 
 
 def _resolved(model_class: type[LightningModule] | str | None) -> type[LightningModule] | None:
@@ -219,9 +235,10 @@ def _resolved(model_class: type[LightningModule] | str | None) -> type[Lightning
                 f"model_class={model_class!r} cannot be imported: {error}. Give the whole path, such as "
                 '"lightning_flip.models.Classifier".'
             ) from error
-    if found is not None and not (isinstance(found, type) and issubclass(found, LightningModule)):
+    if found is not None and not is_lightning_class(found):
         raise TypeError(f"model_class must be a LightningModule class or its import path, got {found!r}.")
-    return found
+    resolved: type[LightningModule] | None = found
+    return resolved
 
 
 def _takes_network(model_class: type) -> bool:

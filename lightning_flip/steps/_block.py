@@ -23,6 +23,8 @@ class Moment(NamedTuple):
     batch: int
     global_step: int
     processed: int  # batches that training was through with
+    followed: bool = True  # whether its loss had the targets that are followed
+    compared: bool = False  # whether its loss is known, and has to be the mean cross entropy of its rows
 
 
 class Block:
@@ -34,7 +36,9 @@ class Block:
         with torch.inference_mode(False):  # validation fills it in inference mode, training may read it
             self._logits = logits.new_empty(self.capacity * rows, logits.shape[1], requires_grad=False)
             self._target = target.new_empty(self.capacity * rows, *target.shape[1:], requires_grad=False)
+            self._losses = logits.new_empty(self.capacity, dtype=torch.float32, requires_grad=False)
         self._step_rows = rows
+        self._loss_views = self._losses.unbind()
         self._logit_views = torch.split(self._logits, rows)
         self._target_views = torch.split(self._target, rows)
         self._dataset, self._num_samples = dataset, num_samples
@@ -48,6 +52,11 @@ class Block:
     def nbytes(self) -> int:
         """Bytes of the buffers."""
         return self._logits.nbytes + self._target.nbytes
+
+    @property
+    def tolerance(self) -> float:
+        """How exactly a mean cross entropy of the rows can be compared with a loss."""
+        return 2e-2 if self._logits.dtype in (torch.float16, torch.bfloat16) else 1e-4
 
     def view(self, logits: Tensor) -> Tensor | None:
         """Where the logits of the next step go; None if they do not fit this block."""
@@ -67,20 +76,22 @@ class Block:
             return False
         return epoch == self.epoch and dataset is self._dataset
 
-    def add(self, target: Tensor, samples: Sequence[int], moment: Moment) -> None:
+    def add(self, target: Tensor, samples: Sequence[int], moment: Moment, loss: Tensor | None = None) -> None:
         """Count in a step whose logits were copied into :meth:`view`; the rows of the samples come first."""
         rows, used = target.shape[0], self._used
         if rows == self._step_rows and not used % rows:
             self._target_views[used // rows].copy_(target)
         else:
             self._target[used : used + rows].copy_(target)
+        if loss is not None:
+            self._loss_views[len(self.moments)].copy_(loss)
         self.samples += samples
         self.moments.append(moment)
         self._used = used + moment.rows
         self.full = len(self.moments) >= self.capacity
 
-    def drain(self, *, keep_last: bool) -> tuple[SampleStep, list[Moment]] | None:
-        """Take the rows out, all steps or all but the last one; they are valid until the next step is added."""
+    def drain(self, *, keep_last: bool) -> tuple[SampleStep, list[Moment], Tensor] | None:
+        """Take rows and losses out, of all steps or all but the last one; valid until the next step is added."""
         kept = self.moments[-1:] if keep_last else []
         moments = self.moments[: len(self.moments) - len(kept)]
         rows = self._used - sum(moment.rows for moment in kept)
@@ -90,8 +101,10 @@ class Block:
             return None
         index = torch.from_numpy(np.array(self.samples[:rows], dtype=np.int64))
         times = np.repeat([moment.global_step for moment in moments], [moment.rows for moment in moments])
-        logits, target = self._logits[:rows], self._target[:rows]
+        logits, target, losses = self._logits[:rows], self._target[:rows], self._losses[: len(moments)]
         if kept:  # only when a batch is interrupted
+            losses = losses.clone()
+            self._losses[0] = self._losses[len(moments)].clone()
             logits, target = logits.clone(), target.clone()
             self._logits[: kept[0].rows] = self._logits[rows : self._used].clone()
             self._target[: kept[0].rows] = self._target[rows : self._used].clone()
@@ -109,7 +122,7 @@ class Block:
             samples=samples,
         )
         self._forget(kept, rows)
-        return step, moments
+        return step, moments, losses
 
     def _forget(self, kept: list[Moment], rows: int) -> None:
         self.moments, self.full = kept, len(kept) >= self.capacity

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.steps._block import Block, Moment
+from lightning_flip.steps._choice import is_mean_cross_entropy
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
 from lightning_flip.steps.checks import ValueChecks
@@ -48,6 +50,12 @@ class Reader(Protocol):
     def skip(self, split: str) -> None:
         """Hear that steps have distributions as targets, which it does not take."""
 
+    def leaves_out(self, split: str, problem: str) -> bool:
+        """Hear that losses of steps had other targets; False if the rows of such steps are wanted all the same."""
+
+    def nothing_recorded(self, split: str, reason: str) -> None:
+        """Hear that a pass has ended of which no row was recorded."""
+
 
 class Declining(Reader, Protocol):
     """A reader that may leave a training step out, such as one whose loss the step did not compute."""
@@ -65,12 +73,14 @@ class _Feed:
         self.loader = loader
         self.readers: list[Reader] = []  # of blocks
         self.watchers: list[Reader] = []  # of every step
-        self.shown: tuple[SampleStep, Moment] | None = None  # the last step, until training is through with its batch
+        self.shown: tuple[SampleStep, Moment] | None = None  # until training is through with its batch
         self.declining: list[Declining] = []  # of the readers, those that may leave a step out
         self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
         self.filling: Block | None = None
         self.kept: Tensor | None = None  # the logits of the running step as the network gave them
         self.copied = False  # whether they are in the block already
+        self.steps = self.rows = 0  # of the running pass
+        self.reason = ""  # why there are no rows
         self.taken_for: Callable[[], object] = _nothing  # the batch whose rows were taken; it is not kept alive
 
     def catch(self, logits: Tensor) -> None:
@@ -141,6 +151,7 @@ class Recorder:
             self._begin_epoch(trainer.current_epoch)
         feeds = self._training
         if not self._trains:
+            self.close_pass("val")
             self._captures.copy_to([(feed.source, feed.catch) for feed in feeds])
             self._trains = True
         if not feeds:
@@ -164,9 +175,10 @@ class Recorder:
 
     def end_training_step(self) -> None:
         """Count the rows of a training step in."""
-        for feed in self._training:
-            self._take(feed, self._moment, self._epoch, feed.kept)
-            feed.kept = None  # the block has a copy
+        with torch.no_grad():
+            for feed in self._training:
+                self._take(feed, self._moment, self._epoch, feed.kept)
+                feed.kept = None  # the block has a copy
 
     def take(self, source: StepSource, split: str, loader: int) -> None:
         """Count the rows of a validation or test step in, once for everybody."""
@@ -186,17 +198,27 @@ class Recorder:
 
     def _take(self, feed: _Feed, moment: Moment, epoch: int, kept: Tensor | None) -> None:
         running, source = self._running, feed.source
-        found = running.find(source)
-        if found is None:
+        feed.steps += 1
+        caught = running.find(source)
+        if caught is None:
+            feed.reason = "the steps returned None, and no logits were found in them"
             return
-        logits, _, target = found
+        found, target = caught
         assert target is not None  # data to predict are not recorded
+        logits = found.logits
+        kept = found.kept if kept is None else kept
+        loss = running.loss if found.choice is not None and found.choice.equal else None
+        if not found.followed:
+            moment = moment._replace(followed=False)
+        elif loss is not None and loss.ndim == 0 and target.ndim == 1:
+            moment = moment._replace(compared=True)
         readers = feed.readers
         if target.ndim > 1:
             readers = [reader for reader in readers if reader.takes_distributions]
             for reader in (*feed.readers, *feed.watchers):
                 if not reader.takes_distributions:
                     reader.skip(feed.split)
+                    feed.rows += 1  # and it has been said
         logits = logits.detach() if kept is None else kept
         for term in feed.declining:
             if term.declines(running.arrival):
@@ -204,19 +226,27 @@ class Recorder:
                     self._read(feed, earlier)
                 alone = self._alone(feed, logits, moment, epoch)
                 if alone is not None:
+                    feed.rows += len(alone.index)
                     others = [reader for reader in feed.readers if reader is not term]
                     self._hand_out(feed, alone, [*others, *feed.watchers])
                 return
         samples = running.arrival.samples(source) if readers else []
+        if moment.compared and loss is not None and (feed.watchers or len(samples) < len(target)):
+            # Nobody waits for a block, or the loss has padding in it that the rows will not have.
+            moment = moment._replace(compared=False, followed=is_mean_cross_entropy(loss, logits, target))
+            if not moment.followed:
+                self._captures.watch_losses(source)
         if samples:
             block = feed.filling
             dataset = running.arrival.dataset(source)
             if block is None or not (feed.copied and block.fits(target, dataset, epoch)):
                 block = self._place(feed, logits, target, dataset, epoch)
-            block.add(target, samples, Moment(len(samples), *moment[1:]))
+            moment = moment._replace(rows=len(samples))
+            block.add(target, samples, moment, loss if moment.compared else None)
         elif readers:  # of padding alone: other ranks have rows, and all have to join in what follows a pass
             nothing = self._alone(feed, logits, moment, epoch)
             if nothing is not None:
+                feed.rows += 1  # it is nobody's fault
                 self._hand_out(feed, nothing, readers)
         if feed.watchers:
             alone = self._alone(feed, logits.clone() if feed.copied else logits, moment, epoch)
@@ -260,8 +290,12 @@ class Recorder:
         """Give the last step to those who need every one, if training is through with its batch."""
         if feed.shown is None or self._under_way(feed.shown[1]):
             return
-        (step, _), feed.shown = feed.shown, None
-        self._hand_out(feed, step, feed.watchers)
+        (step, moment), feed.shown = feed.shown, None
+        others = [] if moment.followed else [0]
+        with _plainly():
+            for reader in feed.watchers:
+                if step.has_labels or reader.takes_distributions:
+                    self._give_to(reader, feed, step, [moment._replace(rows=len(step.index))], others)
 
     @staticmethod
     def _hand_out(feed: _Feed, step: SampleStep, readers: list[Reader]) -> None:
@@ -272,8 +306,19 @@ class Recorder:
 
     # -- epochs and readers -----------------------------------------------------------------------------
 
-    def _begin_epoch(self, epoch: int) -> None:
+    def close_pass(self, split: str) -> None:
+        """Tell the readers of a pass that has ended if nothing of it was recorded."""
         self.flush()
+        for feed in self._feeds.values():
+            if feed.split != split:
+                continue
+            (steps, rows, reason), feed.steps, feed.rows, feed.reason = (feed.steps, feed.rows, feed.reason), 0, 0, ""
+            if steps and not rows and reason:
+                for reader in (*feed.readers, *feed.watchers):
+                    reader.nothing_recorded(split, f"{reason} ({steps} of them ran)")
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.close_pass("train")
         self._epoch = epoch
         for owner, _, reads in self._present:
             if "train" in reads:
@@ -351,7 +396,7 @@ class Recorder:
             drained = block.drain(keep_last=bool(block.moments) and self._under_way(block.moments[-1]))
             if drained is None:
                 return
-            step, moments = drained
+            step, moments, losses = drained
             valid, bad, problem = self._checks.look(
                 step.logits,
                 step.target,
@@ -362,10 +407,13 @@ class Recorder:
             if bad is not None:
                 errors.append(ValueError(problem))
             shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
+            others = (
+                self._steps_with_other_targets(feed, shown, moments, losses, block.tolerance) if bad is None else []
+            )
             for reader in feed.readers if len(shown.index) else ():
                 if shown.has_labels or reader.takes_distributions:
                     try:
-                        reader.read(feed.split, feed.loader, shown)
+                        self._give_to(reader, feed, shown, moments, others)
                     except Exception as error:  # the others get their rows all the same
                         errors.append(error)
         if not errors:
@@ -376,6 +424,37 @@ class Recorder:
             raise errors[0]
         for problem_found in errors:  # another exception is in flight, and it is the one that counts
             rank_zero_warn(f"{type(problem_found).__name__} while the last rows were read: {problem_found}")
+
+    def _steps_with_other_targets(
+        self, feed: _Feed, step: SampleStep, moments: list[Moment], losses: Tensor, tolerance: float
+    ) -> list[int]:
+        """Positions of the steps whose loss had other targets than the ones that are followed."""
+        others = [position for position, moment in enumerate(moments) if not moment.followed]
+        if any(moment.compared for moment in moments):
+            ends = np.cumsum([moment.rows for moment in moments])
+            starts = ends - [moment.rows for moment in moments]
+            means = np.add.reduceat(step.predictions.cross_entropy.double().cpu().numpy(), starts) / (ends - starts)
+            apart = ~np.isclose(losses.double().cpu().numpy(), means, rtol=tolerance, atol=tolerance, equal_nan=True)
+            found = [position for position, moment in enumerate(moments) if moment.compared and apart[position]]
+            if found:
+                self._captures.watch_losses(feed.source)
+            others = sorted({*others, *found})
+        return others
+
+    def _give_to(self, reader: Reader, feed: _Feed, step: SampleStep, moments: list[Moment], others: list[int]) -> None:
+        problem = (
+            f"the losses of {len(others)} of {len(moments)} steps (epoch {step.epoch}) were given other targets than "
+            "the batch's labels, as MixUp or CutMix do inside of a step, or were no mean cross entropy any more"
+        )
+        if not others or not reader.leaves_out(feed.split, problem):
+            feed.rows += len(step.index)
+            reader.read(feed.split, feed.loader, step)
+            return
+        feed.reason = "the losses of its steps had other targets than the batch's labels"
+        keep = np.repeat([position not in others for position in range(len(moments))], [m.rows for m in moments])
+        if keep.any():
+            feed.rows += int(keep.sum())
+            reader.read(feed.split, feed.loader, step.rows_at(np.flatnonzero(keep)))
 
     def _under_way(self, last: Moment) -> bool:
         """Whether training is not through with the batch of a step: a run that is resumed now trains it again."""

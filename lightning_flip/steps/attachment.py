@@ -12,6 +12,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from lightning_flip.steps._choice import Choice
+from lightning_flip.steps._remembered import recall
 from lightning_flip.steps.checks import refuse_iterator_steps
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.sample_step import SampleStep
@@ -78,6 +80,9 @@ class Attachment:
         Args:
             owner: the callback or mixin.
         """
+        if self.may_communicate() and any(other is owner for other in self._owners):
+            for split in ("train", "val", "test"):
+                self._recorder.close_pass(split)
         self._owners = [other for other in self._owners if other is not owner]
         self._recorder.remove(owner)
         if not self._owners:
@@ -110,11 +115,6 @@ class Attachment:
             TypeError: the samples have no index.
         """
         return self._running.arrival.samples(source)
-
-    @property
-    def searching(self) -> bool:
-        """Whether a step is only repeated to name its submodules in an error message."""
-        return self._running.searching
 
     # -- the step ---------------------------------------------------------------------------------
 
@@ -161,6 +161,14 @@ class Attachment:
         """
         self._recorder.take(source, split, loader)
 
+    def close_pass(self, split: str) -> None:
+        """Say that a pass has ended, so that one of which nothing was recorded is told of.
+
+        Args:
+            split: "train", "val" or "test".
+        """
+        self._recorder.close_pass(split)
+
     def flush(self) -> None:
         """Have all rows that are waiting read now; does nothing if there are none.
 
@@ -177,6 +185,26 @@ class Attachment:
             output: what the module's own step returned.
         """
         self._running.note_output(output)
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Say what the module's own loss is, before anything is added to it.
+
+        Args:
+            loss: the loss.
+        """
+        self._running.note_loss(loss)
+
+    def choice(self, source: StepSource, name: str = "training_step") -> Choice | None:
+        """How the logits of a source are found.
+
+        Args:
+            source: where they are taken from; must have been registered.
+            name: of the step.
+
+        Returns:
+            None before the first step of the kind; then what training chose, if it has.
+        """
+        return self._wrapped.captures.choice(source, name) or recall(self._module)
 
     def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
         """Change what the running step is given; everybody then sees the targets of the changed batch.

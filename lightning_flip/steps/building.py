@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_flip.data.labels import labels_at_hand
+from lightning_flip.steps._choice import Question
+from lightning_flip.steps._loss_targets import target_of
+from lightning_flip.steps._remembered import recall
 from lightning_flip.steps.arrival import Arrival
-from lightning_flip.steps.capture import candidate_modules, nothing_caught
-from lightning_flip.steps.captures import Captures, Inputs
+from lightning_flip.steps.captures import Captures, Found
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 from lightning_flip.steps.source import StepSource
@@ -30,7 +35,7 @@ class RunningStep:
 
     Attributes:
         arrival: the batch, and which samples are in it.
-        searching: whether a step is only repeated to name its submodules in an error message.
+        loss: what the running step's own loss is, where it is known.
     """
 
     def __init__(self, module: nn.Module, captures: Captures, checks: ValueChecks, *, may_skip: bool) -> None:
@@ -39,7 +44,7 @@ class RunningStep:
         self._checks = checks
         self._may_skip = may_skip
         self.arrival = Arrival(None, {})
-        self.searching = False
+        self.loss: Tensor | None = None
         self._name = ""
         self._args: tuple[Any, ...] = ()
         self._output: Any = None
@@ -64,7 +69,7 @@ class RunningStep:
             name: the step's name, ``"training_step"`` for example.
             args: what it is given, the batch first.
         """
-        self._built, self._output, self._done = {}, None, False
+        self._built, self._output, self._done, self.loss = {}, None, False, None
         self._args, self._name = args, name
 
     @property
@@ -94,6 +99,16 @@ class RunningStep:
         """
         if not self._done:
             self._output = output
+            self.note_loss(output.get("loss") if isinstance(output, Mapping) else output)
+
+    def note_loss(self, loss: Any) -> None:
+        """Say what the module's own loss is, before anything is added to it.
+
+        Args:
+            loss: the first one of a step counts.
+        """
+        if self.loss is None and isinstance(loss, Tensor):
+            self.loss = loss
 
     def finish(self, output: Any) -> None:
         """End the step.
@@ -102,6 +117,9 @@ class RunningStep:
             output: what it returned.
         """
         self._output, self._done = output, True
+        if self.loss is None and output is not None:
+            loss = output if isinstance(output, Tensor) else output.get("loss") if isinstance(output, Mapping) else None
+            self.loss = loss if isinstance(loss, Tensor) else None
 
     def expected_rows(self, source: StepSource) -> int | None:
         """Number of samples in the part of the batch that a source follows.
@@ -151,14 +169,15 @@ class RunningStep:
             raise ValueError(problem)
         return valid
 
-    def find(self, source: StepSource) -> tuple[Tensor, Inputs, Tensor | None] | None:
-        """Logits with their graph, the inputs of their forward, and targets on the device of the logits.
+    def find(self, source: StepSource) -> tuple[Found, Tensor | None] | None:
+        """Logits with their graph, and targets on their device.
 
         Args:
             source: where to take them from.
 
         Returns:
-            Padding included, unchecked. None as for :meth:`seen_through`.
+            Padding included, unchecked; no targets for data to predict that have none. None as for
+            :meth:`seen_through`.
         """
         batch = self._args[0] if self._args else None
         if not self.arrival.single:
@@ -166,16 +185,24 @@ class RunningStep:
         if batch is None:
             return None  # the loader that is followed ended before the others
         count = len(self.arrival.listed(source))
-        found = self._captures.find(source, count, self._output)
+        found = self._captures.find(source, count, self._output, lambda: self._question(batch, source, count))
         if found is None:
             if self._output is None and self._done and self._may_skip:
                 return None  # the step chose to do nothing
-            raise RuntimeError(self._nothing_caught(source, count))
-        logits, inputs = found
-        predicting = self._name == "predict_step"
-        target = self._predict_target(batch, source) if predicting else find_target(batch, source.target_from)
+            if self._name != "predict_step":
+                find_target(batch, source.target_from)  # says more, if there is none
+            raise RuntimeError(self._nothing_caught(source))
+        logits, target = found.logits, found.labels
         if target is None:
-            return logits, inputs, None
+            if self._name == "predict_step":
+                target = self._predict_target(batch, source)
+                if target is None:
+                    return found, None
+            else:
+                keys = () if found.choice is None else found.choice.target
+                target = target_of(batch, keys, source.target_from) if keys else find_target(batch, source.target_from)
+        if found.choice is not None and found.choice.prefix:
+            target = target[:count]
         if target.shape[0] != logits.shape[0] or (target.ndim == 2 and target.shape != logits.shape):
             raise ValueError(
                 f"target has the shape {tuple(target.shape)}, logits have {tuple(logits.shape)}. "
@@ -183,13 +210,44 @@ class RunningStep:
             )
         if target.device != logits.device:
             target = target.to(logits.device, non_blocking=True)
-        return logits, inputs, target
+        return found, target
+
+    def _question(self, batch: Any, source: StepSource, rows: int) -> Question:
+        target: Tensor | None = None
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            target = find_target(batch, source.target_from)
+        return Question(
+            batch,
+            source.target_from,
+            rows,
+            self._name == "training_step",
+            self._name,
+            self.loss,
+            target,
+            recall(self._module),
+            self._classes(source),
+            source.outputs,
+        )
+
+    def _classes(self, source: StepSource) -> int | None:
+        """Number of classes, as far as the module or the dataset says it."""
+        before = recall(self._module)
+        if before is not None:
+            return before.classes
+        hyperparameters: Any = getattr(self._module, "hparams", {})
+        for name in ("num_classes", "n_classes"):
+            count = getattr(self._module, name, None) or hyperparameters.get(name)
+            if isinstance(count, int) and count > 1:
+                return count
+        labels = labels_at_hand(self.arrival.dataset(source))
+        return None if labels is None or not len(labels) else max(2, int(labels.max()) + 1)
 
     def _build(self, source: StepSource) -> SampleStep | None:
         found = self.find(source)
         if found is None:
             return None
-        logits, inputs, target = found
+        caught, target = found
+        logits = caught.logits
         has_target = target is not None
         if target is None:
             target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
@@ -199,7 +257,8 @@ class RunningStep:
             logits=logits,
             target=target,
             features=self._captures.features(source),
-            inputs=inputs,
+            inputs=caught.inputs,
+            choice=caught.choice,
             num_padding=self.arrival.padding(source),
             rounds=rounds_of(listed),
             num_samples=num_samples,
@@ -221,13 +280,16 @@ class RunningStep:
                 return None
             raise
 
-    def _nothing_caught(self, source: StepSource, rows: int) -> str:
-        found: list[str] = []
-        if not self.searching:
-            self.searching = True
-            try:
-                step = getattr(self._module, self._name)
-                found = candidate_modules(self._module, lambda: step(*self._args), rows)
-            finally:
-                self.searching = False
-        return nothing_caught(source.logits_from, self._name, found)
+    def _nothing_caught(self, source: StepSource) -> str:
+        where = "" if source.logits_from is None else f" from logits_from={source.logits_from!r}"
+        candidates = self._captures.candidates(source)
+        listed = (
+            f"Outputs with a row for every sample: {', '.join(candidates)}" if candidates else "No output was [B, K]"
+        )
+        if candidates and candidates[0].endswith(", 1]"):
+            listed += '. One column may be a logit or a probability: pass outputs="logits" or outputs="probs"'
+        return (
+            f"no logits [B, K] were found{where} in {self._name}. They are found where they enter cross_entropy, "
+            "nll_loss, binary_cross_entropy or log_softmax, or where the returned loss is the mean cross entropy of "
+            f"one output. {listed}. Name one of them, or pass a function of the step's output: logits_from=."
+        )

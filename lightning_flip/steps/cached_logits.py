@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_flip.steps._outputs import as_logits, kind_of_values
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.stores import read_logits
 
@@ -65,6 +66,11 @@ class CachedLogits:
                 "numbers; write them in float32."
             )
         kept = logits if logits.dtype == torch.float16 else logits.float()
+        if logits.ndim == 2 and logits.shape[1] > 1 and kind_of_values(logits) == "probs":
+            rank_zero_info(f"lightning_flip: {name} holds probabilities, which are turned into logits.")
+            converted = as_logits(logits.float(), "probs")
+            assert converted is not None
+            kept = converted
         self._logits = kept[order]
         self._compared_with: int | None = None
 

@@ -1,20 +1,29 @@
-"""The captures of one module, one for every submodule that somebody takes logits or features from."""
+"""The captures of one module: hooks that are armed in its steps, and what finds the logits of every source."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_flip.steps.capture import LogitCapture, as_logits
+from lightning_flip.steps._choice import Choice, Question
+from lightning_flip.steps._compiled import eager, has_compiled_parts, is_compiled_whole
+from lightning_flip.steps._finder import Finder, Found, Inputs, Sight
+from lightning_flip.steps._loss_calls import LossCalls
+from lightning_flip.steps._outputs import Place
+from lightning_flip.steps._own_forward import OwnForward
+from lightning_flip.steps._remembered import recall, remember
+from lightning_flip.steps._search import Search
+from lightning_flip.steps.capture import LogitCapture
 from lightning_flip.steps.features import FeatureCapture, classifier_layer, layer_candidates
 from lightning_flip.steps.source import StepSource
 
-__all__ = ["Captures", "Inputs"]
+__all__ = ["Captures", "Found", "Inputs"]
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+_LOOK_AGAIN = 63  # steps between two looks at the loss's targets; odd, so that what alternates does not hide
 
 
 class Captures:
@@ -26,8 +35,20 @@ class Captures:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._by_source: dict[StepSource, tuple[LogitCapture | None, FeatureCapture | None]] = {}
-        self._all: list[LogitCapture | FeatureCapture] = []  # each once
+        self._sources: list[StepSource] = []
+        self._finders: dict[tuple[StepSource, str], Finder] = {}
+        self._of_step: dict[str, list[Finder]] = {}
+        self._name = ""
+        self._captures: list[LogitCapture] = []
+        self._features: dict[StepSource, FeatureCapture] = {}
+        self._sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]] = ()
+        self._calls = LossCalls()
+        self._search: Search | None = None
+        self._own = OwnForward(module, self._own_left, self._own_entered)
+        self._whole = is_compiled_whole(module)
+        self._parts: bool | None = None
+        self._running: list[LogitCapture | FeatureCapture] = []
+        self._looking = False  # whether the calls of losses are recorded in the running step
 
     def add(self, source: StepSource) -> None:
         """Make sure that a source's logits are caught, and the features if it asks for them.
@@ -38,113 +59,247 @@ class Captures:
         Raises:
             AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
         """
-        if source in self._by_source:
+        if source in self._sources:
             return
         layer = source.features_from
         classifier = None if layer is None else classifier_layer(self._module, layer, "features_from")
-        logits = self._capture_for(source)
-        features = None if classifier is None else FeatureCapture(classifier)
-        self._by_source[source] = logits, features
-        self._all += [capture for capture in (logits, features) if capture is not None and capture not in self._all]
+        if isinstance(source.logits_from, str):
+            self._capture_at(Place.parse(source.logits_from), None)
+        self._sources.append(source)
+        if classifier is not None:
+            self._features[source] = FeatureCapture(classifier)
+        self._of_step = {}
 
     def copy_to(self, sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]]) -> None:
         """Hand logits over in the forward that gives them, as a module may edit them afterwards.
 
         Args:
-            sinks: who takes the logits of which source; all others of before no longer do.
+            sinks: who takes the logits of which source in training steps; all others of before no longer do.
         """
-        for capture, _ in self._by_source.values():
-            if capture is not None:
-                capture.sinks = []
-        for source, sink in sinks:
-            capture, _ = self._by_source[source]
-            if capture is not None:
-                capture.sinks.append(sink)
+        self._sinks = sinks
+        self._connect()
 
-    def kept(self, source: StepSource) -> Tensor | None:
-        """The logits of an evaluation step as the network gave them; None if nobody can have edited them.
+    def _connect(self) -> None:
+        for capture in self._captures:
+            capture.sinks = []
+        for source, sink in self._sinks:
+            finder = self._finders.get((source, "training_step"))
+            if finder is not None:
+                finder.unasked = 0
+            if finder is not None and finder.capture is not None and finder.choice is not None:
+                finder.capture.sinks.append(sink)
 
-        Args:
-            source: where they were taken from.
-        """
-        capture, _ = self._by_source[source]
-        return None if capture is None else capture.kept
+    # -- a step -----------------------------------------------------------------------------------------
 
-    def arm(self, rows: Callable[[StepSource], int | None], number: int | None, *, wrapped: bool, copies: bool) -> None:
+    def arm(
+        self,
+        name: str,
+        rows: Callable[[StepSource], int | None],
+        number: int | None,
+        *,
+        wrapped: bool,
+        copies: bool,
+        searches: bool = True,
+    ) -> bool:
         """Begin a step.
 
         Args:
+            name: the step's name.
             rows: gives the number of samples that a source follows, or None where it cannot be told.
             number: of samples of a batch of one loader, for sources that take the index from the loader.
-            copies: keep a copy of the logits, as evaluation does, whose steps are recorded after they end.
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
+            copies: keep a copy of the logits, as evaluation does, whose steps are recorded after they end.
+            searches: whether to look for the logits where nobody knows yet where they are; not in a sanity check.
+
+        Returns:
+            Whether the step has to run in :meth:`looking`.
         """
-        for source, (logits, features) in self._by_source.items():
-            count = number if number is not None and source.index_from is None else rows(source)
-            if logits is not None and count is not None:
-                logits.arm(count, outermost_is_step=wrapped and logits.module is self._module)
-                logits.copies = copies
-            if features is not None and count is not None:
+        finders = self._of_step.get(name)
+        if finders is None:
+            finders = self._of_step[name] = [self._finder(source, name) for source in self._sources]
+        self._name, self._search = name, None
+        running = self._running = []
+        looks = False
+        for finder in finders:
+            finder.found = None
+            count = number if number is not None and finder.source.index_from is None else rows(finder.source)
+            if count is None:
+                continue
+            capture, choice = finder.capture, finder.choice
+            if capture is not None:
+                capture.settling = choice is None
+                capture.copies = copies
+                capture.arm(count, outermost_is_step=wrapped and capture.module is self._module)
+                running.append(capture)
+            finder.steps += 1
+            if choice is None and (not searches or (finder.unasked > 2 and name == "training_step")):
+                pass  # nobody reads these steps
+            elif choice is None:
+                looks = True
+                if self._search is None and not finder.takes_output:
+                    self._search = Search(self._module, self._calls)
+            elif choice.watch or (finder.steps % _LOOK_AGAIN == 0 and self._may_look_again(finder)):
+                looks = True
+            finder.unasked += choice is None
+            if finder.source.features_from is not None:
+                features = self._features[finder.source]
                 features.arm(count)
+                running.append(features)
+        self._looking = looks
+        return looks
+
+    def _may_look_again(self, finder: Finder) -> bool:
+        """Whether the loss can be looked at once more, and somebody reads the step."""
+        assert finder.choice is not None
+        read = finder.name != "training_step" or (finder.capture is not None and bool(finder.capture.sinks))
+        return read and finder.choice.call is not None and not self._compiled
+
+    @contextlib.contextmanager
+    def looking(self, batch: Any) -> Iterator[None]:
+        """A context for a step in which the losses are looked at, and all modules if nobody knows where the logits are.
+
+        Args:
+            batch: what the step is given.
+        """
+        losses_only = self._search is None and all(
+            finder.choice is None or (finder.choice.losses and finder.choice.name != "by_hand")
+            for finder in self._of_step[self._name]
+        )
+        self._calls.start(needs_gradient=self._name == "training_step", losses_only=losses_only)
+        with contextlib.ExitStack() as stack:
+            if self._search is not None:
+                if self._compiled:
+                    stack.enter_context(eager())
+                stack.enter_context(self._search.watching(batch))
+                self._own.put()
+                stack.callback(self._own.take_off)
+            stack.enter_context(self._calls)
+            yield
 
     def disarm(self) -> None:
         """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
-        for capture in self._all:
+        for capture in self._running:
             capture.armed = False
+            if capture.forward is not None:
+                capture.forward.take_off()
+        self._calls.armed = False
 
     def clear(self) -> None:
         """Forget what was caught."""
-        for capture in self._all:
+        for capture in self._captures:
             capture.clear()
+        for features in self._features.values():
+            features.clear()
+        for finder in self._finders.values():
+            finder.found = None
+        self._search, self._calls.calls = None, []
 
     def remove(self) -> None:
         """Take all hooks off."""
-        for capture in self._all:
+        for capture in self._captures:
             capture.remove()
-        self._by_source, self._all = {}, []
+        for features in self._features.values():
+            features.remove()
+        self._captures, self._features, self._finders, self._of_step, self._sources = [], {}, {}, {}, []
+        self._running = []
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """A context for forwards that are not the step's."""
-        armed = [capture for capture in self._all if capture.armed]
-        self.disarm()
+        armed = [capture for capture in self._running if capture.armed]
+        calls = self._calls.armed
+        for capture in armed:
+            capture.armed = False
+        self._calls.armed = False
         try:
             yield
         finally:
             for capture in armed:
                 capture.armed = True
+            self._calls.armed = calls
 
-    def find(self, source: StepSource, rows: int, output: Any) -> tuple[Tensor, Inputs] | None:
-        """The logits of the step and the inputs of their forward.
+    # -- what was caught ----------------------------------------------------------------------------------
+
+    def find(self, source: StepSource, rows: int, output: Any, ask: Callable[[], Question]) -> Found | None:
+        """The logits of the step.
 
         Args:
             source: where to take them from.
             rows: number of samples in the batch.
             output: what the step returned, None while it runs.
+            ask: gives what a choice depends on, in steps in which one has to be made.
 
         Returns:
-            Logits ``[B, K]`` and inputs, or None if there are none.
+            What was found, or None if there is nothing.
 
         Raises:
-            ValueError: if there are logits, but of another number of samples.
+            ValueError: if there are logits, but of another number of samples, or several that could be meant.
+            TypeError: if the module is no classifier with one label a sample.
         """
-        if callable(source.logits_from):
-            logits = as_logits(source.logits_from(output)) if output is not None else None
-            inputs: Inputs = ((), {})
-            other_rows = [logits.shape[0]] if logits is not None and logits.shape[0] != rows else []
+        for finder in self._of_step.get(self._name, ()):
+            if finder.source is source:  # nearly always, and faster than a look into a dictionary
+                break
         else:
-            capture, _ = self._by_source[source]
-            assert capture is not None
-            logits, inputs, other_rows = capture.logits, capture.inputs, capture.other_rows
-        if logits is not None and logits.shape[0] == rows:
-            return logits, inputs
-        if other_rows:
-            raise ValueError(
-                f"logits have {other_rows[0]} rows, the batch has {rows} indices. A collate function that drops or "
-                "adds samples, or a step that does, breaks the tie between the two: filter the dataset instead "
-                "(Subset), or let the batch carry the index and pass index_from=."
-            )
-        return None
+            finder = self._late(source)
+        finder.unasked = 0
+        capture, choice = finder.capture, finder.choice
+        if not self._looking and capture is not None and choice is not None and capture.logits is not None:
+            if finder.found is None:
+                finder.found = Found(capture.logits, capture.inputs, capture.kept, choice=choice)
+            return finder.found
+        if finder.found is None:
+            armed, self._calls.armed = self._calls.armed, False  # what is computed from here on is ours
+            try:
+                finder.found = finder.find(rows, output, ask, Sight(self._looking, self._calls.calls, self._search))
+            finally:
+                self._calls.armed = armed and finder.found is None
+        return finder.found
+
+    def kept(self, source: StepSource) -> Tensor | None:
+        """The logits of a step as the network gave them; None if they were not copied.
+
+        Args:
+            source: where they were taken from.
+        """
+        finder = self._finders[source, self._name]
+        return None if finder.found is None else finder.found.kept
+
+    def found(self, source: StepSource) -> Found | None:
+        """What was found in the running step, if somebody asked.
+
+        Args:
+            source: where it was taken from.
+        """
+        finder = self._finders.get((source, self._name))
+        return None if finder is None else finder.found
+
+    def choice(self, source: StepSource, name: str) -> Choice | None:
+        """How the logits of a source are found in a kind of step.
+
+        Args:
+            source: where they are taken from.
+            name: the step's name.
+        """
+        finder = self._finders.get((source, name))
+        return None if finder is None else finder.choice
+
+    def watch_losses(self, source: StepSource) -> None:
+        """Look at the losses of all training steps from now on, because they had other targets at times.
+
+        Args:
+            source: whose logits enter them.
+        """
+        finder = self._finders.get((source, "training_step"))
+        if finder is not None and finder.choice is not None and not self._compiled:
+            finder.choice = replace(finder.choice, watch=finder.choice.call is not None, equal=False)
+
+    def candidates(self, source: StepSource) -> list[str]:
+        """Outputs that were seen where nothing was found, each as an option to paste.
+
+        Args:
+            source: where the logits were looked for.
+        """
+        return self._finders[source, self._name].candidates
 
     def features(self, source: StepSource) -> Tensor | None:
         """The features of the step.
@@ -158,7 +313,7 @@ class Captures:
         Raises:
             RuntimeError: if it asks and there are none.
         """
-        _, capture = self._by_source.get(source, (None, None))
+        capture = self._features.get(source)
         if capture is None or capture.features is not None:
             return None if capture is None else capture.features
         layers = ", ".join(map(repr, layer_candidates(self._module))) or "none that has a weight [K, D]"
@@ -169,18 +324,80 @@ class Captures:
             f"network was compiled before. Name the layer that the features enter; candidates: {layers}."
         )
 
-    def _capture_for(self, source: StepSource) -> LogitCapture | None:
-        if callable(source.logits_from):
-            return None
+    # -- finders ------------------------------------------------------------------------------------------
+
+    @property
+    def _compiled(self) -> bool:
+        if self._parts is None:
+            self._parts = has_compiled_parts(self._module)
+        return self._parts
+
+    def _finder(self, source: StepSource, name: str) -> Finder:
+        finder = self._finders.get((source, name))
+        if finder is None:
+            capture = None
+            if source.takes_forward:
+                assert callable(source.logits_from)
+                capture = self._new_capture(Place(), None, source.logits_from)
+            elif isinstance(source.logits_from, str):
+                capture = self._capture_at(Place.parse(source.logits_from), None)
+            finder = self._finders[source, name] = Finder(source, name, capture, self._settle)
+        return finder
+
+    def _settle(self, finder: Finder, choice: Choice) -> None:
+        """Take the logits of later steps where they were found in this one."""
+        if choice.place is None and self._compiled:
+            raise RuntimeError(
+                f"the logits of {finder.name} are made in the step and are the output of no module, and parts of the "
+                "module are compiled, so that they cannot be seen in later steps. Compute them in forward(), or "
+                'compile less: self.net = torch.compile(self.net) with the loss on self.net(x), or logits_from="net".'
+            )
+        finder.choice = choice
+        if finder.name == "training_step" or recall(self._module) is None:
+            remember(self._module, choice)
+        if finder.capture is not None:
+            finder.capture.kind = choice.kind
+        elif choice.place is not None and not finder.takes_output:
+            finder.capture = self._capture_at(choice.place, choice.kind)
+            finder.capture.prefix = True
+        self._connect()
+
+    def _late(self, source: StepSource) -> Finder:
+        """The finder of a source that was added after the step had begun: another one may know the same place."""
+        finder = self._finder(source, self._name)
+        for other in list(self._finders.values()):
+            if other.name != self._name or other.choice is None or other.capture is not finder.capture:
+                continue
+            finder.choice = finder.choice or other.choice
+        return finder
+
+    def _capture_at(self, place: Place, kind: str | None) -> LogitCapture:
+        for capture in self._captures:
+            if capture.pick is None and capture.place == place:
+                return capture
+        return self._new_capture(place, kind, None)
+
+    def _new_capture(self, place: Place, kind: str | None, pick: Callable[[Any], Any] | None) -> LogitCapture:
+        part = self._part(place.path)
+        own = part is self._module and not self._whole
+        capture = LogitCapture(part, place, kind, own=own, pick=pick)
+        self._captures.append(capture)
+        return capture
+
+    def _part(self, text: str) -> nn.Module:
+        path = Place.parse(text).path
         try:
-            target = self._module.get_submodule(source.logits_from)
+            return self._module.get_submodule(path)
         except AttributeError:
             names = [name for name, _ in self._module.named_children()]
             raise AttributeError(
-                f"logits_from={source.logits_from!r} is no submodule of {type(self._module).__name__}; "
-                f"its children are {names}."
+                f"logits_from={text!r} is no submodule of {type(self._module).__name__}; its children are {names}."
             ) from None
-        for capture, _ in self._by_source.values():
-            if capture is not None and capture.module is target:
-                return capture
-        return LogitCapture(target)
+
+    def _own_entered(self, args: Any, kwargs: Any) -> None:
+        if self._search is not None:
+            self._search.own_entered(args, kwargs)
+
+    def _own_left(self, args: Any, kwargs: Any, output: Any) -> None:
+        if self._search is not None:
+            self._search.own_left(args, kwargs, output)

@@ -20,6 +20,7 @@ class FeatureCapture:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self.forward = None  # it is caught by a hook alone
         self.armed = False
         self.features: Tensor | None = None
         self._expected_rows = -1

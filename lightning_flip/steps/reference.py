@@ -12,15 +12,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_flip.models.loading import ModelSource, load_model
+from lightning_flip.models.loading import ModelSource, is_lightning_class, load_model
+from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps.attachment import Attachment
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES, CachedLogits
-from lightning_flip.steps.capture import as_logits
 from lightning_flip.steps.sample_step import SampleStep
 
-__all__ = ["Reference", "load_reference"]
+__all__ = ["Reference", "check_inputs", "load_reference"]
 
 
 class Reference:
@@ -32,8 +33,8 @@ class Reference:
 
     Args:
         source: a module that belongs to the reference alone, or stored logits.
-        logits_from: the submodule whose inputs the steps hold. A LightningModule with a submodule of this name is run
-            there, any other model as a whole.
+        logits_from: the submodule whose inputs the steps hold, where they do not say it. A LightningModule with a
+            submodule of this name is run there, any other model as a whole.
         compile: run the model through ``torch.compile``; a text names the backend.
 
     Example:
@@ -42,9 +43,13 @@ class Reference:
         17539
     """
 
-    def __init__(self, source: nn.Module | CachedLogits, *, logits_from: str = "", compile: bool | str = False) -> None:
+    def __init__(
+        self, source: nn.Module | CachedLogits, *, logits_from: str | None = None, compile: bool | str = False
+    ) -> None:
         self.source = source
         self.logits_from = logits_from
+        self._kind: str | None = None
+        self._at = Place.parse(logits_from or "")
         self.compile = compile
         self._plugin: Precision | None = None
         self._device: torch.device | None = None
@@ -103,20 +108,23 @@ class Reference:
         if isinstance(self.source, CachedLogits):
             return self.source.rows(step)
         args, kwargs = step.inputs
-        self._check_inputs([*args, *kwargs.values()])
+        check_inputs(step, "the reference")
         device = step.logits.device
+        place = self._place_of(step)
+        if place != self._at:
+            self._at, self._run, self._kind = place, None, None
         if self._run is None or self._device != device:
             self._place(device, self._plugin)
         assert self._run is not None
         with attachment.paused(), torch.no_grad(), self._forward_context(device):
             output = self._run(*args, **kwargs)
-        logits = as_logits(output)
         rows = len(step.index)
+        logits = self._logits_in(output, step)
         if logits is None or logits.shape[0] < rows:
             got = f"the shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ValueError(
                 f"the reference {self._said()} must give logits [{rows}, K] for the inputs of the new model's "
-                f"{self.logits_from or 'forward'}; it gave {got}."
+                f"{place.path or 'forward'}; it gave {got}."
             )
         return logits[:rows]
 
@@ -137,10 +145,29 @@ class Reference:
         self._run = torch.compile(part, backend=backend) if backend else part
 
     def _part(self, model: nn.Module) -> nn.Module:
-        if isinstance(model, pl.LightningModule) and self.logits_from:
+        if is_lightning_class(type(model)) and self._at.path:
             with contextlib.suppress(AttributeError):
-                return model.get_submodule(self.logits_from)
+                return model.get_submodule(self._at.path)
         return model
+
+    def _place_of(self, step: SampleStep) -> Place:
+        """Where the old model is run: where the new one gave its logits."""
+        if step.choice is not None and step.choice.place is not None:
+            return step.choice.place  # type: ignore[no-any-return]
+        return Place.parse(self.logits_from or "")
+
+    def _logits_in(self, output: Any, step: SampleStep) -> Tensor | None:
+        """The logits in what the old model gave, of the new one's kind or of what the values look like."""
+        tensor = self._at.tensor_of(output) if is_lightning_class(type(self.source)) else Place().tensor_of(output)
+        columns = None if tensor is None else two_dimensional(tensor)
+        if columns is None:
+            return None
+        if self._kind is None:
+            own = "logits" if step.choice is None else step.choice.kind
+            self._kind = kind_of_values(columns) or own
+            if self._kind != "logits" and self._kind != own:
+                rank_zero_info(f"lightning_flip: the reference {self._said()} gives {self._kind}, turned into logits.")
+        return as_logits(columns, self._kind)
 
     def _forward_context(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         # Callbacks run outside of the context that the Trainer puts around a step.
@@ -148,23 +175,43 @@ class Reference:
             return contextlib.nullcontext()
         return self._plugin.forward_context()
 
-    def _check_inputs(self, inputs: list[Any]) -> None:
-        if not inputs:
-            raise RuntimeError(
-                "the inputs of the new model's forward are not known, so that the reference cannot be given the same. "
-                "logits_from must be a submodule path, not a function of the step's output."
-            )
-        if self.logits_from and any(isinstance(value, Tensor) and value.grad_fn is not None for value in inputs):
-            raise ValueError(
-                f"logits_from={self.logits_from!r} names a part of the new model that is given features which the new "
-                "model computed; the reference would be run on those. Name the whole network, or leave logits_from out."
-            )
-
     def _said(self) -> str:
         return type(self.source).__name__
 
 
-def _restored(source: nn.Module | CachedLogits, logits_from: str, compile: bool | str) -> Reference:
+def check_inputs(step: SampleStep, who: str) -> None:
+    """Make sure that another network can be given what the network of a step was given.
+
+    Args:
+        step: the running step, which holds the inputs of the forward that gave its logits.
+        who: the other network, for the error.
+
+    Raises:
+        RuntimeError: if the step does not hold the inputs of its forward.
+        ValueError: if another part of the network made them.
+
+    Example:
+        >>> x = torch.ones(3, 1)
+        >>> check_inputs(SampleStep(torch.arange(3), x, torch.zeros(3), inputs=((x,), {})), "the reference")
+    """
+    args, kwargs = step.inputs
+    choice = step.choice
+    if not args and not kwargs:
+        made = choice is not None and choice.place is None
+        cause = "the logits are made in the step and are the output of no module" if made else "they are not known"
+        raise RuntimeError(
+            f"{who} is to be given the inputs of the forward that gave the logits, and {cause}. Pass the batch to "
+            "forward() and compute the logits there, or name a submodule that is given the batch: logits_from=."
+        )
+    if choice is not None and choice.made_by is not None:
+        raise ValueError(
+            f"the logits come from {str(choice.place)!r}, which is given what {choice.made_by!r} of the new model made "
+            f"from the batch; {who} would be run on those features. Call both in one submodule or in forward(), and "
+            "name that, if need be: logits_from=."
+        )
+
+
+def _restored(source: nn.Module | CachedLogits, logits_from: str | None, compile: bool | str) -> Reference:
     return Reference(source, logits_from=logits_from, compile=compile)
 
 
@@ -173,7 +220,7 @@ def load_reference(
     *,
     model_class: type[pl.LightningModule] | str | None = None,
     network: nn.Module | str | None = None,
-    logits_from: str | Callable[[Any], Any] = "",
+    logits_from: str | Callable[[Any], Any] | None = None,
     compile: bool | str = False,
 ) -> Reference:
     """Load the old model that a new one is held against.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,7 @@ class SampleStep:
         epoch: the Trainer's ``current_epoch``; -1 for a step that no Trainer ran.
         global_step: int64 ``[B]`` on the CPU, optimizer steps taken before each prediction; None for a single batch.
         samples: the index as a list on the host; None for a single batch.
+        choice: how the logits were found; None for the rows of a block.
 
     Example:
         >>> step = SampleStep(torch.tensor([7, 2]), torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0]))
@@ -61,6 +63,7 @@ class SampleStep:
     epoch: int = -1
     global_step: Tensor | None = None
     samples: Sequence[int] | None = None
+    choice: Any = None
 
     @property
     def num_classes(self) -> int:
@@ -143,6 +146,17 @@ class SampleStep:
             else:
                 for start in range(0, len(part.index), rows):
                     yield part._take(slice(start, start + rows))
+
+    def rows_at(self, places: np.ndarray) -> SampleStep:
+        """Some of the rows, in their order.
+
+        Args:
+            places: of the rows, ascending.
+        """
+        on_host = torch.from_numpy(places)
+        taken = self._take(on_host.to(self.index.device), on_host)
+        samples = None if self.samples is None else [self.samples[place] for place in places]
+        return replace(taken, samples=samples, rounds=self.rounds and rounds_of(taken.index.cpu()))
 
     def until(self, row: int) -> SampleStep:
         """The rows before one."""

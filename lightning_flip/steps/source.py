@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from lightning_flip.steps._outputs import KINDS, Place
 from lightning_flip.steps.capture import LogitSource
 from lightning_flip.steps.targets import Selector
 
@@ -17,28 +20,38 @@ _FUNCTIONS = ("logits_from", "target_from", "index_from")
 class StepSource:
     """Where a callback or mixin takes index, logits and target from.
 
+    What is None is found: the logits by the loss that they enter, the targets in the usual places of a batch. A module
+    may say it for everybody with an attribute ``flip_source = StepSource(...)``; what a callback or mixin is given
+    itself wins over that.
+
     Attributes:
-        logits_from: a dotted submodule path, "" for the module's own forward, or a function of what the
-            step returned.
-        target_from: a key, attribute, position, or function of the batch; None for the usual places.
+        logits_from: ``"net"`` for the output of a submodule, ``""`` for that of the module's own forward,
+            ``"net[logits]"`` or ``"[1]"`` for a part of it, ``"net#2"`` for that of the second call in a step. Or a
+            function of what the step returned; if its argument is called ``forward``, of what the module's own forward
+            returned.
+        target_from: key, attribute, position, or function of the batch.
         index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
         loader: position or key of the loader, where training draws from several.
         features_from: the layer whose input are the features: a dotted submodule path, or "" for the last
             ``nn.Linear``; None where nobody needs them.
+        outputs: what ``logits_from`` gives: "logits", "log_probs" or "probs"; one column counts as the second of two
+            classes. None: what the loss says, else what the values look like.
 
     Raises:
         TypeError: if one is of another kind.
+        ValueError: if ``logits_from`` is a text that names no place, or ``outputs`` is none of the three.
 
     Example:
         >>> StepSource(logits_from="head", target_from="species").loader is None
         True
     """
 
-    logits_from: LogitSource = ""
+    logits_from: LogitSource = None
     target_from: Selector | None = None
     index_from: Selector | None = None
     loader: int | str | None = None
     features_from: str | None = None
+    outputs: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, kinds, expected in (
@@ -49,10 +62,54 @@ class StepSource:
             ("features_from", self.features_from, str, "the path of a layer"),
         ):
             fits = isinstance(value, kinds) and not isinstance(value, bool)
-            fits = fits or (value is None and name != "logits_from") or (callable(value) and name in _FUNCTIONS)
+            fits = fits or value is None or (callable(value) and name in _FUNCTIONS)
             if not fits:
                 raise TypeError(f"{name} must be {expected}; got {value!r}.")
+        if isinstance(self.logits_from, str):
+            Place.parse(self.logits_from)
+        if self.outputs is not None and self.outputs not in KINDS:
+            raise ValueError(f"outputs must be one of {', '.join(map(repr, KINDS))}, or None; got {self.outputs!r}.")
 
     def __hash__(self) -> int:
         # Looked up several times a step; a Trainer has few sources, and equal ones have this in common.
         return hash(self.logits_from)
+
+    @property
+    def takes_forward(self) -> bool:
+        """Whether ``logits_from`` is a function of what the module's own forward returned."""
+        if not callable(self.logits_from):
+            return False
+        try:
+            return list(inspect.signature(self.logits_from).parameters) == ["forward"]
+        except (TypeError, ValueError):
+            return False
+
+    @property
+    def takes_output(self) -> bool:
+        """Whether ``logits_from`` is a function of what the step returned."""
+        return callable(self.logits_from) and not self.takes_forward
+
+    def completed_by(self, module: Any) -> StepSource:
+        """The source with what a module says in its attribute ``flip_source``, where the source itself says nothing.
+
+        Args:
+            module: a module that may have such an attribute.
+
+        Returns:
+            A source.
+
+        Raises:
+            TypeError: if the attribute is something else.
+        """
+        other = getattr(module, "flip_source", None)
+        if other is None:
+            return self
+        if not isinstance(other, StepSource):
+            raise TypeError(
+                f"{type(module).__name__}.flip_source must be a StepSource; got {other!r}. Write: flip_source = "
+                'StepSource(logits_from="net").'
+            )
+        missing = {
+            field.name: getattr(other, field.name) for field in fields(self) if getattr(self, field.name) is None
+        }
+        return replace(self, **missing)

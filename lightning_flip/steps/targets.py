@@ -92,7 +92,8 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
             odd = float(target[labels != target][0])
             raise ValueError(
                 f"labels [B] must be whole numbers; got {odd:g}. Smoothed or mixed targets of a binary module have no "
-                "single right class: pass target_from= to name the labels before that, or give distributions [B, K]."
+                "single right class: pass target_from= to name the labels before that, or give distributions [B, K]. "
+                "Regression is not supported."
             )
         return labels
     if target.ndim == 2 and target.is_floating_point():
@@ -114,7 +115,9 @@ def _usual_target(batch: Any) -> Any:
                 return named[key]
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return batch[1]
-    return None
+    # Graphs of PyTorch Geometric, for example.
+    parts = (getattr(batch, key, None) for key in TARGET_KEYS)
+    return next((part for part in parts if isinstance(part, Tensor)), None)
 
 
 def _describe(batch: Any) -> str:

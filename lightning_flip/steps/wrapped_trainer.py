@@ -119,6 +119,10 @@ class WrappedTrainer:
         self._passes[id(loop)] = self._passes.get(id(loop), 0) + (ready == 0)
         return ready, self._passes[id(loop)]
 
+    def _in_sanity_check(self) -> bool:
+        trainer = self._trainer()
+        return trainer is not None and bool(trainer.sanity_checking)
+
     def _stepping(self, strategy: Any, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         running, captures, recorder, module = self.running, self.captures, self.recorder, self._module
         trains = name == "training_step"
@@ -132,9 +136,20 @@ class WrappedTrainer:
                 recorder.begin_evaluation_step()
             running.begin(name, (*args, *kwargs.values()))
             wraps = strategy.model is not module
-            captures.arm(running.expected_rows, running.arrival.num_rows, wrapped=wraps, copies=not trains)
+            looks = captures.arm(
+                name,
+                running.expected_rows,
+                running.arrival.num_rows,
+                wrapped=wraps,
+                copies=not trains,
+                searches=trains or not self._in_sanity_check(),
+            )
             try:
-                output = original(*args, **kwargs)
+                if looks:
+                    with captures.looking(running.batch):
+                        output = original(*args, **kwargs)
+                else:
+                    output = original(*args, **kwargs)
             finally:
                 captures.disarm()
             running.finish(output)

@@ -182,3 +182,17 @@ def test_ask_dataset() -> None:
     data: Any = Subset(ConcatDataset([Positions(3), Named(4)]), [5, 0])
     assert ask_dataset(data, 0, "sample_id") == "image-2"
     assert ask_dataset(data, 1, "sample_id") is None
+
+
+def test_a_batch_that_somebody_iterates_for_is_like_the_plain_one() -> None:
+    pair = IndexedBatch([torch.zeros(2, 3), torch.ones(2)], [4, 1], loader=0)
+    inputs, labels = pair
+    assert inputs.shape == (2, 3)
+    assert labels.tolist() == [1, 1]
+    assert len(pair) == 2
+    named = pickle.loads(pickle.dumps(IndexedBatch({"x": torch.zeros(2)}, [4, 1], loader=0)))
+    assert next(iter(named.items()))[0] == "x"
+    assert named["x"].shape == (2,)
+    assert copy.deepcopy(named).positions == [4, 1]
+    with pytest.raises(AttributeError):
+        _ = named.nothing

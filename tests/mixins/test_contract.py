@@ -10,6 +10,7 @@ import pytorch_lightning
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection, LossTerm
 from tests.mixins.helpers import (
@@ -110,11 +111,15 @@ def test_an_option_of_the_base_may_not_be_swallowed_either() -> None:
             pass
 
 
-def test_a_module_of_the_other_package_is_told_apart() -> None:
+def test_a_module_of_the_other_package_is_a_module() -> None:
     other: Any = pytorch_lightning.LightningModule
-    with pytest.raises(TypeError, match=r"pytorch_lightning.*Import lightning\.pytorch instead"):
 
-        class Wrong(FlippingErrorReduction, other):
+    class Theirs(FlippingErrorReduction, other):
+        pass
+
+    with pytest.raises(TypeError, match=r"FlippingErrorReduction stands right of LightningModule"):
+
+        class Wrong(other, FlippingErrorReduction):
             pass
 
 
@@ -200,15 +205,23 @@ def test_an_unknown_storage_type_is_named() -> None:
 
 
 def test_logits_that_cannot_be_found_are_told_where_to_look() -> None:
-    class CallsTheNetwork(LitNet):
+    class SquaresThem(LitNet):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return F.cross_entropy(self.net(batch[0]), batch[1])
+            return (self.net(batch[0]) ** 2).mean()
 
-    class Lost(FlippingErrorReduction, CallsTheNetwork):
+    class Lost(FlippingErrorReduction, SquaresThem):
         """FER in front of it."""
 
-    with pytest.raises(RuntimeError, match=r'no logits .* "net" \[8, 4\].*logits_from='):
-        train(Lost(network()), data())
+    with pytest.raises(RuntimeError, match=r'no logits .*logits_from="net" \[8, 4\].*Name one of them'):
+        train(Lost(network()), NoLabelsListed())
+
+
+class NoLabelsListed(DataLoader):
+    """Data whose classes nobody can count without reading them."""
+
+    def __init__(self) -> None:
+        whole = data().dataset
+        super().__init__([whole[place] for place in range(len(whole))], batch_size=8)
 
 
 def test_after_an_error_the_module_can_be_trained() -> None:

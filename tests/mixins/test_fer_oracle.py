@@ -179,8 +179,8 @@ def position_in_the_batch_as_index(patch: Patch) -> None:
         assert step is not None
         return replace(step, index=torch.arange(len(step.index)), rounds=None)
 
-    def add(self: Any, target: torch.Tensor, samples: list[int], moment: Any) -> None:
-        ORIGINAL_ADD(self, target, list(range(len(samples))), moment)
+    def add(self: Any, target: torch.Tensor, samples: list[int], *args: Any) -> None:
+        ORIGINAL_ADD(self, target, list(range(len(samples))), *args)
 
     for name in ("sample_step", "unchecked_step"):
         patch.setattr(Attachment, name, sample_step)

@@ -326,7 +326,7 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 
 
 def test_a_head_is_no_network() -> None:
-    with pytest.raises(ValueError, match=r"logits_from='net.4' names a part .* features"):
+    with pytest.raises(ValueError, match=r"come from 'net.4', which is given what 'net.3' .* features"):
         train(Snapshots(network(), logits_from="net.4"), data(), max_epochs=1)
 
 

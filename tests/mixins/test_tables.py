@@ -131,7 +131,8 @@ def saved(path: Path, epochs: int, kind: Any = Robust, **options: Any) -> dict[s
 
 def test_a_checkpoint_holds_the_tables_under_their_own_key_and_loads_safely(tmp_path: Path) -> None:
     state = saved(tmp_path / "a.ckpt", 2)["lightning_flip"]
-    assert state.keys() == {"version", "tables", "epoch", "total_epochs", "partial"}
+    assert state.keys() == {"version", "tables", "epoch", "total_epochs", "partial", "logits"}
+    assert state["logits"] == {"place": "", "kind": "logits", "classes": K, "prefix": False}
     assert (state["version"], state["total_epochs"]) == (1, EPOCHS)
     assert state["epoch"] == 1
     assert state["partial"] is False
@@ -164,6 +165,7 @@ def test_a_run_with_nothing_left_to_do_hands_its_tables_on(tmp_path: Path, epoch
     trainer.save_checkpoint(tmp_path / "b.ckpt")
     second = torch.load(tmp_path / "b.ckpt", weights_only=True)
     assert first["lightning_flip"]["tables"]["behavior"]["pending_seen"].any()
+    assert second["lightning_flip"].pop("logits") == first["lightning_flip"].pop("logits")
     torch.testing.assert_close(second["lightning_flip"], first["lightning_flip"], rtol=0, atol=0)
     recorder = Recorder()
     quiet(callbacks=[recorder]).fit(model(total_epochs=EPOCHS), data(), ckpt_path=tmp_path / "b.ckpt")

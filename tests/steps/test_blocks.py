@@ -58,7 +58,7 @@ def test_a_block_gives_back_what_was_put_in(rows: tuple[int, ...]) -> None:
     block, logits, target = filled(*rows)
     drained = block.drain(keep_last=False)
     assert drained is not None
-    step, moments = drained
+    step, moments, _ = drained
     assert step.logits.equal(torch.cat(logits))
     assert step.target.equal(torch.cat(target))
     assert step.samples == list(range(sum(rows))) == step.index.tolist()
@@ -173,7 +173,7 @@ class Reads(StepWatcher):
     """Notes what it is given."""
 
     def __init__(self, *, train: bool = True, val: bool = False, name: str = "", fails: bool = False) -> None:
-        source: dict[str, Any] = {"logits_from": "", "target_from": None, "index_from": None, "loader": None}
+        source: dict[str, Any] = {"logits_from": None, "target_from": None, "index_from": None, "loader": None}
         super().__init__(train=train, val=val, name=name, **source)
         self.given: list[tuple[str, int, list[int]]] = []
         self.fails = fails

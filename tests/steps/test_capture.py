@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lightning_flip.steps import StepSource
-from lightning_flip.steps.capture import as_logits
+from lightning_flip.steps._outputs import Place, as_logits
 from tests.steps.helpers import (
     UPSTREAM_WARNINGS,
     Passing,
@@ -38,6 +38,11 @@ class Output(NamedTuple):
     logits: Tensor
 
 
+def logits_of(output: Any) -> Tensor | None:
+    tensor = Place().tensor_of(output)
+    return None if tensor is None else as_logits(tensor)
+
+
 LOGITS = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
 
@@ -54,12 +59,12 @@ LOGITS = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     ids=["tensor", "tuple", "list", "dict", "object", "namedtuple with logits"],
 )
 def test_what_a_forward_may_return(output: Any) -> None:
-    assert as_logits(output) is LOGITS
+    assert logits_of(output) is LOGITS
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
 def test_a_single_logit_is_the_second_of_two(shape: tuple[int, ...]) -> None:
-    logits = as_logits(torch.tensor([1.5, -2.0]).reshape(shape))
+    logits = logits_of(torch.tensor([1.5, -2.0]).reshape(shape))
     assert logits is not None
     assert logits.tolist() == [[0.0, 1.5], [0.0, -2.0]]
 
@@ -69,7 +74,7 @@ def test_a_single_logit_is_the_second_of_two(shape: tuple[int, ...]) -> None:
     [None, "text", (), {}, {"hidden": LOGITS}, LOGITS.long(), torch.zeros(()), torch.zeros(2, 3, 4), torch.zeros(2, 0)],
 )
 def test_what_is_no_logits(output: Any) -> None:
-    assert as_logits(output) is None
+    assert logits_of(output) is None
 
 
 class Wrapped(Passing):
@@ -84,7 +89,7 @@ class Wrapped(Passing):
         return {"tuple": (logits, x), "dict": {"logits": logits}, "object": SimpleNamespace(logits=logits)}[self.kind]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        logits = as_logits(self(batch[0]))
+        logits = logits_of(self(batch[0]))
         assert logits is not None
         return cross_entropy(logits, batch[1])
 

@@ -218,13 +218,21 @@ class Inner(Passing):
         return cross_entropy(self.head(batch[0]), batch[1])
 
 
-def test_a_step_that_calls_its_network_directly() -> None:
+class Unknown(Inner):
+    """Has a loss in which nobody recognizes logits."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.embedding(batch[0])
+        return (self.head(batch[0]) ** 2).mean()
+
+
+def test_a_step_without_a_loss_that_says_where_its_logits_are() -> None:
     fail(
         RuntimeError,
-        r"no logits \[B, K\] were caught from the module\'s own forward in training_step.*self\.net\(x\).*"
-        r'"embedding" \[5, 2\], "head" \[5, 3\].*logits_from=',
+        r"no logits \[B, K\] were found in training_step.*cross_entropy.*"
+        r'logits_from="embedding" \[5, 2\], logits_from="head" \[5, 3\]',
         loader_over(Positions(N)),
-        module=Inner(),
+        module=Unknown(),
     )
 
 
@@ -236,7 +244,7 @@ def test_a_function_of_the_output_that_finds_nothing() -> None:
     source = StepSource(logits_from=lambda loss: loss)
     fail(
         RuntimeError,
-        r"no logits \[B, K\] were caught from logits_from=<function",
+        r"no logits \[B, K\] were found from logits_from=<function",
         loader_over(Positions(N)),
         source=source,
     )

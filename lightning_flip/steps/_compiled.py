@@ -1,0 +1,37 @@
+"""Which parts of a module run through ``torch.compile``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["eager", "has_compiled_parts", "is_compiled_whole"]
+
+_COMPILED = "_torchdynamo_orig_callable"
+
+
+def is_compiled_whole(module: Any) -> bool:
+    """Whether the module's own steps or calls are compiled, so that its forward runs inside of a graph."""
+    if getattr(module, "_compiler_ctx", None) is not None or getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    return hasattr(getattr(module, "training_step", None), _COMPILED)
+
+
+def has_compiled_parts(module: nn.Module) -> bool:
+    """Whether anything of the module is compiled: it, a submodule, or a method."""
+    return is_compiled_whole(module) or any(_is_compiled(part) for part in module.modules())
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    if isinstance(part, torch._dynamo.eval_frame.OptimizedModule) or getattr(part, "_compiled_call_impl", None):
+        return True
+    return any(hasattr(value, _COMPILED) for value in (*vars(part).values(), *vars(type(part)).values()))
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """A context in which compiled code runs as it was written."""
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -1,0 +1,264 @@
+"""How the logits of one source are found in one kind of step: searched for in the first one, caught in later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_flip.steps._choice import Answer, Choice, Question, choose, choose_at
+from lightning_flip.steps._loss_calls import LossCall
+from lightning_flip.steps._loss_targets import relate
+from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
+from lightning_flip.steps._search import Output, Search
+from lightning_flip.steps.capture import LogitCapture
+from lightning_flip.steps.source import StepSource
+
+__all__ = ["Finder", "Found", "Inputs", "Sight"]
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class Found:
+    """The logits of a step.
+
+    Attributes:
+        logits: ``[B, K]`` with their graph.
+        inputs: of the forward that gave them; empty where that is not known.
+        kept: the logits as they were given, where they were copied.
+        labels: the loss's own targets, where they count instead of the batch's.
+        followed: whether the loss had the targets that are followed.
+        choice: how they were found.
+    """
+
+    logits: Tensor
+    inputs: Inputs
+    kept: Tensor | None = None
+    labels: Tensor | None = None
+    followed: bool = True
+    choice: Choice | None = None
+
+
+@dataclass
+class Sight:
+    """What was seen of the running step.
+
+    Attributes:
+        looks: whether its losses were looked at.
+        calls: of losses.
+        search: of its modules, in a first step.
+    """
+
+    looks: bool
+    calls: list[LossCall]
+    search: Search | None
+
+
+class Finder:
+    """Finds the logits of a source in steps of one name.
+
+    Args:
+        source: where to take them from.
+        name: of the step.
+        capture: catches the output that the source names, if it does.
+        settle: told of the choice once it is made.
+    """
+
+    def __init__(
+        self,
+        source: StepSource,
+        name: str,
+        capture: LogitCapture | None,
+        settle: Callable[[Finder, Choice], None],
+    ) -> None:
+        self.source = source
+        self.takes_output = source.takes_output
+        self.name = name
+        self.capture = capture
+        self.choice: Choice | None = None
+        self.found: Found | None = None  # in the running step
+        self.candidates: list[str] = []  # outputs that were seen where nothing was found, as options to paste
+        self.steps = 0
+        self.unasked = 0  # steps in which it was looked for and nobody asked
+        self._renaming: dict[int, int] = {}
+        self._settle = settle
+
+    def find(self, rows: int, output: Any, ask: Callable[[], Question], sight: Sight) -> Found | None:
+        """The logits of the running step; None if there are none."""
+        choice, capture = self.choice, self.capture
+        if self.takes_output:
+            return self._from_output(rows, output)
+        if choice is None:
+            return self._choose(rows, ask(), sight)
+        if choice.place is None:
+            return self._from_loss(rows, ask, sight)
+        assert capture is not None
+        if capture.logits is None and capture.output is not None:  # its kind was settled in this step
+            capture.logits = as_logits(capture.output, choice.kind)
+            capture.kept = None if capture.values is None else as_logits(capture.values, choice.kind)
+        if capture.logits is None:
+            refuse_rows(capture.other_rows, rows)
+            return None
+        found = Found(capture.logits, capture.inputs, capture.kept, choice=choice)
+        if sight.looks and choice.call is not None:
+            losses = [call for call in sight.calls if call.is_loss]
+            entered = [call for call in losses if _is_same(capture.output, call.input)]
+            entered = entered or losses[choice.call : choice.call + 1]
+            self._judge(found, [call for call in entered if call.by_hand == (choice.name == "by_hand")], ask())
+        return found
+
+    def _from_output(self, rows: int, output: Any) -> Found | None:
+        assert callable(self.source.logits_from)
+        given = self.source.logits_from(output) if output is not None else None
+        columns = two_dimensional(given) if isinstance(given, Tensor) else None
+        if columns is None:
+            return None
+        refuse_rows([len(columns)], rows)
+        if self.choice is None:
+            kind = self.source.outputs or kind_of_values(columns)
+            if kind is None:
+                raise ValueError(_lone_column("logits_from"))
+            self._settle(self, Choice(Place(), kind, max(2, columns.shape[1])))
+        assert self.choice is not None
+        logits = as_logits(columns, self.choice.kind)
+        return None if logits is None else Found(logits, ((), {}), choice=self.choice)
+
+    # -- the first step -----------------------------------------------------------------------------------
+
+    def _choose(self, rows: int, question: Question, sight: Sight) -> Found | None:
+        search, capture = sight.search, self.capture
+        if search is None:
+            return None
+        search.close()
+        answer = None
+        if capture is None:
+            answer = choose(search, question)
+        elif capture.output is not None:
+            answer = choose_at(search, _output_of(capture, search), question)
+            if answer is None:
+                raise ValueError(_lone_column(f'logits_from="{capture.place}"'))
+        else:
+            refuse_rows(capture.other_rows, rows)
+        if answer is None:
+            self.candidates = _candidates(search, rows)
+            if capture is None:
+                _refuse_all(search, sight.calls, rows)
+            return None
+        self._settle(self, answer.choice)
+        before = question.target
+        if answer.choice.loss_targets and answer.labels is not None and before is not None and before.ndim == 1:
+            self._renaming = dict(zip(before.tolist(), answer.labels.tolist(), strict=True))
+        self._say(answer)
+        logits = answer.logits if answer.logits.requires_grad else answer.values
+        return Found(logits, answer.inputs, answer.values, answer.labels, not answer.choice.mixed, answer.choice)
+
+    def _say(self, answer: Answer) -> None:
+        choice = answer.choice
+        where = "the input of the loss" if choice.place is None else _described(choice.place)
+        if choice.kind != "logits":
+            kind = {"probs": "probabilities", "log_probs": "log-probabilities"}[choice.kind]
+            rank_zero_info(f"lightning_flip: {self.name}: {where} gives {kind}, which are turned into logits.")
+        if choice.place is None:
+            rank_zero_info(
+                f"lightning_flip: {self.name}: the logits are {where}, which is the output of no module; the losses of "
+                "every step are looked at."
+            )
+        if self._renaming and self.name == "training_step":
+            rank_zero_warn(
+                f"{self.name} renames the labels of the batch before the loss; the loss's labels are followed."
+            )
+
+    # -- later steps --------------------------------------------------------------------------------------
+
+    def _from_loss(self, rows: int, ask: Callable[[], Question], sight: Sight) -> Found | None:
+        choice = self.choice
+        assert choice is not None
+        assert choice.call is not None
+        calls = [call for call in sight.calls if call.is_loss == choice.losses]
+        if len(calls) <= choice.call:
+            return None
+        call = calls[choice.call]
+        columns = two_dimensional(call.input)
+        if columns is None or len(columns) != rows:
+            refuse_rows([len(call.input)], rows)
+            return None
+        logits, kept = as_logits(call.input, choice.kind), as_logits(call.values, choice.kind)
+        assert logits is not None
+        assert kept is not None
+        found = Found(logits if logits.requires_grad else kept, ((), {}), kept, choice=choice)
+        if choice.losses:
+            self._judge(found, [other for other in calls if other.input is call.input], ask())
+        return found
+
+    def _judge(self, found: Found, calls: list[LossCall], question: Question) -> None:
+        """Hold the targets of the losses that the logits entered against the ones that are followed."""
+        choice = self.choice
+        assert choice is not None
+        for call in calls:
+            relation = relate(call, question.batch, question.target_from, question.rows)
+            if relation.kind == "batch" and (relation.keys == choice.target or choice.mixed):
+                continue
+            renamed = relation.one_hot or self._renames(question.target, relation.labels)
+            if choice.loss_targets and renamed:
+                found.labels = relation.labels
+            else:
+                found.followed = False
+
+    def _renames(self, before: Tensor | None, after: Tensor | None) -> bool:
+        """Whether labels are renamed as they were in the steps before."""
+        if before is None or after is None or before.shape != after.shape or before.ndim != 1:
+            return False
+        pairs = zip(before.tolist(), after.tolist(), strict=True)
+        return all(self._renaming.setdefault(old, new) == new for old, new in pairs)
+
+
+def refuse_rows(found: list[int], rows: int) -> None:
+    """Refuse logits of another number of samples."""
+    if found and found[0] != rows:
+        raise ValueError(
+            f"logits have {found[0]} rows, the batch has {rows} indices. A collate function that drops or "
+            "adds samples, or a step that does, breaks the tie between the two: filter the dataset instead "
+            "(Subset), or let the batch carry the index and pass index_from=."
+        )
+
+
+def _refuse_all(search: Search, calls: list[LossCall], rows: int) -> None:
+    """Refuse a step of which everything has another number of samples."""
+    counts = [len(call.input) for call in calls if call.is_loss and call.input.ndim == 2]
+    if not search.outputs_of(rows):
+        counts += [len(output.tensor) for output in search.outputs[-1:]]
+    if rows not in counts:
+        refuse_rows(counts, rows)
+
+
+def _output_of(capture: LogitCapture, search: Search) -> Output:
+    """The output that a source names, as a search would have seen it."""
+    assert capture.output is not None
+    place = capture.place
+    values = capture.output.detach().clone() if capture.values is None else capture.values
+    made_by = next((given.made_by for given in search.outputs if given.place.path == place.path), None)
+    return Output(place, 0, capture.output, values, capture.inputs, made_by)
+
+
+def _candidates(search: Search, rows: int) -> list[str]:
+    ranked = sorted(search.outputs_of(rows), key=lambda output: output.depth)
+    return list(dict.fromkeys(map(str, ranked)))
+
+
+def _described(place: Place) -> str:
+    return "the module's own forward" if place == Place() else f'"{place}"'
+
+
+def _is_same(output: Tensor | None, given: Tensor) -> bool:
+    return output is not None and output.data_ptr() == given.data_ptr() != 0
+
+
+def _lone_column(where: str) -> str:
+    return (
+        f"{where} gives one column, and no loss says whether it is a logit or a probability. Pass "
+        'outputs="logits" or outputs="probs".'
+    )

@@ -1,0 +1,172 @@
+"""How the targets of a loss relate to the labels of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_flip.steps._loss_calls import LossCall
+from lightning_flip.steps._outputs import Place, tensors_in
+from lightning_flip.steps.targets import find_target
+
+__all__ = ["Relation", "relate", "same", "unsupported"]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What a loss was given as its target.
+
+    Attributes:
+        kind: "batch" for the batch's own targets, "renamed" for labels that are a function of the batch's, "other" for
+            anything else, such as mixed targets.
+        keys: where the batch keeps them, if that is not the usual place.
+        labels: the loss's targets, labels ``[B]`` or distributions ``[B, K]``.
+        smoothing: 1 minus the weight of the labels that the targets spread over other classes.
+        one_hot: whether the batch has them as zeros and ones, of which a loss for several labels was given.
+    """
+
+    kind: str
+    keys: tuple[str | int, ...] = ()
+    labels: Tensor | None = None
+    smoothing: float = 0.0
+    one_hot: bool = False
+
+
+def relate(call: LossCall, batch: Any, target_from: Any, rows: int) -> Relation:
+    """Hold a loss's target against the batch; waits for a device where memory does not tell."""
+    assert call.target is not None
+    labels, smoothing = _as_targets(call)
+    if labels is None or len(labels) != rows:
+        return Relation("other", labels=labels)
+    usual = _usual(batch, target_from)
+    if usual is not None and len(usual) > rows:
+        usual = usual[:rows]  # graphs that were sampled around their first nodes
+    if usual is not None and usual.shape == call.target.shape and usual.ndim == 2 and bool(same(usual, call.target)):
+        one_hot = call.name.startswith("binary") and labels.ndim == 1
+        return Relation("renamed", labels=labels, one_hot=True) if one_hot else Relation("batch", labels=usual)
+    if usual is not None and (same_memory(usual, call.target) or bool(same(labels, usual))):
+        return Relation("batch", labels=usual, smoothing=smoothing)
+    if target_from is None:
+        for keys, part in _parts(batch):
+            if same_memory(part, call.target) and keys and _plain(part) is not None:
+                return Relation("batch", keys, _plain(part), smoothing)
+        for keys, part in _parts(batch):
+            plain = _plain(part)
+            if keys and plain is not None and len(plain) >= rows and bool(same(labels, plain[:rows])):
+                return Relation("batch", keys, plain[:rows], smoothing)
+    if usual is not None and usual.ndim == 1 and usual.shape == labels.shape and _is_function(usual, labels):
+        return Relation("renamed", labels=labels, smoothing=smoothing)
+    return Relation("other", labels=labels)
+
+
+def same(first: Tensor, second: Tensor) -> Tensor:
+    """Whether two targets are equal: bool without dimensions, on the device of the first."""
+    if first.shape != second.shape:
+        return torch.tensor(False)
+    return (first == second.to(first.device)).all()
+
+
+def same_memory(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors begin at the same place and have as many elements."""
+    return first.data_ptr() == second.data_ptr() != 0 and first.numel() == second.numel()
+
+
+def unsupported(call: LossCall, batch: Any, target_from: Any, rows: int) -> str | None:
+    """Why a loss is none of a classifier with one label a sample; None if it may be."""
+    target = call.target
+    assert target is not None
+    if call.input.ndim > 2:
+        return (
+            f"{call.name} was given inputs of shape {list(call.input.shape)}: labels of tokens or pixels. One "
+            "prediction a sample is expected."
+        )
+    if call.name.startswith("binary") and call.input.ndim == 2 and call.input.shape[1] > 1 and len(target) == rows:
+        sums = (target > 0.5).sum(dim=1) if target.shape == call.input.shape else None
+        if sums is not None and bool((sums != 1).any()):
+            return "the targets have several labels a sample, or none (multi-label). One label a sample is expected."
+    if call.input.ndim == 2 and len(call.input) != rows and target.ndim == 1:
+        usual = _raw(batch, target_from)
+        if usual is not None and usual.ndim > 1 and not usual.is_floating_point() and usual.numel() == target.numel():
+            return (
+                f"{call.name} was given {len(call.input)} rows for {rows} samples: labels of tokens. One prediction a "
+                "sample is expected."
+            )
+    return None
+
+
+def _as_targets(call: LossCall) -> tuple[Tensor | None, float]:
+    target = call.target
+    assert target is not None
+    binary = call.name.startswith("binary")
+    if binary and (target.ndim == 1 or (target.ndim == 2 and target.shape[1] == 1)):
+        flat = target.detach().reshape(-1)
+        labels = flat > 0.5
+        gap = torch.where(labels, 1 - flat, flat)
+        if not len(gap) or bool((gap != gap[0]).any()):
+            return None, 0.0
+        return labels.to(torch.int64), 2 * float(gap[0])
+    if target.ndim == 1:
+        return (None if target.is_floating_point() else target.detach()), 0.0
+    if target.ndim == 2 and target.is_floating_point():
+        return _unsmoothed(target.detach())
+    return None, 0.0
+
+
+def _unsmoothed(target: Tensor) -> tuple[Tensor, float]:
+    """Labels and smoothing of rows that are one-hot or a smoothed one-hot; other distributions as they are."""
+    labels = target.argmax(dim=1)
+    top = target.gather(1, labels[:, None])
+    rest = (target.sum(dim=1, keepdim=True) - top) / max(1, target.shape[1] - 1)
+    others = target.scatter(1, labels[:, None], rest)
+    spread = (others - rest).abs().max() if len(target) else torch.zeros(())
+    uniform = bool(spread < 1e-6) and bool(((top - top[0]).abs() < 1e-6).all()) and bool((top > rest).all())
+    if not uniform:
+        return target, 0.0
+    return labels, float(rest[0, 0]) * target.shape[1]
+
+
+def _usual(batch: Any, target_from: Any) -> Tensor | None:
+    try:
+        return find_target(batch, target_from)
+    except (TypeError, ValueError):
+        return None
+
+
+def _raw(batch: Any, target_from: Any) -> Tensor | None:
+    for keys, part in _parts(batch):
+        if keys in ((1,), ("target",), ("label",), ("labels",), ("y",)):
+            return part
+    return None
+
+
+def _parts(batch: Any) -> list[tuple[tuple[str | int, ...], Tensor]]:
+    found = list(tensors_in(batch))
+    if not found and hasattr(batch, "__dict__"):
+        found = [((name,), part) for name, part in vars(batch).items() if isinstance(part, Tensor)]
+    return found
+
+
+def _plain(part: Any) -> Tensor | None:
+    try:
+        return find_target((None, part), None)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_function(before: Tensor, after: Tensor) -> bool:
+    """Whether labels were renamed or merged: equal labels have equal images, and not all have the same."""
+    pairs: dict[int, int] = {}
+    for old, new in zip(before.tolist(), after.tolist(), strict=True):
+        if pairs.setdefault(old, new) != new:
+            return False
+    return len(set(pairs.values())) > 1
+
+
+def target_of(batch: Any, keys: tuple[str | int, ...], target_from: Any) -> Tensor:
+    """The targets of a batch at a place that was found before, or at the usual one."""
+    if not keys:
+        return find_target(batch, target_from)
+    return find_target(batch, lambda whole: Place("", keys).part_of(whole))
