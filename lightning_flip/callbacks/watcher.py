@@ -149,12 +149,13 @@ class StepWatcher(pl.Callback, ABC):
             f"{type(self).__name__} does not follow them" + ("; it follows the validation data." if also else ".")
         )
 
-    def leaves_out(self, split: str, problem: str) -> bool:
-        """Warn once that steps are not followed because their losses had other targets.
+    def leaves_out(self, split: str, problem: str, *, sure: bool) -> bool:
+        """Warn once that steps are not followed because their losses had other targets, or may have had.
 
         Args:
             split: "train" or "val".
             problem: what was seen, with counts.
+            sure: whether the targets were seen, or the losses alone.
 
         Returns:
             True: the rows are left out.

@@ -62,7 +62,7 @@ def _seen(choice: Choice | None) -> str:
     found = []
     if choice.mixed:
         found.append("other targets than the batch's labels (mixing, as MixUp and CutMix do)")
-    if choice.weighted:
+    if choice.weight is not None:
         found.append("class weights")
     if choice.smoothing:
         found.append(f"label smoothing of {choice.smoothing:.3g}")

@@ -225,12 +225,13 @@ class TermLoop(pl.Callback):
     def skip(self, split: str) -> None:
         """Nothing: steps whose targets are distributions are observed, too."""
 
-    def leaves_out(self, split: str, problem: str) -> bool:
+    def leaves_out(self, split: str, problem: str, *, sure: bool) -> bool:
         """Refuse steps whose loss had other targets; with ``base_loss="any"`` their rows are observed as they are.
 
         Args:
             split: "train".
             problem: what was seen, with counts.
+            sure: whether the targets were seen: a loss that has grown by a term is no mixture.
 
         Returns:
             False.
@@ -239,7 +240,7 @@ class TermLoop(pl.Callback):
             ValueError: if the base loss is to be mean cross entropy.
         """
         module = self._module()
-        if module is not None and module.base_loss != "any":
+        if sure and module is not None and module.base_loss != "any":
             raise ValueError(
                 f"{type(module).__name__}: {problem}. The mixin adds mean(method loss - CE), with the batch's labels. "
                 "Mix in the collate function, where the batch's own targets say it, or pass base_loss='any'."

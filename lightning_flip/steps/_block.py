@@ -24,7 +24,9 @@ class Moment(NamedTuple):
     global_step: int
     processed: int  # batches that training was through with
     followed: bool = True  # whether its loss had the targets that are followed
-    compared: bool = False  # whether its loss is known, and has to be the mean cross entropy of its rows
+    compared: bool = False  # whether its loss is kept, and has to be that of its rows
+    verified: bool = True  # whether anybody has looked, or needs not to
+    moved: bool = False  # whether its loss was given something else than what was caught
 
 
 class Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,10 @@ from torch import Tensor
 
 from lightning_flip.steps._loss_calls import LossCall
 from lightning_flip.steps._loss_targets import Relation, relate, unsupported
-from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
+from lightning_flip.steps._outputs import Place, address, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps._search import Output, Search
 
-__all__ = ["Answer", "Choice", "NotSupportedError", "Question", "choose", "choose_at", "is_mean_cross_entropy"]
-
-_MEAN_LOSSES = ("", "by_hand", "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+__all__ = ["Answer", "Choice", "NotSupportedError", "Question", "choose", "choose_at", "entered"]
 
 
 @dataclass(frozen=True)
@@ -29,20 +27,24 @@ class Choice:
         kind: what the output is, one of :data:`~lightning_flip.steps._outputs.KINDS`.
         classes: number of classes.
         columns: of the output; one for two classes.
-        call: position of the loss's call among those of its kind in the step; None if no loss was seen.
-        losses: whether that is a loss function; else it is what losses are built from.
+        call: position of the loss among the step's calls of losses, or of what losses are built from; None if there is
+            none.
+        losses: whether it is a loss, which knows its target.
         target: where the batch keeps the loss's targets, if that is not the usual place.
         loss_targets: take the loss's targets, which rename the batch's.
-        watch: look at the loss in every step.
-        equal: whether the returned loss is the mean cross entropy, so that it tells of other targets.
+        watch: look at the losses of every step.
+        equal: whether the step returned the loss that :meth:`loss` computes, so that it tells of other targets.
         mixed: whether the loss had other targets than the batch's.
+        by_value: whether the output entered the loss as a copy, or through a function.
         name: of the loss function.
-        weighted: whether it had class weights.
+        weight: its class weights.
         smoothing: its label smoothing.
         reduction: its reduction.
         made_by: the submodule that made the inputs of the one that gives the logits.
         edited: whether the output was edited in place before the loss.
         prefix: whether the output has more rows than the batch has samples, and the loss was given the first ones.
+        doubtful: whether a later batch may show other targets to be the loss's, which are equal so far.
+        several: how often the place gave an output, where training's place is taken without a loss.
     """
 
     place: Place | None
@@ -56,18 +58,44 @@ class Choice:
     watch: bool = False
     equal: bool = False
     mixed: bool = False
+    by_value: bool = False
     name: str = ""
-    weighted: bool = False
+    weight: Tensor | None = field(default=None, compare=False)
     smoothing: float = 0.0
     reduction: str = "mean"
     made_by: str | None = None
     edited: bool = False
     prefix: bool = False
+    doubtful: bool = False
+    several: int = 1
 
     @property
     def binary(self) -> bool:
         """Whether the loss is a binary cross entropy for each of several classes."""
         return self.name.startswith("binary") and self.columns > 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether the loss is the mean cross entropy, as far as its call says it."""
+        return self.weight is None and not self.smoothing and self.reduction != "sum" and not self.binary
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
+        """The loss of some logits as it was called; None where it cannot be computed from them."""
+        if len(target) != len(logits) or self.binary or (target.ndim == 2 and target.shape != logits.shape):
+            return None
+        wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+        target = target.to(logits.device)
+        if target.ndim == 1 and bool(((target < 0) | (target >= logits.shape[1])).any()):
+            return None
+        weight = None if self.weight is None or len(self.weight) != logits.shape[1] else self.weight.to(wide)
+        reduction = "sum" if self.reduction == "sum" else "mean"
+        target = target.to(wide) if target.ndim == 2 else target
+        return F.cross_entropy(wide, target, weight, reduction=reduction, label_smoothing=self.smoothing)
+
+    def gives(self, loss: Tensor, logits: Tensor, target: Tensor) -> bool:
+        """Whether a step's loss is :meth:`loss` of its logits; waits for a device."""
+        expected = self.loss(logits, target)
+        return expected is not None and bool(_is_close(loss.detach().reshape(()), expected, logits.dtype))
 
 
 class NotSupportedError(TypeError):
@@ -122,35 +150,68 @@ def choose(search: Search, question: Question) -> Answer | None:
         ValueError: several outputs could be the logits.
     """
     outputs = [output for output in search.outputs if len(output.tensor) >= question.rows]
-    every = [call for call in search.calls.calls if call.is_loss]
-    losses = [call for call in every if not call.by_hand]
-    found = _by_loss(losses, outputs, question, every) if losses else None
-    if found is None and len(losses) < len(every):
-        found = _by_loss([call for call in every if call.by_hand], outputs, question, every)
-    if found is None:
-        found = _by_normalizer([call for call in search.calls.calls if not call.is_loss], outputs, question)
-    if found is None:
-        found = _by_memory(outputs, question)
-    if found is None:
-        found = _by_returned_loss(outputs, question)
-    if found is None:
-        found = _by_form(outputs, question)
+    losses = [call for call in search.calls.calls if call.is_loss]
+    groups, problem = _grouped(losses, outputs, question)
+    called = [group for group in groups if not group.calls[0].by_hand]
+    written = [group for group in groups if group.calls[0].by_hand]
+    found = _by_loss(called, losses, question)
+    if found is None and problem is not None:
+        raise NotSupportedError(
+            f"{question.step} is not supported: {problem} Classifiers with one prediction and one label a sample are "
+            "followed."
+        )
+    if found is not None:
+        return found
+    normalizers = [call for call in search.calls.calls if not call.is_loss]
+    ways: list[Callable[[], Answer | None]] = [
+        lambda: _by_loss(written, losses, question),
+        lambda: _by_normalizer(normalizers, outputs, question),
+        lambda: _by_memory(outputs, question),
+        lambda: _by_returned_loss(outputs, question),
+        lambda: _by_form(outputs, question),
+    ]
+    if not question.training:  # what is logged there may be anything
+        ways = [ways[2], ways[0], ways[1], *ways[3:]] if question.step != "predict_step" else [ways[2], ways[4]]
+    for way in ways:
+        found = way()
+        if found is not None:
+            break
+    return _with_other_targets(found, [*called, *written], losses, question) if question.training else found
+
+
+def _with_other_targets(
+    found: Answer | None, groups: list[_Group], losses: list[LossCall], question: Question
+) -> Answer | None:
+    """The same, or what a loss with other targets was given, if that is the same output or there is nothing else."""
+    for group in groups:
+        if group.relation.kind != "other":
+            continue
+        place = None if group.output is None else group.output.place
+        if found is not None and (found.choice.place != place or place is None):
+            continue
+        if question.classes is None or two_dimensional(group.calls[0].input).shape[1] in (question.classes, 1):  # type: ignore[union-attr]
+            return _answer_of(group, question, losses.index(group.calls[0]))
     return found
 
 
 def choose_at(search: Search, output: Output, question: Question) -> Answer | None:
     """The same where somebody says which output it is; None for one column of which nobody knows what it is."""
     losses = [call for call in search.calls.calls if call.is_loss]
-    entered = [call for call in losses if two_dimensional(call.input) is not None and _giver(call, [output])[0]]
-    for chosen in ([call for call in entered if not call.by_hand], [call for call in entered if call.by_hand]):
-        found = _by_loss(chosen, [output], question, losses) if chosen else None
-        if found is not None:
-            return found
-    before = question.remembered
-    kind = question.outputs
+    groups, _ = _grouped(entered(output, losses), [output], question)
+    for by_hand in (False, True):
+        chosen = [group for group in groups if group.calls[0].by_hand == by_hand]
+        if chosen:
+            return _answer_of(chosen[0], question, losses.index(chosen[0].calls[0]))
+    before, columns = question.remembered, two_dimensional(output.values)
+    kind = question.outputs or (None if columns is None else kind_of_values(columns))
     if kind is None and before is not None and before.place == output.place:
         kind = before.kind
     return _from_output(output, question, kind)
+
+
+def entered(output: Output, losses: list[LossCall]) -> list[LossCall]:
+    """The losses that were given an output."""
+    return [call for call in losses if two_dimensional(call.input) is not None and _giver(call, [output])[0]]
 
 
 # -- by the loss --------------------------------------------------------------------------------------
@@ -164,33 +225,12 @@ class _Group:
     relations: list[Relation]
     output: Output | None
     kind: str
+    by_value: bool
 
     @property
-    def name(self) -> str:
-        return str(self.output.place) if self.output is not None else "(made in the step)"
-
-    @property
-    def worst(self) -> Relation:
-        for relation in self.relations:
-            if relation.kind == "other":
-                return relation
-        return self.relations[0]
-
-
-def _by_loss(losses: list[LossCall], outputs: list[Output], question: Question, every: list[LossCall]) -> Answer | None:
-    """The input of the losses that were given the batch's labels."""
-    groups, problem = _grouped(losses, outputs, question)
-    good = [group for group in groups if group.worst.kind != "other"]
-    good = [group for group in good if group.worst.kind == "batch"] or good
-    if not good and losses[0].by_hand and not any(group.output for group in groups):
-        return None  # some distribution times some logarithms
-    if not good and problem is not None:
-        raise NotSupportedError(
-            f"{question.step} is not supported: {problem} Classifiers with one prediction and one label a sample are "
-            "followed."
-        )
-    chosen = _one_of(good or groups, question)
-    return None if chosen is None else _answer_of(chosen, question, every.index(chosen.calls[0]))
+    def relation(self) -> Relation:
+        """The one that counts: other targets in one call are other targets."""
+        return next((relation for relation in self.relations if relation.kind == "other"), self.relations[0])
 
 
 def _grouped(losses: list[LossCall], outputs: list[Output], question: Question) -> tuple[list[_Group], str | None]:
@@ -204,8 +244,6 @@ def _grouped(losses: list[LossCall], outputs: list[Output], question: Question) 
         if reason is not None or columns is None or len(columns) != question.rows:
             continue
         relation = relate(call, question.batch, question.target_from, question.rows)
-        if question.target_from is not None and relation.kind == "renamed":
-            relation = Relation("batch", labels=question.target)  # the user says which labels count
         for group in groups:
             if group.calls[0].input is call.input or _begins_alike(group.calls[0].input, call.input):
                 group.calls.append(call)
@@ -216,72 +254,103 @@ def _grouped(losses: list[LossCall], outputs: list[Output], question: Question) 
     return groups, problem
 
 
+def _by_loss(groups: list[_Group], losses: list[LossCall], question: Question) -> Answer | None:
+    """The input of the loss that was given the batch's labels, of the usual ones first."""
+    ranks = [group.relation.rank for group in groups]
+    best = min((rank for rank in ranks if rank is not None), default=None)
+    if best is None:
+        return None
+    chosen = [group for group, rank in zip(groups, ranks, strict=True) if rank == best]
+    first = min(group.calls[0].backwards for group in chosen)  # SAM evaluates its loss again after a backward pass
+    chosen = [group for group in chosen if group.calls[0].backwards == first]
+    group = _one_of(chosen, question)
+    return _answer_of(group, question, losses.index(group.calls[0]))
+
+
+def _one_of(groups: list[_Group], question: Question) -> _Group:
+    """The one that is the module's own forward, of the first of several calls, or the first part of one output."""
+    before = question.remembered
+    places = [None if group.output is None else group.output.place for group in groups]
+    for group, place in zip(groups, places, strict=True):
+        known = not question.training and before is not None and place is not None and place == before.place
+        if known or place == Place():
+            return group
+    if len(groups) == 1:
+        return groups[0]
+    if None not in places:
+        if len({(place.path, place.keys) for place in places if place}) == 1:
+            return groups[0]
+        if len({(place.path, place.call) for place in places if place}) == 1:  # logits and auxiliary logits, usually
+            named = [group for group, place in zip(groups, places, strict=True) if place and "logits" in place.keys]
+            return named[0] if named else min(groups, key=_position)
+    listed = ", ".join(dict.fromkeys(f'"{place}"' if place else "one that no module gave" for place in places))
+    option = next((f'logits_from="{place}"' for place in places if place), "logits_from=")
+    raise ValueError(
+        f"{question.step} has {len(groups)} losses against the same labels, and which of their inputs are the logits "
+        f"cannot be told: {listed}. Name one of them: {option}."
+    )
+
+
+def _position(group: _Group) -> tuple[str, ...]:
+    assert group.output is not None
+    return tuple(f"{key:09d}" if isinstance(key, int) else "" for key in group.output.place.keys)
+
+
 def _answer_of(group: _Group, question: Question, position: int) -> Answer:
     """The choice of a group, whose first call has a position among all losses of the step."""
-    call, relation, output = group.calls[0], group.relations[0], group.output
-    mixed, renamed = group.worst.kind == "other", group.worst.kind == "renamed"
+    call, relation, output = group.calls[0], group.relation, group.output
+    mixed, renamed = relation.kind == "other", relation.kind == "renamed"
+    said = question.target_from is not None  # the user says which labels count
     choice = Choice(
         None if output is None else output.place,
         group.kind,
         0,  # said by the answer
         call=position,
-        target=() if mixed else relation.keys,
-        loss_targets=renamed,
-        watch=output is None or mixed or renamed or len(group.calls) > 1,
+        target=() if mixed or renamed else relation.keys,
+        loss_targets=renamed and not said,
+        watch=output is None or mixed or renamed or relation.doubtful or len(group.calls) > 1,
         mixed=mixed,
+        by_value=group.by_value,
         name=call.name,
-        weighted=call.weight is not None,
+        weight=None if call.weight is None else call.weight.detach(),
         smoothing=call.smoothing or relation.smoothing,
         reduction=call.reduction,
         made_by=None if output is None else output.made_by,
         edited=output is not None and _edited(output, call),
+        doubtful=relation.doubtful and not mixed,
     )
-    labels = relation.labels if renamed or relation.keys else None
+    labels = relation.labels if (renamed and not said) or (relation.keys and not mixed) else None
     if output is None:
         return _answer(choice, call.input, call.values, ((), {}), question, labels)
     return _answer(choice, output.tensor, output.values, output.inputs, question, labels)
 
 
-def _one_of(groups: list[_Group], question: Question) -> _Group | None:
-    paths = {group.output.place.path if group.output else None: group for group in reversed(groups)}
-    whole = [group for group in groups if group.output and group.output.place == Place("")]
-    if whole:
-        return whole[0]
-    same_part = len({(group.output.place.path, group.output.place.keys) for group in groups if group.output}) == 1
-    if len(groups) < 2 or (len(paths) == 1 and None not in paths and same_part):
-        return groups[0] if groups else None
-    if all(group.output is None for group in groups):
-        return groups[0]
-    listed = ", ".join(dict.fromkeys(f'"{group.name}"' for group in groups if group.output))
-    raise ValueError(
-        f"{question.step} has {len(groups)} losses against the same labels, and which of their inputs are the logits "
-        f"cannot be told: {listed}. Name one of them: logits_from={listed.split(', ')[0]}."
-    )
-
-
-def _giver(call: LossCall, outputs: list[Output]) -> tuple[Output | None, str]:
-    """The outermost output that entered a loss: by memory, by value, or through a function of one argument."""
+def _giver(call: LossCall, outputs: list[Output]) -> tuple[Output | None, str, bool]:
+    """The outermost output that entered a loss, its kind, and whether it entered as a copy or through a function."""
     ranked = sorted(outputs, key=lambda output: output.depth)
     for output in ranked:
         if _begins_alike(output.tensor, call.input):
-            return output, call.kind
+            return output, call.kind, False
     columns = two_dimensional(call.values)
     assert columns is not None
-    for output in ranked:
-        given = _cut(output.values, columns)
-        if given is not None and torch.equal(given.to(columns), columns):
-            return output, call.kind
-    functions: list[tuple[str, Callable[[Tensor], Tensor]]] = []
+    if not len(columns) or bool((columns == columns[:1]).all()):
+        return None, call.kind, False  # equal numbers say nothing, as those of a head that begins at zero
+    functions: list[tuple[str, Callable[[Tensor], Tensor]]] = [(call.kind, lambda given: given)]
     if call.name == "nll_loss":
-        functions = [("logits", lambda given: F.log_softmax(given, dim=1)), ("probs", torch.log)]
+        functions += [("logits", lambda given: F.log_softmax(given, dim=1)), ("probs", torch.log)]
     elif call.name == "binary_cross_entropy":
-        functions = [("logits", torch.sigmoid)]
+        functions += [("logits", torch.sigmoid)]
+    for kind, function in functions[:1]:
+        for output in ranked:
+            given = _cut(output.values, columns)
+            if given is not None and torch.equal(function(given.to(columns)), columns):
+                return output, kind, True
     for output in ranked:
-        for kind, function in functions:
+        for kind, function in functions[1:]:
             given = _cut(output.values, columns)
             if given is not None and torch.allclose(function(given.to(columns)), columns, rtol=1e-5, atol=1e-6):
-                return output, kind
-    return None, call.kind
+                return output, kind, True
+    return None, call.kind, False
 
 
 def _edited(output: Output, call: LossCall) -> bool:
@@ -303,7 +372,7 @@ def _begins_alike(whole: Tensor, part: Tensor) -> bool:
     if first is None or second is None or first.dtype != second.dtype:
         return False
     return (
-        first.data_ptr() == second.data_ptr() != 0
+        address(first) == address(second) != 0
         and first.shape[1] == second.shape[1]
         and len(first) >= len(second)
         and (first.stride() == second.stride() or first.shape[1] == 1)
@@ -316,24 +385,21 @@ def _begins_alike(whole: Tensor, part: Tensor) -> bool:
 def _by_normalizer(calls: list[LossCall], outputs: list[Output], question: Question) -> Answer | None:
     kinds = [("log_softmax", "logsumexp"), ("softmax",)]
     for names in kinds if question.training else kinds[:1] if question.step != "predict_step" else []:
-        found: list[tuple[LossCall, Output | None]] = []
+        groups: list[_Group] = []
         for call in calls:
             columns = two_dimensional(call.input)
             if call.name not in names or columns is None or len(columns) != question.rows or columns.shape[1] < 2:
                 continue
-            output, _ = _giver(call, outputs)
+            output, _, by_value = _giver(call, outputs)
             # A part of the data may have fewer classes than the network.
             least = question.classes or 2
             if columns.shape[1] == question.classes or (
                 output is not None and columns.shape[1] >= least and names != ("softmax",)
             ):
-                found.append((call, output))
-        if not found:
+                groups.append(_Group([call], [Relation("batch")], output, "logits", by_value))
+        if not groups:
             continue
-        groups = [_Group([call], [Relation("batch")], output, "logits") for call, output in found]
         chosen = _one_of(groups, question)
-        if chosen is None:
-            continue
         call, given = chosen.calls[0], chosen.output
         choice = Choice(
             None if given is None else given.place,
@@ -342,6 +408,7 @@ def _by_normalizer(calls: list[LossCall], outputs: list[Output], question: Quest
             call=calls.index(call),
             losses=False,
             watch=given is None,
+            by_value=chosen.by_value,
             name=call.name,
             made_by=None if given is None else given.made_by,
         )
@@ -354,11 +421,17 @@ def _by_memory(outputs: list[Output], question: Question) -> Answer | None:
     before = question.remembered
     if before is None or before.place is None:
         return None
-    for output in outputs:
-        fits = len(output.tensor) == question.rows or before.prefix
-        if fits and (output.place.path, output.place.keys) == (before.place.path, before.place.keys):
-            return _from_output(output, question, before.kind)
-    return None
+    fitting = [output for output in outputs if len(output.tensor) == question.rows or before.prefix]
+    there = (before.place.path, before.place.keys)
+    fitting = [output for output in fitting if (output.place.path, output.place.keys) == there]
+    if not fitting:
+        return None
+    columns = two_dimensional(fitting[0].values)
+    kind = None if columns is None else kind_of_values(columns)
+    answer = _from_output(fitting[0], question, kind or before.kind)  # softmax in evaluation alone is usual
+    if answer is not None:
+        answer.choice = replace(answer.choice, several=len(fitting))
+    return answer
 
 
 def _by_returned_loss(outputs: list[Output], question: Question) -> Answer | None:
@@ -371,7 +444,7 @@ def _by_returned_loss(outputs: list[Output], question: Question) -> Answer | Non
         kinds = ["logits"] if columns is None or columns.shape[1] > 1 else ["logits", "probs"]
         for kind in kinds:
             logits = as_logits(output.values[: question.rows], kind)
-            if logits is None or not is_mean_cross_entropy(loss, logits, target):
+            if logits is None or not _MEAN.gives(loss, logits, target):
                 continue
             if not any(torch.equal(other.values, output.values) for other, _ in fitting):
                 fitting.append((output, kind))
@@ -422,34 +495,24 @@ def _answer(
     logits, kept = as_logits(tensor, kind), as_logits(values, kind)
     assert logits is not None
     assert kept is not None
+    choice = replace(choice, kind=kind, classes=logits.shape[1], columns=columns, prefix=prefix)
     target = labels if labels is not None else question.target
-    equal = (
-        question.training
-        and choice.name in _MEAN_LOSSES
-        and not (choice.mixed or choice.weighted or choice.smoothing)
-        and question.returned is not None
-        and target is not None
-        and question.returned.numel() == 1
-        and is_mean_cross_entropy(question.returned, kept, target)
-    )
-    return Answer(
-        replace(choice, kind=kind, equal=equal, classes=logits.shape[1], columns=columns, prefix=prefix),
-        logits,
-        kept,
-        inputs,
-        labels,
-    )
+    equal = False
+    if question.training and not choice.mixed and target is not None and question.returned is not None:
+        decided = choice.name not in ("", "by_hand") or _differ(kept)
+        equal = decided and question.returned.numel() == 1 and choice.gives(question.returned, kept, target)
+    watch = choice.watch or (choice.by_value and not equal and choice.call is not None)
+    return Answer(replace(choice, equal=equal, watch=watch), logits, kept, inputs, labels)
 
 
-def is_mean_cross_entropy(loss: Tensor, logits: Tensor, target: Tensor) -> bool:
-    """Whether a loss is the mean cross entropy of some logits; waits for a device."""
-    if len(target) != len(logits) or (target.ndim == 2 and target.shape != logits.shape):
-        return False
-    target = target.to(logits.device)
-    if target.ndim == 1 and bool(((target < 0) | (target >= logits.shape[1])).any()):
-        return False
-    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    expected = -F.log_softmax(wide, dim=1)
-    rows = expected.gather(1, target[:, None])[:, 0] if target.ndim == 1 else (expected * target).sum(dim=1)
-    tolerance = 2e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    return bool(torch.isclose(loss.detach().to(rows).reshape(()), rows.mean(), rtol=tolerance, atol=tolerance))
+def _differ(logits: Tensor) -> bool:
+    """Whether cross entropies of rows can differ: otherwise weights and smoothing do not show."""
+    return bool((logits != logits[:1, :1]).any())
+
+
+def _is_close(loss: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
+    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+    return torch.isclose(loss.to(expected), expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+_MEAN = Choice(None, "logits", 0)

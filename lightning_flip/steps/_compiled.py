@@ -14,10 +14,10 @@ _COMPILED = "_torchdynamo_orig_callable"
 
 
 def is_compiled_whole(module: Any) -> bool:
-    """Whether the module's own steps or calls are compiled, so that its forward runs inside of a graph."""
+    """Whether the module, its steps or a method of it are compiled, so that its forward may run inside of a graph."""
     if getattr(module, "_compiler_ctx", None) is not None or getattr(module, "_compiled_call_impl", None) is not None:
         return True
-    return hasattr(getattr(module, "training_step", None), _COMPILED)
+    return any(hasattr(value, _COMPILED) for value in (*vars(module).values(), *vars(type(module)).values()))
 
 
 def has_compiled_parts(module: nn.Module) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.steps._choice import Answer, Choice, Question, choose, choose_at
+from lightning_flip.steps._choice import Answer, Choice, NotSupportedError, Question, choose, choose_at, entered
 from lightning_flip.steps._loss_calls import LossCall
-from lightning_flip.steps._loss_targets import relate
+from lightning_flip.steps._loss_targets import Relation, relate, unsupported
 from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps._search import Output, Search
 from lightning_flip.steps.capture import LogitCapture
@@ -32,6 +32,8 @@ class Found:
         kept: the logits as they were given, where they were copied.
         labels: the loss's own targets, where they count instead of the batch's.
         followed: whether the loss had the targets that are followed.
+        looked: whether that was looked at.
+        moved: whether the loss was given something else than what was caught.
         choice: how they were found.
     """
 
@@ -40,6 +42,8 @@ class Found:
     kept: Tensor | None = None
     labels: Tensor | None = None
     followed: bool = True
+    looked: bool = False
+    moved: bool = False
     choice: Choice | None = None
 
 
@@ -65,7 +69,7 @@ class Finder:
         source: where to take them from.
         name: of the step.
         capture: catches the output that the source names, if it does.
-        settle: told of the choice once it is made.
+        settle: told of the choice once it is made, and of None when it does not hold any longer.
     """
 
     def __init__(
@@ -73,13 +77,15 @@ class Finder:
         source: StepSource,
         name: str,
         capture: LogitCapture | None,
-        settle: Callable[[Finder, Choice], None],
+        settle: Callable[[Finder, Choice | None], None],
     ) -> None:
         self.source = source
         self.takes_output = source.takes_output
         self.name = name
-        self.capture = capture
+        self.capture = self._given = capture
         self.choice: Choice | None = None
+        self.needs_gradient = False  # whether forwards without gradient are none that count
+        self.epoch = -1  # in which it was looked at last
         self.found: Found | None = None  # in the running step
         self.candidates: list[str] = []  # outputs that were seen where nothing was found, as options to paste
         self.steps = 0
@@ -104,12 +110,26 @@ class Finder:
             refuse_rows(capture.other_rows, rows)
             return None
         found = Found(capture.logits, capture.inputs, capture.kept, choice=choice)
-        if sight.looks and choice.call is not None:
-            losses = [call for call in sight.calls if call.is_loss]
-            entered = [call for call in losses if _is_same(capture.output, call.input)]
-            entered = entered or losses[choice.call : choice.call + 1]
-            self._judge(found, [call for call in entered if call.by_hand == (choice.name == "by_hand")], ask())
+        if sight.looks and choice.call is not None and choice.losses:
+            self._look(found, capture, [call for call in sight.calls if call.is_loss], ask)
         return found
+
+    def _look(self, found: Found, capture: LogitCapture, losses: list[LossCall], ask: Callable[[], Question]) -> None:
+        """Make sure that what was caught is what the loss was given, and against which targets."""
+        choice = self.choice
+        assert choice is not None
+        losses = [call for call in losses if call.by_hand == (choice.name == "by_hand")]
+        if not losses:
+            return  # a step without a loss
+        mine = entered(_output_of(capture, None), losses)
+        if mine:
+            self._judge(found, mine, ask())
+            return
+        # The loss is given something else now: the next step is searched.
+        found.followed, found.looked, found.moved = self._given is not None, True, True
+        if self._given is None:
+            self.choice, self.capture = None, None
+            self._settle(self, None)
 
     def _from_output(self, rows: int, output: Any) -> Found | None:
         assert callable(self.source.logits_from)
@@ -148,13 +168,19 @@ class Finder:
             if capture is None:
                 _refuse_all(search, sight.calls, rows)
             return None
+        self.needs_gradient = question.training and answer.logits.requires_grad
         self._settle(self, answer.choice)
         before = question.target
-        if answer.choice.loss_targets and answer.labels is not None and before is not None and before.ndim == 1:
-            self._renaming = dict(zip(before.tolist(), answer.labels.tolist(), strict=True))
+        after = answer.labels if answer.choice.loss_targets else before if answer.choice.doubtful else None
+        if after is not None and before is not None and before.ndim == 1:
+            self._renaming = dict(zip(before.tolist(), after.tolist(), strict=True))
         self._say(answer)
         logits = answer.logits if answer.logits.requires_grad else answer.values
-        return Found(logits, answer.inputs, answer.values, answer.labels, not answer.choice.mixed, answer.choice)
+        choice = answer.choice
+        looked = choice.call is not None
+        found = Found(logits, answer.inputs, answer.values, answer.labels, not choice.mixed, looked)
+        found.choice = choice
+        return found
 
     def _say(self, answer: Answer) -> None:
         choice = answer.choice
@@ -167,7 +193,12 @@ class Finder:
                 f"lightning_flip: {self.name}: the logits are {where}, which is the output of no module; the losses of "
                 "every step are looked at."
             )
-        if self._renaming and self.name == "training_step":
+        if choice.several > 1:
+            rank_zero_warn(
+                f"{self.name} has no loss, and {where} gives {choice.several} outputs in it; the first one is "
+                'recorded. Name another one with logits_from=, such as "net#2", or a function of what the step returns.'
+            )
+        if self._renaming and choice.loss_targets and self.name == "training_step":
             rank_zero_warn(
                 f"{self.name} renames the labels of the batch before the loss; the loss's labels are followed."
             )
@@ -196,24 +227,48 @@ class Finder:
 
     def _judge(self, found: Found, calls: list[LossCall], question: Question) -> None:
         """Hold the targets of the losses that the logits entered against the ones that are followed."""
+        found.looked = True
+        for call in calls:
+            problem = unsupported(call, question.batch, question.target_from, question.rows)
+            if problem is not None:
+                raise NotSupportedError(f"{self.name} is not supported: {problem}")
+            choice = self.choice
+            assert choice is not None
+            relation = relate(call, question.batch, question.target_from, question.rows)
+            if choice.doubtful and relation.kind != "other":
+                self._decide(found, relation, question)
+            elif relation.kind == "batch" and (relation.keys == choice.target or choice.mixed):
+                pass
+            elif (choice.loss_targets and relation.one_hot) or self._renames(question.target, relation.labels):
+                found.labels = relation.labels
+                self.choice = found.choice = replace(choice, loss_targets=True, watch=True)
+            elif question.target_from is None or relation.kind != "renamed":  # else the user says which labels count
+                found.followed = False
+
+    def _decide(self, found: Found, relation: Relation, question: Question) -> None:
+        """Follow the targets that turn out to be the loss's, after batches in which others were equal to them."""
         choice = self.choice
         assert choice is not None
-        for call in calls:
-            relation = relate(call, question.batch, question.target_from, question.rows)
-            if relation.kind == "batch" and (relation.keys == choice.target or choice.mixed):
-                continue
-            renamed = relation.one_hot or self._renames(question.target, relation.labels)
-            if choice.loss_targets and renamed:
-                found.labels = relation.labels
-            else:
-                found.followed = False
+        renamed = relation.kind == "renamed"
+        if relation.keys != choice.target or renamed:
+            found.labels = relation.labels
+            changed = replace(choice, target=() if renamed else relation.keys, loss_targets=renamed)
+            self.choice = found.choice = replace(changed, doubtful=relation.doubtful, watch=True)
+        else:
+            self.choice = replace(choice, doubtful=relation.doubtful)
+            if question.target is not None and question.target.ndim == 1:
+                self._renaming.update(zip(question.target.tolist(), question.target.tolist(), strict=True))
 
     def _renames(self, before: Tensor | None, after: Tensor | None) -> bool:
         """Whether labels are renamed as they were in the steps before."""
-        if before is None or after is None or before.shape != after.shape or before.ndim != 1:
+        if not self._renaming or before is None or after is None or before.shape != after.shape or before.ndim != 1:
             return False
+        renaming = dict(self._renaming)
         pairs = zip(before.tolist(), after.tolist(), strict=True)
-        return all(self._renaming.setdefault(old, new) == new for old, new in pairs)
+        if not all(renaming.setdefault(old, new) == new for old, new in pairs):
+            return False
+        self._renaming = renaming
+        return True
 
 
 def refuse_rows(found: list[int], rows: int) -> None:
@@ -235,12 +290,12 @@ def _refuse_all(search: Search, calls: list[LossCall], rows: int) -> None:
         refuse_rows(counts, rows)
 
 
-def _output_of(capture: LogitCapture, search: Search) -> Output:
-    """The output that a source names, as a search would have seen it."""
+def _output_of(capture: LogitCapture, search: Search | None) -> Output:
+    """What was caught, as a search would have seen it."""
     assert capture.output is not None
-    place = capture.place
-    values = capture.output.detach().clone() if capture.values is None else capture.values
-    made_by = next((given.made_by for given in search.outputs if given.place.path == place.path), None)
+    place, seen = capture.place, [] if search is None else search.outputs
+    values = capture.output.detach() if capture.values is None else capture.values
+    made_by = next((given.made_by for given in seen if given.place.path == place.path), None)
     return Output(place, 0, capture.output, values, capture.inputs, made_by)
 
 
@@ -251,10 +306,6 @@ def _candidates(search: Search, rows: int) -> list[str]:
 
 def _described(place: Place) -> str:
     return "the module's own forward" if place == Place() else f'"{place}"'
-
-
-def _is_same(output: Tensor | None, given: Tensor) -> bool:
-    return output is not None and output.data_ptr() == given.data_ptr() != 0
 
 
 def _lone_column(where: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_flip.steps._backward import in_backward
+from lightning_flip.steps._outputs import address
 
 __all__ = ["LossCall", "LossCalls"]
 
@@ -54,6 +55,7 @@ class LossCall:
     weight: Tensor | None = None
     smoothing: float = 0.0
     reduction: str = "mean"
+    backwards: int = 0  # backward passes of the step before it
 
     @property
     def is_loss(self) -> bool:
@@ -81,10 +83,11 @@ class LossCalls(TorchFunctionMode):
         self.armed = False
         self.needs_gradient = False  # in training a loss without gradient is a metric, or a teacher's
         self.losses_only = False
+        self._backwards = 0
 
     def start(self, *, needs_gradient: bool, losses_only: bool) -> None:
         """Begin a step."""
-        self.calls, self._normalized, self.armed = [], [], True
+        self.calls, self._normalized, self._backwards, self.armed = [], [], 0, True
         self.needs_gradient, self.losses_only = needs_gradient, losses_only
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,7 +95,9 @@ class LossCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.armed or in_backward() or (self.needs_gradient and not torch.is_grad_enabled()):
             return func(*args, **kwargs)
-        if func in _LOSSES:
+        if func is Tensor.backward:
+            self._backwards += 1
+        elif func in _LOSSES:
             self._add(_loss_call(func, args, kwargs))
         elif self.losses_only:
             pass
@@ -108,7 +113,8 @@ class LossCalls(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _add(self, call: LossCall | None) -> None:
-        if call is not None:
+        if call is not None and (call.input.requires_grad or not self.needs_gradient):
+            call.backwards = self._backwards
             self.calls.append(call)
 
     def _by_hand(self, func: Any, args: Any, kwargs: Any) -> LossCall | None:
@@ -130,7 +136,7 @@ class LossCalls(TorchFunctionMode):
 def _loss_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:
     given = _SIGNATURES[func].bind(*args, **kwargs).arguments
     logits, target = given["input"], given["target"]
-    if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
+    if not isinstance(logits, Tensor) or not isinstance(target, Tensor) or not address(logits):
         return None
     weight = given.get("weight")
     if given.get("pos_weight") is not None:
@@ -149,7 +155,7 @@ def _normalizer_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:
     logits = args[0] if args else kwargs.get("input")
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     dim = dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or dim not in (1, -1, None):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or dim not in (1, -1, None) or not address(logits):
         return None
     return LossCall(_NORMALIZERS[func], logits, _copied(logits))
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_flip.data.labels import TARGET_KEYS
 from lightning_flip.steps._loss_calls import LossCall
-from lightning_flip.steps._outputs import Place, tensors_in
+from lightning_flip.steps._outputs import Place, address, tensors_in
 from lightning_flip.steps.targets import find_target
 
 __all__ = ["Relation", "relate", "same", "unsupported"]
@@ -25,7 +26,8 @@ class Relation:
         keys: where the batch keeps them, if that is not the usual place.
         labels: the loss's targets, labels ``[B]`` or distributions ``[B, K]``.
         smoothing: 1 minus the weight of the labels that the targets spread over other classes.
-        one_hot: whether the batch has them as zeros and ones, of which a loss for several labels was given.
+        one_hot: whether the batch has them as zeros and ones, and the loss as labels.
+        doubtful: whether another batch may show that they are something else.
     """
 
     kind: str
@@ -33,30 +35,43 @@ class Relation:
     labels: Tensor | None = None
     smoothing: float = 0.0
     one_hot: bool = False
+    doubtful: bool = False
+
+    @property
+    def rank(self) -> int | None:
+        """The lower, the more these are the batch's labels; None if they are none of them."""
+        return None if self.kind == "other" else 2 if self.kind == "renamed" else 1 if self.keys else 0
 
 
 def relate(call: LossCall, batch: Any, target_from: Any, rows: int) -> Relation:
-    """Hold a loss's target against the batch; waits for a device where memory does not tell."""
-    assert call.target is not None
-    labels, smoothing = _as_targets(call)
-    if labels is None or len(labels) != rows:
-        return Relation("other", labels=labels)
+    """Hold a loss's target against the batch: by memory first, then by value, which waits for a device."""
+    target = call.target
+    assert target is not None
+    binary = call.name.startswith("binary")
     usual = _usual(batch, target_from)
     if usual is not None and len(usual) > rows:
         usual = usual[:rows]  # graphs that were sampled around their first nodes
-    if usual is not None and usual.shape == call.target.shape and usual.ndim == 2 and bool(same(usual, call.target)):
-        one_hot = call.name.startswith("binary") and labels.ndim == 1
-        return Relation("renamed", labels=labels, one_hot=True) if one_hot else Relation("batch", labels=usual)
-    if usual is not None and (same_memory(usual, call.target) or bool(same(labels, usual))):
-        return Relation("batch", labels=usual, smoothing=smoothing)
-    if target_from is None:
-        for keys, part in _parts(batch):
-            if same_memory(part, call.target) and keys and _plain(part) is not None:
-                return Relation("batch", keys, _plain(part), smoothing)
-        for keys, part in _parts(batch):
-            plain = _plain(part)
-            if keys and plain is not None and len(plain) >= rows and bool(same(labels, plain[:rows])):
-                return Relation("batch", keys, plain[:rows], smoothing)
+    if usual is not None and same_memory(usual, target) and not (binary and usual.ndim == 2):
+        return Relation("batch", labels=usual)
+    parts = [] if target_from is not None else [(keys, _plain(part), part) for keys, part in _parts(batch)]
+    for keys, plain, part in parts:
+        if plain is not None and same_memory(part, target) and not (binary and plain.ndim == 2):
+            return Relation("batch", () if keys == _usual_keys(batch) else keys, plain)
+    labels, smoothing = _as_targets(call)
+    if labels is None or len(labels) != rows:
+        return Relation("other", labels=labels)
+    equal = [(keys, plain[:rows]) for keys, plain, _ in parts if plain is not None and len(plain) >= rows]
+    equal = [(keys, plain) for keys, plain in equal if bool(same(labels, plain))]
+    doubtful = smoothing > 0 or len(equal) > 1 or bool((labels == labels[:1]).all())
+    if usual is not None and bool(same(labels, usual)):
+        return Relation("batch", (), usual, smoothing, doubtful=doubtful)
+    if equal:
+        return Relation("batch", *equal[0], smoothing, doubtful=doubtful)
+    if usual is not None and usual.ndim == 2:
+        if usual.shape == target.shape and bool(same(usual, target)) and not binary:
+            return Relation("batch", labels=usual)
+        if labels.ndim == 1 and bool(same(labels, _unsmoothed(usual)[0])):
+            return Relation("renamed", labels=labels, smoothing=smoothing, one_hot=True)
     if usual is not None and usual.ndim == 1 and usual.shape == labels.shape and _is_function(usual, labels):
         return Relation("renamed", labels=labels, smoothing=smoothing)
     return Relation("other", labels=labels)
@@ -71,7 +86,7 @@ def same(first: Tensor, second: Tensor) -> Tensor:
 
 def same_memory(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors begin at the same place and have as many elements."""
-    return first.data_ptr() == second.data_ptr() != 0 and first.numel() == second.numel()
+    return address(first) == address(second) != 0 and first.numel() == second.numel()
 
 
 def unsupported(call: LossCall, batch: Any, target_from: Any, rows: int) -> str | None:
@@ -83,9 +98,10 @@ def unsupported(call: LossCall, batch: Any, target_from: Any, rows: int) -> str 
             f"{call.name} was given inputs of shape {list(call.input.shape)}: labels of tokens or pixels. One "
             "prediction a sample is expected."
         )
-    if call.name.startswith("binary") and call.input.ndim == 2 and call.input.shape[1] > 1 and len(target) == rows:
-        sums = (target > 0.5).sum(dim=1) if target.shape == call.input.shape else None
-        if sums is not None and bool((sums != 1).any()):
+    several = call.name.startswith("binary") and call.input.ndim == 2 and call.input.shape[1] > 1
+    if several and target.shape == call.input.shape and len(target) == rows:
+        whole = ((target == 0) | (target == 1)).all()  # mixtures and smoothed targets are something else
+        if bool(whole & (target.sum(dim=1) != 1).any()):
             return "the targets have several labels a sample, or none (multi-label). One label a sample is expected."
     if call.input.ndim == 2 and len(call.input) != rows and target.ndim == 1:
         usual = _raw(batch, target_from)
@@ -135,6 +151,12 @@ def _usual(batch: Any, target_from: Any) -> Tensor | None:
         return None
 
 
+def _usual_keys(batch: Any) -> tuple[str | int, ...]:
+    """Where :func:`find_target` looks in a batch of several parts."""
+    names = [] if type(batch) in (tuple, list) else [keys[0] for keys, _ in _parts(batch) if keys]
+    return (next((key for key in TARGET_KEYS if key in names), 1),)
+
+
 def _raw(batch: Any, target_from: Any) -> Tensor | None:
     for keys, part in _parts(batch):
         if keys in ((1,), ("target",), ("label",), ("labels",), ("y",)):
@@ -157,12 +179,14 @@ def _plain(part: Any) -> Tensor | None:
 
 
 def _is_function(before: Tensor, after: Tensor) -> bool:
-    """Whether labels were renamed or merged: equal labels have equal images, and not all have the same."""
+    """Whether labels were renamed or merged: equal ones have equal images. A batch of one class may be renamed, too."""
     pairs: dict[int, int] = {}
     for old, new in zip(before.tolist(), after.tolist(), strict=True):
         if pairs.setdefault(old, new) != new:
             return False
-    return len(set(pairs.values())) > 1
+    if len(after) > 2 and after.tolist() == list(range(len(after))):
+        return False  # positions in the batch, as contrastive losses have them
+    return len(pairs) == 1 or len(set(pairs.values())) > 1
 
 
 def target_of(batch: Any, keys: tuple[str | int, ...], target_from: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "Place", "as_logits", "kind_of_values", "tensors_in", "two_dimensional"]
+__all__ = ["KINDS", "Place", "address", "as_logits", "kind_of_values", "tensors_in", "two_dimensional"]
 
 #: What outputs may be; one column counts as the logit or the probability of the second of two classes.
 KINDS = ("logits", "log_probs", "probs")
@@ -87,6 +87,14 @@ def tensors_in(output: Any, depth: int = 2) -> Iterator[tuple[tuple[str | int, .
     for key, part in parts:
         for keys, tensor in tensors_in(part, depth - 1):
             yield (key, *keys), tensor
+
+
+def address(tensor: Tensor) -> int:
+    """Where the numbers of a tensor begin in memory; 0 for tensors without memory, as those under ``torch.func``."""
+    try:
+        return tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
 
 
 def two_dimensional(output: Tensor) -> Tensor | None:

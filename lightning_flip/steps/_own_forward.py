@@ -53,6 +53,11 @@ class OwnForward:
             else:
                 held["forward"] = self._before
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_forward", "_module"):  # while it is copied
+            raise AttributeError(name)
+        return self._forward if name == "__wrapped__" else getattr(self._forward, name)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward."""
         # What in_backward() asks, without a call: this runs in every step.

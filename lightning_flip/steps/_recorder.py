@@ -10,12 +10,14 @@ from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.steps._block import Block, Moment
-from lightning_flip.steps._choice import is_mean_cross_entropy
+from lightning_flip.steps._choice import Choice
+from lightning_flip.steps._finder import Found
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
 from lightning_flip.steps.checks import ValueChecks
@@ -50,8 +52,8 @@ class Reader(Protocol):
     def skip(self, split: str) -> None:
         """Hear that steps have distributions as targets, which it does not take."""
 
-    def leaves_out(self, split: str, problem: str) -> bool:
-        """Hear that losses of steps had other targets; False if the rows of such steps are wanted all the same."""
+    def leaves_out(self, split: str, problem: str, *, sure: bool) -> bool:
+        """Hear that losses of steps had other targets, or may have; False if their rows are wanted all the same."""
 
     def nothing_recorded(self, split: str, reason: str) -> None:
         """Hear that a pass has ended of which no row was recorded."""
@@ -81,6 +83,7 @@ class _Feed:
         self.copied = False  # whether they are in the block already
         self.steps = self.rows = 0  # of the running pass
         self.reason = ""  # why there are no rows
+        self.choice: Choice | None = None  # how its logits were found last
         self.taken_for: Callable[[], object] = _nothing  # the batch whose rows were taken; it is not kept alive
 
     def catch(self, logits: Tensor) -> None:
@@ -201,17 +204,14 @@ class Recorder:
         feed.steps += 1
         caught = running.find(source)
         if caught is None:
-            feed.reason = "the steps returned None, and no logits were found in them"
+            feed.reason = f"the steps returned None, and {running.nothing_found(source)}"
             return
         found, target = caught
         assert target is not None  # data to predict are not recorded
+        feed.choice = found.choice
         logits = found.logits
         kept = found.kept if kept is None else kept
-        loss = running.loss if found.choice is not None and found.choice.equal else None
-        if not found.followed:
-            moment = moment._replace(followed=False)
-        elif loss is not None and loss.ndim == 0 and target.ndim == 1:
-            moment = moment._replace(compared=True)
+        moment, loss = self._checked(feed, found, target, moment)
         readers = feed.readers
         if target.ndim > 1:
             readers = [reader for reader in readers if reader.takes_distributions]
@@ -231,11 +231,6 @@ class Recorder:
                     self._hand_out(feed, alone, [*others, *feed.watchers])
                 return
         samples = running.arrival.samples(source) if readers else []
-        if moment.compared and loss is not None and (feed.watchers or len(samples) < len(target)):
-            # Nobody waits for a block, or the loss has padding in it that the rows will not have.
-            moment = moment._replace(compared=False, followed=is_mean_cross_entropy(loss, logits, target))
-            if not moment.followed:
-                self._captures.watch_losses(source)
         if samples:
             block = feed.filling
             dataset = running.arrival.dataset(source)
@@ -252,6 +247,23 @@ class Recorder:
             alone = self._alone(feed, logits.clone() if feed.copied else logits, moment, epoch)
             feed.shown = None if alone is None else (alone, moment)
             self._show(feed)
+
+    def _checked(self, feed: _Feed, found: Found, target: Tensor, moment: Moment) -> tuple[Moment, Tensor | None]:
+        """Whether the loss of a step had the followed targets, or the loss that tells it when a block is read."""
+        choice, loss = found.choice, self._running.loss
+        if choice is None or choice.call is None:
+            return moment, None
+        if not found.followed:
+            return moment._replace(followed=False, moved=found.moved), None
+        if not choice.equal or loss is None or loss.numel() != 1:
+            return moment._replace(verified=found.looked or feed.split != "train"), None
+        padded = self._running.arrival.padding(feed.source) > 0
+        if not (found.looked or padded or feed.watchers):
+            return moment._replace(compared=True), loss
+        if not choice.gives(loss, found.logits if found.kept is None else found.kept, target):
+            self._captures.watch_losses(feed.source)
+            moment = moment._replace(followed=found.looked)  # then it is another loss of the same targets
+        return moment, None
 
     def _place(self, feed: _Feed, logits: Tensor, target: Tensor, dataset: Any, epoch: int) -> Block:
         """The block for a step whose logits are not in one yet, and a copy of them in it."""
@@ -291,7 +303,7 @@ class Recorder:
         if feed.shown is None or self._under_way(feed.shown[1]):
             return
         (step, moment), feed.shown = feed.shown, None
-        others = [] if moment.followed else [0]
+        others = ([], True) if moment.followed else ([0], not moment.moved)
         with _plainly():
             for reader in feed.watchers:
                 if step.has_labels or reader.takes_distributions:
@@ -407,9 +419,7 @@ class Recorder:
             if bad is not None:
                 errors.append(ValueError(problem))
             shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
-            others = (
-                self._steps_with_other_targets(feed, shown, moments, losses, block.tolerance) if bad is None else []
-            )
+            others = ([], True) if bad is not None else self._left_out(feed, shown, moments, losses, block.tolerance)
             for reader in feed.readers if len(shown.index) else ():
                 if shown.has_labels or reader.takes_distributions:
                     try:
@@ -425,32 +435,48 @@ class Recorder:
         for problem_found in errors:  # another exception is in flight, and it is the one that counts
             rank_zero_warn(f"{type(problem_found).__name__} while the last rows were read: {problem_found}")
 
-    def _steps_with_other_targets(
+    def _left_out(
         self, feed: _Feed, step: SampleStep, moments: list[Moment], losses: Tensor, tolerance: float
-    ) -> list[int]:
-        """Positions of the steps whose loss had other targets than the ones that are followed."""
+    ) -> tuple[list[int], bool]:
+        """Positions of the steps whose loss had other targets than the followed ones, and whether that is sure."""
         others = [position for position, moment in enumerate(moments) if not moment.followed]
-        if any(moment.compared for moment in moments):
-            ends = np.cumsum([moment.rows for moment in moments])
-            starts = ends - [moment.rows for moment in moments]
-            means = np.add.reduceat(step.predictions.cross_entropy.double().cpu().numpy(), starts) / (ends - starts)
-            apart = ~np.isclose(losses.double().cpu().numpy(), means, rtol=tolerance, atol=tolerance, equal_nan=True)
-            found = [position for position, moment in enumerate(moments) if moment.compared and apart[position]]
-            if found:
-                self._captures.watch_losses(feed.source)
-            others = sorted({*others, *found})
-        return others
-
-    def _give_to(self, reader: Reader, feed: _Feed, step: SampleStep, moments: list[Moment], others: list[int]) -> None:
-        problem = (
-            f"the losses of {len(others)} of {len(moments)} steps (epoch {step.epoch}) were given other targets than "
-            "the batch's labels, as MixUp or CutMix do inside of a step, or were no mean cross entropy any more"
+        if others:  # then nobody knows of those at which nobody looked
+            others = [place for place, moment in enumerate(moments) if not moment.followed or not moment.verified]
+        sure = any(not moment.followed and not moment.moved for moment in moments)
+        if not any(moment.compared for moment in moments):
+            return others, sure
+        ends = np.cumsum([moment.rows for moment in moments])
+        starts = ends - [moment.rows for moment in moments]
+        apart = ~np.isclose(
+            losses.double().cpu().numpy(),
+            _losses_of(feed.choice, step, starts, ends),
+            rtol=tolerance,
+            atol=tolerance,
+            equal_nan=True,
         )
-        if not others or not reader.leaves_out(feed.split, problem):
+        found = [position for position, moment in enumerate(moments) if moment.compared and apart[position]]
+        if found:
+            self._captures.watch_losses(feed.source)
+        return sorted({*others, *found}), sure
+
+    def _give_to(
+        self,
+        reader: Reader,
+        feed: _Feed,
+        step: SampleStep,
+        moments: list[Moment],
+        left_out: tuple[list[int], bool],
+    ) -> None:
+        others, sure = left_out
+        what = "were given other targets than the batch's labels, as MixUp and CutMix give them inside of a step"
+        if not sure:
+            what = "were not what they were in the first step: of other logits, of a mixture, or with a term added"
+        problem = f"the losses of {len(others)} of {len(moments)} steps (epoch {step.epoch}) {what}"
+        if not others or not reader.leaves_out(feed.split, problem, sure=sure):
             feed.rows += len(step.index)
             reader.read(feed.split, feed.loader, step)
             return
-        feed.reason = "the losses of its steps had other targets than the batch's labels"
+        feed.reason = f"the losses of its steps {what}"
         keep = np.repeat([position not in others for position in range(len(moments))], [m.rows for m in moments])
         if keep.any():
             feed.rows += int(keep.sum())
@@ -463,6 +489,19 @@ class Recorder:
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         return bool(progress.total.processed == last.processed)
+
+
+def _losses_of(
+    choice: Choice | None, step: SampleStep, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The loss of each step of a block, as it was called in the first one."""
+    if choice is None or choice.plain:
+        rows = step.predictions.cross_entropy.double().cpu().numpy()
+        return np.asarray(np.add.reduceat(rows, starts) / (ends - starts), dtype=np.float64)
+    each = [
+        choice.loss(step.logits[a:b], step.target[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+    return np.array([np.nan if loss is None else float(loss) for loss in each], dtype=np.float64)
 
 
 def _nothing() -> None:

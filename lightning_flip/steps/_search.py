@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -69,8 +70,7 @@ class Search:
         self.outputs: list[Output] = []
         self._counts: dict[str, int] = {}
         self._entered: list[str | None] = []  # what made the inputs of the modules that are running
-        self._made: dict[int, str] = {}  # by memory
-        self._kept: list[Any] = []  # so that no memory is used twice
+        self._made: dict[int, tuple[weakref.ref[Tensor], str]] = {}  # by memory, while that is in use
         self._given: set[int] = set()
         self.closed = False
 
@@ -121,19 +121,26 @@ class Search:
 
     def _maker(self, inputs: Any) -> str | None:
         for value in tree_leaves(inputs):
-            if isinstance(value, Tensor) and _memory(value) not in self._given and _memory(value) in self._made:
-                return self._made[_memory(value)]
+            if not isinstance(value, Tensor) or _memory(value) in self._given:
+                continue
+            alive, name = self._made.get(_memory(value), (_nothing, None))
+            if alive() is not None:
+                return name
         return None
 
     def _note(self, path: str, args: Any, kwargs: Any, output: Any) -> None:
         made_by, depth = self._entered.pop(), len(self._entered)
-        call = self._counts[path] = self._counts.get(path, 0) + 1
+        counts = torch.is_grad_enabled() or not self.calls.needs_gradient  # else it is a teacher's, or a metric's
+        call = self._counts[path] = self._counts.get(path, 0) + counts
         for keys, tensor in tensors_in(output):
-            self._kept.append(tensor)
-            self._made[_memory(tensor)] = path
-            if two_dimensional(tensor) is not None:
+            self._made[_memory(tensor)] = weakref.ref(tensor), path
+            if counts and two_dimensional(tensor) is not None:
                 place = Place(path, keys, call)
                 self.outputs.append(Output(place, depth, tensor, tensor.detach().clone(), (args, kwargs), made_by))
+
+
+def _nothing() -> None:
+    return None
 
 
 def _memory(tensor: Tensor) -> int:

@@ -49,6 +49,12 @@ class Arrival:
             self.plain = tree_map(_plain, data, is_leaf=_is_indexed)
 
     @property
+    def loader(self) -> int | None:
+        """The number of the loader, where the batch comes from one."""
+        part = self._parts.get(None) if self._single else None
+        return None if part is None else part.loader
+
+    @property
     def single(self) -> bool:
         """Whether the batch is of one loader, and not a collection of several loaders' batches."""
         return self._single

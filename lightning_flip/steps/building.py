@@ -191,7 +191,7 @@ class RunningStep:
                 return None  # the step chose to do nothing
             if self._name != "predict_step":
                 find_target(batch, source.target_from)  # says more, if there is none
-            raise RuntimeError(self._nothing_caught(source))
+            raise RuntimeError(self.nothing_found(source))
         logits, target = found.logits, found.labels
         if target is None:
             if self._name == "predict_step":
@@ -280,7 +280,15 @@ class RunningStep:
                 return None
             raise
 
-    def _nothing_caught(self, source: StepSource) -> str:
+    def nothing_found(self, source: StepSource) -> str:
+        """The words for a step without logits.
+
+        Args:
+            source: where they were looked for.
+
+        Returns:
+            An error's text, with the outputs that were seen as options to paste.
+        """
         where = "" if source.logits_from is None else f" from logits_from={source.logits_from!r}"
         candidates = self._captures.candidates(source)
         listed = (
@@ -292,4 +300,5 @@ class RunningStep:
             f"no logits [B, K] were found{where} in {self._name}. They are found where they enter cross_entropy, "
             "nll_loss, binary_cross_entropy or log_softmax, or where the returned loss is the mean cross entropy of "
             f"one output. {listed}. Name one of them, or pass a function of the step's output: logits_from=."
+            f"{self._captures.hint}"
         )

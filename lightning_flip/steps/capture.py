@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_flip.steps._backward import in_backward
@@ -76,7 +77,8 @@ class LogitCapture:
         self.sinks: list[Callable[[Tensor], None]] = []
         self.inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.other_rows: list[int] = []
-        self.prefix = False  # whether the forward may give more rows than the batch has
+        self.prefix = False  # whether the forward gives more rows than the batch has
+        self.needs_gradient = False  # forwards without gradient are a teacher's, or a metric's
         self._expected_rows = -1
         self._outermost_is_step = False
         self._depth = self._calls = 0
@@ -133,7 +135,7 @@ class LogitCapture:
             self._depth -= 1
             if self._depth < 1:
                 return
-        if self.output is not None or not self.armed:
+        if self.output is not None or not self.armed or (self.needs_gradient and not torch.is_grad_enabled()):
             return
         if type(output) is not Tensor or not self._simple:
             output = self._picked(output)

@@ -23,7 +23,9 @@ from lightning_flip.steps.source import StepSource
 
 __all__ = ["Captures", "Found", "Inputs"]
 
-_LOOK_AGAIN = 63  # steps between two looks at the loss's targets; odd, so that what alternates does not hide
+# Steps between two looks at the losses, where the returned loss tells of other targets and where it does not; odd, so
+# that what alternates does not hide.
+_LOOK_AGAIN, _LOOK_OFTEN = 63, 7
 
 
 class Captures:
@@ -38,7 +40,7 @@ class Captures:
         self._sources: list[StepSource] = []
         self._finders: dict[tuple[StepSource, str], Finder] = {}
         self._of_step: dict[str, list[Finder]] = {}
-        self._name = ""
+        self._name = ""  # of the running step, and for evaluations the number of its loader
         self._captures: list[LogitCapture] = []
         self._features: dict[StepSource, FeatureCapture] = {}
         self._sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]] = ()
@@ -48,6 +50,7 @@ class Captures:
         self._whole = is_compiled_whole(module)
         self._parts: bool | None = None
         self._running: list[LogitCapture | FeatureCapture] = []
+        self._always = False  # look in every step, since compiled code notices when that changes
         self._looking = False  # whether the calls of losses are recorded in the running step
 
     def add(self, source: StepSource) -> None:
@@ -100,6 +103,8 @@ class Captures:
         wrapped: bool,
         copies: bool,
         searches: bool = True,
+        loader: int | None = None,
+        epoch: int = 0,
     ) -> bool:
         """Begin a step.
 
@@ -110,14 +115,18 @@ class Captures:
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
             copies: keep a copy of the logits, as evaluation does, whose steps are recorded after they end.
             searches: whether to look for the logits where nobody knows yet where they are; not in a sanity check.
+            loader: number of the loader of an evaluation, which may have a head of its own.
+            epoch: number of the epoch, whose first step is looked at.
 
         Returns:
             Whether the step has to run in :meth:`looking`.
         """
-        finders = self._of_step.get(name)
+        trains = name == "training_step"
+        key = name if trains or loader is None else f"{name} {loader}"
+        finders = self._of_step.get(key)
         if finders is None:
-            finders = self._of_step[name] = [self._finder(source, name) for source in self._sources]
-        self._name, self._search = name, None
+            finders = self._of_step[key] = [self._finder(source, key) for source in self._sources]
+        self._name, self._search = key, None
         running = self._running = []
         looks = False
         for finder in finders:
@@ -128,18 +137,24 @@ class Captures:
             capture, choice = finder.capture, finder.choice
             if capture is not None:
                 capture.settling = choice is None
+                capture.kind = None if choice is None else choice.kind
+                capture.prefix = choice is not None and choice.prefix
+                capture.needs_gradient = finder.needs_gradient
                 capture.copies = copies
                 capture.arm(count, outermost_is_step=wrapped and capture.module is self._module)
                 running.append(capture)
             finder.steps += 1
-            if choice is None and (not searches or (finder.unasked > 2 and name == "training_step")):
+            if choice is None and (not searches or (finder.unasked > 2 and trains)):
                 pass  # nobody reads these steps
             elif choice is None:
                 looks = True
                 if self._search is None and not finder.takes_output:
                     self._search = Search(self._module, self._calls)
-            elif choice.watch or (finder.steps % _LOOK_AGAIN == 0 and self._may_look_again(finder)):
+            elif choice.watch or self._always:
                 looks = True
+            elif finder.epoch != epoch or finder.steps % (_LOOK_AGAIN if choice.equal else _LOOK_OFTEN) == 0:
+                looks = self._may_look_again(finder) or looks
+                finder.epoch = epoch
             finder.unasked += choice is None
             if finder.source.features_from is not None:
                 features = self._features[finder.source]
@@ -152,7 +167,7 @@ class Captures:
         """Whether the loss can be looked at once more, and somebody reads the step."""
         assert finder.choice is not None
         read = finder.name != "training_step" or (finder.capture is not None and bool(finder.capture.sinks))
-        return read and finder.choice.call is not None and not self._compiled
+        return read and finder.choice.losses and finder.choice.call is not None and not self._compiled
 
     @contextlib.contextmanager
     def looking(self, batch: Any) -> Iterator[None]:
@@ -253,6 +268,8 @@ class Captures:
                 finder.found = finder.find(rows, output, ask, Sight(self._looking, self._calls.calls, self._search))
             finally:
                 self._calls.armed = armed and finder.found is None
+            if self._search is not None and all(other.choice for other in self._of_step.get(self._name, ())):
+                self._search = None  # it holds what the modules gave
         return finder.found
 
     def kept(self, source: StepSource) -> Tensor | None:
@@ -261,8 +278,8 @@ class Captures:
         Args:
             source: where they were taken from.
         """
-        finder = self._finders[source, self._name]
-        return None if finder.found is None else finder.found.kept
+        found = self.found(source)
+        return None if found is None else found.kept
 
     def found(self, source: StepSource) -> Found | None:
         """What was found in the running step, if somebody asked.
@@ -300,6 +317,13 @@ class Captures:
             source: where the logits were looked for.
         """
         return self._finders[source, self._name].candidates
+
+    @property
+    def hint(self) -> str:
+        """What else there is to say where nothing was found."""
+        if not self._compiled:
+            return ""
+        return " Parts of the module are compiled: what they call as self.forward(x) cannot be seen; write self(x)."
 
     def features(self, source: StepSource) -> Tensor | None:
         """The features of the step.
@@ -344,8 +368,12 @@ class Captures:
             finder = self._finders[source, name] = Finder(source, name, capture, self._settle)
         return finder
 
-    def _settle(self, finder: Finder, choice: Choice) -> None:
+    def _settle(self, finder: Finder, choice: Choice | None) -> None:
         """Take the logits of later steps where they were found in this one."""
+        if choice is None:
+            self._connect()
+            return
+        self._always = self._always or (choice.watch and self._compiled)
         if choice.place is None and self._compiled:
             raise RuntimeError(
                 f"the logits of {finder.name} are made in the step and are the output of no module, and parts of the "
@@ -355,11 +383,8 @@ class Captures:
         finder.choice = choice
         if finder.name == "training_step" or recall(self._module) is None:
             remember(self._module, choice)
-        if finder.capture is not None:
-            finder.capture.kind = choice.kind
-        elif choice.place is not None and not finder.takes_output:
+        if finder.capture is None and choice.place is not None and not finder.takes_output:
             finder.capture = self._capture_at(choice.place, choice.kind)
-            finder.capture.prefix = True
         self._connect()
 
     def _late(self, source: StepSource) -> Finder:

@@ -131,6 +131,7 @@ class WrappedTrainer:
             self._steps_since_check += 1
             if self._steps_since_check >= self._check_every:
                 self.check()
+            loader = None if trains else running.arrival.loader
             recorded = trains and recorder.begin_training_step()
             if not trains:
                 recorder.begin_evaluation_step()
@@ -143,6 +144,8 @@ class WrappedTrainer:
                 wrapped=wraps,
                 copies=not trains,
                 searches=trains or not self._in_sanity_check(),
+                loader=loader,
+                epoch=module.current_epoch,
             )
             try:
                 if looks:

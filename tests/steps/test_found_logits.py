@@ -169,7 +169,7 @@ def test_equal_cross_entropies_do_not_decide() -> None:
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"weighted": True}, "It has class weights"),
+        ({"weight": torch.ones(3)}, "It has class weights"),
         ({"smoothing": 0.1}, r"It has label smoothing of 0\.1"),
         ({"reduction": "sum"}, "It has the sum over the batch"),
         ({"mixed": True}, r"It has other targets .*mixing"),
@@ -180,26 +180,6 @@ def test_it_says_what_it_found_even_where_the_numbers_agree(facts: dict[str, Any
     choice = Choice(Place(), "logits", 3, **facts)
     with pytest.raises(ValueError, match=said):
         check_base_loss(torch.tensor(1.0), torch.ones(4), torch.float32, "M", choice)
-
-
-# -- losses that change ------------------------------------------------------------------------------------
-
-
-class Regularized(styles.Plain):
-    """Adds a term from its second epoch on."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = super().training_step(batch, batch_idx)
-        return loss + 0.1 * (self.current_epoch > 0) * sum(w.square().sum() for w in self.parameters())
-
-
-def test_a_term_that_comes_later_costs_one_block(tmp_path: Path) -> None:
-    module = made(Regularized)
-    trainer = trainer_for(module, PredictionHistory(tmp_path), max_epochs=4)
-    with pytest.warns(UserWarning, match=r"the losses of 5 of 5 steps \(epoch 1\) .*no mean cross entropy any more"):
-        trainer.fit(module, loader(Style(Regularized)))
-    module.seen = [note for note in module.seen if note.epoch != 1]
-    assert_recorded(tmp_path, module)
 
 
 # -- ranks and resumption ------------------------------------------------------------------------------------
