@@ -25,7 +25,7 @@ class Moment(NamedTuple):
     processed: int  # batches that training was through with
     followed: bool = True  # whether its loss had the targets that are followed
     compared: bool = False  # whether its loss is kept, and has to be that of its rows
-    verified: bool = True  # whether anybody has looked, or needs not to
+    looked: bool = True  # whether its targets were looked at, or need not be
     moved: bool = False  # whether its loss was given something else than what was caught
 
 

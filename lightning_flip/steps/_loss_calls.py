@@ -42,6 +42,8 @@ _NORMALIZERS = {
 # What a loss written by hand does with log-probabilities and its targets.
 _PRODUCTS = {torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__}
 _PICKS = {torch.gather, Tensor.gather}
+_FEW = frozenset({*_LOSSES, Tensor.backward})
+_ALL = frozenset({*_FEW, *_NORMALIZERS, *_PRODUCTS, *_PICKS, F.kl_div})
 
 
 @dataclass(eq=False)
@@ -91,16 +93,18 @@ class LossCalls(TorchFunctionMode):
         self.needs_gradient, self.losses_only = needs_gradient, losses_only
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Record the call if it is one of a loss, and make it."""
-        kwargs = kwargs or {}
-        if not self.armed or in_backward() or (self.needs_gradient and not torch.is_grad_enabled()):
+        """Make the call, and record it if it is one of a loss; every call of PyTorch in the step passes here."""
+        if self.armed and func in (_FEW if self.losses_only else _ALL):
+            return self._recorded(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if in_backward() or (self.needs_gradient and not torch.is_grad_enabled()):
             return func(*args, **kwargs)
         if func is Tensor.backward:
             self._backwards += 1
         elif func in _LOSSES:
             self._add(_loss_call(func, args, kwargs))
-        elif self.losses_only:
-            pass
         elif func in _NORMALIZERS:
             call = _normalizer_call(func, args, kwargs)
             self._add(call)
@@ -108,7 +112,7 @@ class LossCalls(TorchFunctionMode):
             if call is not None and call.name == "log_softmax":
                 self._normalized.append((output, call))
             return output
-        elif self._normalized and (func in _PRODUCTS or func in _PICKS or func is F.kl_div):
+        elif self._normalized:
             self._add(self._by_hand(func, args, kwargs))
         return func(*args, **kwargs)
 

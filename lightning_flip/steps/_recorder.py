@@ -84,6 +84,7 @@ class _Feed:
         self.steps = self.rows = 0  # of the running pass
         self.reason = ""  # why there are no rows
         self.choice: Choice | None = None  # how its logits were found last
+        self.looked_at = -1  # the epoch in which its loss was compared at once
         self.taken_for: Callable[[], object] = _nothing  # the batch whose rows were taken; it is not kept alive
 
     def catch(self, logits: Tensor) -> None:
@@ -208,36 +209,22 @@ class Recorder:
             return
         found, target = caught
         assert target is not None  # data to predict are not recorded
-        feed.choice = found.choice
-        logits = found.logits
         kept = found.kept if kept is None else kept
-        moment, loss = self._checked(feed, found, target, moment)
-        readers = feed.readers
-        if target.ndim > 1:
-            readers = [reader for reader in readers if reader.takes_distributions]
-            for reader in (*feed.readers, *feed.watchers):
-                if not reader.takes_distributions:
-                    reader.skip(feed.split)
-                    feed.rows += 1  # and it has been said
-        logits = logits.detach() if kept is None else kept
-        for term in feed.declining:
-            if term.declines(running.arrival):
-                for earlier in list(feed.blocks.values()):
-                    self._read(feed, earlier)
-                alone = self._alone(feed, logits, moment, epoch)
-                if alone is not None:
-                    feed.rows += len(alone.index)
-                    others = [reader for reader in feed.readers if reader is not term]
-                    self._hand_out(feed, alone, [*others, *feed.watchers])
-                return
-        samples = running.arrival.samples(source) if readers else []
-        if samples:
+        logits = found.logits.detach() if kept is None else kept
+        readers = feed.readers if target.ndim == 1 else self._who_take_distributions(feed)
+        if feed.declining and self._is_declined(feed, logits, moment, epoch):
+            return
+        samples, loss = running.arrival.samples(source), None
+        choice = feed.choice = found.choice
+        if choice is not None and choice.call is not None:
+            moment, loss = self._checked(feed, found, target, moment, len(samples))
+        if samples and readers:
             block = feed.filling
             dataset = running.arrival.dataset(source)
             if block is None or not (feed.copied and block.fits(target, dataset, epoch)):
                 block = self._place(feed, logits, target, dataset, epoch)
             moment = moment._replace(rows=len(samples))
-            block.add(target, samples, moment, loss if moment.compared else None)
+            block.add(target, samples, moment, loss)
         elif readers:  # of padding alone: other ranks have rows, and all have to join in what follows a pass
             nothing = self._alone(feed, logits, moment, epoch)
             if nothing is not None:
@@ -248,18 +235,45 @@ class Recorder:
             feed.shown = None if alone is None else (alone, moment)
             self._show(feed)
 
-    def _checked(self, feed: _Feed, found: Found, target: Tensor, moment: Moment) -> tuple[Moment, Tensor | None]:
+    @staticmethod
+    def _who_take_distributions(feed: _Feed) -> list[Reader]:
+        """The readers of a step whose targets are distributions; the others hear of it."""
+        for reader in (*feed.readers, *feed.watchers):
+            if not reader.takes_distributions:
+                reader.skip(feed.split)
+                feed.rows += 1  # and it has been said
+        return [reader for reader in feed.readers if reader.takes_distributions]
+
+    def _is_declined(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int) -> bool:
+        """Whether a reader leaves the step out, which the others are then given by itself."""
+        for term in feed.declining:
+            if not term.declines(self._running.arrival):
+                continue
+            for earlier in list(feed.blocks.values()):
+                self._read(feed, earlier)
+            alone = self._alone(feed, logits, moment, epoch)
+            if alone is not None:
+                feed.rows += len(alone.index)
+                others = [reader for reader in feed.readers if reader is not term]
+                self._hand_out(feed, alone, [*others, *feed.watchers])
+            return True
+        return False
+
+    def _checked(
+        self, feed: _Feed, found: Found, target: Tensor, moment: Moment, rows: int
+    ) -> tuple[Moment, Tensor | None]:
         """Whether the loss of a step had the followed targets, or the loss that tells it when a block is read."""
         choice, loss = found.choice, self._running.loss
-        if choice is None or choice.call is None:
-            return moment, None
+        assert choice is not None
         if not found.followed:
             return moment._replace(followed=False, moved=found.moved), None
+        moment = moment._replace(looked=found.looked or feed.split != "train")
         if not choice.equal or loss is None or loss.numel() != 1:
-            return moment._replace(verified=found.looked or feed.split != "train"), None
-        padded = self._running.arrival.padding(feed.source) > 0
-        if not (found.looked or padded or feed.watchers):
+            return moment, None
+        begins = found.looked and feed.looked_at != self._epoch  # losses change where epochs begin
+        if not (begins or feed.watchers) and rows == len(target):  # the rows of a block have no padding
             return moment._replace(compared=True), loss
+        feed.looked_at = self._epoch if found.looked else feed.looked_at
         if not choice.gives(loss, found.logits if found.kept is None else found.kept, target):
             self._captures.watch_losses(feed.source)
             moment = moment._replace(followed=found.looked)  # then it is another loss of the same targets
@@ -441,7 +455,11 @@ class Recorder:
         """Positions of the steps whose loss had other targets than the followed ones, and whether that is sure."""
         others = [position for position, moment in enumerate(moments) if not moment.followed]
         if others:  # then nobody knows of those at which nobody looked
-            others = [place for place, moment in enumerate(moments) if not moment.followed or not moment.verified]
+            others = [
+                position
+                for position, moment in enumerate(moments)
+                if not moment.followed or not (moment.looked or moment.compared)
+            ]
         sure = any(not moment.followed and not moment.moved for moment in moments)
         if not any(moment.compared for moment in moments):
             return others, sure
@@ -457,6 +475,8 @@ class Recorder:
         found = [position for position, moment in enumerate(moments) if moment.compared and apart[position]]
         if found:
             self._captures.watch_losses(feed.source)
+        # Of a step that was looked at, another loss of the same targets is no reason.
+        found = [position for position in found if not moments[position].looked]
         return sorted({*others, *found}), sure
 
     def _give_to(
@@ -495,7 +515,7 @@ def _losses_of(
     choice: Choice | None, step: SampleStep, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """The loss of each step of a block, as it was called in the first one."""
-    if choice is None or choice.plain:
+    if choice is None or (choice.plain and step.has_labels):
         rows = step.predictions.cross_entropy.double().cpu().numpy()
         return np.asarray(np.add.reduceat(rows, starts) / (ends - starts), dtype=np.float64)
     each = [
