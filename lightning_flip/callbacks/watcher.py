@@ -162,9 +162,11 @@ class StepWatcher(pl.Callback, ABC):
         """
         if f"{split} left out" not in self._told:
             self._told.add(f"{split} left out")
+            advice = "Name the right targets with target_from=, or mix in the collate function."
+            if not sure:
+                advice = "From now on what the loss is given is looked at in every step."
             rank_zero_warn(
-                f"{split}: {problem}. {type(self).__name__} does not follow the rows of such steps. Name the right "
-                "targets with target_from=, or mix in the collate function, where the batch's own targets say it."
+                f"{split}: {problem}. {type(self).__name__} does not follow the rows of such steps. {advice}"
             )
         return True
 

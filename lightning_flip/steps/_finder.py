@@ -82,6 +82,7 @@ class Finder:
         self.source = source
         self.takes_output = source.takes_output
         self.name = name
+        self.step = name.partition(" ")[0]  # without the number of a loader
         self.capture = self._given = capture
         self.choice: Choice | None = None
         self.needs_gradient = False  # whether forwards without gradient are none that count
@@ -187,20 +188,20 @@ class Finder:
         where = "the input of the loss" if choice.place is None else _described(choice.place)
         if choice.kind != "logits":
             kind = {"probs": "probabilities", "log_probs": "log-probabilities"}[choice.kind]
-            rank_zero_info(f"lightning_flip: {self.name}: {where} gives {kind}, which are turned into logits.")
+            rank_zero_info(f"lightning_flip: {self.step}: {where} gives {kind}, which are turned into logits.")
         if choice.place is None:
             rank_zero_info(
-                f"lightning_flip: {self.name}: the logits are {where}, which is the output of no module; the losses of "
+                f"lightning_flip: {self.step}: the logits are {where}, which is the output of no module; the losses of "
                 "every step are looked at."
             )
         if choice.several > 1:
             rank_zero_warn(
-                f"{self.name} has no loss, and {where} gives {choice.several} outputs in it; the first one is "
+                f"{self.step} has no loss, and {where} gives {choice.several} outputs in it; the first one is "
                 'recorded. Name another one with logits_from=, such as "net#2", or a function of what the step returns.'
             )
         if self._renaming and choice.loss_targets and self.name == "training_step":
             rank_zero_warn(
-                f"{self.name} renames the labels of the batch before the loss; the loss's labels are followed."
+                f"{self.step} renames the labels of the batch before the loss; the loss's labels are followed."
             )
 
     # -- later steps --------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ class Finder:
         for call in calls:
             problem = unsupported(call, question.batch, question.target_from, question.rows)
             if problem is not None:
-                raise NotSupportedError(f"{self.name} is not supported: {problem}")
+                raise NotSupportedError(f"{self.step} is not supported: {problem}")
             choice = self.choice
             assert choice is not None
             relation = relate(call, question.batch, question.target_from, question.rows)

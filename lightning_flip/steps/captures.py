@@ -376,7 +376,7 @@ class Captures:
         self._always = self._always or (choice.watch and self._compiled)
         if choice.place is None and self._compiled:
             raise RuntimeError(
-                f"the logits of {finder.name} are made in the step and are the output of no module, and parts of the "
+                f"the logits of {finder.step} are made in the step and are the output of no module, and parts of the "
                 "module are compiled, so that they cannot be seen in later steps. Compute them in forward(), or "
                 'compile less: self.net = torch.compile(self.net) with the loss on self.net(x), or logits_from="net".'
             )
