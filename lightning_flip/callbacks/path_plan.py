@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import lightning.pytorch as pl
 
+from lightning_flip.steps._length import training_length
 from lightning_flip.stores import path_bytes
 
 __all__ = ["PathPlan"]
@@ -57,17 +58,7 @@ every_n_steps=56 fits; so do fewer samples, or a larger max_bytes.'
         Returns:
             The plan.
         """
-        an_epoch = (
-            math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-            if math.isfinite(trainer.num_training_batches)
-            else math.inf
-        )
-        epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs)
-        steps = epochs * an_epoch if an_epoch else 0.0
-        if trainer.max_steps not in (None, -1):
-            steps = min(steps, float(trainer.max_steps))
-            if math.isfinite(an_epoch) and an_epoch:
-                epochs = min(epochs, math.ceil(steps / an_epoch))
+        epochs, steps = training_length(trainer)
         return cls(epochs, steps, every_n_steps, every_n_epochs, passes, trainer.world_size)
 
     @property

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_flip.models.loading import is_lightning_class
+from lightning_flip.steps._length import training_length
 
 __all__ = [
     "accepted_arguments",
@@ -176,25 +177,29 @@ def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
 
     Args:
         trainer: the running Trainer.
-        total_epochs: M if it is given, else the Trainer's ``max_epochs``, else ``max_steps`` over batches an epoch.
+        total_epochs: M if it is given, else the smaller of the Trainer's ``max_epochs`` and ``max_steps`` over the
+            optimizer steps of an epoch.
 
     Returns:
         The running epoch and their number.
 
     Raises:
-        ValueError: if the Trainer trains without an end.
+        ValueError: if the Trainer trains without an end, or ``max_steps`` counts the steps of several optimizers.
     """
-    total = total_epochs
-    if total is None and trainer.max_epochs is not None and trainer.max_epochs > 0:
-        total = trainer.max_epochs
-    if total is None and trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
-        total = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
-    if total is None:
+    if total_epochs is not None:
+        return trainer.current_epoch + 1, total_epochs
+    if trainer.max_steps not in (None, -1) and len(trainer.optimizers) > 1:
+        raise ValueError(
+            f"the schedule of this loss needs the number of epochs M, and max_steps={trainer.max_steps} counts the "
+            f"steps of {len(trainer.optimizers)} optimizers together. Pass total_epochs=."
+        )
+    epochs, _ = training_length(trainer)
+    if not math.isfinite(epochs):
         raise ValueError(
             "the schedule of this loss needs the number of epochs M, and the Trainer has neither max_epochs nor "
             "max_steps. Pass total_epochs=."
         )
-    return trainer.current_epoch + 1, total
+    return trainer.current_epoch + 1, max(1, int(epochs))
 
 
 def check_choices(**choices: tuple[Any, tuple[str, ...]]) -> None:

@@ -199,6 +199,30 @@ def test_a_schedule_without_an_end_is_an_error(method: Any) -> None:
         quiet(max_epochs=-1).fit(Endless(network()), data())
 
 
+def test_max_steps_of_several_optimizers_is_no_number_of_epochs() -> None:
+    class TwoOptimizers(LitNet):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD([weight], 0.1) for weight in list(self.parameters())[:2]]
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            loss = self.regularized(F.cross_entropy(self(batch[0]), batch[1]))
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+                optimizer.zero_grad()
+
+    class Twofold(FlippingErrorReduction, TwoOptimizers):
+        """FER in front of it."""
+
+    with pytest.raises(ValueError, match=r"counts the steps of 2 optimizers together\. Pass total_epochs="):
+        quiet(max_epochs=-1, max_steps=8).fit(Twofold(network()), data())
+    quiet(max_epochs=-1, max_steps=8).fit(Twofold(network(), total_epochs=2), data())
+
+
 def test_an_unknown_storage_type_is_named() -> None:
     with pytest.raises(ValueError, match="table_dtype must be one of float16, bfloat16, float32, float64"):
         train(Robust(network(), table_dtype="int8"), data())

@@ -91,6 +91,38 @@ def test_max_steps_count_accumulated_batches_together() -> None:
     assert 2 * np.array(recorder.losses) == pytest.approx(trace.step_losses, abs=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("batches", "accumulated", "options", "total"),
+    [
+        (
+            5,
+            4,
+            {"max_epochs": -1, "max_steps": 10},
+            5,
+        ),  # an epoch has two steps: Lightning steps on its last batch, too
+        (5, 1, {"max_epochs": -1, "max_steps": 10}, 2),
+        (5, 1, {"max_epochs": -1, "max_steps": 11}, 3),
+        (5, 1, {"max_epochs": 2, "max_steps": 100}, 2),
+        (5, 1, {"max_epochs": 7, "max_steps": 10}, 2),
+        (5, 2, {"max_epochs": 7}, 7),
+    ],
+)
+def test_m_is_the_number_of_epochs_that_there_will_be(
+    batches: int, accumulated: int, options: dict[str, Any], total: int
+) -> None:
+    seen = []
+
+    class Watched(Robust):
+        def on_train_batch_end(self, *args: Any) -> None:
+            seen.append(self._schedule())
+
+    model = Watched(as_torch(NumpyNet.random(D, H, 4, seed=0)))
+    data = loader(inputs(), labels(4), [[np.array([n, n + 1]) for n in range(batches)]] * 8)
+    train(model, data, accumulate_grad_batches=accumulated, **options)
+    assert {m for _, m in seen} == {total}
+    assert max(k for k, _ in seen) == total
+
+
 def test_the_data_make_the_comparison_mean_something() -> None:
     """Samples repeat in a batch and in an epoch, some are left out, and T neither holds everywhere nor nowhere."""
     for epoch in shuffled_batches():
