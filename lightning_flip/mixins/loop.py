@@ -313,12 +313,14 @@ class TermLoop(pl.Callback):
         """
         if given is None and self.total_epochs is not None:
             given = self.total_epochs
-            if self._kept and trainer.max_epochs not in (None, -1, given):
-                rank_zero_warn(
-                    f"this run began with a schedule of M = {given} epochs and keeps it, though the Trainer now has "
-                    f"max_epochs={trainer.max_epochs}. Pass total_epochs= to change M."
-                )
-                self._kept = False
+            with contextlib.suppress(ValueError):  # a Trainer without an end may continue such a run
+                own = schedule(trainer, None)[1] if self._kept else given
+                if own != given:
+                    rank_zero_warn(
+                        f"this run began with a schedule of M = {given} epochs and keeps it, though the Trainer now "
+                        f"trains for {own}. Pass total_epochs= to change M."
+                    )
+        self._kept = False
         epoch, self.total_epochs = schedule(trainer, given)
         return epoch, self.total_epochs
 

@@ -131,7 +131,7 @@ def schedule(ckpt: str | None, max_epochs: int, **options: Any) -> list[tuple[in
 
 def test_a_resumed_run_keeps_the_m_it_began_with() -> None:
     assert schedule(None, 2) == [(1, 2), (2, 2)]
-    with pytest.warns(UserWarning, match=r"began with a schedule of M = 2 .* max_epochs=4\. Pass total_epochs="):
+    with pytest.warns(UserWarning, match=r"began with a schedule of M = 2 .* trains for 4\. Pass total_epochs="):
         assert schedule("2.ckpt", 4) == [(3, 2), (4, 2)]
     assert torch.load("4.ckpt", weights_only=True)["lightning_flip"]["total_epochs"] == 2
 
