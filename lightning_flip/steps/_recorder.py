@@ -9,8 +9,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -18,6 +16,7 @@ from torch import Tensor
 from lightning_flip.steps._block import Block, Moment
 from lightning_flip.steps._choice import Choice
 from lightning_flip.steps._finder import Found
+from lightning_flip.steps._left_out import LeftOut, steps_left_out
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
 from lightning_flip.steps.checks import ValueChecks
@@ -317,11 +316,11 @@ class Recorder:
         if feed.shown is None or self._under_way(feed.shown[1]):
             return
         (step, moment), feed.shown = feed.shown, None
-        others = ([], True) if moment.followed else ([0], not moment.moved)
+        left_out = LeftOut([] if moment.followed else [0], not moment.moved)
         with _plainly():
             for reader in feed.watchers:
                 if step.has_labels or reader.takes_distributions:
-                    self._give_to(reader, feed, step, [moment._replace(rows=len(step.index))], others)
+                    self._give_to(reader, feed, step, [moment._replace(rows=len(step.index))], left_out)
 
     @staticmethod
     def _hand_out(feed: _Feed, step: SampleStep, readers: list[Reader]) -> None:
@@ -433,11 +432,15 @@ class Recorder:
             if bad is not None:
                 errors.append(ValueError(problem))
             shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
-            others = ([], True) if bad is not None else self._left_out(feed, shown, moments, losses, block.tolerance)
+            left_out, changed = LeftOut([], True), False
+            if bad is None:
+                left_out, changed = steps_left_out(feed.choice, shown, moments, losses, block.tolerance)
+            if changed:
+                self._captures.watch_losses(feed.source)
             for reader in feed.readers if len(shown.index) else ():
                 if shown.has_labels or reader.takes_distributions:
                     try:
-                        self._give_to(reader, feed, shown, moments, others)
+                        self._give_to(reader, feed, shown, moments, left_out)
                     except Exception as error:  # the others get their rows all the same
                         errors.append(error)
         if not errors:
@@ -449,58 +452,18 @@ class Recorder:
         for problem_found in errors:  # another exception is in flight, and it is the one that counts
             rank_zero_warn(f"{type(problem_found).__name__} while the last rows were read: {problem_found}")
 
-    def _left_out(
-        self, feed: _Feed, step: SampleStep, moments: list[Moment], losses: Tensor, tolerance: float
-    ) -> tuple[list[int], bool]:
-        """Positions of the steps whose loss had other targets than the followed ones, and whether that is sure."""
-        others = [position for position, moment in enumerate(moments) if not moment.followed]
-        if others:  # then nobody knows of those at which nobody looked
-            others = [
-                position
-                for position, moment in enumerate(moments)
-                if not moment.followed or not (moment.looked or moment.compared)
-            ]
-        sure = any(not moment.followed and not moment.moved for moment in moments)
-        if not any(moment.compared for moment in moments):
-            return others, sure
-        ends = np.cumsum([moment.rows for moment in moments])
-        starts = ends - [moment.rows for moment in moments]
-        apart = ~np.isclose(
-            losses.double().cpu().numpy(),
-            _losses_of(feed.choice, step, starts, ends),
-            rtol=tolerance,
-            atol=tolerance,
-            equal_nan=True,
-        )
-        found = [position for position, moment in enumerate(moments) if moment.compared and apart[position]]
-        if found:
-            self._captures.watch_losses(feed.source)
-        # Of a step that was looked at, another loss of the same targets is no reason.
-        found = [position for position in found if not moments[position].looked]
-        return sorted({*others, *found}), sure
-
-    def _give_to(
-        self,
-        reader: Reader,
-        feed: _Feed,
-        step: SampleStep,
-        moments: list[Moment],
-        left_out: tuple[list[int], bool],
-    ) -> None:
-        others, sure = left_out
-        what = "were given other targets than the batch's labels, as MixUp and CutMix give them inside of a step"
-        if not sure:
-            what = "were not what they were in the first step: of other logits, of a mixture, or with a term added"
-        problem = f"the losses of {len(others)} of {len(moments)} steps (epoch {step.epoch}) {what}"
-        if not others or not reader.leaves_out(feed.split, problem, sure=sure):
-            feed.rows += len(step.index)
-            reader.read(feed.split, feed.loader, step)
-            return
-        feed.reason = f"the losses of its steps {what}"
-        keep = np.repeat([position not in others for position in range(len(moments))], [m.rows for m in moments])
-        if keep.any():
-            feed.rows += int(keep.sum())
-            reader.read(feed.split, feed.loader, step.rows_at(np.flatnonzero(keep)))
+    def _give_to(self, reader: Reader, feed: _Feed, step: SampleStep, moments: list[Moment], left_out: LeftOut) -> None:
+        """Give a reader rows, without those of steps that are not followed."""
+        if left_out.positions:
+            problem = left_out.problem(len(moments), step.epoch)
+            if reader.leaves_out(feed.split, problem, sure=left_out.sure):
+                feed.reason = problem
+                places = left_out.rows_of_others(moments)
+                if not len(places):
+                    return
+                step = step.rows_at(places)
+        feed.rows += len(step.index)
+        reader.read(feed.split, feed.loader, step)
 
     def _under_way(self, last: Moment) -> bool:
         """Whether training is not through with the batch of a step: a run that is resumed now trains it again."""
@@ -509,19 +472,6 @@ class Recorder:
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         return bool(progress.total.processed == last.processed)
-
-
-def _losses_of(
-    choice: Choice | None, step: SampleStep, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """The loss of each step of a block, as it was called in the first one."""
-    if choice is None or (choice.plain and step.has_labels):
-        rows = step.predictions.cross_entropy.double().cpu().numpy()
-        return np.asarray(np.add.reduceat(rows, starts) / (ends - starts), dtype=np.float64)
-    each = [
-        choice.loss(step.logits[a:b], step.target[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
-    return np.array([np.nan if loss is None else float(loss) for loss in each], dtype=np.float64)
 
 
 def _nothing() -> None:

@@ -144,17 +144,11 @@ class Captures:
                 capture.arm(count, outermost_is_step=wrapped and capture.module is self._module)
                 running.append(capture)
             finder.steps += 1
-            if choice is None and (not searches or (finder.unasked > 2 and trains)):
-                pass  # nobody reads these steps
-            elif choice is None:
+            if choice is not None:
+                looks = (choice.watch or self._always or self._is_due(finder, epoch)) or looks
+            elif searches and not finder.takes_output and (finder.unasked <= 2 or not trains):
                 looks = True
-                if self._search is None and not finder.takes_output:
-                    self._search = Search(self._module, self._calls)
-            elif choice.watch or self._always:
-                looks = True
-            elif finder.epoch != epoch or finder.steps % (_LOOK_AGAIN if choice.equal else _LOOK_OFTEN) == 0:
-                looks = self._may_look_again(finder) or looks
-                finder.epoch = epoch
+                self._search = self._search or Search(self._module, self._calls)
             finder.unasked += choice is None
             if finder.source.features_from is not None:
                 features = self._features[finder.source]
@@ -163,11 +157,15 @@ class Captures:
         self._looking = looks
         return looks
 
-    def _may_look_again(self, finder: Finder) -> bool:
-        """Whether the loss can be looked at once more, and somebody reads the step."""
-        assert finder.choice is not None
+    def _is_due(self, finder: Finder, epoch: int) -> bool:
+        """Whether to look at the loss again: in an epoch's first step, and now and then."""
+        choice = finder.choice
+        assert choice is not None
+        if finder.epoch == epoch and finder.steps % (_LOOK_AGAIN if choice.equal else _LOOK_OFTEN):
+            return False
+        finder.epoch = epoch
         read = finder.name != "training_step" or (finder.capture is not None and bool(finder.capture.sinks))
-        return read and finder.choice.losses and finder.choice.call is not None and not self._compiled
+        return read and choice.losses and choice.call is not None and not self._compiled
 
     @contextlib.contextmanager
     def looking(self, batch: Any) -> Iterator[None]:
