@@ -45,6 +45,7 @@ class Choice:
         prefix: whether the output has more rows than the batch has samples, and the loss was given the first ones.
         doubtful: whether a later batch may show other targets to be the loss's, which are equal so far.
         several: how often the place gave an output, where training's place is taken without a loss.
+        graded: whether the forward ran with gradient, as nearly always in training; others do not count then.
     """
 
     place: Place | None
@@ -68,6 +69,7 @@ class Choice:
     prefix: bool = False
     doubtful: bool = False
     several: int = 1
+    graded: bool = True
 
     @property
     def binary(self) -> bool:
@@ -162,6 +164,7 @@ def choose(search: Search, question: Question) -> Answer | None:
         )
     if found is not None:
         return found
+    outputs = [output for output in outputs if output.graded]
     normalizers = [call for call in search.calls.calls if not call.is_loss]
     ways: list[Callable[[], Answer | None]] = [
         lambda: _by_loss(written, losses, question),
@@ -318,6 +321,7 @@ def _answer_of(group: _Group, question: Question, position: int) -> Answer:
         made_by=None if output is None else output.made_by,
         edited=output is not None and _edited(output, call),
         doubtful=relation.doubtful and not mixed,
+        graded=output is None or output.graded,
     )
     labels = relation.labels if (renamed and not said) or (relation.keys and not mixed) else None
     if output is None:
@@ -327,10 +331,12 @@ def _answer_of(group: _Group, question: Question, position: int) -> Answer:
 
 def _giver(call: LossCall, outputs: list[Output]) -> tuple[Output | None, str, bool]:
     """The outermost output that entered a loss, its kind, and whether it entered as a copy or through a function."""
-    ranked = sorted(outputs, key=lambda output: output.depth)
+    ranked = sorted(outputs, key=lambda output: (not output.graded, output.depth))
     for output in ranked:
-        if _begins_alike(output.tensor, call.input):
+        # What a checkpoint with use_reentrant=True ran has its gradient from the checkpoint.
+        if (output.graded or output.tensor.requires_grad) and _begins_alike(output.tensor, call.input):
             return output, call.kind, False
+    ranked = [output for output in ranked if output.graded]
     columns = two_dimensional(call.values)
     assert columns is not None
     if not len(columns) or bool((columns == columns[:1]).all()):

@@ -169,7 +169,8 @@ class Finder:
             if capture is None:
                 _refuse_all(search, sight.calls, rows)
             return None
-        self.needs_gradient = question.training and answer.logits.requires_grad
+        graded = answer.choice.graded if capture is None else capture.graded
+        self.needs_gradient = question.training and graded and answer.logits.requires_grad
         self._settle(self, answer.choice)
         before = question.target
         after = answer.labels if answer.choice.loss_targets else before if answer.choice.doubtful else None

@@ -30,6 +30,7 @@ class Output:
     values: Tensor  # as the module gave them: they may be edited afterwards
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
     made_by: str | None
+    graded: bool = True  # False in training for forwards without gradient: a teacher's, a metric's, a checkpoint's
 
     def __str__(self) -> str:
         return f'logits_from="{self.place}" {list(self.tensor.shape)}'
@@ -68,7 +69,7 @@ class Search:
         self._module = module
         self.calls = calls
         self.outputs: list[Output] = []
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, bool], int] = {}
         self._entered: list[str | None] = []  # what made the inputs of the modules that are running
         self._made: dict[int, tuple[weakref.ref[Tensor], str]] = {}  # by memory, while that is in use
         self._given: set[int] = set()
@@ -105,7 +106,7 @@ class Search:
 
     def outputs_of(self, rows: int) -> list[Output]:
         """The outputs that have as many rows as the batch."""
-        return [output for output in self.outputs if len(output.tensor) == rows]
+        return [output for output in self.outputs if len(output.tensor) == rows and output.graded]
 
     @property
     def wanted(self) -> bool:
@@ -130,13 +131,14 @@ class Search:
 
     def _note(self, path: str, args: Any, kwargs: Any, output: Any) -> None:
         made_by, depth = self._entered.pop(), len(self._entered)
-        counts = torch.is_grad_enabled() or not self.calls.needs_gradient  # else it is a teacher's, or a metric's
-        call = self._counts[path] = self._counts.get(path, 0) + counts
+        graded = torch.is_grad_enabled() or not self.calls.needs_gradient
+        call = self._counts[path, graded] = self._counts.get((path, graded), 0) + 1
         for keys, tensor in tensors_in(output):
             self._made[_memory(tensor)] = weakref.ref(tensor), path
-            if counts and two_dimensional(tensor) is not None:
+            if two_dimensional(tensor) is not None:
                 place = Place(path, keys, call)
-                self.outputs.append(Output(place, depth, tensor, tensor.detach().clone(), (args, kwargs), made_by))
+                values = tensor.detach().clone()
+                self.outputs.append(Output(place, depth, tensor, values, (args, kwargs), made_by, graded))
 
 
 def _nothing() -> None:

@@ -74,6 +74,7 @@ class LogitCapture:
         self.output: Tensor | None = None  # that the logits are made from
         self.values: Tensor | None = None  # a copy of it, in a step that settles its kind
         self.settling = kind is None
+        self.graded = True  # whether it ran with gradient
         self.sinks: list[Callable[[Tensor], None]] = []
         self.inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.other_rows: list[int] = []
@@ -153,6 +154,7 @@ class LogitCapture:
             return
         elif self.kind is None:
             self.output, self.values, self.inputs = output, output.detach().clone(), (args, kwargs)
+            self.graded = torch.is_grad_enabled()
             return
         else:
             found = as_logits(output, self.kind)
