@@ -138,7 +138,7 @@ class PredictionWriter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take the logits where training found them."""
-        restore_from(pl_module, checkpoint)
+        restore_from(pl_module, self.source, checkpoint)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""

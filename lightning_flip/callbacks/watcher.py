@@ -364,7 +364,7 @@ class StatefulWatcher(StepWatcher):
         try:
             self.flush()
             trainer = self.trainer
-            found = known_state(None if trainer is None else trainer.lightning_module)
+            found = known_state(None if trainer is None else trainer.lightning_module, self.source)
             return {"version": STATE_VERSION, **({} if found is None else {"logits": found}), **self.state()}
         except Exception as error:
             if not failed:
@@ -384,7 +384,7 @@ class StatefulWatcher(StepWatcher):
         """
         trainer = self.trainer
         if trainer is not None and trainer.lightning_module is not None:
-            restore(trainer.lightning_module, state_dict.get("logits"))
+            restore(trainer.lightning_module, self.source, state_dict.get("logits"))
         if trainer is None or not (self.fitting or self.loads_always):
             return
         check_version(state_dict, type(self).__name__, trainer)

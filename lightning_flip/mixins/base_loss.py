@@ -40,7 +40,8 @@ def check_base_loss(
     values = cross_entropies.detach()
     found = _seen(choice)
     expected, got = float(values.mean()), float(loss.detach())
-    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+    half = dtype in (torch.float16, torch.bfloat16)
+    tolerance = (2e-2 if half else 1e-4) if choice is None else choice.tolerance(dtype, loss.dtype)
     if found or not math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance):
         total = float(values.sum())
         if not found and len(values) > 1 and math.isclose(total, got, rel_tol=tolerance, abs_tol=tolerance):
@@ -68,6 +69,8 @@ def _seen(choice: Choice | None) -> str:
         found.append(f"label smoothing of {choice.smoothing:.3g}")
     if choice.reduction == "sum":
         found.append("the sum over the batch")
+    if 0 <= choice.ignored < choice.classes:
+        found.append(f"ignore_index={choice.ignored}")
     if choice.binary:
         found.append("a binary cross entropy for every class")
     return " and ".join(found)

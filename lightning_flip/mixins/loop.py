@@ -51,6 +51,7 @@ class TermLoop(pl.Callback):
         self.added_for: object = None
         self.divergence = DivergenceWatch()
         self.keeps_targets = False
+        self._told: set[str] = set()
         self.targets: tuple[torch.Tensor, torch.Tensor] | None = None
         self._loaded: dict[str, Any] = {}
         self.total_epochs: int | None = None  # M of a schedule, as the run began with it
@@ -171,7 +172,8 @@ class TermLoop(pl.Callback):
             "total_epochs": self.total_epochs,
             "partial": partial,
         }
-        found = known_state(self._module())
+        module = self._module()
+        found = None if module is None else known_state(module, module.step_source)
         if found is not None:
             checkpoint[CHECKPOINT_KEY]["logits"] = found
         if self.states:
@@ -186,7 +188,7 @@ class TermLoop(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING or CHECKPOINT_KEY not in checkpoint or self.attachment is None:
             return
         state = checkpoint[CHECKPOINT_KEY]
-        restore(pl_module, state.get("logits"))
+        restore(pl_module, pl_module.step_source, state.get("logits"))
         check_version(state, "LossTerm", trainer)
         self.total_epochs = state.get("total_epochs")
         self._tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
@@ -240,6 +242,9 @@ class TermLoop(pl.Callback):
             ValueError: if the base loss is to be mean cross entropy.
         """
         module = self._module()
+        if not sure and problem not in self._told:
+            self._told.add(problem)
+            rank_zero_warn(f"{type(module).__name__}: {problem}. The mixin's term went on as before.")
         if sure and module is not None and module.base_loss != "any":
             raise ValueError(
                 f"{type(module).__name__}: {problem}. The mixin adds mean(method loss - CE), with the batch's labels. "

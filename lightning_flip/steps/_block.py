@@ -55,11 +55,6 @@ class Block:
         """Bytes of the buffers."""
         return self._logits.nbytes + self._target.nbytes
 
-    @property
-    def tolerance(self) -> float:
-        """How exactly a mean cross entropy of the rows can be compared with a loss."""
-        return 2e-2 if self._logits.dtype in (torch.float16, torch.bfloat16) else 1e-4
-
     def view(self, logits: Tensor) -> Tensor | None:
         """Where the logits of the next step go; None if they do not fit this block."""
         rows, buffer, used = logits.shape[0], self._logits, self._used

@@ -40,6 +40,8 @@ class Choice:
         weight: its class weights.
         smoothing: its label smoothing.
         reduction: its reduction.
+        ignored: the label that it leaves out.
+        looks: what the values of the output look like, whatever the loss says.
         made_by: the submodule that made the inputs of the one that gives the logits.
         edited: whether the output was edited in place before the loss.
         prefix: whether the output has more rows than the batch has samples, and the loss was given the first ones.
@@ -64,6 +66,8 @@ class Choice:
     weight: Tensor | None = field(default=None, compare=False)
     smoothing: float = 0.0
     reduction: str = "mean"
+    ignored: int = -100
+    looks: str | None = None
     made_by: str | None = None
     edited: bool = False
     prefix: bool = False
@@ -79,7 +83,8 @@ class Choice:
     @property
     def plain(self) -> bool:
         """Whether the loss is the mean cross entropy, as far as its call says it."""
-        return self.weight is None and not self.smoothing and self.reduction != "sum" and not self.binary
+        as_usual = not 0 <= self.ignored < self.classes and self.reduction != "sum"
+        return as_usual and self.weight is None and not self.smoothing and not self.binary
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
         """The loss of some logits as it was called; None where it cannot be computed from them."""
@@ -87,17 +92,27 @@ class Choice:
             return None
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         target = target.to(logits.device)
-        if target.ndim == 1 and bool(((target < 0) | (target >= logits.shape[1])).any()):
+        if target.ndim == 1 and bool((((target < 0) | (target >= logits.shape[1])) & (target != self.ignored)).any()):
             return None
         weight = None if self.weight is None or len(self.weight) != logits.shape[1] else self.weight.to(wide)
         reduction = "sum" if self.reduction == "sum" else "mean"
         target = target.to(wide) if target.ndim == 2 else target
-        return F.cross_entropy(wide, target, weight, reduction=reduction, label_smoothing=self.smoothing)
+        options: dict[str, Any] = {} if target.ndim == 2 else {"ignore_index": self.ignored}
+        return F.cross_entropy(wide, target, weight, reduction=reduction, label_smoothing=self.smoothing, **options)
 
     def gives(self, loss: Tensor, logits: Tensor, target: Tensor) -> bool:
         """Whether a step's loss is :meth:`loss` of its logits; waits for a device."""
         expected = self.loss(logits, target)
-        return expected is not None and bool(_is_close(loss.detach().reshape(()), expected, logits.dtype))
+        if expected is None:
+            return False
+        bound = self.tolerance(logits.dtype, loss.dtype)
+        given = loss.detach().reshape(()).to(expected)
+        return bool(torch.isclose(given, expected, rtol=bound, atol=bound, equal_nan=True))
+
+    def tolerance(self, logits: torch.dtype, loss: torch.dtype) -> float:
+        """How exactly a loss can be compared: autocast runs these two losses in float32, whatever their inputs are."""
+        exact = self.name in ("cross_entropy", "binary_cross_entropy_with_logits") and loss == torch.float32
+        return 2e-2 if logits in (torch.float16, torch.bfloat16) and not exact else 1e-4
 
 
 class NotSupportedError(TypeError):
@@ -157,11 +172,6 @@ def choose(search: Search, question: Question) -> Answer | None:
     called = [group for group in groups if not group.calls[0].by_hand]
     written = [group for group in groups if group.calls[0].by_hand]
     found = _by_loss(called, losses, question)
-    if found is None and problem is not None:
-        raise NotSupportedError(
-            f"{question.step} is not supported: {problem} Classifiers with one prediction and one label a sample are "
-            "followed."
-        )
     if found is not None:
         return found
     outputs = [output for output in outputs if output.graded]
@@ -179,7 +189,18 @@ def choose(search: Search, question: Question) -> Answer | None:
         found = way()
         if found is not None:
             break
+    if problem is not None and (found is None or _was_given(found, problem[0], search.outputs)):
+        raise NotSupportedError(
+            f"{question.step} is not supported: {problem[1]} Classifiers with one prediction and one label a sample "
+            "are followed."
+        )
     return _with_other_targets(found, [*called, *written], losses, question) if question.training else found
+
+
+def _was_given(answer: Answer, call: LossCall, outputs: list[Output]) -> bool:
+    """Whether a loss was given what was found, by memory, in whatever form."""
+    at = [output for output in outputs if output.place == answer.choice.place]
+    return any(address(output.tensor) == address(call.input) for output in at)
 
 
 def _with_other_targets(
@@ -233,22 +254,29 @@ class _Group:
     @property
     def relation(self) -> Relation:
         """The one that counts: other targets in one call are other targets."""
-        return next((relation for relation in self.relations if relation.kind == "other"), self.relations[0])
+        kinds = {relation.kind for relation in self.relations}
+        if len(kinds) == 1:
+            return self.relations[0]
+        labels = next((relation.labels for relation in self.relations if relation.kind != "batch"), None)
+        return Relation("other", labels=labels)
 
 
-def _grouped(losses: list[LossCall], outputs: list[Output], question: Question) -> tuple[list[_Group], str | None]:
-    """The calls by their input, and why one is none of a classifier."""
+def _grouped(
+    losses: list[LossCall], outputs: list[Output], question: Question
+) -> tuple[list[_Group], tuple[LossCall, str] | None]:
+    """The calls by their input, and one that is none of a classifier's, with the reason."""
     groups: list[_Group] = []
     problem = None
     for call in losses:
         reason = unsupported(call, question.batch, question.target_from, question.rows)
-        problem = problem or reason
+        problem = problem or (None if reason is None else (call, reason))
         columns = two_dimensional(call.input)
         if reason is not None or columns is None or len(columns) != question.rows:
             continue
         relation = relate(call, question.batch, question.target_from, question.rows)
         for group in groups:
-            if group.calls[0].input is call.input or _begins_alike(group.calls[0].input, call.input):
+            first = group.calls[0]
+            if first.by_hand == call.by_hand and (first.input is call.input or _begins_alike(first.input, call.input)):
                 group.calls.append(call)
                 group.relations.append(relation)
                 break
@@ -315,7 +343,8 @@ def _answer_of(group: _Group, question: Question, position: int) -> Answer:
         mixed=mixed,
         by_value=group.by_value,
         name=call.name,
-        weight=None if call.weight is None else call.weight.detach(),
+        weight=None if call.weight is None else call.weight.detach().clone(),
+        ignored=call.ignored,
         smoothing=call.smoothing or relation.smoothing,
         reduction=call.reduction,
         made_by=None if output is None else output.made_by,
@@ -339,7 +368,7 @@ def _giver(call: LossCall, outputs: list[Output]) -> tuple[Output | None, str, b
     ranked = [output for output in ranked if output.graded]
     columns = two_dimensional(call.values)
     assert columns is not None
-    if not len(columns) or bool((columns == columns[:1]).all()):
+    if not len(columns) or bool((columns == columns[:1, :1]).all()):
         return None, call.kind, False  # equal numbers say nothing, as those of a head that begins at zero
     functions: list[tuple[str, Callable[[Tensor], Tensor]]] = [(call.kind, lambda given: given)]
     if call.name == "nll_loss":
@@ -434,7 +463,9 @@ def _by_memory(outputs: list[Output], question: Question) -> Answer | None:
         return None
     columns = two_dimensional(fitting[0].values)
     kind = None if columns is None else kind_of_values(columns)
-    answer = _from_output(fitting[0], question, kind or before.kind)  # softmax in evaluation alone is usual
+    # Softmax in evaluation alone is usual; where training's values looked like it, its kind stays.
+    kind = before.kind if kind is None or kind == before.looks else kind
+    answer = _from_output(fitting[0], question, kind)
     if answer is not None:
         answer.choice = replace(answer.choice, several=len(fitting))
     return answer
@@ -501,7 +532,9 @@ def _answer(
     logits, kept = as_logits(tensor, kind), as_logits(values, kind)
     assert logits is not None
     assert kept is not None
-    choice = replace(choice, kind=kind, classes=logits.shape[1], columns=columns, prefix=prefix)
+    given = two_dimensional(values)
+    looks = None if given is None else kind_of_values(given)
+    choice = replace(choice, kind=kind, classes=logits.shape[1], columns=columns, prefix=prefix, looks=looks)
     target = labels if labels is not None else question.target
     equal = False
     if question.training and not choice.mixed and target is not None and question.returned is not None:
@@ -514,11 +547,6 @@ def _answer(
 def _differ(logits: Tensor) -> bool:
     """Whether cross entropies of rows can differ: otherwise weights and smoothing do not show."""
     return bool((logits != logits[:1, :1]).any())
-
-
-def _is_close(loss: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
-    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
-    return torch.isclose(loss.to(expected), expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 _MEAN = Choice(None, "logits", 0)

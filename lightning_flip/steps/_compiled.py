@@ -17,7 +17,9 @@ def is_compiled_whole(module: Any) -> bool:
     """Whether the module, its steps or a method of it are compiled, so that its forward may run inside of a graph."""
     if getattr(module, "_compiler_ctx", None) is not None or getattr(module, "_compiled_call_impl", None) is not None:
         return True
-    return any(hasattr(value, _COMPILED) for value in (*vars(module).values(), *vars(type(module)).values()))
+    mine = [value for value in vars(module).values() if _is_code(value)]
+    methods = [value for part in type(module).__mro__ for value in vars(part).values() if _is_code(value)]
+    return bool(methods) or any(getattr(getattr(value, _COMPILED), "__self__", None) is module for value in mine)
 
 
 def has_compiled_parts(module: nn.Module) -> bool:
@@ -28,7 +30,12 @@ def has_compiled_parts(module: nn.Module) -> bool:
 def _is_compiled(part: nn.Module) -> bool:
     if isinstance(part, torch._dynamo.eval_frame.OptimizedModule) or getattr(part, "_compiled_call_impl", None):
         return True
-    return any(hasattr(value, _COMPILED) for value in (*vars(part).values(), *vars(type(part)).values()))
+    return any(_is_code(value) for value in (*vars(part).values(), *vars(type(part)).values()))
+
+
+def _is_code(value: Any) -> bool:
+    """Whether it is a compiled function, and not one that ``torch.compiler.disable`` wraps in the same way."""
+    return hasattr(value, _COMPILED) and not getattr(value, "_torchdynamo_disable", False)
 
 
 def eager() -> contextlib.AbstractContextManager[Any]:

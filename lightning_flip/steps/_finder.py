@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.steps._choice import Answer, Choice, NotSupportedError, Question, choose, choose_at, entered
+from lightning_flip.steps._choice import Answer, Choice, Question, choose, choose_at, entered
 from lightning_flip.steps._loss_calls import LossCall
 from lightning_flip.steps._loss_targets import Relation, relate, unsupported
 from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
@@ -92,6 +92,7 @@ class Finder:
         self.steps = 0
         self.unasked = 0  # steps in which it was looked for and nobody asked
         self._renaming: dict[int, int] = {}
+        self._changes = False  # whether the loss was given something else at times
         self._settle = settle
 
     def find(self, rows: int, output: Any, ask: Callable[[], Question], sight: Sight) -> Found | None:
@@ -128,6 +129,7 @@ class Finder:
             return
         # The loss is given something else now: the next step is searched.
         found.followed, found.looked, found.moved = self._given is not None, True, True
+        self._changes = True
         if self._given is None:
             self.choice, self.capture = None, None
             self._settle(self, None)
@@ -171,7 +173,10 @@ class Finder:
             return None
         graded = answer.choice.graded if capture is None else capture.graded
         self.needs_gradient = question.training and graded and answer.logits.requires_grad
-        self._settle(self, answer.choice)
+        choice = answer.choice
+        if self._changes and choice.call is not None:
+            choice = answer.choice = replace(choice, watch=True)
+        self._settle(self, choice)
         before = question.target
         after = answer.labels if answer.choice.loss_targets else before if answer.choice.doubtful else None
         if after is not None and before is not None and before.ndim == 1:
@@ -231,12 +236,11 @@ class Finder:
         """Hold the targets of the losses that the logits entered against the ones that are followed."""
         found.looked = True
         for call in calls:
-            problem = unsupported(call, question.batch, question.target_from, question.rows)
-            if problem is not None:
-                raise NotSupportedError(f"{self.step} is not supported: {problem}")
             choice = self.choice
             assert choice is not None
             relation = relate(call, question.batch, question.target_from, question.rows)
+            if unsupported(call, question.batch, question.target_from, question.rows) is not None:
+                relation = Relation("other")
             if choice.doubtful and relation.kind != "other":
                 self._decide(found, relation, question)
             elif relation.kind == "batch" and (relation.keys == choice.target or choice.mixed):
@@ -246,6 +250,8 @@ class Finder:
                 self.choice = found.choice = replace(choice, loss_targets=True, watch=True)
             elif question.target_from is None or relation.kind != "renamed":  # else the user says which labels count
                 found.followed = False
+                if choice.loss_targets and question.target is not None and question.target.ndim == 2:
+                    found.labels = question.target.argmax(dim=1)  # of the form that the others have
 
     def _decide(self, found: Found, relation: Relation, question: Question) -> None:
         """Follow the targets that turn out to be the loss's, after batches in which others were equal to them."""
@@ -257,7 +263,9 @@ class Finder:
             changed = replace(choice, target=() if renamed else relation.keys, loss_targets=renamed)
             self.choice = found.choice = replace(changed, doubtful=relation.doubtful, watch=True)
         else:
-            self.choice = replace(choice, doubtful=relation.doubtful)
+            watch = choice.place is None or choice.loss_targets or (choice.by_value and not choice.equal)
+            watch = watch or relation.doubtful or self._changes
+            self.choice = replace(choice, doubtful=relation.doubtful, watch=watch)
             if question.target is not None and question.target.ndim == 1:
                 self._renaming.update(zip(question.target.tolist(), question.target.tolist(), strict=True))
 

@@ -57,6 +57,7 @@ class LossCall:
     weight: Tensor | None = None
     smoothing: float = 0.0
     reduction: str = "mean"
+    ignored: int = -100
     backwards: int = 0  # backward passes of the step before it
 
     @property
@@ -142,6 +143,8 @@ def _loss_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:
     logits, target = given["input"], given["target"]
     if not isinstance(logits, Tensor) or not isinstance(target, Tensor) or not address(logits):
         return None
+    if not logits.ndim:  # the squeezed column of one sample
+        logits, target = logits.reshape(1), target.reshape(1)
     weight = given.get("weight")
     if given.get("pos_weight") is not None:
         weight = given["pos_weight"]
@@ -150,9 +153,8 @@ def _loss_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:
         reduction = "sum"
     if given.get("reduce") is False:
         reduction = "none"
-    return LossCall(
-        _LOSSES[func], logits, _copied(logits), target, weight, float(given.get("label_smoothing", 0.0)), reduction
-    )
+    smoothing, ignored = float(given.get("label_smoothing", 0.0)), int(given.get("ignore_index", -100))
+    return LossCall(_LOSSES[func], logits, _copied(logits), target, weight, smoothing, reduction, ignored)
 
 
 def _normalizer_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:

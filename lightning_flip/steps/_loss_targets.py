@@ -135,6 +135,8 @@ def _unsmoothed(target: Tensor) -> tuple[Tensor, float]:
     """Labels and smoothing of rows that are one-hot or a smoothed one-hot; other distributions as they are."""
     labels = target.argmax(dim=1)
     top = target.gather(1, labels[:, None])
+    if len(target) and bool((target.count_nonzero(dim=1) == 1).all()) and bool((top > 0).all()):
+        return labels, 0.0  # one-hot, or times a weight of the sample
     rest = (target.sum(dim=1, keepdim=True) - top) / max(1, target.shape[1] - 1)
     others = target.scatter(1, labels[:, None], rest)
     spread = (others - rest).abs().max() if len(target) else torch.zeros(())

@@ -148,7 +148,7 @@ def kind_of_values(columns: Tensor) -> str | None:
     if columns.shape[1] == 1:
         return None
     values = columns.detach().to(torch.promote_types(columns.dtype, torch.float32))
-    tolerance = 1e-3 if columns.dtype in (torch.float32, torch.float64) else 2e-2
+    tolerance = 2e-5 if columns.dtype in (torch.float32, torch.float64) else 8e-3
     if not len(values) or not bool(values.isfinite().all()):
         return "logits"
     if bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < tolerance).all()):

@@ -83,6 +83,7 @@ class _Feed:
         self.steps = self.rows = 0  # of the running pass
         self.reason = ""  # why there are no rows
         self.choice: Choice | None = None  # how its logits were found last
+        self.tolerance = 1e-4  # of the comparison of losses
         self.looked_at = -1  # the epoch in which its loss was compared at once
         self.taken_for: Callable[[], object] = _nothing  # the batch whose rows were taken; it is not kept alive
 
@@ -265,10 +266,12 @@ class Recorder:
         choice, loss = found.choice, self._running.loss
         assert choice is not None
         if not found.followed:
+            self._captures.watch_losses(feed.source)
             return moment._replace(followed=False, moved=found.moved), None
         moment = moment._replace(looked=found.looked or feed.split != "train")
         if not choice.equal or loss is None or loss.numel() != 1:
             return moment, None
+        feed.tolerance = choice.tolerance(found.logits.dtype, loss.dtype)
         begins = found.looked and feed.looked_at != self._epoch  # losses change where epochs begin
         if not (begins or feed.watchers) and rows == len(target):  # the rows of a block have no padding
             return moment._replace(compared=True), loss
@@ -434,7 +437,7 @@ class Recorder:
             shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
             left_out, changed = LeftOut([], True), False
             if bad is None:
-                left_out, changed = steps_left_out(feed.choice, shown, moments, losses, block.tolerance)
+                left_out, changed = steps_left_out(feed.choice, shown, moments, losses, feed.tolerance)
             if changed:
                 self._captures.watch_losses(feed.source)
             for reader in feed.readers if len(shown.index) else ():

@@ -12,36 +12,58 @@ from lightning_flip.steps._outputs import Place
 
 __all__ = ["known_state", "recall", "remember", "restore", "restore_from"]
 
-_CHOICES: weakref.WeakKeyDictionary[nn.Module, Choice] = weakref.WeakKeyDictionary()
+_CHOICES: weakref.WeakKeyDictionary[nn.Module, dict[Any, Choice]] = weakref.WeakKeyDictionary()
+_FOUND = None  # the key of what was found, and not named
 
 
-def remember(module: nn.Module, choice: Choice) -> None:
-    """Keep what a training step found."""
-    _CHOICES[module] = choice
+def remember(module: nn.Module, source: Any, choice: Choice) -> None:
+    """Keep what a training step found for a source."""
+    _CHOICES.setdefault(module, {})[source] = choice
+    if source.logits_from is None:
+        _CHOICES[module][_FOUND] = choice
 
 
-def recall(module: nn.Module) -> Choice | None:
-    """What a training step of the module found."""
-    return _CHOICES.get(module)
+def recall(module: nn.Module, source: Any) -> Choice | None:
+    """What a training step found for a source, else what one found by itself, else for any."""
+    known = _CHOICES.get(module, {})
+    return known.get(source) or known.get(_FOUND) or next(iter(known.values()), None)
 
 
-def known_state(module: nn.Module | None) -> dict[str, Any] | None:
+def known_state(module: nn.Module | None, source: Any) -> dict[str, Any] | None:
     """The same for a checkpoint."""
-    choice = None if module is None else recall(module)
+    choice = None if module is None else _CHOICES.get(module, {}).get(source)
     if choice is None or choice.place is None:
         return None
-    return {"place": str(choice.place), "kind": choice.kind, "classes": choice.classes, "prefix": choice.prefix}
+    named = source.logits_from is not None
+    return {
+        "place": str(choice.place),
+        "kind": choice.kind,
+        "looks": choice.looks,
+        "classes": choice.classes,
+        "prefix": choice.prefix,
+        "named": named,
+    }
 
 
-def restore(module: nn.Module, state: dict[str, Any] | None) -> None:
-    """Take over what a checkpoint says, unless this process knows better."""
-    if state is not None and module not in _CHOICES:
-        place = Place.parse(state["place"])
-        _CHOICES[module] = Choice(place, state["kind"], state["classes"], prefix=state["prefix"])
+def restore(module: nn.Module, source: Any, state: dict[str, Any] | None) -> None:
+    """Take over what a checkpoint says of a source, unless this process knows better."""
+    if state is None:
+        return
+    place = Place.parse(state["place"])
+    choice = Choice(place, state["kind"], state["classes"], looks=state["looks"], prefix=state["prefix"])
+    known = _CHOICES.setdefault(module, {})
+    known.setdefault(source, choice)
+    if not state["named"]:
+        known.setdefault(_FOUND, choice)
 
 
-def restore_from(module: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Take over what any callback or mixin has put into a checkpoint."""
-    for state in (checkpoint.get("lightning_flip"), *checkpoint.get("callbacks", {}).values()):
-        if isinstance(state, dict) and isinstance(state.get("logits"), dict) and "place" in state["logits"]:
-            restore(module, state["logits"])
+def restore_from(module: nn.Module, source: Any, checkpoint: dict[str, Any]) -> None:
+    """Take over what any callback or mixin has put into a checkpoint, those that found it by themselves first."""
+    states = [checkpoint.get("lightning_flip"), *checkpoint.get("callbacks", {}).values()]
+    found = [state["logits"] for state in states if isinstance(state, dict) and _is_state(state.get("logits"))]
+    for state in sorted(found, key=lambda state: bool(state["named"])):
+        restore(module, source, state)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and {"place", "named"} <= value.keys()

@@ -204,7 +204,7 @@ class Attachment:
         Returns:
             None before the first step of the kind; then what training chose, if it has.
         """
-        return self._wrapped.captures.choice(source, name) or recall(self._module)
+        return self._wrapped.captures.choice(source, name) or recall(self._module, source)
 
     def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
         """Change what the running step is given; everybody then sees the targets of the changed batch.

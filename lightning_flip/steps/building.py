@@ -224,15 +224,15 @@ class RunningStep:
             self._name,
             self.loss,
             target,
-            recall(self._module),
+            recall(self._module, source),
             self._classes(source),
             source.outputs,
         )
 
     def _classes(self, source: StepSource) -> int | None:
         """Number of classes, as far as the module or the dataset says it."""
-        before = recall(self._module)
-        if before is not None:
+        before = recall(self._module, source)
+        if before is not None and self._name != "training_step":
             return before.classes
         hyperparameters: Any = getattr(self._module, "hparams", {})
         for name in ("num_classes", "n_classes"):
@@ -240,7 +240,9 @@ class RunningStep:
             if isinstance(count, int) and count > 1:
                 return count
         labels = labels_at_hand(self.arrival.dataset(source))
-        return None if labels is None or not len(labels) else max(2, int(labels.max()) + 1)
+        if labels is not None and len(labels):
+            return max(2, int(labels.max()) + 1)
+        return None if before is None else before.classes
 
     def _build(self, source: StepSource) -> SampleStep | None:
         found = self.find(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class Captures:
         self._finders: dict[tuple[StepSource, str], Finder] = {}
         self._of_step: dict[str, list[Finder]] = {}
         self._name = ""  # of the running step, and for evaluations the number of its loader
-        self._captures: list[LogitCapture] = []
+        self._captures: list[tuple[LogitCapture, str | None]] = []
         self._features: dict[StepSource, FeatureCapture] = {}
         self._sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]] = ()
         self._calls = LossCalls()
@@ -67,7 +67,7 @@ class Captures:
         layer = source.features_from
         classifier = None if layer is None else classifier_layer(self._module, layer, "features_from")
         if isinstance(source.logits_from, str):
-            self._capture_at(Place.parse(source.logits_from), None)
+            self._capture_at(Place.parse(source.logits_from), source)
         self._sources.append(source)
         if classifier is not None:
             self._features[source] = FeatureCapture(classifier)
@@ -83,7 +83,7 @@ class Captures:
         self._connect()
 
     def _connect(self) -> None:
-        for capture in self._captures:
+        for capture, _ in self._captures:
             capture.sinks = []
         for source, sink in self._sinks:
             finder = self._finders.get((source, "training_step"))
@@ -157,6 +157,18 @@ class Captures:
         self._looking = looks
         return looks
 
+    def forget_loaders(self, alive: Collection[int]) -> None:
+        """Forget what was found for loaders that are gone.
+
+        Args:
+            alive: numbers of those that are there.
+        """
+        for source, key in list(self._finders):
+            number = key.partition(" ")[2]
+            if number and int(number) not in alive:
+                del self._finders[source, key]
+                self._of_step.pop(key, None)
+
     def _is_due(self, finder: Finder, epoch: int) -> bool:
         """Whether to look at the loss again: in an epoch's first step, and now and then."""
         choice = finder.choice
@@ -191,7 +203,7 @@ class Captures:
 
     def disarm(self) -> None:
         """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
-        for capture in self._running:
+        for capture in reversed(self._running):
             capture.armed = False
             if capture.forward is not None:
                 capture.forward.take_off()
@@ -199,7 +211,7 @@ class Captures:
 
     def clear(self) -> None:
         """Forget what was caught."""
-        for capture in self._captures:
+        for capture, _ in self._captures:
             capture.clear()
         for features in self._features.values():
             features.clear()
@@ -209,7 +221,7 @@ class Captures:
 
     def remove(self) -> None:
         """Take all hooks off."""
-        for capture in self._captures:
+        for capture, _ in self._captures:
             capture.remove()
         for features in self._features.values():
             features.remove()
@@ -360,9 +372,9 @@ class Captures:
             capture = None
             if source.takes_forward:
                 assert callable(source.logits_from)
-                capture = self._new_capture(Place(), None, source.logits_from)
+                capture = self._new_capture(Place(), source, source.logits_from)
             elif isinstance(source.logits_from, str):
-                capture = self._capture_at(Place.parse(source.logits_from), None)
+                capture = self._capture_at(Place.parse(source.logits_from), source)
             finder = self._finders[source, name] = Finder(source, name, capture, self._settle)
         return finder
 
@@ -379,10 +391,10 @@ class Captures:
                 'compile less: self.net = torch.compile(self.net) with the loss on self.net(x), or logits_from="net".'
             )
         finder.choice = choice
-        if finder.name == "training_step" or recall(self._module) is None:
-            remember(self._module, choice)
+        if finder.name == "training_step" or recall(self._module, finder.source) is None:
+            remember(self._module, finder.source, choice)
         if finder.capture is None and choice.place is not None and not finder.takes_output:
-            finder.capture = self._capture_at(choice.place, choice.kind)
+            finder.capture = self._capture_at(choice.place, finder.source)
         self._connect()
 
     def _late(self, source: StepSource) -> Finder:
@@ -394,17 +406,18 @@ class Captures:
             finder.choice = finder.choice or other.choice
         return finder
 
-    def _capture_at(self, place: Place, kind: str | None) -> LogitCapture:
-        for capture in self._captures:
-            if capture.pick is None and capture.place == place:
+    def _capture_at(self, place: Place, source: StepSource) -> LogitCapture:
+        """The capture of a place, which those share that take it for the same kind of numbers."""
+        for capture, outputs in self._captures:
+            if capture.pick is None and capture.place == place and outputs == source.outputs:
                 return capture
-        return self._new_capture(place, kind, None)
+        return self._new_capture(place, source)
 
-    def _new_capture(self, place: Place, kind: str | None, pick: Callable[[Any], Any] | None) -> LogitCapture:
+    def _new_capture(self, place: Place, source: StepSource, pick: Callable[[Any], Any] | None = None) -> LogitCapture:
         part = self._part(place.path)
         own = part is self._module and not self._whole
-        capture = LogitCapture(part, place, kind, own=own, pick=pick)
-        self._captures.append(capture)
+        capture = LogitCapture(part, place, None, own=own, pick=pick)
+        self._captures.append((capture, source.outputs))
         return capture
 
     def _part(self, text: str) -> nn.Module:

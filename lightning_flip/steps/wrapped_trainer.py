@@ -93,6 +93,7 @@ class WrappedTrainer:
             return loader
         # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
         self._loaders = {key: record for key, record in self._loaders.items() if record.loader is not None}
+        self.captures.forget_loaders(self._loaders)
         number = self._next_loader
         self._next_loader += 1
         wrapped = wrap_loader(loader, number)

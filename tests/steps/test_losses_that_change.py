@@ -13,9 +13,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_flip.callbacks import PredictionHistory
+from lightning_flip.callbacks import FlipTracker, PredictionHistory
 from lightning_flip.mixins import FlippingErrorReduction
-from lightning_flip.steps._choice import NotSupportedError
 from lightning_flip.stores import read_history
 from tests.steps import module_styles as styles
 from tests.steps.helpers import UPSTREAM_WARNINGS
@@ -205,9 +204,10 @@ class AuxiliaryPart(Changes):
 
 
 def in_order(seed: int = 0) -> TensorDataset:
-    """Samples whose labels come one class after the other."""
+    """The first batch has samples of one class."""
     x, y = (part.clone() for part in styles.parts(seed))
-    order = y.argsort(stable=True)
+    first = (y == 0).nonzero()[:BATCH, 0]
+    order = torch.cat([first, torch.tensor([n for n in range(len(y)) if n not in first.tolist()])])
     positions = x[:, 0].clone()
     x, y = x[order], y[order]
     x[:, 0] = positions
@@ -257,6 +257,7 @@ def test_no_row_is_wrong(module_class: type[Any], share: float, said: str | None
     np.testing.assert_allclose(found[:, 2:], right[:, 2:], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:FlippingErrorReductionTerm.*The mixin's term went on as before")
 @pytest.mark.parametrize("module_class", [TermFromTheSecondEpoch, TermFromTheThirdStep, AuxiliaryPart])
 def test_a_mixin_goes_on_where_only_a_term_is_added(module_class: type[Any]) -> None:
     options = {"base_loss": "any"} if module_class is AuxiliaryPart else {}
@@ -405,12 +406,150 @@ def several_labels(seed: int = 0) -> TensorDataset:
     return TensorDataset(x, labels)
 
 
-def test_several_labels_are_refused_whenever_they_come(tmp_path: Path) -> None:
+def test_several_labels_are_not_followed_when_they_come_later(tmp_path: Path) -> None:
     module = made(SeveralLabels)
-    with pytest.raises(NotSupportedError, match=r"not supported.*several labels a sample"):
+    with saying(OTHER_TARGETS):
         trainer_for(module, PredictionHistory(tmp_path)).fit(
             module, loader(Style(SeveralLabels, data=several_labels), shuffle=False)
         )
+    assert {sample for _, _, sample in stored_rows(tmp_path)} == set(range(BATCH))
+
+
+class Regularized(Changes):
+    """A network whose log-probabilities enter the loss through a function, and a term beside it."""
+
+    def said(self, x, y, batch_idx):
+        logits = self(x)
+        return logits, F.nll_loss(logits.log_softmax(dim=1), y) + 0.01 * logits.square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        self.note(x, y, logits)
+        self.log("loss", F.nll_loss(logits.log_softmax(dim=1), y))
+
+
+class Squeezed(Regularized):
+    """One logit, squeezed as labels are: of a batch of one sample it is a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(8, 1)])
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logit = self(x)
+        self.note(x, (y > 0).long(), torch.cat([torch.zeros_like(logit), logit], dim=1))
+        return F.binary_cross_entropy_with_logits(logit.squeeze(), (y > 0).float().squeeze())
+
+    def validation_step(self, batch, batch_idx):
+        self.log("loss", self.training_step(batch, batch_idx))
+
+
+def one_more(seed: int = 0) -> TensorDataset:
+    """A last batch of one sample."""
+    x, y = styles.parts(seed)
+    return TensorDataset(x[: 2 * BATCH + 1], y[: 2 * BATCH + 1])
+
+
+@pytest.mark.parametrize(("module_class", "said"), [(Regularized, None), (Squeezed, "renames the labels")])
+def test_a_last_batch_of_one_sample_is_followed(module_class: type[Any], said: str | None, tmp_path: Path) -> None:
+    module, style = made(module_class), Style(module_class, data=one_more)
+    with saying(said):
+        trainer_for(module, PredictionHistory(tmp_path), max_epochs=4).fit(
+            module, loader(style, shuffle=False), loader(style, seed=1, shuffle=False)
+        )
+    assert {note.split for note in module.seen} == {"train", "val"}
+    assert_recorded(tmp_path, module)
+
+
+class TeacherAtTemperatureOne(Changes):
+    """Cross entropy, and a divergence of the same logits from a teacher's."""
+
+    def said(self, x, y, batch_idx):
+        logits, other = self(x), self.heads[1](self.body(x[:, 1:])).detach()
+        term = F.kl_div(logits.log_softmax(dim=1), other.softmax(dim=1), reduction="batchmean")
+        return logits, F.cross_entropy(logits, y) + term
+
+
+class SampleWeights(Changes):
+    """Written out, with weights of the samples in the targets."""
+
+    def said(self, x, y, batch_idx):
+        logits = self(x)
+        weighted = F.one_hot(y, styles.CLASSES) * torch.rand(len(y), 1)
+        return logits, -(weighted * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+class RegularizedMixUp(Changes):
+    """Mixes from the second epoch on, now and then, beside a regularizer."""
+
+    def said(self, x, y, batch_idx):
+        if self.current_epoch == 0 or batch_idx % 3:
+            logits = self(x)
+            return logits, F.cross_entropy(logits, y) + 0.1 * logits.square().mean()
+        other = y.argsort().flip(0)
+        mixed = self(0.6 * x + 0.4 * x[other])
+        loss = 0.6 * F.cross_entropy(mixed, y) + 0.4 * F.cross_entropy(mixed, y[other])
+        return None, loss + 0.1 * mixed.square().mean()
+
+
+class RegularizedHeads(Changes):
+    """Beside a regularizer, the head of the loss changes every other epoch."""
+
+    def said(self, x, y, batch_idx):
+        every = [head(self.body(x[:, 1:])) for head in self.heads]
+        logits = every[self.current_epoch // 2 % 2]
+        return logits, F.cross_entropy(logits, y) + 0.1 * logits.square().mean()
+
+
+LATER = [
+    (TeacherAtTemperatureOne, None),
+    (SampleWeights, None),
+    (RegularizedMixUp, OTHER_TARGETS),
+    (RegularizedHeads, OTHER_LOSS),
+]
+
+
+@pytest.mark.parametrize(("module_class", "said"), LATER, ids=[case[0].__name__ for case in LATER])
+def test_no_row_is_wrong_in_long_runs(module_class: type[Any], said: str | None, tmp_path: Path) -> None:
+    module, style = made(module_class), Style(module_class)
+    with saying(said):
+        trainer_for(module, PredictionHistory(tmp_path), max_epochs=9).fit(module, loader(style, shuffle=False))
+    expected, stored = expected_rows(module.seen, "logits"), stored_rows(tmp_path)
+    assert stored.keys() <= expected.keys()
+    assert len(stored) >= 0.85 * len(expected)
+    assert said is not None or len(stored) == len(expected)
+    found, right = (np.array([rows[key] for key in sorted(stored)]) for rows in (stored, expected))
+    np.testing.assert_array_equal(found[:, :2], right[:, :2])
+
+
+def test_each_callback_has_its_own_place_in_validation(tmp_path: Path) -> None:
+    """What another callback is told to follow is not what this one found."""
+    module, style = made(SoftmaxInEvaluation), Style(SoftmaxInEvaluation)
+    module.also = lambda x: module.heads[1](module.body(x[:, 1:]))
+    trainer = trainer_for(module, PredictionHistory(tmp_path), FlipTracker(train=True, logits_from="heads.0"))
+    with saying():
+        trainer.fit(module, loader(style), loader(style, seed=1, shuffle=False))
+    assert_recorded(tmp_path, module)
+
+
+def test_one_place_may_be_two_kinds_for_two_callbacks(tmp_path: Path) -> None:
+    class Probabilities(Changes):
+        """Has softmax outputs under cross entropy, which is what its loss takes them for."""
+
+        def forward(self, x):
+            return super().forward(x).softmax(dim=1)
+
+        said = SoftmaxInEvaluation.said
+
+    module, style = made(Probabilities), Style(Probabilities)
+    callbacks = [PredictionHistory(tmp_path, outputs="probs"), FlipTracker(train=True)]
+    with saying():
+        trainer_for(module, *callbacks).fit(module, loader(style))
+    for note in module.seen:
+        note.said = note.said.log()
+    assert_recorded(tmp_path, module)
 
 
 def test_a_search_keeps_no_activations(tmp_path: Path) -> None:
