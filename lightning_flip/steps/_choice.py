@@ -88,17 +88,29 @@ class Choice:
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
         """The loss of some logits as it was called; None where it cannot be computed from them."""
-        if len(target) != len(logits) or self.binary or (target.ndim == 2 and target.shape != logits.shape):
+        if len(target) != len(logits) or (target.ndim == 2 and target.shape != logits.shape):
             return None
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         target = target.to(logits.device)
         if target.ndim == 1 and bool((((target < 0) | (target >= logits.shape[1])) & (target != self.ignored)).any()):
             return None
+        if self.binary:
+            return self._binary_loss(wide, target)
         weight = None if self.weight is None or len(self.weight) != logits.shape[1] else self.weight.to(wide)
         reduction = "sum" if self.reduction == "sum" else "mean"
         target = target.to(wide) if target.ndim == 2 else target
         options: dict[str, Any] = {} if target.ndim == 2 else {"ignore_index": self.ignored}
         return F.cross_entropy(wide, target, weight, reduction=reduction, label_smoothing=self.smoothing, **options)
+
+    def _binary_loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
+        """The mean binary cross entropy against labels as zeros and ones."""
+        if target.ndim != 1 or self.weight is not None or self.reduction == "sum":
+            return None
+        ones = F.one_hot(target, logits.shape[1]).to(logits)
+        ones = ones * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        if self.name == "binary_cross_entropy":
+            return F.binary_cross_entropy(logits.exp().clamp_max(1.0), ones)
+        return F.binary_cross_entropy_with_logits(logits, ones)
 
     def gives(self, loss: Tensor, logits: Tensor, target: Tensor) -> bool:
         """Whether a step's loss is :meth:`loss` of its logits; waits for a device."""
