@@ -188,19 +188,20 @@ def choose(search: Search, question: Question) -> Answer | None:
         return found
     outputs = [output for output in outputs if output.graded]
     normalizers = [call for call in search.calls.calls if not call.is_loss]
-    ways: list[Callable[[], Answer | None]] = [
-        lambda: _by_loss(written, losses, question),
-        lambda: _by_normalizer(normalizers, outputs, question),
-        lambda: _by_memory(outputs, question),
-        lambda: _by_returned_loss(outputs, question),
-        lambda: _by_form(outputs, question),
-    ]
-    if not question.training:  # what is logged there may be anything
-        ways = [ways[2], ways[0], ways[1], *ways[3:]] if question.step != "predict_step" else [ways[2], ways[4]]
-    for way in ways:
-        found = way()
-        if found is not None:
-            break
+    ways: dict[str, Callable[[], Answer | None]] = {
+        "written out": lambda: _by_loss(written, losses, question),
+        "normalized": lambda: _by_normalizer(normalizers, outputs, question),
+        "remembered": lambda: _by_memory(outputs, question),
+        "returned": lambda: _by_returned_loss(outputs, question),
+        "form": lambda: _by_form(outputs, question),
+    }
+    order = list(ways)
+    if question.step == "predict_step":
+        order = ["remembered", "form"]
+    elif not question.training:  # what is logged there may be written out of anything
+        order = ["remembered", "written out", "normalized", "returned", "form"]
+    for way in order:
+        found = found or ways[way]()
     if problem is not None and (found is None or _was_given(found, problem[0], search.outputs)):
         raise NotSupportedError(
             f"{question.step} is not supported: {problem[1]} Classifiers with one prediction and one label a sample "
@@ -225,7 +226,9 @@ def _with_other_targets(
         place = None if group.output is None else group.output.place
         if found is not None and (found.choice.place != place or place is None):
             continue
-        if question.classes is None or two_dimensional(group.calls[0].input).shape[1] in (question.classes, 1):  # type: ignore[union-attr]
+        columns = two_dimensional(group.calls[0].input)
+        assert columns is not None
+        if columns.shape[1] == 1 or question.classes in (None, columns.shape[1]):
             return _answer_of(group, question, losses.index(group.calls[0]))
     return found
 
