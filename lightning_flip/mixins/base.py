@@ -345,7 +345,7 @@ class LossTerm(Stacked, _Module):
             )
         if not loop.compared:
             loop.compared = self.base_loss != "cross_entropy" or check_base_loss(
-                loss, plain, step.logits.dtype, type(self).__name__, step.choice
+                loss, plain, step.logits.dtype, type(self).__name__, step.choice, labels=step.has_labels
             )
         given, own = self.step_for_methods(step), plain
         if given is not step:

@@ -13,7 +13,13 @@ __all__ = ["check_base_loss"]
 
 
 def check_base_loss(
-    loss: Tensor, cross_entropies: Tensor, dtype: torch.dtype, name: str, choice: Choice | None = None
+    loss: Tensor,
+    cross_entropies: Tensor,
+    dtype: torch.dtype,
+    name: str,
+    choice: Choice | None = None,
+    *,
+    labels: bool = True,
 ) -> bool:
     """Compare a module's loss with the mean cross entropy of its logits; waits for the device.
 
@@ -23,6 +29,7 @@ def check_base_loss(
         dtype: the logits' type, which says how exact the comparison can be.
         name: the module's name, for the error.
         choice: how the logits were found, which may say what the loss is.
+        labels: whether the targets are labels; distributions may be of half precision.
 
     Returns:
         Whether the comparison has decided: where all samples have the same cross entropy, as with a head that begins at
@@ -41,7 +48,7 @@ def check_base_loss(
     found = _seen(choice)
     expected, got = float(values.mean()), float(loss.detach())
     half = dtype in (torch.float16, torch.bfloat16)
-    tolerance = (2e-2 if half else 1e-4) if choice is None else choice.tolerance(dtype, loss.dtype)
+    tolerance = (2e-2 if half else 1e-4) if choice is None else choice.tolerance(dtype, loss.dtype, labels=labels)
     if found or not math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance):
         total = float(values.sum())
         if not found and len(values) > 1 and math.isclose(total, got, rel_tol=tolerance, abs_tol=tolerance):

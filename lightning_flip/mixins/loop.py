@@ -242,14 +242,16 @@ class TermLoop(pl.Callback):
             ValueError: if the base loss is to be mean cross entropy.
         """
         module = self._module()
-        if not sure and problem not in self._told:
-            self._told.add(problem)
-            rank_zero_warn(f"{type(module).__name__}: {problem}. The mixin's term went on as before.")
-        if sure and module is not None and module.base_loss != "any":
+        if module is None or module.base_loss == "any":
+            return False
+        if sure:
             raise ValueError(
                 f"{type(module).__name__}: {problem}. The mixin adds mean(method loss - CE), with the batch's labels. "
                 "Mix in the collate function, where the batch's own targets say it, or pass base_loss='any'."
             )
+        if problem not in self._told:
+            self._told.add(problem)
+            rank_zero_warn(f"{type(module).__name__}: {problem}. The mixin's term went on as before.")
         return False
 
     def nothing_recorded(self, split: str, reason: str) -> None:

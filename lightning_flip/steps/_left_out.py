@@ -56,7 +56,9 @@ def steps_left_out(
     if not any(moment.compared for moment in moments):
         return LeftOut(sorted(others), sure), False
     expected = _losses_of(choice, step, moments)
-    apart = ~np.isclose(losses.double().cpu().numpy(), expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    kept = losses.double().cpu().numpy()
+    # Numbers that are not finite have been told of, or will be.
+    apart = ~np.isclose(kept, expected, rtol=tolerance, atol=tolerance) & np.isfinite(kept) & np.isfinite(expected)
     found = {position for position, moment in enumerate(moments) if moment.compared and apart[position]}
     # Of a step that was looked at, another loss of the same targets is no reason.
     others |= {position for position in found if not moments[position].looked}

@@ -271,7 +271,7 @@ class Recorder:
         moment = moment._replace(looked=found.looked or feed.split != "train")
         if not choice.equal or loss is None or loss.numel() != 1:
             return moment, None
-        feed.tolerance = choice.tolerance(found.logits.dtype, loss.dtype)
+        feed.tolerance = choice.tolerance(found.logits.dtype, loss.dtype, labels=target.ndim == 1)
         begins = found.looked and feed.looked_at != self._epoch  # losses change where epochs begin
         if not (begins or feed.watchers) and rows == len(target):  # the rows of a block have no padding
             return moment._replace(compared=True), loss

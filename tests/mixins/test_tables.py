@@ -132,7 +132,14 @@ def saved(path: Path, epochs: int, kind: Any = Robust, **options: Any) -> dict[s
 def test_a_checkpoint_holds_the_tables_under_their_own_key_and_loads_safely(tmp_path: Path) -> None:
     state = saved(tmp_path / "a.ckpt", 2)["lightning_flip"]
     assert state.keys() == {"version", "tables", "epoch", "total_epochs", "partial", "logits"}
-    assert state["logits"] == {"place": "", "kind": "logits", "classes": K, "prefix": False}
+    assert state["logits"] == {
+        "place": "",
+        "kind": "logits",
+        "looks": "logits",
+        "classes": K,
+        "prefix": False,
+        "named": False,
+    }
     assert (state["version"], state["total_epochs"]) == (1, EPOCHS)
     assert state["epoch"] == 1
     assert state["partial"] is False
