@@ -58,7 +58,7 @@ class RunningStep:
         Args:
             arrival: the batch.
         """
-        self._built, self._output, self._args = {}, None, ()
+        self._built, self._output, self._args, self.loss = {}, None, (), None
         self._captures.clear()
         self.arrival = arrival
 
