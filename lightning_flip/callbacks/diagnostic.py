@@ -52,11 +52,8 @@ class Diagnostic(StepWatcher):
         dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
         overwrite: replace another run's tables instead of refusing.
         name: tells two of one Trainer apart: it ends the names of files and of what is logged.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids; "visits" only.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Attributes:
         found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first
@@ -101,22 +98,9 @@ class Diagnostic(StepWatcher):
         dirpath: str | Path | None = None,
         overwrite: bool = False,
         name: str = "",
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=train,
-            val=val,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=train, val=val, name=name, **options)
         check_whole(**({} if every_n_epochs is None else {"every_n_epochs": every_n_epochs}))
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, or None for the last epoch; got {every_n_epochs}.")
@@ -208,6 +192,7 @@ class Diagnostic(StepWatcher):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another run's table, where the validation is no part of a fit."""
+        super().on_validation_start(trainer, pl_module)
         if not self.fitting:
             self._open(trainer, ["validate"])
 

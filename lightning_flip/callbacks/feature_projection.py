@@ -17,7 +17,8 @@ from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostic_files import Finding
 from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.data.labels import labels_at_hand
-from lightning_flip.data.sources import first_attribute, true_targets
+from lightning_flip.data.origins import true_targets
+from lightning_flip.data.sources import first_attribute
 from lightning_flip.reports.projection_figures import class_plane, class_projection, plot_class_projection
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.features import classifier_layer

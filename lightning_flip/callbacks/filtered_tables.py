@@ -53,6 +53,15 @@ class FilteredTables:
         self.best: dict[str, Any] | None = None
         self.best_eval: Tensor | None = None
 
+    def grow(self, num_samples: int) -> None:
+        """Append rows for a dataset that has grown; what a model said at the best moment of new samples is nothing.
+
+        Args:
+            num_samples: N.
+        """
+        self.average.grow(num_samples)
+        self._labels.grow(num_samples)
+
     def visit(self, step: SampleStep) -> None:
         """Take in a step's predictions; nothing is read back from the device.
 
@@ -62,7 +71,7 @@ class FilteredTables:
         Raises:
             ValueError: if the step is of another number of samples or classes.
         """
-        if step.num_classes != self.average.width or step.num_samples not in (None, self.average.num_samples):
+        if step.num_classes != self.average.width or (step.num_samples or 0) > self.average.num_samples:
             raise ValueError(
                 f"the tables are of {self.average.num_samples} samples x {self.average.width} classes, this step is of "
                 f"{step.num_samples} x {step.num_classes}. Resume with the data the checkpoint was made with, look at "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,11 +38,8 @@ class FlipTracker(StatefulWatcher):
         val: follow the validation loaders.
         name: tells two trackers of one Trainer apart in a checkpoint.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         ValueError: if neither training nor validation is to be followed.
@@ -60,22 +56,9 @@ class FlipTracker(StatefulWatcher):
         val: bool = True,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=train,
-            val=val,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=train, val=val, name=name, **options)
         self.num_samples = num_samples
         self._statistics: dict[tuple[str, int], VisitStatistics] = {}
         self._passes: dict[tuple[str, int], int] = {}
@@ -101,10 +84,14 @@ class FlipTracker(StatefulWatcher):
                 self._finish_pass(key, None)
             self._train_epoch = epoch
 
+    def restart(self, split: str, loader: int) -> None:
+        """Forget a loader's statistics."""
+        for known in (self._statistics, self._passes, self._counts):
+            known.pop((split, loader), None)
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Count rows in; nothing is read back from the device."""
         statistics = self._statistics_for(split, loader, step)
-        step.require_below(statistics.num_samples)
         counts = self._counts.get((split, loader))
         if counts is None:
             counts = torch.zeros(len(_COUNTS), dtype=torch.int64, device=step.logits.device)
@@ -162,17 +149,14 @@ class FlipTracker(StatefulWatcher):
 
     def _statistics_for(self, split: str, loader: int, step: SampleStep) -> VisitStatistics:
         key = (split, loader)
-        num_samples = self.num_samples if self.num_samples is not None else step.num_samples
-        if num_samples is None:
-            raise ValueError(
-                "the batches carry their index themselves, so that the number of samples is unknown. "
-                "Pass num_samples=, one more than the largest index."
-            )
+        num_samples = step.table_size(self.num_samples)
         if key not in self._statistics:
             size = VisitStatistics.bytes_needed(num_samples) / 1e6
             rank_zero_info(f"FlipTracker: statistics of {num_samples} {split} samples = {size:.1f} MB")
             self._statistics[key] = VisitStatistics(num_samples, step.logits.device)
         statistics = self._statistics[key]
+        if statistics.num_samples < num_samples:
+            statistics.grow(num_samples)
         if statistics.num_samples != num_samples:
             raise ValueError(
                 f"the checkpoint's statistics are of {statistics.num_samples} {split} samples, this loader has "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,11 +56,8 @@ class LearningPath(StatefulWatcher):
         max_bytes: refuse to write more; where the length of training is not known, recording stops there.
         name: tells two recordings of one Trainer apart, in a checkpoint and as a folder under ``paths/``.
         num_samples: number of samples, needed with ``k`` and ``index_from`` only.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids; "visits" only.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         ValueError: if an option is out of range, or more than ``max_bytes`` would be written.
@@ -86,25 +83,12 @@ class LearningPath(StatefulWatcher):
         max_bytes: int = 1_000_000_000,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=True,
-            val=False,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=True, val=False, name=name, **options)
         self._given = check_samples(samples, k, select)
         check_times(mode, every_n_steps, every_n_epochs)
-        if mode == "eval" and (callable(logits_from) or index_from is not None):
+        if mode == "eval" and (callable(self.source.logits_from) or self.source.index_from is not None):
             raise ValueError(
                 'mode="eval" runs the model on samples that it asks for by position: logits_from must name a '
                 'submodule, and index_from does not go with it. Use mode="visits".'

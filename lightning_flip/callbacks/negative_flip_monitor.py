@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,8 @@ class NegativeFlipMonitor(StatefulWatcher):
         class_labels: the label that each output of the new model stands for, to read files whose labels are no
             numbers of outputs; by default the data set's own ``class_labels``.
         name: tells two monitors of one Trainer apart in a checkpoint.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         PredictionError: if a file of predictions lacks samples, has other targets for them, or cannot be read.
@@ -90,22 +87,9 @@ class NegativeFlipMonitor(StatefulWatcher):
         old_classes: Sequence[int] | None = None,
         class_labels: Sequence[int | str] | None = None,
         name: str = "",
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=train,
-            val=val,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=train, val=val, name=name, **options)
         self.models = OldModels(
             reference,
             train_reference,
@@ -115,7 +99,7 @@ class NegativeFlipMonitor(StatefulWatcher):
             compile_model=reference_compile,
             old_classes=old_classes,
             class_labels=class_labels,
-            logits_from=logits_from,
+            logits_from=self.source.logits_from,
         )
         self._counts: dict[tuple[str, int], Tensor] = {}
         self._train_epoch = -1

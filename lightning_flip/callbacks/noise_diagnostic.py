@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
 from lightning_flip.callbacks.soft_target_files import training_data
-from lightning_flip.data.sources import true_targets
+from lightning_flip.data.origins import true_targets
 
 __all__ = ["NoiseDiagnostic"]
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from lightning_flip.data.sources import sample_name
+from lightning_flip.data.sample_names import sample_names
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
 
 __all__ = ["MISSING", "UNKNOWN", "OldPredictions", "SampleAnswers", "holds_predictions"]
@@ -148,7 +148,7 @@ class OldPredictions:
         pred, target = (self._codes(rows[name], labels) for name in ("pred", "target"))
         if dataset is None or num_samples is None:
             return self._by_number(pred, target, device)
-        names = pa.array([sample_name(dataset, place) for place in range(num_samples)], pa.string())
+        names = pa.array(sample_names(dataset).names, pa.string())
         places = pc.fill_null(pc.index_in(names, value_set=rows["sample_id"].combine_chunks()), -1).to_numpy()
         found = places >= 0
         if not found.any():

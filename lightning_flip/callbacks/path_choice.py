@@ -142,20 +142,26 @@ class PathChoice:
         Raises:
             ValueError: if the number of samples is not known, or the checkpoint's table is of another size.
         """
-        if not self.counting or self.sums is not None:
+        if not self.counting:
             return
-        num_samples = self.num_samples if self.num_samples is not None else step.num_samples
-        if num_samples is None:
-            raise ValueError(
-                "the batches carry their index themselves, so that the number of samples is unknown. "
-                "Pass num_samples=, one more than the largest index."
-            )
+        num_samples = step.table_size(self.num_samples)
+        if self.sums is not None:
+            if num_samples > self.sums.num_samples:
+                self.sums.grow(num_samples)
+            return
         needed = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
         rank_zero_info(f"LearningPath: sums of {num_samples} samples x {step.num_classes} classes = {needed:.1f} MB")
         self.sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
         if self._waiting is not None:
-            self.sums.load_state_dict(self._waiting)
-            self._waiting = None
+            self._take_over(step.logits.device)
+            self.prepare(step)
+
+    def _take_over(self, device: torch.device) -> None:
+        """Go on with the sums of a checkpoint."""
+        assert self._waiting is not None
+        self.sums = PredictionSums(*self._waiting["sums"].shape, device=device)
+        self.sums.load_state_dict(self._waiting)
+        self._waiting = None
 
     def see(self, step: SampleStep) -> None:
         """Add a step's predictions up; nothing is read back from the device.
@@ -166,7 +172,6 @@ class PathChoice:
         self.prepare(step)
         if self.sums is None:
             return
-        step.require_below(self.sums.num_samples)
         for part in step.pieces():
             self.sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
 
@@ -182,9 +187,7 @@ class PathChoice:
         if not self.counting:
             return False
         if self.sums is None and self._waiting is not None:
-            self.sums = PredictionSums(*self._waiting["sums"].shape, device=device)
-            self.sums.load_state_dict(self._waiting)
-            self._waiting = None
+            self._take_over(device)
         if self.sums is None:
             return False
         assert self.k is not None

@@ -12,7 +12,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, LARGEST_HALF, GatheredRows
-from lightning_flip.data.sources import sample_name
+from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.sample_names import sample_names
+from lightning_flip.steps._identity import ChangedDataError, LoaderData, lists_other_labels
 from lightning_flip.stores import write_predictions
 
 __all__ = [
@@ -129,14 +131,14 @@ def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
 
 
 def write_rows(
-    path: Path, rows: GatheredRows | None, *, dataset: Any, model_parameters: int, overwrite: bool
+    path: Path, rows: GatheredRows | None, *, data: LoaderData | None, model_parameters: int, overwrite: bool
 ) -> int | None:
     """Name the samples and write their rows.
 
     Args:
         path: the file.
         rows: of all ranks, with a :class:`RowNote`; None where there are none.
-        dataset: the dataset given to the DataLoader; None where the batches carried the index.
+        data: of the loader.
         model_parameters: the model's number of parameters.
         overwrite: whether a file may be replaced.
 
@@ -149,13 +151,17 @@ def write_rows(
     if rows is None:
         return None
     note: RowNote = rows.note
-    if note.positional and dataset is None:
+    if note.positional and (data is None or data.dataset is None):
         raise RuntimeError(
             f"the first rank had no batch of the loader of {path}, and does not know its dataset. Give every rank a "
             "share of the data, or run on one."
         )
     index = rows.columns["index"].tolist()
-    names = [sample_name(dataset, place) if note.positional else str(place) for place in index]
+    names, facts = [str(place) for place in index], None
+    if note.positional and data is not None:
+        named = sample_names(data.dataset, data.ids_from).names
+        names, facts = [named[place] for place in index], data.facts
+        _refuse_other_labels(path, rows.columns, data.dataset)
     if rows.repeated:
         rank_zero_warn(
             f"PredictionWriter: {rows.repeated} of {len(names)} samples were visited more than once in this pass; "
@@ -177,9 +183,28 @@ def write_rows(
         classes=note.labels,
         model_parameters=model_parameters,
         num_samples=note.num_samples,
+        data=facts,
         overwrite=overwrite,
     )
     return len(names)
+
+
+def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> None:
+    """Refuse rows whose targets are not the dataset's labels, up to one renaming: they are of other samples."""
+    listed, labelled = kept_labels(dataset), columns["labelled"]
+    if listed is None or not labelled.any():
+        return
+    index, target = columns["index"][labelled], columns["target"][labelled]
+    classes, first = np.unique(listed[index], return_index=True)
+    expected = target[first][np.searchsorted(classes, listed[index])]
+    wrong = np.flatnonzero(target != expected)
+    if len(wrong) and not lists_other_labels(dataset, int(index[wrong[0]])):
+        raise ChangedDataError(
+            f"{len(wrong)} of {len(target)} rows of {path} have other labels than the dataset lists, sample "
+            f"{index[wrong[0]]} for one: it has the label {target[wrong[0]]}, and samples that have the same label as "
+            f"this one in the list had {expected[wrong[0]]}. Usual causes: a collate_fn that reorders samples, a "
+            "dataset that gives others than it is asked for. Keep the order, or let batches carry ids: index_from=."
+        )
 
 
 def named_rows(columns: dict[str, Any], labels: Sequence[Label]) -> dict[str, Any]:

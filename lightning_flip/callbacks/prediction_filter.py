@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,11 +57,8 @@ class PredictionFilter(StatefulWatcher):
         overwrite: remove another run's soft targets from the folder instead of refusing.
         name: tells two filters of one Trainer apart, in a checkpoint and as a folder under ``soft_targets/``.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         ValueError: if an option is out of range, or validation does not log ``monitor``.
@@ -85,29 +82,16 @@ class PredictionFilter(StatefulWatcher):
         overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=True,
-            val=False,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=True, val=False, name=name, **options)
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1]; got {alpha}.")
         if mode not in ("max", "min"):
             raise ValueError(f'mode must be "max" or "min"; got {mode!r}.')
         if isinstance(also, str) or not set(also) <= set(_EVALUATIONS):
             raise ValueError(f"also must be a list of {', '.join(map(repr, _EVALUATIONS))}; got {also!r}.")
-        if (also or initial_pass) and callable(logits_from):
+        if (also or initial_pass) and callable(self.source.logits_from):
             raise ValueError(
                 "initial_pass and also run the model outside of its steps, and logits_from is a function of what a "
                 "step returned. Name a submodule."
@@ -177,16 +161,16 @@ class PredictionFilter(StatefulWatcher):
             if self._tables is not None:
                 self._tables.sync()
 
+    def restart(self, split: str, loader: int) -> None:
+        """Forget the averages."""
+        self._tables = None
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Take predictions in; nothing is read back from the device."""
+        num_samples = step.table_size(self.num_samples)
         if self._tables is None:
-            num_samples = self.num_samples if self.num_samples is not None else step.num_samples
-            if num_samples is None:
-                raise ValueError(
-                    "the batches carry their index themselves, so that the number of samples is unknown. "
-                    "Pass num_samples=, one more than the largest index."
-                )
             self._tables = self._make_tables(num_samples, step.num_classes, step.logits.device)
+        self._tables.grow(num_samples)
         self._tables.visit(step)
 
     def skip(self, split: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +14,9 @@ from lightning_flip.callbacks.known_samples import KnownSamples
 from lightning_flip.callbacks.run_folder import default_folder, give_up_folder, open_folder
 from lightning_flip.callbacks.visit_buffer import VisitBuffer
 from lightning_flip.callbacks.watcher import StatefulWatcher
-from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.steps import SampleStep
-from lightning_flip.stores import PartKey, write_part, write_samples
+from lightning_flip.stores import PartKey, note_data, read_samples, write_part, write_samples
+from lightning_flip.stores.samples import SAMPLES_FILE
 from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]
@@ -44,11 +43,8 @@ class PredictionHistory(StatefulWatcher):
         info: anything that JSON can hold, kept in ``run.json``.
         dtype: "float32" keeps probabilities, margins and cross entropies bit for bit; "float16" takes a little
             over half the space and three digits.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         ValueError: if nothing is to be recorded, or for another ``dtype``.
@@ -69,22 +65,9 @@ class PredictionHistory(StatefulWatcher):
         overwrite: bool = False,
         info: dict[str, Any] | None = None,
         dtype: Literal["float32", "float16"] = "float32",
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=train,
-            val=val,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=train, val=val, name=name, **options)
         self.dirpath = dirpath
         self.overwrite = overwrite
         self.info = info or {}
@@ -99,7 +82,6 @@ class PredictionHistory(StatefulWatcher):
         self._finished: list[tuple[str, int, int]] = []
         self._buffers: dict[str, VisitBuffer] = {}
         self._known = KnownSamples()
-        self._datasets: dict[tuple[str, int], Any] = {}
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -125,6 +107,8 @@ class PredictionHistory(StatefulWatcher):
         self._run_id = open_folder(
             trainer, self.folder, self._run_id, self._finished, overwrite=self.overwrite, info=info
         )
+        if trainer.is_global_zero and (self.folder / SAMPLES_FILE).exists():
+            self._known.adopt(read_samples(self.folder))
         rank_zero_info(f"PredictionHistory: recording into {self.folder}")
 
     # -- steps ----------------------------------------------------------------------------------------
@@ -133,12 +117,10 @@ class PredictionHistory(StatefulWatcher):
         """Write the rows of an epoch whose end was not seen."""
         buffer, trainer = self._buffers.get("train"), self.trainer
         if buffer is not None and buffer.epoch != epoch and trainer is not None:
-            self._find_datasets(trainer, "train")
             self._write(trainer, "train")
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep rows; nothing is read back from the device."""
-        self._datasets.setdefault((split, loader), step.dataset)
         if split not in self._buffers:
             self._buffers[split] = VisitBuffer(step.epoch, getattr(torch, self.dtype))
         self._buffers[split].add(step, loader=loader)
@@ -159,7 +141,6 @@ class PredictionHistory(StatefulWatcher):
         """Write the rows of an ended epoch after which no step came: resumed where there was nothing left to do."""
         if self.fitting and self._opened:
             for split in sorted(self._buffers):
-                self._find_datasets(trainer, split)
                 self._write(trainer, split)
 
     def rescue(self, trainer: pl.Trainer) -> None:
@@ -178,11 +159,15 @@ class PredictionHistory(StatefulWatcher):
         buffer = self._buffers[split]
         number = sum(part[0] == split and part[1] == buffer.epoch for part in self._finished)
         columns = buffer.columns()
-        target = columns.pop("target")
+        target = columns["target"]
+        if self.source.labels != "may_change":
+            del columns["target"]
         if keep and not trainer.is_global_zero:
             # Rank 0 names new samples, and does not hear of this rank's; nobody could read their rows.
             named = self._known.has(split, columns["loader"], columns["index"])
             columns, target = {name: values[named] for name, values in columns.items()}, target[named]
+        if trainer.is_global_zero:
+            note_data(self.folder, self._data.facts)
         self._name_samples(trainer, split, columns, target, alone=keep)
         write_part(self.folder, PartKey(split, buffer.epoch, number, trainer.global_rank), columns)
         if not keep:
@@ -193,32 +178,18 @@ class PredictionHistory(StatefulWatcher):
         self, trainer: pl.Trainer, split: str, columns: dict[str, Any], target: Any, *, alone: bool
     ) -> None:
         together = is_distributed() and not alone
-        loaders = sorted({key[1] for key in self._datasets if key[0] == split})
+        loaders = sorted({key[1] for key in self.loader_data if key[0] == split})
         for loader in loaders:
             mine = columns["loader"] == loader
             index, labels = columns["index"][mine], target[mine]
             if together:
                 index, labels = _share(trainer, index, labels)
-            fresh = self._known.new(split, loader, index)
-            if len(fresh) and trainer.is_global_zero:
+            self._known.see(split, loader, index, labels)
+            if trainer.is_global_zero:
                 assert self.folder is not None
-                rows = self._known.rows(split, loader, index[fresh], labels[fresh], self._datasets[split, loader])
-                write_samples(self.folder, rows)
-            self._known.add(split, loader, index[fresh])
-
-    def _find_datasets(self, trainer: pl.Trainer, split: str) -> None:
-        """Look up the datasets of loaders that took no step in this process."""
-        loaders: Any = trainer.train_dataloader if split == "train" else trainer.val_dataloaders
-        if split == "val":
-            found = dict(enumerate(loaders if isinstance(loaders, (list, tuple)) else [loaders]))
-        elif isinstance(self.source.loader, int):
-            found = {self.source.loader: loaders[self.source.loader]}
-        else:
-            found = {0: loaders if self.source.loader is None else loaders[self.source.loader]}
-        for position, loader in found.items():
-            dataset = getattr(loader, "dataset", None) if self.source.index_from is None else None
-            dataset = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
-            self._datasets.setdefault((split, position), dataset)
+                rows = self._known.rows(split, loader, self.loader_data[split, loader])
+                if rows is not None:
+                    write_samples(self.folder, rows)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 

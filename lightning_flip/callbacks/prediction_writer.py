@@ -21,7 +21,9 @@ from lightning_flip.callbacks.prediction_files import (
     write_rows,
 )
 from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, PredictionRows
+from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, StepSource, attach
+from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import restore_from
 
 __all__ = ["PredictionWriter"]
@@ -60,6 +62,7 @@ class PredictionWriter(pl.Callback):
             returns None.
         index_from: where the batch carries its samples' ids.
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it.
 
     Attributes:
         paths: the files of the latest pass, one a loader.
@@ -99,6 +102,7 @@ class PredictionWriter(pl.Callback):
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         outputs: str | None = None,
+        sample_id_from: IdsFrom | None = None,
     ) -> None:
         if path is not None and Path(path).suffix != ".parquet":
             raise ValueError(f"path must name a file that ends in .parquet; got {str(path)!r}.")
@@ -113,7 +117,9 @@ class PredictionWriter(pl.Callback):
         self.slices = dict(slices or {})
         self.class_labels = class_labels
         self.overwrite = overwrite
-        self.given_source = self.source = StepSource(logits_from, target_from, index_from, outputs=outputs)
+        self.given_source = self.source = StepSource(
+            logits_from, target_from, index_from, outputs=outputs, sample_id_from=sample_id_from
+        )
         self.paths: list[Path] = []
         self._attachment: Attachment | None = None
         self._forget()
@@ -121,7 +127,7 @@ class PredictionWriter(pl.Callback):
     def _forget(self) -> None:
         self._files: list[Path] = []
         self._rows: dict[int, PredictionRows] = {}
-        self._datasets: dict[int, Any] = {}
+        self._data: dict[int, LoaderData] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_attachment": None}
@@ -142,15 +148,15 @@ class PredictionWriter(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""
-        self._begin(trainer, lambda: len(trainer.num_val_batches))
+        self._begin(trainer, "val", lambda: len(trainer.num_val_batches))
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""
-        self._begin(trainer, lambda: len(trainer.num_test_batches))
+        self._begin(trainer, "test", lambda: len(trainer.num_test_batches))
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""
-        self._begin(trainer, lambda: len(trainer.num_predict_batches))
+        self._begin(trainer, "predict", lambda: len(trainer.num_predict_batches))
 
     def on_validation_batch_end(
         self,
@@ -210,11 +216,12 @@ class PredictionWriter(pl.Callback):
 
     # -- a pass ---------------------------------------------------------------------------------------
 
-    def _begin(self, trainer: pl.Trainer, count_loaders: Callable[[], int]) -> None:
+    def _begin(self, trainer: pl.Trainer, split: str, count_loaders: Callable[[], int]) -> None:
         if self._attachment is None:
             return
         refuse_collections(trainer)
         self._forget()
+        self._data = {data.loader: data for data in self._attachment.identify(self.source, split)}
         self._files = prediction_paths(trainer, self.path, count_loaders())
         on_first_rank(trainer, functools.partial(refuse_paths, self._files, overwrite=self.overwrite))
 
@@ -233,7 +240,6 @@ class PredictionWriter(pl.Callback):
         if loader not in self._rows:
             dataset = step.dataset
             labels = labels_of_outputs(dataset, self.class_labels, step.num_classes)
-            self._datasets[loader] = dataset
             self._rows[loader] = PredictionRows(RowNote(labels, step.num_samples, dataset is not None))
         columns = step_columns(seen, top_k=self.top_k, logits=self.logits)
         numbers, words = slice_columns(batch, self.slices, len(step.index), step.num_padding)
@@ -251,7 +257,7 @@ class PredictionWriter(pl.Callback):
                 write_rows,
                 path,
                 rows,
-                dataset=self._datasets.get(loader),
+                data=self._data.get(loader),
                 model_parameters=parameters,
                 overwrite=self.overwrite,
             )

@@ -15,11 +15,13 @@ from torch import Tensor
 from lightning_flip.callbacks.clean_pass import find_training_loader
 from lightning_flip.callbacks.filtered_tables import FilteredTables
 from lightning_flip.callbacks.run_folder import overwrite_ignored
-from lightning_flip.data.identity import kept_labels, sample_ids
+from lightning_flip.data.identity import describe_data, kept_labels
 from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps import StepSource
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets, write_soft_targets
 from lightning_flip.stores.atomic import temporary_files
+from lightning_flip.tables import append_rows
 
 __all__ = ["SoftTargetFolder", "claim_folder", "describe_labels", "training_data"]
 
@@ -93,7 +95,7 @@ def describe_labels(dataset: Any, seen: npt.NDArray[np.int64]) -> dict[str, Any]
 
     Returns:
         ``dataset_fingerprint`` (None where some labels are not known), ``sample_ids``, whether names are in it, and
-        ``labels``, "dataset" or "steps", where such labels are found.
+        ``labels``, "dataset" or "steps", where such labels are found; ``data``, the dataset's own fingerprint.
 
     Example:
         >>> import torch
@@ -111,11 +113,12 @@ def describe_labels(dataset: Any, seen: npt.NDArray[np.int64]) -> dict[str, Any]
     known = "steps" if labels is None else "dataset"
     if labels is None and (seen >= 0).all():
         labels = seen
-    names = None if dataset is None or labels is None else sample_ids(dataset)
+    names = None if dataset is None or labels is None else lasting_ids(dataset)
     if names is not None and len(names) != len(seen):
         names = None
     fingerprint = None if labels is None else dataset_fingerprint(labels, names)
-    return {"dataset_fingerprint": fingerprint, "sample_ids": names is not None, "labels": known}
+    facts = None if dataset is None else describe_data(dataset)
+    return {"dataset_fingerprint": fingerprint, "sample_ids": names is not None, "labels": known, "data": facts}
 
 
 class SoftTargetFolder:
@@ -152,8 +155,10 @@ class SoftTargetFolder:
             self._write_one("eval_last", evaluated_last, everywhere, labels, moment)
         if tables.best is not None:
             self._write_one("filtered_best", *tables.average.kept(), labels, tables.best)
-            if tables.best_eval is not None:
-                self._write_one("eval_best", tables.best_eval, everywhere, labels, tables.best)
+            if tables.best_eval is not None:  # the data may have grown since then
+                known = torch.arange(len(labels)) < len(tables.best_eval)
+                rows = append_rows(tables.best_eval, len(labels))
+                self._write_one("eval_best", rows, known, labels, tables.best)
 
     def _write_one(self, name: str, probs: Tensor, visited: Tensor, labels: Tensor, moment: dict[str, Any]) -> None:
         assert self._described is not None

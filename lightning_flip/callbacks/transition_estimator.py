@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,12 +50,8 @@ class TransitionEstimator(StatefulWatcher):
         overwrite: replace a file.
         name: tells two of these callbacks apart in a checkpoint.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: key, attribute, position in the batch, or function of it, where the targets are not in one of the
-            usual places.
-        index_from: the same for sample ids that the batch carries itself (iterable datasets).
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Attributes:
         transition: float64 ``[K, K]`` on the CPU; None before the estimate.
@@ -83,22 +78,9 @@ class TransitionEstimator(StatefulWatcher):
         overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=True,
-            val=False,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=True, val=False, name=name, **options)
         if path is not None and Path(path).suffix != ".npz":
             raise ValueError(f"path must name a file that ends in .npz; got {str(path)!r}.")
         if warmup_epochs < 1:
@@ -153,10 +135,13 @@ class TransitionEstimator(StatefulWatcher):
         late = trainer is not None and trainer.current_epoch + 1 >= self.warmup_epochs
         return late and self.transition is None
 
+    def restart(self, split: str, loader: int) -> None:
+        """Forget the predictions of an epoch that is not over; an estimate stays."""
+        self._table = None
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep probabilities; nothing is read back from the device."""
         table = self._table_for(step)
-        step.require_below(table.num_samples)
         self._epoch = step.epoch
         for part in step.pieces():
             table.update(part.index, part.logits.softmax(dim=1), part.valid)
@@ -194,16 +179,12 @@ class TransitionEstimator(StatefulWatcher):
     # -- the estimate ---------------------------------------------------------------------------------
 
     def _table_for(self, step: SampleStep) -> SampleTable:
+        num_samples = step.table_size(self.num_samples)
         if self._table is None:
-            num_samples = self.num_samples if self.num_samples is not None else step.num_samples
-            if num_samples is None:
-                raise ValueError(
-                    "the batches carry their index themselves, so that the number of samples is unknown. "
-                    "Pass num_samples=, one more than the largest index."
-                )
             needed = SampleTable.bytes_needed(num_samples, step.num_classes)
             rank_zero_info(f"TransitionEstimator: {num_samples} x {step.num_classes} = {needed / 1e6:.1f} MB")
             self._table = SampleTable(num_samples, step.num_classes, device=step.logits.device)
+        self._table.grow(num_samples)
         return self._table
 
     def _estimate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

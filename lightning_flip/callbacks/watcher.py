@@ -8,14 +8,17 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, SampleStep, StepSource, attach
+from lightning_flip.steps._held_data import HeldData
 from lightning_flip.steps._hooks import STEP_HOOKS, restore_hooks, skip_unused_hooks
+from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import known_state, restore
 from lightning_flip.steps._state import STATE_VERSION, check_version
 
@@ -38,9 +41,16 @@ class StepWatcher(pl.Callback, ABC):
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
         loader: which training loader to follow, where there are several.
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        labels: "may_change" keeps the label of every visit (pseudo-labels, label correction) and judges each visit by
+            its own; else a label that differs from the first one of its sample stops the run.
+        sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it; None:
+            its ``sample_id(index)``, else the paths of a folder dataset.
+        allow_changed_data: start anew on other data than those of the checkpoint, or of the epoch before, instead of
+            refusing them. Data that have grown at their end are followed in any case.
 
     Raises:
         ValueError: if neither training nor validation is to be watched.
+        ChangedDataError: while a fit runs, where the samples or labels of the data are not those of before.
     """
 
     #: Whether steps whose targets are distributions (MixUp, CutMix) are watched, too.
@@ -52,23 +62,31 @@ class StepWatcher(pl.Callback, ABC):
         train: bool,
         val: bool,
         name: str,
-        logits_from: str | Callable[[Any], Any] | None,
-        target_from: str | int | Callable[[Any], Any] | None,
-        index_from: str | int | Callable[[Any], Any] | None,
-        loader: int | str | None,
+        logits_from: str | Callable[[Any], Any] | None = None,
+        target_from: str | int | Callable[[Any], Any] | None = None,
+        index_from: str | int | Callable[[Any], Any] | None = None,
+        loader: int | str | None = None,
         outputs: str | None = None,
+        labels: Literal["fixed", "may_change"] | None = None,
+        sample_id_from: IdsFrom | None = None,
+        allow_changed_data: bool = False,
     ) -> None:
         if not (train or val):
             raise ValueError(f"{type(self).__name__} watches nothing: set train=True, val=True, or both.")
         self.train = train
         self.val = val
         self.name = name
-        self.given_source = StepSource(logits_from, target_from, index_from, loader, outputs=outputs)
+        self.given_source = StepSource(
+            logits_from, target_from, index_from, loader, outputs=outputs, labels=labels, sample_id_from=sample_id_from
+        )
+        self.allow_changed_data = allow_changed_data
         self.source = self.given_source
         self._attachment: Attachment | None = None
         self._trainer: weakref.ref[pl.Trainer] | None = None
         self._opened = False
         self._told: set[str] = set()
+        self._data = HeldData()
+        self.loader_data: dict[tuple[str, int], LoaderData] = {}  # of the running fit, by split and loader
 
     @cached_property  # Lightning reads it at every hook of every step
     def state_key(self) -> str:
@@ -77,7 +95,7 @@ class StepWatcher(pl.Callback, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()  # a copy has no attachment, and never gets the rows that wait
-        state = {**self.__dict__, "_attachment": None, "_trainer": None}
+        state = {**self.__dict__, "_attachment": None, "_trainer": None, "loader_data": {}}
         state.pop("state_key", None)  # a copy may be given another name
         return {name: value for name, value in state.items() if name not in STEP_HOOKS or value is not None}
 
@@ -119,6 +137,14 @@ class StepWatcher(pl.Callback, ABC):
 
         Args:
             epoch: the Trainer's ``current_epoch``.
+        """
+
+    def restart(self, split: str, loader: int) -> None:
+        """Forget what is known of the samples of a loader: other data come, and ``allow_changed_data`` is set.
+
+        Args:
+            split: "train", "val" or "test".
+            loader: position of the loader.
         """
 
     @property
@@ -198,6 +224,8 @@ class StepWatcher(pl.Callback, ABC):
         splits = [split for split, wanted in (("train", self.train), ("val", self.val), ("test", self.val)) if wanted]
         self._attachment = attach(trainer, pl_module, self, self.source, splits)
         skip_unused_hooks(self, trainer)
+        if stage == TrainerFn.FITTING and trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._data = HeldData()
         self.begin(trainer)
 
     def attends(self, stage: str) -> bool:
@@ -227,8 +255,13 @@ class StepWatcher(pl.Callback, ABC):
         self._open_once(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Call :meth:`open`, if there was no sanity check."""
+        """Call :meth:`open`, if there was no sanity check, and look whether the data are those of before."""
         self._open_once(trainer, pl_module)
+        self._compare_data("train", "val")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look whether the data are those of the passes before."""
+        self._compare_data("val")
 
     def on_validation_batch_end(
         self,
@@ -297,6 +330,8 @@ class StepWatcher(pl.Callback, ABC):
         """
         trainer = self.trainer
         if trainer is not None:
+            if step.data is not None and self.fitting:
+                self._compare(step.data)
             self.watch(trainer, split, loader, step)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -309,6 +344,21 @@ class StepWatcher(pl.Callback, ABC):
         if trainer is not None:
             self._open_once(trainer, trainer.lightning_module)  # an override of on_train_start may leave out super
         self.new_epoch(epoch)
+        self._compare_data("train")
+
+    def _compare_data(self, *splits: str) -> None:
+        """Hold the data of splits that are watched against those of before, on all ranks."""
+        watched = {"train": self.train, "val": self.val}
+        if self._attachment is None:
+            return
+        for split in splits:
+            for data in self._attachment.identify(self.source, split) if watched[split] else ():
+                if self.fitting:
+                    self._compare(data)
+
+    def _compare(self, data: LoaderData) -> None:
+        self._data.compare(type(self).__name__, data, self.restart if self.allow_changed_data else None)
+        self.loader_data[data.split, data.loader] = data
 
     def _open_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.fitting and not self._opened:
@@ -325,6 +375,7 @@ class StepWatcher(pl.Callback, ABC):
         if self._attachment is not None:
             self._attachment.release(self)
         self._attachment = None
+        self.loader_data = {}
 
 
 class StatefulWatcher(StepWatcher):
@@ -365,7 +416,13 @@ class StatefulWatcher(StepWatcher):
             self.flush()
             trainer = self.trainer
             found = known_state(None if trainer is None else trainer.lightning_module, self.source)
-            return {"version": STATE_VERSION, **({} if found is None else {"logits": found}), **self.state()}
+            state = self.state()
+            return {
+                "version": STATE_VERSION,
+                **({} if found is None else {"logits": found}),
+                "data": self._data.state(),
+                **state,
+            }
         except Exception as error:
             if not failed:
                 raise
@@ -388,6 +445,7 @@ class StatefulWatcher(StepWatcher):
         if trainer is None or not (self.fitting or self.loads_always):
             return
         check_version(state_dict, type(self).__name__, trainer)
+        self._data.load(state_dict.get("data"))
         self.load_state(trainer, state_dict)
 
 

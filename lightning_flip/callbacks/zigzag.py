@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lightning_flip.callbacks.difficulty import difficulty_of, true_distribution
 from lightning_flip.callbacks.run_folder import default_folder, overwrite_ignored
 from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
-from lightning_flip.data.identity import sample_ids
+from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores.zigzag import ZIGZAG_FILE, write_zigzag, zigzag_run
 from lightning_flip.tables import PredictionSums
@@ -42,11 +41,8 @@ class ZigZag(StatefulWatcher):
         overwrite: replace another run's scores instead of refusing.
         name: tells two of one Trainer apart, in a checkpoint and as a folder under the run's folder.
         num_samples: number of samples, needed with ``index_from`` only.
-        logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
-        target_from: where the targets are.
-        index_from: where the batch carries its samples' ids.
-        loader: which training loader to follow, where there are several.
-        outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        **options: where the parts of a step are, and whether labels and data may change; see
+            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         FileExistsError: when a fit begins and the folder holds another run's scores.
@@ -63,22 +59,9 @@ class ZigZag(StatefulWatcher):
         overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
-        logits_from: str | Callable[[Any], Any] | None = None,
-        target_from: str | int | Callable[[Any], Any] | None = None,
-        index_from: str | int | Callable[[Any], Any] | None = None,
-        loader: int | str | None = None,
-        outputs: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            train=True,
-            val=False,
-            name=name,
-            logits_from=logits_from,
-            target_from=target_from,
-            index_from=index_from,
-            loader=loader,
-            outputs=outputs,
-        )
+        super().__init__(train=True, val=False, name=name, **options)
         self.dirpath = dirpath
         self.overwrite = overwrite
         self.num_samples = num_samples
@@ -142,19 +125,24 @@ class ZigZag(StatefulWatcher):
             if self._sums is not None:
                 self._sums.sync()
 
+    def restart(self, split: str, loader: int) -> None:
+        """Forget the sums."""
+        self._sums = self._facts = None
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Add predictions up; nothing is read back from the device."""
+        num_samples = step.table_size(self.num_samples)
         if self._sums is None:
-            self._make_sums(step)
+            self._make_sums(step, num_samples)
             assert self._sums is not None
-        num_samples = self.num_samples or step.num_samples
-        if num_samples not in (None, self._sums.num_samples) or step.num_classes != self._sums.num_classes:
+        if num_samples > self._sums.num_samples:
+            self._sums.grow(num_samples)
+        if num_samples != self._sums.num_samples or step.num_classes != self._sums.num_classes:
             raise ValueError(
                 f"the sums are of {self._sums.num_samples} samples x {self._sums.num_classes} classes, this step is of "
                 f"{num_samples} x {step.num_classes}. Resume with the data the checkpoint was made with, look at "
                 "what logits_from names, or start a new run."
             )
-        step.require_below(self._sums.num_samples)
         for part in step.pieces():
             self._sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
 
@@ -215,13 +203,7 @@ class ZigZag(StatefulWatcher):
         assert self.folder is not None
         return self.folder / self.name / ZIGZAG_FILE
 
-    def _make_sums(self, step: SampleStep) -> None:
-        num_samples = self.num_samples if self.num_samples is not None else step.num_samples
-        if num_samples is None:
-            raise ValueError(
-                "the batches carry their index themselves, so that the number of samples is unknown. "
-                "Pass num_samples=, one more than the largest index."
-            )
+    def _make_sums(self, step: SampleStep, num_samples: int) -> None:
         size = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
         rank_zero_info(f"ZigZag: sums of {num_samples} samples x {step.num_classes} classes = {size:.1f} MB")
         self._sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
@@ -237,7 +219,7 @@ class ZigZag(StatefulWatcher):
             return
         if self._facts is None:
             dataset = training_data(trainer, self.source)
-            self._facts = true_distributions(dataset), None if dataset is None else sample_ids(dataset)
+            self._facts = true_distributions(dataset), None if dataset is None else lasting_ids(dataset)
         true_probs, names = self._facts
         target = self._sums.target.cpu()
         difficulty = None if true_probs is None else difficulty_of(true_probs, target)

@@ -1,16 +1,21 @@
-"""What tells one data set from another without reading its samples: labels that it keeps, and names."""
+"""What tells one dataset from another without reading its samples."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import ConcatDataset, Subset
 
+from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.data.labels import labels_at_hand
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.origins import positions_in
+from lightning_flip.data.sample_names import IdsFrom, sample_names
 
-__all__ = ["kept_labels", "sample_ids"]
+__all__ = ["data_difference", "describe_data", "kept_labels"]
 
 
 def kept_labels(dataset: Any) -> npt.NDArray[np.int64] | None:
@@ -32,22 +37,93 @@ def kept_labels(dataset: Any) -> npt.NDArray[np.int64] | None:
     return None if labels is None else labels.numpy()
 
 
-def sample_ids(dataset: Any) -> list[str] | None:
-    """The lasting names of all samples.
+def describe_data(
+    dataset: Any, *, length: int | None = None, sample_id_from: IdsFrom | None = None, ids: bool = True
+) -> dict[str, Any]:
+    """The fingerprint of a dataset: two that differ in it are not the same samples in the same order.
 
     Args:
-        dataset: a map-style dataset.
+        dataset: the dataset given to the DataLoader.
+        length: describe only so many of the first samples, to see whether a longer dataset begins with them.
+        sample_id_from: see :func:`~lightning_flip.data.sample_names.sample_names`.
+        ids: hash the ids as well, which takes most of the time (about a second for a million paths).
 
     Returns:
-        N names; None where the data set has no method ``sample_id(index)``.
+        Numbers and text: ``length``; ``dataset``, the class of the dataset, and of those inside it; hashes of the
+        ``labels`` (None where the dataset does not list them), the ``ids`` (None where there are none) and the
+        ``positions`` in the innermost dataset, in which two random splits differ; ``ids_are``, where the ids are from.
 
     Example:
-        >>> class Named(list):
-        ...     def sample_id(self, index):
-        ...         return f"image-{index}.png"
-        >>> sample_ids(Named("ab")), sample_ids(["a", "b"])
-        (['image-0.png', 'image-1.png'], None)
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> whole = TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
+        >>> one, other = describe_data(Subset(whole, [0, 1])), describe_data(Subset(whole, [2, 3]))
+        >>> one["dataset"], one["length"], one["ids_are"], [name for name in one if one[name] != other[name]]
+        ('Subset(TensorDataset)', 2, 'positions', ['positions'])
     """
-    if not len(dataset) or ask_dataset(dataset, 0, "sample_id") is None:
-        return None
-    return [str(ask_dataset(dataset, index, "sample_id")) for index in range(len(dataset))]
+    count = len(dataset) if length is None else length
+    labels = kept_labels(dataset)
+    facts: dict[str, Any] = {
+        "length": count,
+        "dataset": _class_of(dataset),
+        "labels": None if labels is None else _hash(labels[:count].astype("<i8").tobytes()),
+        "positions": _hash(*(part.astype("<i8").tobytes() for part in positions_in(dataset, count))),
+    }
+    if ids:
+        names, kind = sample_names(dataset, sample_id_from, count)
+        facts["ids"] = None if kind == "positions" else _hash("\0".join(names).encode("utf-8", "surrogatepass"))
+        facts["ids_are"] = kind
+    return facts
+
+
+def data_difference(before: Mapping[str, Any], now: Mapping[str, Any], *, labels: bool = True) -> str:
+    """In what two fingerprints differ.
+
+    Ids tell more than positions: where both datasets have them, the positions may differ. The classes count where
+    neither ids nor labels are there to be compared.
+
+    Args:
+        before: what :func:`describe_data` gave.
+        now: what it gave later.
+        labels: whether labels count.
+
+    Returns:
+        The difference in words; "" if there is none.
+
+    Example:
+        >>> facts = {"length": 2, "dataset": "A", "labels": None, "ids": None, "positions": "1f"}
+        >>> data_difference(facts, facts | {"length": 3}), data_difference(facts, facts | {"dataset": "B"})
+        ('2 samples before, 3 now', 'the dataset is a B, before it was a A')
+        >>> data_difference(facts, facts)
+        ''
+    """
+    if before["length"] != now["length"]:
+        return f"{before['length']} samples before, {now['length']} now"
+    both = {name for name in ("labels", "ids") if before.get(name) is not None and now.get(name) is not None}
+    if "ids" in both:
+        if before["ids"] != now["ids"]:
+            return f"the ids of the {now['length']} samples differ, or their order"
+    elif before["positions"] != now["positions"]:
+        return f"the {now['length']} samples have other positions in the innermost dataset, as another random split has"
+    if labels and "labels" in both and before["labels"] != now["labels"]:
+        return f"the {now['length']} labels that the dataset lists differ, or their order"
+    if not both and before["dataset"] != now["dataset"]:
+        return f"the dataset is a {now['dataset']}, before it was a {before['dataset']}"
+    return ""
+
+
+def _class_of(dataset: Any) -> str:
+    if isinstance(dataset, IndexedDataset):
+        return _class_of(dataset._dataset)
+    name = type(dataset).__qualname__
+    if isinstance(dataset, ConcatDataset):
+        return f"{name}({', '.join(dict.fromkeys(map(_class_of, dataset.datasets)))})"
+    inner = isinstance(dataset, Subset) or getattr(type(dataset), "same_positions", False)
+    return f"{name}({_class_of(dataset.dataset)})" if inner else name
+
+
+def _hash(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -164,12 +164,23 @@ class _StatefulIndexedDataset(IndexedDataset):
         self._dataset.load_state_dict(state)
 
 
+class KeepsOrder(Protocol):
+    """Looks whether a collate function keeps the order of its samples."""
+
+    def labels(self, samples: list[Any]) -> list[int] | None:
+        """What is to be compared later; None for nothing."""
+
+    def compare(self, own: list[int], batch: Any) -> None:
+        """Raise where the batch has another order."""
+
+
 class IndexedCollate:
     """Calls the user's collate function on the samples and keeps their positions beside the result.
 
     Args:
         collate: the loader's collate function.
         loader: the number under which the loader was registered.
+        order: looks whether the order of the samples is kept.
 
     Raises:
         TypeError: if something other than this package's items arrives.
@@ -181,9 +192,15 @@ class IndexedCollate:
         (('a', 'b'), [4, 2])
     """
 
-    def __init__(self, collate: Callable[[Any], Any], loader: int) -> None:
+    def __init__(
+        self,
+        collate: Callable[[Any], Any],
+        loader: int,
+        order: KeepsOrder | None = None,
+    ) -> None:
         self.collate = collate
         self.loader = loader
+        self.order = order
 
     def __call__(self, items: Any) -> IndexedBatch:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
@@ -196,7 +213,12 @@ class IndexedCollate:
                 f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
-        return IndexedBatch(self.collate([item.sample for item in items]), [item.index for item in items], self.loader)
+        samples = [item.sample for item in items]
+        labels = None if self.order is None else self.order.labels(samples)
+        batch = self.collate(samples)
+        if self.order is not None and labels is not None:
+            self.order.compare(labels, batch)
+        return IndexedBatch(batch, [item.index for item in items], self.loader)
 
 
 def _position(index: Any, dataset: Any) -> int:
@@ -212,12 +234,13 @@ def _positions(indices: Any, dataset: Any) -> list[int]:
     return [index if type(index) is int and index >= 0 else _position(index, dataset) for index in indices]
 
 
-def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:
+def wrap_loader(loader: DataLoader[Any], number: int, order: KeepsOrder | None = None) -> DataLoader[Any]:
     """Copy a DataLoader so that it yields :class:`IndexedBatch`; the given loader is left as it is.
 
     Args:
         loader: a loader over a map-style dataset, as Lightning is about to use it.
         number: the number under which batches name the loader.
+        order: see :class:`IndexedCollate`.
 
     Returns:
         A shallow copy with wrapped dataset and collate function; sampler and batch sampler are shared.
@@ -226,7 +249,7 @@ def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:
     # DataLoader refuses to have these set after __init__; it is the copy that is changed, before first use.
     stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
     wrapped.__dict__["dataset"] = (_StatefulIndexedDataset if stateful else IndexedDataset)(loader.dataset)
-    wrapped.__dict__["collate_fn"] = IndexedCollate(loader.collate_fn, number)
+    wrapped.__dict__["collate_fn"] = IndexedCollate(loader.collate_fn, number, order)
     wrapped.__dict__["_iterator"] = None  # workers that already run belong to the user's loader
     return wrapped
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Subset
 
 from lightning_flip.data.indexed import IndexedDataset
 
-__all__ = ["ask_dataset", "first_attribute", "resolve_source", "sample_name", "true_targets"]
+__all__ = ["ask_dataset", "first_attribute", "resolve_source"]
 
 
 def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
@@ -65,27 +62,6 @@ def ask_dataset(dataset: Any, index: int, method: str) -> Any:
     return None
 
 
-def true_targets(dataset: Any) -> npt.NDArray[np.int64]:
-    """The labels that all samples had before noise was added.
-
-    Args:
-        dataset: the dataset given to the DataLoader.
-
-    Returns:
-        int64 ``[N]``, -1 where no dataset tells.
-
-    Example:
-        >>> from torch.utils.data import Subset
-        >>> class Relabelled(list):
-        ...     def true_target(self, index):
-        ...         return index + 1
-        >>> true_targets(Subset(Relabelled("abc"), [2, 0])).tolist(), true_targets("ab").tolist()
-        ([3, 1], [-1, -1])
-    """
-    found = [ask_dataset(dataset, index, "true_target") for index in range(len(dataset))]
-    return np.array([-1 if label is None else int(label) for label in found], np.int64)
-
-
 def first_attribute(dataset: Any, name: str) -> Any:
     """Read an attribute of the first dataset on the way to the innermost one that has it.
 
@@ -108,34 +84,6 @@ def first_attribute(dataset: Any, name: str) -> Any:
         if value is not None:
             return value
     return None
-
-
-def sample_name(dataset: Any, index: int) -> str:
-    """Name a sample so that every subset of the same data calls it the same.
-
-    Args:
-        dataset: the dataset given to the DataLoader.
-        index: position in it.
-
-    Returns:
-        What the dataset's own ``sample_id`` answers, else the position in the innermost dataset, after the number
-        of that dataset wherever several are concatenated.
-
-    Example:
-        >>> from torch.utils.data import ConcatDataset, Subset
-        >>> sample_name(Subset("abc", [2]), 0), sample_name(ConcatDataset(["ab", Subset("cde", [2, 0])]), 2)
-        ('2', '1:2')
-    """
-    answer = ask_dataset(dataset, index, "sample_id")
-    if answer is not None:
-        return str(answer)
-    way = list(_walk(dataset, index))
-    places = [
-        after - before
-        for (source, before, _), (_, after, _) in pairwise(way)
-        if isinstance(source, ConcatDataset) and len(source.datasets) > 1
-    ]
-    return ":".join(map(str, (*places, way[-1][2])))
 
 
 def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:

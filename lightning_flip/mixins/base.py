@@ -59,6 +59,10 @@ class LossTerm(Stacked, _Module):
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
         loader: which training loader to follow, where there are several.
         outputs: what ``logits_from`` gives: "logits", "log_probs" or "probs"; None: what the loss says.
+        labels: "may_change" where labels are corrected as training goes on; else a label that differs from the first
+            one of its sample stops the run.
+        allow_changed_data: start with empty tables on other data than those of the checkpoint, or of the epoch before,
+            instead of refusing them. Data that have grown at their end are followed in any case.
         num_samples: number of samples, needed with ``index_from`` only.
         total_epochs: M of a schedule, where the Trainer has no ``max_epochs`` and no ``max_steps``.
         table_dtype: storage type of tables, "float16" halves them; None: that of the computation.
@@ -110,6 +114,8 @@ class LossTerm(Stacked, _Module):
         index_from: str | int | Callable[[Any], Any] | None = None,
         loader: int | str | None = None,
         outputs: str | None = None,
+        labels: Literal["fixed", "may_change"] | None = None,
+        allow_changed_data: bool = False,
         num_samples: int | None = None,
         total_epochs: int | None = None,
         table_dtype: str | None = None,
@@ -129,7 +135,9 @@ class LossTerm(Stacked, _Module):
         check_table_dtype(table_dtype)
         self.term_weight = term_weight
         self.base_loss = base_loss
-        self.step_source = StepSource(logits_from, target_from, index_from, loader, outputs=outputs).completed_by(self)
+        source = StepSource(logits_from, target_from, index_from, loader, outputs=outputs, labels=labels)
+        self.step_source = source.completed_by(self)
+        self.allow_changed_data = allow_changed_data
         self.num_samples = num_samples
         self.total_epochs = total_epochs
         self.table_dtype = table_dtype

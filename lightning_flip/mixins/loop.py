@@ -19,7 +19,9 @@ from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
 from lightning_flip.mixins.options import schedule
 from lightning_flip.mixins.stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
+from lightning_flip.steps._held_data import HeldData
 from lightning_flip.steps._hooks import restore_hooks, skip_unused_hooks
+from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import known_state, restore
 from lightning_flip.steps._state import STATE_VERSION, check_version
 from lightning_flip.tables import SampleTable
@@ -46,6 +48,7 @@ class TermLoop(pl.Callback):
         self.attachment: Attachment | None = None
         self._tables: dict[str, SampleTable] = {}
         self.states: dict[str, dict[str, Any]] = {}  # what methods keep beside tables: plain values and tensors
+        self._data = HeldData()
         self.epoch = -1
         self.compared = False
         self.added_for: object = None
@@ -100,6 +103,7 @@ class TermLoop(pl.Callback):
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
             self.total_epochs = None
+            self._data = HeldData()
             self.divergence = DivergenceWatch()
         self.divergence.advice, self.divergence.finite_only = advice_of(type(module))
         self.attachment.advise(self.divergence.advice)
@@ -109,6 +113,10 @@ class TermLoop(pl.Callback):
         module = self._module()
         if self.attachment is not None and module is not None:
             module.begin_fit(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look whether the data are those of the checkpoint."""
+        self.begin_epoch(trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -171,6 +179,7 @@ class TermLoop(pl.Callback):
             "epoch": self.epoch,
             "total_epochs": self.total_epochs,
             "partial": partial,
+            "data": self._data.state(),
         }
         module = self._module()
         found = None if module is None else known_state(module, module.step_source)
@@ -190,6 +199,7 @@ class TermLoop(pl.Callback):
         state = checkpoint[CHECKPOINT_KEY]
         restore(pl_module, pl_module.step_source, state.get("logits"))
         check_version(state, "LossTerm", trainer)
+        self._data.load(state.get("data"))
         self.total_epochs = state.get("total_epochs")
         self._tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
         self.states = {name: dict(kept) for name, kept in state.get("states", {}).items()}
@@ -222,7 +232,25 @@ class TermLoop(pl.Callback):
         return True
 
     def begin_epoch(self, epoch: int) -> None:
-        """Nothing: the epoch's first loss makes the tables readable, see :meth:`begin_step`."""
+        """Look whether the data are those of before; the epoch's first loss makes the tables readable.
+
+        Args:
+            epoch: the Trainer's ``current_epoch``.
+
+        Raises:
+            ChangedDataError: if they are others.
+        """
+        module = self._module()
+        if self.attachment is not None and module is not None:
+            for data in self.attachment.identify(module.step_source, "train"):
+                self._compare(module, data)
+
+    def _compare(self, module: LossTerm, data: LoaderData) -> None:
+        self._data.compare(type(module).__name__, data, self._restart if module.allow_changed_data else None)
+
+    def _restart(self, split: str, loader: int) -> None:
+        """Forget the tables, which are of other data."""
+        self._tables, self._loaded, self.states = {}, {}, {}
 
     def skip(self, split: str) -> None:
         """Nothing: steps whose targets are distributions are observed, too."""
@@ -289,6 +317,8 @@ class TermLoop(pl.Callback):
         """
         module = self._module()
         if module is not None:
+            if step.data is not None:
+                self._compare(module, step.data)
             for part in step.pieces():
                 module.on_observe(part)
 
@@ -348,27 +378,24 @@ class TermLoop(pl.Callback):
             ValueError: if the number of samples is unknown, or the width is not that of before.
             MemoryError: if it does not fit.
         """
+        module = self._module()
+        assert module is not None
+        num_samples = step.table_size(module.num_samples)
         if name not in self._tables:
-            module = self._module()
-            assert module is not None
-            num_samples = module.num_samples if module.num_samples is not None else step.num_samples
-            if num_samples is None:
-                raise ValueError(
-                    "the batches carry their index themselves, so that the number of samples is unknown. "
-                    "Pass num_samples=, one more than the largest index."
-                )
             dtype = module.storage_dtype(step)
             needed = SampleTable.bytes_needed(num_samples, width, dtype)
             rank_zero_info(f"{name} table: {num_samples} samples x {width} x {dtype} = {needed / 1e6:.1f} MB")
+            saved = self._loaded.get(name)
+            rows = num_samples if saved is None else min(num_samples, len(saved["rows"]))  # the data may have grown
             try:
-                table = SampleTable(num_samples, width, dtype=dtype, device=step.logits.device)
+                table = SampleTable(rows, width, dtype=dtype, device=step.logits.device)
             except RuntimeError as error:
                 raise MemoryError(
                     f"the {name} table of {num_samples} samples x {width} columns takes {needed / 1e9:.1f} GB and does "
                     f'not fit on {step.logits.device}. table_dtype="float16" halves it.'
                 ) from error
-            if name in self._loaded:
-                table.load_state_dict(self._loaded[name])
+            if saved is not None:
+                table.load_state_dict(saved)
                 del self._loaded[name]
             self._tables[name] = table
         table = self._tables[name]
@@ -377,7 +404,7 @@ class TermLoop(pl.Callback):
                 f"the {name} table has {table.width} columns, this step's logits have {width} classes. The number of "
                 "classes cannot change within a run: look at what logits_from names, or start a new run."
             )
-        step.require_below(table.num_samples)
+        table.grow(num_samples)
         if table.device != step.logits.device:
             table.to(step.logits.device)
         return table

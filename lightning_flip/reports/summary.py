@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lightning_flip.reports.rates import area_under_roc, expected_calibration_error, flipping_errors
 from lightning_flip.stores import History, HistoryError, PassRows, read_history
+from lightning_flip.stores.samples import labels_of
 
 __all__ = ["RunSummary", "summarize_run"]
 
@@ -146,7 +147,7 @@ def _mislabelled_auroc(history: History, split: str) -> float | None:
     aum = np.asarray(table["aum"].to_numpy(zero_copy_only=False), np.float64)
     true_target = np.asarray(table["true_target"].fill_null(-1))
     usable = (true_target >= 0) & ~np.isnan(aum)  # never seen, diverged, or of unknown truth: nothing to rank
-    return area_under_roc(-aum[usable], (np.asarray(table["target"]) != true_target)[usable])
+    return area_under_roc(-aum[usable], (labels_of(table) != true_target)[usable])
 
 
 def _all_null(column: pa.ChunkedArray) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 
 __all__ = ["STEPS", "Block", "Moment"]
@@ -32,7 +33,7 @@ class Moment(NamedTuple):
 class Block:
     """Logits and targets of consecutive steps of one epoch; a step only copies into views that were cut in advance."""
 
-    def __init__(self, logits: Tensor, target: Tensor, dataset: Any, num_samples: int | None, epoch: int) -> None:
+    def __init__(self, logits: Tensor, target: Tensor, data: LoaderData, epoch: int) -> None:
         rows = len(logits)
         self.capacity = max(1, min(STEPS, BYTES // max(1, logits.nbytes)))
         with torch.inference_mode(False):  # validation fills it in inference mode, training may read it
@@ -43,7 +44,7 @@ class Block:
         self._loss_views = self._losses.unbind()
         self._logit_views = torch.split(self._logits, rows)
         self._target_views = torch.split(self._target, rows)
-        self._dataset, self._num_samples = dataset, num_samples
+        self._data = data
         self._used = 0
         self.epoch = epoch
         self.samples: list[int] = []
@@ -66,12 +67,12 @@ class Block:
             return self._logit_views[used // rows]
         return buffer[used : used + rows]
 
-    def fits(self, target: Tensor, dataset: Any, epoch: int) -> bool:
+    def fits(self, target: Tensor, data: LoaderData, epoch: int) -> bool:
         """Whether the targets of the next step are of the kind that this block holds, of the same data and epoch."""
         mine = self._target
         if target.dtype != mine.dtype or target.device != mine.device or target.shape[1:] != mine.shape[1:]:
             return False
-        return epoch == self.epoch and dataset is self._dataset
+        return epoch == self.epoch and data is self._data
 
     def add(self, target: Tensor, samples: Sequence[int], moment: Moment, loss: Tensor | None = None) -> None:
         """Count in a step whose logits were copied into :meth:`view`; the rows of the samples come first."""
@@ -96,7 +97,8 @@ class Block:
             self._forget([], 0)
         if not rows:
             return None
-        index = torch.from_numpy(np.array(self.samples[:rows], dtype=np.int64))
+        positions = np.array(self.samples[:rows], dtype=np.int64)
+        index = torch.from_numpy(positions)
         times = np.repeat([moment.global_step for moment in moments], [moment.rows for moment in moments])
         logits, target, losses = self._logits[:rows], self._target[:rows], self._losses[: len(moments)]
         if kept:  # only when a batch is interrupted
@@ -111,9 +113,10 @@ class Block:
             logits=logits.to(torch.promote_types(logits.dtype, torch.float32)),
             target=target,
             rounds=rounds_of(samples),
-            num_samples=self._num_samples,
-            largest_index=max(samples) if self._num_samples is None else None,
-            dataset=self._dataset,
+            num_samples=self._data.num_samples,
+            largest_index=int(positions.max()),
+            dataset=self._data.dataset,
+            data=self._data,
             epoch=self.epoch,
             global_step=torch.from_numpy(times),
             samples=samples,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -16,10 +17,18 @@ from torch import Tensor
 from lightning_flip.steps._block import Block, Moment
 from lightning_flip.steps._choice import Choice
 from lightning_flip.steps._finder import Found
+from lightning_flip.steps._identity import (
+    ChangedDataError,
+    DataRegister,
+    LoaderData,
+    changed_labels,
+    lists_other_labels,
+)
+from lightning_flip.steps._labels import Changed, KnownLabels
 from lightning_flip.steps._left_out import LeftOut, steps_left_out
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
-from lightning_flip.steps.checks import ValueChecks
+from lightning_flip.steps.checks import ValueChecks, first_false
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
 
@@ -83,6 +92,7 @@ class _Feed:
         self.steps = self.rows = 0  # of the running pass
         self.reason = ""  # why there are no rows
         self.choice: Choice | None = None  # how its logits were found last
+        self.data: LoaderData | None = None
         self.tolerance = 1e-4  # of the comparison of losses
         self.looked_at = -1  # the epoch in which its loss was compared at once
         self.taken_for: Callable[[], object] = _nothing  # the batch whose rows were taken; it is not kept alive
@@ -106,12 +116,14 @@ class Recorder:
         running: RunningStep,
         captures: Captures,
         checks: ValueChecks,
+        register: DataRegister,
         may_raise: Callable[[], bool],
     ) -> None:
         self._trainer = weakref.ref(trainer)
         self._running = running
         self._captures = captures
         self._checks = checks
+        self._register = register
         self._may_raise = may_raise
         self._owners: list[tuple[Any, StepSource, Collection[str]]] = []
         self._feeds: dict[tuple[StepSource, str, int], _Feed] = {}
@@ -220,9 +232,9 @@ class Recorder:
             moment, loss = self._checked(feed, found, target, moment, len(samples))
         if samples and readers:
             block = feed.filling
-            dataset = running.arrival.dataset(source)
-            if block is None or not (feed.copied and block.fits(target, dataset, epoch)):
-                block = self._place(feed, logits, target, dataset, epoch)
+            data = self._data_of(feed)
+            if block is None or not (feed.copied and block.fits(target, data, epoch)):
+                block = self._place(feed, logits, target, data, epoch)
             moment = moment._replace(rows=len(samples))
             block.add(target, samples, moment, loss)
         elif readers:  # of padding alone: other ranks have rows, and all have to join in what follows a pass
@@ -281,18 +293,24 @@ class Recorder:
             moment = moment._replace(followed=found.looked)  # then it is another loss of the same targets
         return moment, None
 
-    def _place(self, feed: _Feed, logits: Tensor, target: Tensor, dataset: Any, epoch: int) -> Block:
+    def _data_of(self, feed: _Feed) -> LoaderData:
+        """The data of the running step's loader."""
+        dataset, data = self._running.arrival.dataset(feed.source), feed.data
+        if data is None or data.dataset is not dataset:
+            data = feed.data = self._register.of(feed.source, feed.split, feed.loader, dataset)
+        return data
+
+    def _place(self, feed: _Feed, logits: Tensor, target: Tensor, data: LoaderData, epoch: int) -> Block:
         """The block for a step whose logits are not in one yet, and a copy of them in it."""
         if feed.copied:
             logits = logits.clone()  # they are in a block for other targets, which may be emptied now
         block = feed.blocks.get(target.ndim)
-        view = block.view(logits) if block is not None and block.fits(target, dataset, epoch) else None
+        view = block.view(logits) if block is not None and block.fits(target, data, epoch) else None
         if block is not None and (view is None or block.full):
             self._read(feed, block)
-            view = block.view(logits) if block.fits(target, dataset, epoch) else None
+            view = block.view(logits) if block.fits(target, data, epoch) else None
         if block is None or view is None:
-            num_samples = self._running.arrival.num_samples(feed.source)
-            block = feed.blocks[target.ndim] = Block(logits, target, dataset, num_samples, epoch)
+            block = feed.blocks[target.ndim] = Block(logits, target, data, epoch)
             self._announce(feed, block)
             view = block.view(logits)
             assert view is not None
@@ -312,7 +330,7 @@ class Recorder:
         with _plainly():
             rows = replace(step, logits=logits).observed
         times = torch.full((len(samples),), moment.global_step)
-        return replace(rows, epoch=epoch, global_step=times, samples=samples)
+        return replace(rows, epoch=epoch, global_step=times, samples=samples, data=self._data_of(feed))
 
     def _show(self, feed: _Feed) -> None:
         """Give the last step to those who need every one, if training is through with its batch."""
@@ -321,6 +339,12 @@ class Recorder:
         (step, moment), feed.shown = feed.shown, None
         left_out = LeftOut([] if moment.followed else [0], not moment.moved)
         with _plainly():
+            if step.has_labels:
+                where = functools.partial(_name_row, step, [moment._replace(rows=len(step.index))])
+                deferred = step.logits.device.type != "cpu"
+                _, _, error = self._hold_labels(feed, step, step.valid, where, deferred=deferred)
+                if error is not None:
+                    raise error
             for reader in feed.watchers:
                 if step.has_labels or reader.takes_distributions:
                     self._give_to(reader, feed, step, [moment._replace(rows=len(step.index))], left_out)
@@ -348,6 +372,8 @@ class Recorder:
     def _begin_epoch(self, epoch: int) -> None:
         self.close_pass("train")
         self._epoch = epoch
+        for feed in self._feeds.values():
+            feed.data = None  # the dataset may have changed in place
         for owner, _, reads in self._present:
             if "train" in reads:
                 owner.begin_epoch(epoch)
@@ -425,15 +451,17 @@ class Recorder:
             if drained is None:
                 return
             step, moments, losses = drained
+            step = self._within(feed, step)
+            where = functools.partial(_name_row, step, moments)
+            deferred = step.logits.device.type != "cpu"
             valid, bad, problem = self._checks.look(
-                step.logits,
-                step.target,
-                _STEP_NAMES[feed.split],
-                lambda row: _name_row(step, moments, row),
-                deferred=step.logits.device.type != "cpu",
+                step.logits, step.target, _STEP_NAMES[feed.split], where, deferred=deferred
             )
             if bad is not None:
                 errors.append(ValueError(problem))
+            elif step.has_labels:
+                valid, bad, changed_error = self._hold_labels(feed, step, valid, where, deferred=deferred)
+                errors.extend([changed_error] if changed_error is not None else [])
             shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
             left_out, changed = LeftOut([], True), False
             if bad is None:
@@ -454,6 +482,55 @@ class Recorder:
             raise errors[0]
         for problem_found in errors:  # another exception is in flight, and it is the one that counts
             rank_zero_warn(f"{type(problem_found).__name__} while the last rows were read: {problem_found}")
+
+    def _within(self, feed: _Feed, step: SampleStep) -> SampleStep:
+        """The rows of a block, whose dataset may have grown since it was begun."""
+        if step.num_samples is None or step.largest_index is None or step.largest_index < step.num_samples:
+            return step
+        data = feed.data = self._register.of(feed.source, feed.split, feed.loader, step.dataset)
+        if data.num_samples is not None and step.largest_index >= data.num_samples:
+            raise ChangedDataError(
+                f"a {feed.split} batch (loader {feed.loader}) has the sample {step.largest_index} of a dataset of "
+                f"{data.num_samples} samples: its sampler and its length do not agree, or it has shrunk while it was "
+                "read. Give it the length of what the sampler draws from."
+            )
+        return replace(step, data=data, num_samples=data.num_samples)
+
+    def _hold_labels(
+        self, feed: _Feed, step: SampleStep, valid: Tensor | None, where: Callable[[int], str], *, deferred: bool
+    ) -> tuple[Tensor | None, int | None, Exception | None]:
+        """Hold the labels against those of before; which rows are valid, the first that is not, and its error."""
+        labels = None if step.data is None else step.data.labels
+        if labels is None:
+            return valid, None, None
+        usual = feed.source.target_from is None and (feed.choice is None or not feed.choice.target)
+        for found in labels.compare(step.index, step.target, valid, listed=usual):
+            error = functools.partial(self._changed, feed, step, labels, found, where)
+            if deferred:
+                self._checks.defer(found.same, error)
+                if not found.listed:
+                    valid = found.same if valid is None else valid & found.same
+            elif not found.same.all():
+                bad = first_false(found.same)
+                assert bad is not None
+                problem = error(bad)
+                if problem is not None:
+                    return None, bad, problem
+        return valid, None, None
+
+    @staticmethod
+    def _changed(
+        feed: _Feed, step: SampleStep, labels: KnownLabels, found: Changed, where: Callable[[int], str], row: int
+    ) -> Exception | None:
+        """The error for a label that is not the one of before; None where the dataset's list is of something else."""
+        if found.listed and lists_other_labels(step.dataset, int(step.index[row])):
+            labels.forget_list()
+            rank_zero_warn(
+                f"the labels that the {feed.split} dataset lists are not those of its samples, sample "
+                f"{int(step.index[row])} for one. Labels are compared with those of earlier visits alone."
+            )
+            return None
+        return ChangedDataError(changed_labels(found, step, row, feed.split, feed.loader, where(row)))
 
     def _give_to(self, reader: Reader, feed: _Feed, step: SampleStep, moments: list[Moment], left_out: LeftOut) -> None:
         """Give a reader rows, without those of steps that are not followed."""

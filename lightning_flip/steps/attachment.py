@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_flip.steps._choice import Choice
+from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import recall
 from lightning_flip.steps.checks import refuse_iterator_steps
 from lightning_flip.steps.loaders import LoaderRecord
@@ -177,6 +178,21 @@ class Attachment:
                 it instead.
         """
         self._recorder.flush()
+
+    def identify(self, source: StepSource, split: str) -> list[LoaderData]:
+        """The data of a split's loaders, compared between ranks; a collective, before an epoch or pass.
+
+        Args:
+            source: of several training loaders, names the one to follow.
+            split: "train", "val", "test" or "predict".
+
+        Returns:
+            One entry a loader that gives positions; none while an exception is in flight.
+
+        Raises:
+            ChangedDataError: if ranks have different data.
+        """
+        return self._wrapped.register.identify(source, split) if self.may_communicate() else []
 
     def note_output(self, output: Any) -> None:
         """Say what the running step is going to return, for sources that are functions of it.

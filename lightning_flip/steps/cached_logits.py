@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_flip.data.identity import data_difference, describe_data
+from lightning_flip.steps._identity import ChangedDataError
 from lightning_flip.steps._outputs import as_logits, kind_of_values
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.stores import read_logits
@@ -52,6 +54,7 @@ class CachedLogits:
             raise ValueError(f"{name} holds 0 rows of logits.")
         self.name = name
         self.num_samples = num_samples
+        self._data: dict[str, Any] | None = None  # the fingerprint of the dataset that was predicted
         self._index, order = index.sort()
         repeated = int((self._index[1:] == self._index[:-1]).sum())
         if repeated or self._index[0] < 0:
@@ -94,7 +97,9 @@ class CachedLogits:
             raise FileNotFoundError(f"{path} does not exist (looked for in {Path.cwd()}).")
         if path.suffix == ".parquet":
             index, logits, metadata = read_logits(path)
-            return cls(torch.as_tensor(index), torch.as_tensor(logits), metadata.get("num_samples"), name=str(path))
+            cached = cls(torch.as_tensor(index), torch.as_tensor(logits), metadata.get("num_samples"), name=str(path))
+            cached._data = metadata.get("data")
+            return cached
         arrays = _read_arrays(path)
         logits = arrays["logits"]
         index = arrays.get("index", np.arange(len(logits) if logits.ndim else 0))
@@ -150,7 +155,7 @@ class CachedLogits:
             ValueError: if the table is of another dataset, or has no row for some of its samples.
         """
         if step.num_samples is not None and step.num_samples != self._compared_with:
-            self._compare(step.num_samples)
+            self._compare(step.num_samples, step.dataset)
             self._compared_with = step.num_samples
         if self.device != step.logits.device:
             self.to(step.logits.device)
@@ -158,12 +163,18 @@ class CachedLogits:
             return self._logits[step.index].float()  # row i is sample i, as the comparison showed
         return self._logits[self._found(step)].float()
 
-    def _compare(self, num_samples: int) -> None:
+    def _compare(self, num_samples: int, dataset: Any) -> None:
         """Hold the table against the whole dataset once, so that steps need not read back from the device."""
         if self.num_samples is not None and self.num_samples != num_samples:
             raise ValueError(
                 f"{self.name} was written for a dataset of {self.num_samples} samples, this one has {num_samples}. "
                 "Predict this dataset with the old model again (PredictionWriter(logits=True))."
+            )
+        problem = "" if dataset is None or self._data is None else data_difference(self._data, describe_data(dataset))
+        if problem:
+            raise ChangedDataError(
+                f"{self.name} was written for other data: {problem}. Its rows are found by position. Predict this "
+                "dataset with the old model again (PredictionWriter(logits=True))."
             )
         outside = int((self._index >= num_samples).sum())
         missing = num_samples - (len(self._index) - outside)

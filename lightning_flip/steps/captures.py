@@ -33,11 +33,14 @@ class Captures:
 
     Args:
         module: the LightningModule.
+
+    Attributes:
+        sources: those that were added.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._sources: list[StepSource] = []
+        self.sources: list[StepSource] = []
         self._finders: dict[tuple[StepSource, str], Finder] = {}
         self._of_step: dict[str, list[Finder]] = {}
         self._name = ""  # of the running step, and for evaluations the number of its loader
@@ -62,13 +65,13 @@ class Captures:
         Raises:
             AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
         """
-        if source in self._sources:
+        if source in self.sources:
             return
         layer = source.features_from
         classifier = None if layer is None else classifier_layer(self._module, layer, "features_from")
         if isinstance(source.logits_from, str):
             self._capture_at(Place.parse(source.logits_from), source)
-        self._sources.append(source)
+        self.sources.append(source)
         if classifier is not None:
             self._features[source] = FeatureCapture(classifier)
         self._of_step = {}
@@ -125,7 +128,7 @@ class Captures:
         key = name if trains or loader is None else f"{name} {loader}"
         finders = self._of_step.get(key)
         if finders is None:
-            finders = self._of_step[key] = [self._finder(source, key) for source in self._sources]
+            finders = self._of_step[key] = [self._finder(source, key) for source in self.sources]
         self._name, self._search = key, None
         running = self._running = []
         looks = False
@@ -225,7 +228,7 @@ class Captures:
             capture.remove()
         for features in self._features.values():
             features.remove()
-        self._captures, self._features, self._finders, self._of_step, self._sources = [], {}, {}, {}, []
+        self._captures, self._features, self._finders, self._of_step, self.sources = [], {}, {}, {}, []
         self._running = []
 
     @contextlib.contextmanager

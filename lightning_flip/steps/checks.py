@@ -10,14 +10,14 @@ import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-__all__ = ["ValueChecks", "refuse_iterator_steps"]
+__all__ = ["ValueChecks", "first_false", "refuse_iterator_steps"]
 
 
 class ValueChecks:
     """Checks the values of steps: at once on the CPU, by flags that are read every few steps on a device."""
 
     def __init__(self) -> None:
-        self._flags: list[tuple[Tensor, Tensor, Callable[[bool, int], str]]] = []
+        self._flags: list[tuple[Tensor, Callable[[int], Exception | None]]] = []
         self._advice = ""
 
     def advise(self, advice: str) -> None:
@@ -65,26 +65,38 @@ class ValueChecks:
             )
 
         if deferred:
-            self._flags.append((finite, labelled, problem))
-            return finite & labelled, None, ""
-        row = _first_bad(finite, labelled)
+            valid = finite & labelled
+            self.defer(valid, lambda row: ValueError(problem(bool(finite[row]), row)))
+            return valid, None, ""
+        row = first_false(finite & labelled)
         return (None, None, "") if row is None else (None, row, problem(bool(finite[row]), row))
+
+    def defer(self, good: Tensor, error: Callable[[int], Exception | None]) -> None:
+        """Leave an error to :meth:`read`.
+
+        Args:
+            good: bool ``[B]``, False for rows that are bad.
+            error: gives the error for the first such row, or None if it is none after all.
+        """
+        self._flags.append((good, error))
 
     def read(self) -> None:
         """Read the flags; waits for the device.
 
         Raises:
-            ValueError: if a row since the last call was bad.
+            Exception: that of the first row since the last call that was bad.
         """
         flags, self._flags = self._flags, []
-        for finite, labelled, problem in flags:
-            row = _first_bad(finite, labelled)
-            if row is not None:
-                raise ValueError(problem(bool(finite[row]), row))
+        for good, error in flags:
+            row = first_false(good)
+            problem = None if row is None else error(row)
+            if problem is not None:
+                raise problem
 
 
-def _first_bad(finite: Tensor, labelled: Tensor) -> int | None:
-    bad = (~(finite & labelled)).nonzero()
+def first_false(good: Tensor) -> int | None:
+    """The first place where a bool ``[B]`` is False; None if there is none. Waits for a device."""
+    bad = (~good).nonzero()
     return int(bad[0]) if len(bad) else None
 
 

@@ -34,13 +34,14 @@ class SampleStep:
         num_padding: trailing rows that a DistributedSampler added to make the ranks equally long.
         rounds: row positions split so that no index repeats within a round; None when none repeats at all.
         num_samples: length of the dataset that the index points into; None where it has none.
-        largest_index: the largest index, known on the host; None where ``num_samples`` bounds it.
+        largest_index: the largest index, known on the host; None for a single step that ``num_samples`` bounds.
         has_target: False for data to predict that have no labels; ``target`` is 0 for all of them.
         dataset: the dataset that the index points into; None if the batches carry their samples' ids themselves.
         epoch: the Trainer's ``current_epoch``; -1 for a step that no Trainer ran.
         global_step: int64 ``[B]`` on the CPU, optimizer steps taken before each prediction; None for a single batch.
         samples: the index as a list on the host; None for a single batch.
         choice: how the logits were found; None for the rows of a block.
+        data: what is known of the dataset while a Trainer runs.
 
     Example:
         >>> step = SampleStep(torch.tensor([7, 2]), torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0]))
@@ -64,6 +65,7 @@ class SampleStep:
     global_step: Tensor | None = None
     samples: Sequence[int] | None = None
     choice: Any = None
+    data: Any = None
 
     @property
     def num_classes(self) -> int:
@@ -84,11 +86,38 @@ class SampleStep:
         Raises:
             ValueError: if an id is as large or larger.
         """
-        if self.largest_index is not None and self.largest_index >= num_samples:
+        if self.largest_index is None or self.largest_index < num_samples:
+            return
+        if self.num_samples is not None:
             raise ValueError(
-                f"the batch carries the id {self.largest_index}, and num_samples={num_samples} has room for ids below "
-                "it. Pass num_samples=, one more than the largest id of the whole data."
+                f"a batch has the sample {self.largest_index}, and num_samples={num_samples} has room for those below "
+                "it. Leave num_samples= out: the dataset's length is known."
             )
+        raise ValueError(
+            f"the batch carries the id {self.largest_index}, and num_samples={num_samples} has room for ids below "
+            "it. Pass num_samples=, one more than the largest id of the whole data."
+        )
+
+    def table_size(self, num_samples: int | None) -> int:
+        """How many rows a table of all samples has.
+
+        Args:
+            num_samples: what the user says; None: the dataset's length.
+
+        Returns:
+            N.
+
+        Raises:
+            ValueError: if nobody knows, or a sample has no row in it.
+        """
+        size = self.num_samples if num_samples is None else num_samples
+        if size is None:
+            raise ValueError(
+                "the batches carry their index themselves, so that the number of samples is unknown. "
+                "Pass num_samples=, one more than the largest index."
+            )
+        self.require_below(size)
+        return size
 
     def detached(self) -> SampleStep:
         """The same step with logits outside the graph, in at least float32, and features outside of it.

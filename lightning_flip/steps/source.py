@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps._outputs import KINDS, Place
 from lightning_flip.steps.capture import LogitSource
 from lightning_flip.steps.targets import Selector
@@ -13,7 +14,7 @@ from lightning_flip.steps.targets import Selector
 __all__ = ["StepSource"]
 
 _PART = "a key, an attribute, a position or a function of the batch"
-_FUNCTIONS = ("logits_from", "target_from", "index_from")
+_FUNCTIONS = ("logits_from", "target_from", "index_from", "sample_id_from")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ class StepSource:
             ``nn.Linear``; None where nobody needs them.
         outputs: what ``logits_from`` gives: "logits", "log_probs" or "probs"; one column counts as the second of two
             classes. None: what the loss says, else what the values look like.
+        labels: "may_change" keeps the label of every visit, for pseudo-labels and label correction, and judges each
+            visit by its own. None or "fixed": a sample has one label for the whole run, and one that differs from the
+            first stops it.
+        sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of the
+            dataset that gives all of them. None: its ``sample_id(index)``, else the paths of a folder dataset.
 
     Raises:
         TypeError: if one is of another kind.
-        ValueError: if ``logits_from`` is a text that names no place, or ``outputs`` is none of the three.
+        ValueError: if ``logits_from`` is a text that names no place, or ``outputs`` or ``labels`` is something else.
 
     Example:
         >>> StepSource(logits_from="head", target_from="species").loader is None
@@ -52,6 +58,8 @@ class StepSource:
     loader: int | str | None = None
     features_from: str | None = None
     outputs: str | None = None
+    labels: str | None = None
+    sample_id_from: IdsFrom | None = None
 
     def __post_init__(self) -> None:
         for name, value, kinds, expected in (
@@ -60,6 +68,7 @@ class StepSource:
             ("index_from", self.index_from, (str, int), _PART),
             ("loader", self.loader, (str, int), "the position or key of a training loader"),
             ("features_from", self.features_from, str, "the path of a layer"),
+            ("sample_id_from", self.sample_id_from, str, "a column or attribute of the dataset, or a function of it"),
         ):
             fits = isinstance(value, kinds) and not isinstance(value, bool)
             fits = fits or value is None or (callable(value) and name in _FUNCTIONS)
@@ -69,6 +78,8 @@ class StepSource:
             Place.parse(self.logits_from)
         if self.outputs is not None and self.outputs not in KINDS:
             raise ValueError(f"outputs must be one of {', '.join(map(repr, KINDS))}, or None; got {self.outputs!r}.")
+        if self.labels not in (None, "fixed", "may_change"):
+            raise ValueError(f'labels must be "fixed" or "may_change"; got {self.labels!r}.')
 
     def __hash__(self) -> int:
         # Looked up several times a step; a Trainer has few sources, and equal ones have this in common.

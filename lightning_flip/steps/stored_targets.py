@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.data.identity import kept_labels, sample_ids
+from lightning_flip.data.identity import data_difference, describe_data, kept_labels
+from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets
 
@@ -110,6 +111,13 @@ class StoredTargets:
                 f"{table.path} is of {table.num_samples} training samples, the student has {num_samples}. Give the "
                 "student the teacher's training data: the same split, in the same order."
             )
+        facts = manifest.get("data")
+        other = data_difference(facts, describe_data(dataset), labels=False) if facts and dataset is not None else ""
+        if other:
+            raise SoftTargetError(
+                f"{table.path} was made of other training data: {other}. Its rows are found by position. Give the "
+                "student the teacher's data: the same split, in the same order."
+            )
         labels = None if dataset is None or manifest.get("labels") == "steps" else kept_labels(dataset)
         if labels is None or num_samples is None:
             self._by_step = table.target is not None
@@ -125,7 +133,7 @@ class StoredTargets:
             if table.target is None:
                 rank_zero_warn(f"{table.path} has no fingerprint, so that nobody can tell whether it is of this data.")
             return
-        names = sample_ids(dataset) if manifest.get("sample_ids") else None
+        names = lasting_ids(dataset) if manifest.get("sample_ids") else None
         if manifest.get("sample_ids") and names is None:
             return  # the labels agree, and the student's data set has no names to compare
         if dataset_fingerprint(labels, names) != fingerprint:

@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
+from lightning_flip.steps._collate_order import CollateOrder
+from lightning_flip.steps._identity import DataRegister
 from lightning_flip.steps._recorder import Recorder
 from lightning_flip.steps.arrival import Arrival
 from lightning_flip.steps.building import RunningStep
@@ -39,6 +41,7 @@ class WrappedTrainer:
         captures: where the module's logits are caught.
         checks: looks at the values of each step.
         running: the running step.
+        register: knows the data of the loaders.
         recorder: copies the rows of steps, and hands them to those who read them.
     """
 
@@ -56,7 +59,8 @@ class WrappedTrainer:
         self.captures = Captures(module)
         self.checks = ValueChecks()
         self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
-        self.recorder = Recorder(trainer, self.running, self.captures, self.checks, may_raise)
+        self.register = DataRegister(trainer, self._record_of, may_raise)
+        self.recorder = Recorder(trainer, self.running, self.captures, self.checks, self.register, may_raise)
         self._loaders: dict[int, LoaderRecord] = {}
         self._next_loader = 0
         self._counting = False  # whether a loader pads; a loop may go through several, and counts over all of them
@@ -96,10 +100,15 @@ class WrappedTrainer:
         self.captures.forget_loaders(self._loaders)
         number = self._next_loader
         self._next_loader += 1
-        wrapped = wrap_loader(loader, number)
+        told_by_place = any(each.index_from is None and each.labels != "may_change" for each in self.captures.sources)
+        wrapped = wrap_loader(loader, number, CollateOrder(loader.collate_fn) if told_by_place else None)
         record = self._loaders[number] = LoaderRecord(wrapped)
         self._counting = self._counting or record.may_pad
         return wrapped
+
+    def _record_of(self, loader: Any) -> LoaderRecord | None:
+        """What is known of a wrapped loader."""
+        return next((record for record in self._loaders.values() if record.loader is loader), None)
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def convert_input(data: Any) -> Any:

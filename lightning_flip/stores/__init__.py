@@ -14,7 +14,7 @@ from lightning_flip.stores.paths import LearningPaths, read_paths
 from lightning_flip.stores.prediction_readers import read_predictions
 from lightning_flip.stores.prediction_set import PredictionSet
 from lightning_flip.stores.predictions import read_logits, write_predictions
-from lightning_flip.stores.runs import RunInfo, discard_empty_run, open_run, read_run
+from lightning_flip.stores.runs import RunInfo, discard_empty_run, note_data, open_run, read_run
 from lightning_flip.stores.samples import read_samples, write_samples
 from lightning_flip.stores.soft_targets import SoftTargetError, SoftTargetTable, read_soft_targets, write_soft_targets
 from lightning_flip.stores.transitions import read_transition, write_transition
@@ -34,6 +34,7 @@ __all__ = [
     "dataset_fingerprint",
     "discard_empty_run",
     "list_parts",
+    "note_data",
     "open_run",
     "path_bytes",
     "read_history",

@@ -17,10 +17,10 @@ from lightning_flip.stores.dynamics import PassRows, follow_samples, last_known
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.part_key import PartKey
 from lightning_flip.stores.part_reader import check_part, read_part
-from lightning_flip.stores.parts import HISTORY_FOLDER, PART_SCHEMA, list_parts
+from lightning_flip.stores.parts import HISTORY_FOLDER, PART_SCHEMA, TARGET, list_parts
 from lightning_flip.stores.runs import RunInfo, read_run
 from lightning_flip.stores.sample_statistics import SUSPICIONS, Suspicion, rank_suspects, tabulate
-from lightning_flip.stores.samples import SAMPLES_FILE, read_samples
+from lightning_flip.stores.samples import SAMPLES_FILE, labels_of, read_samples
 from lightning_flip.stores.visits import locate_samples, read_pass
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def read_history(dirpath: str | os.PathLike[str]) -> History:
 class History:
     """A run's recorded history; `read_history` makes it.
 
+    A visit is right if it predicts the label that the sample had then: where labels may change, each visit has its own.
     Passes are in the order (epoch, pass). Within a pass, the visits of a sample are ordered by global step, then
     visit, then rank. Methods that read rows raise `HistoryError` where a part is damaged, the split or loader was not
     recorded, or a part holds a sample that `samples.parquet` does not list.
@@ -141,7 +142,7 @@ class History:
         return table
 
     def to_arrow(self, split: str | None = None) -> pa.Table:
-        """Every recorded row of a split, or of all of them, with the sample's `target` as last column."""
+        """Every recorded row of a split, or of all of them; `target`, the last column, is the label at that visit."""
         if split is not None:
             self._passes(split)
         schema = PART_SCHEMA.append(pa.field("target", pa.int32()))
@@ -149,8 +150,9 @@ class History:
         for key, path in self._parts.items():
             if split in (None, key.split):
                 rows = read_part(path)
-                target = pa.array(self._targets(key.split, path, rows))
-                tables.append(pa.table([*rows.columns, target], schema=schema))
+                if TARGET not in rows.column_names:  # else each visit has its own
+                    rows = rows.append_column(TARGET, pa.array(self._targets(key.split, path, rows)))
+                tables.append(pa.table(rows.columns, schema=schema))
         return pa.concat_tables(tables)
 
     def to_pandas(self, split: str | None = None) -> pandas.DataFrame:
@@ -199,7 +201,8 @@ class History:
 
         Columns:
 
-        - `index`, `source_index`, `sample_id`, `target`, `true_target`: as in `samples.parquet`;
+        - `index`, `source_index`, `sample_id`, `target`, `true_target`: as in `samples.parquet` (where labels may
+          change, `target` is the first one);
         - `visits`, `times_right`, `forgetting_events` (a right visit followed by a wrong one);
         - `first_learned`: epoch of the first right visit, null if none;
         - `aum`: mean logit margin; `confidence`: mean probability of the label; `variability`: its population standard
@@ -250,7 +253,7 @@ class History:
         for loader in np.unique(loaders).tolist():
             samples, mine = self.samples(split, loader), loaders == loader
             position = locate_samples(np.asarray(samples["index"]), index[mine], path)
-            target[mine] = np.asarray(samples["target"])[position]
+            target[mine] = labels_of(samples)[position]
         return target
 
 

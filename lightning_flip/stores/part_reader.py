@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.parts import MEASURES, PART_SCHEMA
+from lightning_flip.stores.parts import MEASURES, PART_SCHEMA, TARGET
 
 __all__ = ["check_part", "read_part"]
 
@@ -34,7 +34,7 @@ def check_part(path: Path) -> None:
         names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
-    if names != PART_SCHEMA.names:
+    if names not in (PART_SCHEMA.names, [*PART_SCHEMA.names, TARGET]):
         raise HistoryError(
             f"{path} is not a part of a history: its columns are {names}, not {PART_SCHEMA.names}. Move it out of"
             " the folder."
@@ -49,7 +49,8 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         columns: names of the columns, in the order wanted; all of them for None.
 
     Returns:
-        One row a visit. The measures are float32, also where the file keeps float16.
+        One row a visit, with the label of each visit as `target` where the part has them. The measures are float32,
+        also where the file keeps float16.
 
     Raises:
         HistoryError: when the file is damaged.
@@ -64,6 +65,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     names = PART_SCHEMA.names if columns is None else list(columns)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names += [TARGET] if TARGET in file.schema_arrow.names else []
             table = file.read(names, use_threads=False).select(names)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error

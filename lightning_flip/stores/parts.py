@@ -14,7 +14,16 @@ import pyarrow.parquet as pq
 from lightning_flip.stores.atomic import atomic_write, make_directory, sync_directory, temporary_files
 from lightning_flip.stores.part_key import PartKey
 
-__all__ = ["HISTORY_FOLDER", "MEASURES", "PART_SCHEMA", "list_parts", "remove_parts", "set_aside", "write_part"]
+__all__ = [
+    "HISTORY_FOLDER",
+    "MEASURES",
+    "PART_SCHEMA",
+    "TARGET",
+    "list_parts",
+    "remove_parts",
+    "set_aside",
+    "write_part",
+]
 
 HISTORY_FOLDER = "history"
 MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
@@ -31,8 +40,9 @@ PART_SCHEMA = pa.schema(
         ("visit", pa.int32()),
     ]
 )
+TARGET = "target"  # a column of its own only where labels may change
 _GIVEN = ("loader", "global_step", "index", "pred", *MEASURES)
-_FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", "visit"]
+_FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", "visit", TARGET]
 # Sorted or slowly rising integers: differences cost next to nothing, and every reader knows this encoding.
 _RISING = {"global_step": "DELTA_BINARY_PACKED", "index": "DELTA_BINARY_PACKED"}
 _ORPHAN = ".orphan"
@@ -54,7 +64,8 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
         key: what the rows belong to.
         columns: one array [V] each, V visits in the order in which they happened:
             `global_step`, `index` (from 0), `pred` int; `prob_label`, `prob_pred` in [0, 1], `logit_margin`,
-            `cross_entropy` in nats, float; and `loader` int, which may be left out for loader 0. V may be 0.
+            `cross_entropy` in nats, float; and `loader` int, which may be left out for loader 0. V may be 0. `target`
+            int, the label at each visit, only where labels may change; else they are in `samples.parquet`.
 
     Returns:
         The path of the file.
@@ -80,7 +91,8 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
     rows["visit"] = _count_earlier(rows["loader"], rows["index"])
     constants = {"split": key.split, "epoch": key.epoch, "pass": key.pass_}
     fields, arrays = [], []
-    for field in PART_SCHEMA:
+    schema = PART_SCHEMA.append(pa.field(TARGET, pa.int32())) if TARGET in rows else PART_SCHEMA
+    for field in schema:
         if field.name in constants:
             arrays.append(pa.repeat(pa.scalar(constants[field.name], field.type), count))
         else:
@@ -188,11 +200,11 @@ def _checked(columns: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.ND
     given = {name: np.asarray(values) for name, values in columns.items()}
     if "index" in given:
         given.setdefault("loader", np.zeros(given["index"].shape, np.int16))
-    missing, unknown = [name for name in _GIVEN if name not in given], sorted(set(given) - set(_GIVEN))
+    missing, unknown = [name for name in _GIVEN if name not in given], sorted(set(given) - {*_GIVEN, TARGET})
     if missing or unknown:
         raise ValueError(f"columns must hold {', '.join(_GIVEN)}; missing: {missing}, unknown: {unknown}.")
     rows = {}
-    for name in _GIVEN:
+    for name in (*_GIVEN, TARGET) if TARGET in given else _GIVEN:
         values = given[name]
         if values.shape != (len(given["index"]) if given["index"].ndim else 0,):
             raise ValueError(
@@ -205,7 +217,7 @@ def _checked(columns: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.ND
 def _as_integer(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     if values.dtype.kind not in "iu":
         raise ValueError(f"columns[{name!r}] must be integers, got {values.dtype}.")
-    wanted = np.dtype(PART_SCHEMA.field(name).type.to_pandas_dtype())
+    wanted = np.dtype(np.int32 if name == TARGET else PART_SCHEMA.field(name).type.to_pandas_dtype())
     lowest, highest = 0, np.iinfo(wanted).max
     if values.size and (int(values.min()) < lowest or int(values.max()) > highest):
         raise ValueError(f"columns[{name!r}] must lie in [{lowest}, {highest}], got {values.min()} to {values.max()}.")

@@ -24,6 +24,8 @@ class PredictionMetadata:
         classes: the label of each of the model's outputs; None where nobody said.
         model_parameters: the model's number of parameters.
         num_samples: number of samples in the dataset that was predicted, also those not in the file.
+        data: the fingerprint of that dataset; `data["ids_are"]` says what `sample_id` is: "positions" are no lasting
+            ids.
 
     Example:
         >>> written = PredictionMetadata(classes=("cat", "dog"), model_parameters=12)
@@ -34,6 +36,7 @@ class PredictionMetadata:
     classes: tuple[int | str, ...] | None = None
     model_parameters: int | None = None
     num_samples: int | None = None
+    data: Mapping[str, Any] | None = None
 
     def to_footer(self) -> dict[bytes, bytes]:
         """Write it as key-value metadata, with the mark of our files and the schema's version."""
@@ -61,7 +64,10 @@ class PredictionMetadata:
             schema = int(details["schema"])
             classes = details.get("classes")
             found = cls(
-                None if classes is None else tuple(classes), details.get("model_parameters"), details.get("num_samples")
+                None if classes is None else tuple(classes),
+                details.get("model_parameters"),
+                details.get("num_samples"),
+                details.get("data"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PredictionError(f"{name} has damaged metadata ({error!r}). Write the file again.") from error

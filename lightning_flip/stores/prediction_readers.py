@@ -104,6 +104,7 @@ def read_predictions(
         columns=tuple(names),
         model_parameters=metadata.model_parameters,
         dataset_size=metadata.num_samples,
+        data=metadata.data,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,6 +31,7 @@ class PredictionSet:
         columns: names of all further columns of the file, also of those not read.
         model_parameters: the model's number of parameters; None where the file does not say.
         dataset_size: number of samples in the dataset that was predicted; None where the file does not say.
+        data: the fingerprint of that dataset; None where the file does not say.
 
     Example:
         >>> table = pa.table({"sample_id": [4, 9], "target": [0, 1], "pred": [0, 0], "camera": ["a", "b"]})
@@ -43,6 +46,7 @@ class PredictionSet:
     columns: tuple[str, ...] = ()
     model_parameters: int | None = None
     dataset_size: int | None = None
+    data: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse rows that nobody brought to the types above."""
@@ -85,6 +89,7 @@ class PredictionSet:
         columns: tuple[str, ...] | None = None,
         model_parameters: int | None = None,
         dataset_size: int | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> PredictionSet:
         """Bring a table of predictions to the types of `rows`.
 
@@ -101,6 +106,7 @@ class PredictionSet:
             columns: see the class; the further columns of `table` if None.
             model_parameters: see the class.
             dataset_size: see the class.
+            data: see the class.
 
         Returns:
             The predictions, in the table's order.
@@ -136,4 +142,5 @@ class PredictionSet:
             tuple(further) if columns is None else tuple(column for column in columns if column not in used),
             model_parameters,
             dataset_size,
+            data,
         )

@@ -35,6 +35,7 @@ def write_predictions(
     classes: Sequence[int | str] | None = None,
     model_parameters: int | None = None,
     num_samples: int | None = None,
+    data: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write predictions to one Parquet file, which appears whole or not at all.
@@ -58,6 +59,7 @@ def write_predictions(
             that both know.
         model_parameters: the model's number of parameters, for tables.
         num_samples: the size of the dataset, where not all of it was predicted.
+        data: the fingerprint of the dataset, anything that JSON can hold.
         overwrite: replace a file that is there.
 
     Returns:
@@ -86,7 +88,7 @@ def write_predictions(
     table = _as_table(columns)
     labels = None if classes is None else tuple(_plain_label(label) for label in classes)
     PredictionSet.from_table(table, "columns", classes=labels)  # what could not be read must not be written
-    table = table.replace_schema_metadata(PredictionMetadata(labels, model_parameters, num_samples).to_footer())
+    table = table.replace_schema_metadata(PredictionMetadata(labels, model_parameters, num_samples, data).to_footer())
     make_directory(path.parent)
     with atomic_write(path) as temporary:
         pq.write_table(
@@ -110,7 +112,7 @@ def read_logits(
 
     Returns:
         index [R] as in the file, logits [R, K] in the type that they are kept in, and the metadata `classes` (tuple of
-        K labels or None), `model_parameters` and `num_samples` (int or None).
+        K labels or None), `model_parameters`, `num_samples` (int or None) and `data`, the dataset's fingerprint.
 
     Raises:
         PredictionError: when the file is missing or damaged, has no logits, or an index is missing.
@@ -157,7 +159,7 @@ def read_logits(
         logits[start : start + len(block)] = block
     assert logits is not None  # there is at least one row
     known = {"classes": metadata.classes, "model_parameters": metadata.model_parameters}
-    return index, logits, known | {"num_samples": metadata.num_samples}
+    return index, logits, known | {"num_samples": metadata.num_samples, "data": metadata.data}
 
 
 def _as_table(columns: Mapping[str, Any]) -> pa.Table:

@@ -16,7 +16,7 @@ from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.parts import HISTORY_FOLDER, list_parts, remove_parts
 from lightning_flip.stores.samples import SAMPLES_FILE, is_samples_file
 
-__all__ = ["FORMAT_VERSION", "RUN_FILE", "RunInfo", "discard_empty_run", "open_run", "read_run"]
+__all__ = ["FORMAT_VERSION", "RUN_FILE", "RunInfo", "discard_empty_run", "note_data", "open_run", "read_run"]
 
 RUN_FILE = "run.json"
 FORMAT_VERSION = 1
@@ -32,6 +32,8 @@ class RunInfo:
         created: when the run began, UTC, ISO 8601.
         library_version: the lightning-flip that began it.
         info: whatever the recording callback wanted to keep.
+        data: the fingerprint of the data by split and loader, such as `data["train-0"]["length"]`; empty where
+            version 0.1 wrote it.
 
     Example:
         >>> RunInfo("0" * 32, 1, "2025-01-01T00:00:00+00:00", "0.1.0", {"num_classes": 10}).info["num_classes"]
@@ -43,6 +45,7 @@ class RunInfo:
     created: str
     library_version: str
     info: Mapping[str, object]
+    data: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
 
 
 def open_run(
@@ -163,7 +166,8 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
     file = Path(dirpath) / RUN_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        run = RunInfo(**{field.name: content[field.name] for field in dataclasses.fields(RunInfo)})
+        names = [field.name for field in dataclasses.fields(RunInfo) if field.name != "data"]
+        run = RunInfo(**{name: content[name] for name in names}, data=content.get("data", {}))
     except FileNotFoundError:
         inside = sorted(str(path.parent) for path in file.parent.glob(f"*/{RUN_FILE}"))
         hint = f" There are runs in {', '.join(inside)}." if inside else ""
@@ -187,6 +191,32 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
             f" version ({library_version()}) reads up to {FORMAT_VERSION}. Install a newer lightning-flip."
         )
     return run
+
+
+def note_data(dirpath: str | os.PathLike[str], data: Mapping[str, Mapping[str, object]]) -> None:
+    """Keep in `run.json` what data the run is of; what is known of other splits and loaders stays.
+
+    Args:
+        dirpath: the run's folder.
+        data: a fingerprint by split and loader.
+
+    Raises:
+        HistoryError: when there is no `run.json`, or it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = open_run(folder, run_id=None, info={})
+        ...     note_data(folder, {"train-0": {"length": 60000}})
+        ...     read_run(folder).data["train-0"]["length"]
+        60000
+    """
+    run = read_run(dirpath)
+    known = {**run.data, **{name: dict(facts) for name, facts in data.items()}}
+    if known != run.data:
+        content = {**dataclasses.asdict(run), "data": known}
+        with atomic_write(Path(dirpath) / RUN_FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def discard_empty_run(dirpath: str | os.PathLike[str], run_id: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from lightning_flip.stores.atomic import atomic_write, make_directory
 from lightning_flip.stores.errors import HistoryError
 
-__all__ = ["SAMPLES_FILE", "SAMPLES_SCHEMA", "is_samples_file", "read_samples", "write_samples"]
+__all__ = ["SAMPLES_FILE", "SAMPLES_SCHEMA", "is_samples_file", "labels_of", "read_samples", "write_samples"]
 
 SAMPLES_FILE = "samples.parquet"
 SAMPLES_SCHEMA = pa.schema(
@@ -25,10 +26,14 @@ SAMPLES_SCHEMA = pa.schema(
         pa.field("source_index", pa.int64(), nullable=False),
         pa.field("source", pa.int32(), nullable=False),
         pa.field("sample_id", pa.string()),
-        pa.field("target", pa.int32(), nullable=False),
+        pa.field("target", pa.int32()),
         pa.field("true_target", pa.int32()),
     ],
     metadata={"lightning_flip": "samples"},  # tells our file from another of the same name
+)
+# Version 0.1 listed only samples that training had seen.
+_OLD_SCHEMA = SAMPLES_SCHEMA.set(
+    SAMPLES_SCHEMA.get_field_index("target"), pa.field("target", pa.int32(), nullable=False)
 )
 _DEFAULTS: dict[str, object] = {"loader": 0, "source": 0, "sample_id": None, "true_target": None}
 
@@ -49,7 +54,7 @@ def write_samples(dirpath: str | os.PathLike[str], rows: pa.Table | Mapping[str,
             - `source_index` int: position in the innermost dataset, `index` if left out;
             - `source` int: number of the innermost dataset, where several were concatenated; 0 if left out;
             - `sample_id` str or null: a lasting name;
-            - `target` int: the label that training sees;
+            - `target` int or null: the label that training sees, null where nobody knows it;
             - `true_target` int or null: the label before noise was added.
 
     Returns:
@@ -110,6 +115,8 @@ def read_samples(dirpath: str | os.PathLike[str]) -> pa.Table:
             f"{path} is damaged ({error}). Restore it from a copy; or remove it and resume the run: the recording"
             " callback writes it when it starts."
         ) from error
+    if table.schema.equals(_OLD_SCHEMA, check_metadata=True):
+        table = table.cast(SAMPLES_SCHEMA)
     if not table.schema.equals(SAMPLES_SCHEMA, check_metadata=True):
         raise HistoryError(
             f"{path} was not written by lightning-flip (its columns: {table.schema.names}). Move it away, or record"
@@ -132,9 +139,26 @@ def is_samples_file(path: Path) -> bool:
         False
     """
     try:
-        return bool(pq.read_schema(path).equals(SAMPLES_SCHEMA, check_metadata=True))
+        schema = pq.read_schema(path)
+        return any(schema.equals(known, check_metadata=True) for known in (SAMPLES_SCHEMA, _OLD_SCHEMA))
     except (OSError, pa.ArrowException):
         return False
+
+
+def labels_of(samples: pa.Table) -> npt.NDArray[np.int32]:
+    """The labels of samples, -1 where nobody knows one.
+
+    Args:
+        samples: as :func:`read_samples` gives them.
+
+    Returns:
+        [N].
+
+    Example:
+        >>> labels_of(pa.table({"target": pa.array([3, None], pa.int32())})).tolist()
+        [3, -1]
+    """
+    return np.asarray(pc.fill_null(samples["target"], -1)).astype(np.int32)
 
 
 def _as_table(rows: pa.Table | Mapping[str, object]) -> pa.Table:

@@ -13,6 +13,8 @@ import pyarrow as pa
 from lightning_flip.stores.dynamics import PassRows
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.part_reader import read_part
+from lightning_flip.stores.parts import TARGET
+from lightning_flip.stores.samples import labels_of
 
 __all__ = ["locate_samples", "read_pass"]
 
@@ -54,7 +56,7 @@ def read_pass(
         >>> rows.position.tolist(), rows.correct.tolist()
         ([0, 1], [True, False])
     """
-    known, targets = np.asarray(samples["index"]), np.asarray(samples["target"])
+    known, targets = np.asarray(samples["index"]), labels_of(samples)
     read: list[dict[str, npt.NDArray[Any]]] = []
     for path in paths:
         table = read_part(path, [*_COLUMNS, *measures])
@@ -62,6 +64,7 @@ def read_pass(
         mine = rows["loader"] == loader
         rows = {name: values[mine] for name, values in rows.items()}
         rows["position"] = locate_samples(known, rows["index"], path)
+        rows.setdefault(TARGET, targets[rows["position"]])  # else each visit has its own
         read.append(rows)
     joined = {name: np.concatenate([rows[name] for rows in read]) for name in read[0]}
     # Time first: ranks that drew the same sample count its visits independently. The sort is stable: ranks keep order.
@@ -71,7 +74,7 @@ def read_pass(
         *epoch_pass,
         position=joined["position"],
         pred=joined["pred"].astype(np.int64),
-        correct=joined["pred"] == targets[joined["position"]],
+        correct=joined["pred"] == joined[TARGET],
         measures={name: joined[name].astype(np.float64) for name in measures},
     )
 

@@ -1,9 +1,17 @@
 """One row per sample, across epochs: plain tensors with explicit ``sync`` and ``state_dict``."""
 
-from lightning_flip.tables.merging import gather_rows, is_distributed
+from lightning_flip.tables.merging import append_rows, gather_rows, is_distributed
 from lightning_flip.tables.prediction_sums import PredictionSums
 from lightning_flip.tables.running_average import RunningAverage
 from lightning_flip.tables.sample_table import SampleTable
 from lightning_flip.tables.visits import VisitStatistics
 
-__all__ = ["PredictionSums", "RunningAverage", "SampleTable", "VisitStatistics", "gather_rows", "is_distributed"]
+__all__ = [
+    "PredictionSums",
+    "RunningAverage",
+    "SampleTable",
+    "VisitStatistics",
+    "append_rows",
+    "gather_rows",
+    "is_distributed",
+]

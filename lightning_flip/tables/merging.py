@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather_rows", "is_distributed"]
+__all__ = ["append_rows", "gather_rows", "is_distributed"]
 
 
 def is_distributed() -> bool:
@@ -54,3 +54,22 @@ def gather_rows(index: Tensor, *columns: Tensor) -> list[tuple[Tensor, ...]]:
             dist.all_gather(received, padded)
         per_column.append([rows[:size].to(column.dtype) for rows, size in zip(received, sizes, strict=True)])
     return [tuple(column[rank] for column in per_column) for rank in range(world)]
+
+
+def append_rows(rows: Tensor, num_samples: int, fill: float = 0) -> Tensor:
+    """Make a table longer; the rows that are there stay as they are.
+
+    Args:
+        rows: ``[n, ...]``.
+        num_samples: N, at least n.
+        fill: what new rows hold.
+
+    Returns:
+        ``[N, ...]``.
+
+    Example:
+        >>> append_rows(torch.tensor([5]), 3, fill=-1)
+        tensor([ 5, -1, -1])
+    """
+    with torch.inference_mode(False):
+        return torch.cat([rows, rows.new_full((num_samples - len(rows), *rows.shape[1:]), fill)])

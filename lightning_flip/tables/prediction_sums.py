@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_flip.functional.paths import other_classes
-from lightning_flip.tables.merging import gather_rows, is_distributed
+from lightning_flip.tables.merging import append_rows, gather_rows, is_distributed
 
 __all__ = ["PredictionSums"]
 
@@ -77,6 +77,21 @@ class PredictionSums:
             20.85
         """
         return num_samples * (4 * num_classes + 17)
+
+    def grow(self, num_samples: int) -> None:
+        """Append samples without visits for a dataset that has grown.
+
+        Args:
+            num_samples: number of samples N, at least as many as before.
+        """
+        self.sums, self.visits = append_rows(self.sums, num_samples), append_rows(self.visits, num_samples)
+        self.target, self._unmerged = (
+            append_rows(self.target, num_samples, -1),
+            append_rows(self._unmerged, num_samples),
+        )
+        if self._base is not None:
+            sums, visits = self._base
+            self._base = append_rows(sums, num_samples), append_rows(visits, num_samples)
 
     def add(self, index: Tensor, probs: Tensor, target: Tensor, where: Tensor | None = None) -> None:
         """Add one visit of some samples; no host synchronization.

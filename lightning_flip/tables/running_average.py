@@ -65,6 +65,22 @@ class RunningAverage(SampleTable):
         average = (1 - self.alpha) * before + self.alpha * probs
         self.update(index, average if self.begun else torch.where(seen[:, None], average, probs), where)
 
+    def grow(self, num_samples: int) -> None:
+        """Append empty rows for a dataset that has grown.
+
+        Args:
+            num_samples: number of rows N.
+
+        Raises:
+            ValueError: if the average began with a pass over all samples, which nobody made for the new ones.
+        """
+        if self.begun and num_samples > self.num_samples:
+            raise ValueError(
+                f"the average began with predictions on {self.num_samples} samples before training, and the data have "
+                f"grown to {num_samples}. Keep the data as they are, or leave out the first pass (initial_pass=False)."
+            )
+        super().grow(num_samples)
+
     def latest(self) -> tuple[Tensor, Tensor]:
         """The average as it stands.
 

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_flip.tables.merging import gather_rows, is_distributed
+from lightning_flip.tables.merging import append_rows, gather_rows, is_distributed
 
 __all__ = ["SampleTable"]
+
+_TENSORS = ("_rows", "_seen", "_pending", "_pending_seen", "_unmerged")
 
 
 class SampleTable:
@@ -187,9 +189,20 @@ class SampleTable:
             The table itself.
         """
         with torch.inference_mode(False):
-            for name in ("_rows", "_seen", "_pending", "_pending_seen", "_unmerged"):
+            for name in _TENSORS:
                 setattr(self, name, getattr(self, name).to(device))
         return self
+
+    def grow(self, num_samples: int) -> None:
+        """Append empty rows for a dataset that has grown; does nothing where there are as many rows already.
+
+        Args:
+            num_samples: number of rows N.
+        """
+        if num_samples > self.num_samples:
+            for name in _TENSORS:
+                setattr(self, name, append_rows(getattr(self, name), num_samples))
+            self.num_samples = num_samples
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, on the CPU; the pending copy only where it differs.

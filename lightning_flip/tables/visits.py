@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_flip.tables.merging import gather_rows, is_distributed
+from lightning_flip.tables.merging import append_rows, gather_rows, is_distributed
 
 __all__ = ["VisitStatistics", "VisitsBefore"]
 
 _COUNTS = ("visits", "times_right", "forgetting_events", "first_learned", "last_right", "last_pred")
 _ADDED = 3  # the first counts add up over ranks, the others do not
+_UNKNOWN = [_COUNTS.index("first_learned"), _COUNTS.index("last_pred")]  # -1 before the first visit
 _SUMS = ("margin_sum", "prob_sum", "prob_square_sum")
 
 
@@ -70,9 +71,22 @@ class VisitStatistics:
             self._counts = torch.zeros(num_samples, len(_COUNTS), dtype=torch.int64, device=device)
             self._sums = torch.zeros(num_samples, len(_SUMS), dtype=real, device=device)
             self._unmerged = torch.zeros(num_samples, dtype=torch.bool, device=device)
-        for name in ("first_learned", "last_pred"):
-            self._counts[:, _COUNTS.index(name)] = -1
+        self._counts[:, _UNKNOWN] = -1
         self._base: tuple[Tensor, Tensor] | None = None
+
+    def grow(self, num_samples: int) -> None:
+        """Append samples without visits for a dataset that has grown.
+
+        Args:
+            num_samples: number of samples N, at least as many as before.
+        """
+        before, self.num_samples = self.num_samples, num_samples
+        self._counts, self._sums = append_rows(self._counts, num_samples), append_rows(self._sums, num_samples)
+        self._counts[before:, _UNKNOWN] = -1
+        self._unmerged = append_rows(self._unmerged, num_samples)
+        if self._base is not None:
+            counts, sums = self._base
+            self._base = append_rows(counts, num_samples), append_rows(sums, num_samples)
 
     @property
     def device(self) -> torch.device:

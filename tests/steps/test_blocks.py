@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from lightning_flip.callbacks import FlipTracker, LearningPath, PredictionFilter, PredictionHistory, ZigZag
 from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.mixins import FlippingErrorReduction, LearningWithRetrospection
-from lightning_flip.steps import SampleStep, _block, sample_step
+from lightning_flip.steps import SampleStep, StepSource, _block, sample_step
 from lightning_flip.steps._block import Block, Moment
+from lightning_flip.steps._identity import LoaderData
 from lightning_flip.stores import read_history, read_paths, read_soft_targets, read_zigzag
 from tests.callbacks.helpers import Watched, assert_same, expected_rows, make_trainer, points, stored_rows
 
@@ -27,6 +28,7 @@ pytestmark = [
 ]
 
 N, EPOCHS = 29, 3
+OF_IDS = LoaderData("train", 0, None, StepSource(), None)  # batches that carry ids, without a dataset
 
 
 class Robust(FlippingErrorReduction, Watched): ...
@@ -42,7 +44,7 @@ def filled(*rows: int, K: int = 3) -> tuple[Block, list[Tensor], list[Tensor]]:
     """A block of steps with so many rows each, and what was put in."""
     logits = [torch.randn(count, K) for count in rows]
     target = [torch.randint(K, (count,)) for count in rows]
-    block, start = Block(logits[0], target[0], None, None, epoch=2), 0
+    block, start = Block(logits[0], target[0], OF_IDS, epoch=2), 0
     for number, (given, labels) in enumerate(zip(logits, target, strict=True)):
         view = block.view(given)
         assert view is not None
@@ -83,12 +85,12 @@ def test_the_last_step_may_be_kept_back() -> None:
 
 
 def test_a_block_holds_64_steps_or_32_megabytes() -> None:
-    small = Block(torch.zeros(128, 100), torch.zeros(128, dtype=torch.int64), None, None, 0)
+    small = Block(torch.zeros(128, 100), torch.zeros(128, dtype=torch.int64), OF_IDS, 0)
     assert small.capacity == 64
     assert small.nbytes == 64 * 128 * (100 * 4 + 8)
-    large = Block(torch.zeros(1024, 2_000), torch.zeros(1024, dtype=torch.int64), None, None, 0)
+    large = Block(torch.zeros(1024, 2_000), torch.zeros(1024, dtype=torch.int64), OF_IDS, 0)
     assert large.capacity == 4
-    imagenet = Block(torch.zeros(1024, 21_841), torch.zeros(1024, dtype=torch.int64), None, None, 0)
+    imagenet = Block(torch.zeros(1024, 21_841), torch.zeros(1024, dtype=torch.int64), OF_IDS, 0)
     assert imagenet.capacity == 1
     assert imagenet.nbytes == 1024 * (21_841 * 4 + 8)
 
@@ -105,12 +107,12 @@ def test_logits_of_another_kind_do_not_fit(other: Tensor) -> None:
 
 def test_targets_data_and_epochs_of_another_kind_do_not_fit() -> None:
     block, _, target = filled(4)
-    assert block.fits(target[0], None, 2)
-    assert not block.fits(target[0].int(), None, 2)
-    assert not block.fits(target[0], object(), 2)
-    assert not block.fits(target[0], None, 3)
+    assert block.fits(target[0], OF_IDS, 2)
+    assert not block.fits(target[0].int(), OF_IDS, 2)
+    assert not block.fits(target[0], LoaderData("train", 0, None, StepSource(), None), 2)
+    assert not block.fits(target[0], OF_IDS, 3)
     block.drain(keep_last=False)
-    assert not block.fits(target[0], None, 3)  # the data may have grown since
+    assert not block.fits(target[0], OF_IDS, 3)  # the data may have grown since
 
 
 def test_facts_are_the_same_however_the_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

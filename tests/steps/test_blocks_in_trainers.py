@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_flip.callbacks import FlipTracker, PredictionFilter, PredictionHistory, ZigZag
 from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.mixins import FlippingErrorReduction
-from lightning_flip.steps import SampleStep
+from lightning_flip.steps import ChangedDataError, SampleStep
 from tests.callbacks.helpers import Watched, assert_same, expected_rows, make_trainer, points, run_ranks, stored_rows
 
 pytestmark = [
@@ -142,8 +142,7 @@ class Growing(Dataset[Any]):
         return self.rows[index]
 
 
-@pytest.mark.parametrize("make", [lambda: FlipTracker(train=True), ZigZag, PredictionFilter])
-def test_a_dataset_that_grows_is_refused_in_words(make: Any) -> None:
+def test_a_dataset_that_grows_is_followed() -> None:
     grown = Growing()
 
     class Grows(Watched):
@@ -151,9 +150,30 @@ def test_a_dataset_that_grows_is_refused_in_words(make: Any) -> None:
             grown.size = 8 + 4 * self.trainer.current_epoch
             return DataLoader(grown, batch_size=4)
 
+    tracker, zigzag, averages = FlipTracker(train=True), ZigZag(), PredictionFilter()
+    callbacks = [tracker, zigzag, averages]
+    make_trainer(max_epochs=3, callbacks=callbacks, reload_dataloaders_every_n_epochs=1).fit(Grows())
+    expected = [3] * 8 + [2] * 4 + [1] * 4
+    assert tracker.statistics["train", 0].visits.tolist() == expected
+    assert zigzag.sums is not None
+    assert zigzag.sums.visits.tolist() == expected
+    assert averages.tables is not None
+    assert averages.tables.average.latest()[1].tolist() == [True] * 16
+    assert averages.tables.labels().min() >= 0
+
+
+@pytest.mark.parametrize("make", [lambda: FlipTracker(train=True), ZigZag, PredictionFilter, PredictionHistory])
+def test_a_dataset_that_shrinks_is_refused_in_words(make: Any) -> None:
+    shrunk = Growing()
+
+    class Shrinks(Watched):
+        def train_dataloader(self) -> Any:
+            shrunk.size = 16 - 4 * self.trainer.current_epoch
+            return DataLoader(shrunk, batch_size=4)
+
     trainer = make_trainer(max_epochs=2, callbacks=[make()], reload_dataloaders_every_n_epochs=1)
-    with pytest.raises(ValueError, match=r"of 8 .*samples"):
-        trainer.fit(Grows())
+    with pytest.raises(ChangedDataError, match="16 samples before, 12 now"):
+        trainer.fit(Shrinks())
 
 
 def test_a_subclass_may_leave_out_super_in_on_train_start() -> None:

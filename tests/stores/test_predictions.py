@@ -116,7 +116,7 @@ def test_other_tools_read_logits(tmp_path: Path) -> None:
     index, again, metadata = read_logits(tmp_path / "again.parquet")
     assert index.tolist() == [0, 1, 2]
     assert np.array_equal(again, logits)
-    assert metadata == {"classes": None, "model_parameters": None, "num_samples": None}
+    assert metadata == {"classes": None, "model_parameters": None, "num_samples": None, "data": None}
 
 
 def test_logits_come_back_bit_by_bit(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_logits_come_back_bit_by_bit(tmp_path: Path) -> None:
         assert found.tolist() == list(range(40_000))
         assert read.dtype == kept
         assert np.array_equal(read, logits[np.argsort(index)].astype(kept))
-        assert metadata == {"classes": (4, 5, 6), "model_parameters": 7, "num_samples": 50_000}
+        assert metadata == {"classes": (4, 5, 6), "model_parameters": 7, "num_samples": 50_000, "data": None}
 
 
 def test_metadata(tmp_path: Path) -> None:

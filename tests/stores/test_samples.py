@@ -77,7 +77,6 @@ def test_a_table_does_as_well_and_the_source_index_defaults_to_the_index(tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": None}, "target.*missing"),
         ({"target": [0]}, "as long as"),
         ({"target": [0, 2**40]}, "target"),
         ({"target": ["cat", "dog"]}, "target"),

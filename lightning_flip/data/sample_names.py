@@ -1,0 +1,166 @@
+"""The names by which samples are known from run to run: ids of the data where there are any, else positions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from lightning_flip.data.origins import Origin, Positions, origins
+
+__all__ = ["IdsFrom", "SampleNames", "lasting_ids", "sample_names"]
+
+IdsFrom = str | Callable[[Any], Sequence[Any]]
+Kind = Literal["sample_id", "paths", "column", "positions"]
+
+
+class SampleNames(NamedTuple):
+    """One name a sample.
+
+    Attributes:
+        names: N texts.
+        kind: where they are from: "sample_id", the dataset's method; "paths", the files of a folder dataset below its
+            root; "column", the one that ``sample_id_from`` named; or "positions", some or all of them, in the
+            innermost dataset: these last only as long as that dataset keeps its order.
+    """
+
+    names: list[str]
+    kind: Kind
+
+
+def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: int | None = None) -> SampleNames:
+    """Name every sample so that every subset of the same data calls it the same.
+
+    Args:
+        dataset: the dataset given to the DataLoader.
+        sample_id_from: name of an attribute or column of the dataset, or of one inside it, with an id for each sample;
+            or a function of the dataset that gives all ids. None: the method ``sample_id(index)`` of a dataset on the
+            way to the innermost one, else the paths of a folder dataset (``samples`` or ``imgs``) below its ``root``.
+        length: name only so many of the first samples.
+
+    Returns:
+        The names, and where they are from. A sample without an id is called by its position in the innermost dataset,
+        after the number of that dataset wherever several are concatenated.
+
+    Raises:
+        ValueError: if ``sample_id_from`` names nothing, or gives another number of ids.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset, Subset
+        >>> class Files(list):
+        ...     root, imgs = "data", [("data/cat/1.png", 0), ("data/dog/7.png", 1)]
+        >>> sample_names(Subset(Files("ab"), [1]))
+        SampleNames(names=['dog/7.png'], kind='paths')
+        >>> sample_names(ConcatDataset(["ab", Subset("cde", [2, 0])]))
+        SampleNames(names=['0:0', '0:1', '1:2', '1:0'], kind='positions')
+    """
+    count = len(dataset) if length is None else length
+    if callable(sample_id_from):
+        given = [str(name) for name in sample_id_from(dataset)]
+        if len(given) != len(dataset):
+            raise ValueError(f"sample_id_from= gave {len(given)} ids for a dataset of {len(dataset)} samples.")
+        return SampleNames(given[:count], "column")
+    parts = origins(dataset, count)
+    found = [_named(part, sample_id_from) for part in parts]
+    if len(found) == 1:  # its rows are all there are, in their order
+        return SampleNames(*found[0])
+    kinds = {kind for _, kind in found}
+    names = _joined(count, parts, [names for names, _ in found])
+    if "paths" in kinds and len(set(names)) < count:  # folders with files of the same names
+        told = [
+            [f"{part.prefix}{name}" for name in names] if kind == "paths" else names
+            for part, (names, kind) in zip(parts, found, strict=True)
+        ]
+        names = _joined(count, parts, told)
+    return SampleNames(names, "positions" if "positions" in kinds or not kinds else min(kinds))
+
+
+def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str] | None:
+    """The ids of all samples, where every sample has one that is no position.
+
+    Args:
+        dataset: a map-style dataset.
+        sample_id_from: see :func:`sample_names`.
+
+    Returns:
+        N ids, or None.
+
+    Example:
+        >>> class Named(list):
+        ...     def sample_id(self, index):
+        ...         return f"image-{index}.png"
+        >>> lasting_ids(Named("ab")), lasting_ids(["a", "b"])
+        (['image-0.png', 'image-1.png'], None)
+    """
+    found = sample_names(dataset, sample_id_from)
+    return None if found.kind == "positions" else found.names
+
+
+def _named(part: Origin, sample_id_from: str | None) -> tuple[list[str], Kind]:
+    if sample_id_from is not None:
+        return _column(part, sample_id_from), "column"
+    for dataset, at in part.way:
+        ask = getattr(dataset, "sample_id", None)
+        if callable(ask) and ask(int(at[0])) is not None:  # a wrapper may only hand the question on
+            answers = [ask(position) for position in at.tolist()]
+            if None not in answers:
+                return list(map(str, answers)), "sample_id"
+            places = _places(part)
+            return [place if name is None else str(name) for name, place in zip(answers, places, strict=True)], (
+                "positions"
+            )
+        paths = _paths(dataset, at)
+        if paths is not None:
+            return paths, "paths"
+    return _places(part), "positions"
+
+
+def _joined(count: int, parts: Sequence[Origin], found: Sequence[list[str]]) -> list[str]:
+    names = np.empty(count, object)
+    for part, listed in zip(parts, found, strict=True):
+        names[part.rows] = listed
+    joined: list[str] = names.tolist()
+    return joined
+
+
+def _places(part: Origin) -> list[str]:
+    return [f"{part.prefix}{position}" for position in part.way[-1][1].tolist()]
+
+
+def _column(part: Origin, name: str) -> list[str]:
+    for dataset, at in part.way:
+        if name in (getattr(dataset, "column_names", None) or ()):
+            values = dataset[name]
+        else:
+            values = getattr(dataset, name, None)
+        if values is not None and hasattr(values, "__len__") and len(values) == len(dataset):
+            listed = values.tolist() if hasattr(values, "tolist") else list(values)
+            return [str(listed[position]) for position in at.tolist()]
+    datasets = ", ".join(type(dataset).__name__ for dataset, _ in part.way)
+    raise ValueError(
+        f"sample_id_from={name!r} is no attribute or column with one id a sample in {datasets}. Name one that is, or "
+        "pass a function of the dataset that gives all ids."
+    )
+
+
+def _paths(dataset: Any, at: Positions) -> list[str] | None:
+    """The files of samples of a folder dataset, below its root; None where its lists hold something else."""
+    for listed in (getattr(dataset, "samples", None), getattr(dataset, "imgs", None)):
+        if not isinstance(listed, (list, tuple)) or not listed or len(listed) != len(dataset):
+            continue
+        whole = len(at) == len(listed) and bool((at == np.arange(len(at))).all())
+        chosen = listed if whole else [listed[position] for position in at.tolist()]
+        try:
+            paths = [entry[0] for entry in chosen] if isinstance(chosen[0], (list, tuple)) else list(chosen)
+            paths = paths if set(map(type, paths)) == {str} else [str(os.fspath(path)) for path in paths]
+        except (TypeError, IndexError, KeyError):
+            continue
+        root = os.path.join(os.fspath(getattr(dataset, "root", None) or ""), "")
+        below = bool(root) and paths[0].startswith(root)
+        if not below and not os.path.isfile(paths[0]):
+            continue  # texts, for example
+        named = [path.removeprefix(root) for path in paths] if below else paths
+        return named if os.sep == "/" else [name.replace(os.sep, "/") for name in named]
+    return None

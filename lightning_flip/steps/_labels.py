@@ -1,0 +1,129 @@
+"""The label of every sample as steps saw it first, and the rows that say something else later."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_flip.data.identity import kept_labels
+from lightning_flip.tables import is_distributed
+
+__all__ = ["Changed", "KnownLabels"]
+
+
+class Changed(NamedTuple):
+    """Labels of rows that are not those of before."""
+
+    same: Tensor  # bool [V]
+    before: Tensor  # int [V], what they had to be
+    listed: bool  # whether the dataset's own list says so, and no earlier step
+
+
+class _Table:
+    """One label for every number below N, the first one that came."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        with torch.inference_mode(False):
+            self.first = torch.full((size,), -1, dtype=torch.int32, device=device)
+
+    def knows(self, index: Tensor, target: Tensor) -> bool:
+        """Whether all rows have the label that their number has already."""
+        return bool((self.first.index_select(0, index) == target).all())
+
+    def look(self, index: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """What each row's number has been given first, by an earlier row or, now, by one of these."""
+        known = self.first.index_select(0, index)
+        fresh = known < 0 if valid is None else (known < 0) & valid
+        self.first.index_copy_(0, index, torch.where(fresh, target, known))
+        return self.first.index_select(0, index)
+
+
+class KnownLabels:
+    """Holds every label against the first one of its sample, and against the dataset's list up to one renaming.
+
+    A transfer hook may map labels, so that only this is asked of the list: samples with one label in it have one label
+    in steps. Where batches carry ids and nobody knows how many there are, the labels are kept on the host.
+    """
+
+    def __init__(self, dataset: Any, num_samples: int | None, device: torch.device) -> None:
+        self._by_id: dict[int, int] = {}
+        self._table = None if num_samples is None else _Table(num_samples, device)
+        self._classes: Tensor | None = None  # the number of each sample's listed label
+        self._values = torch.zeros(0, dtype=torch.int64)  # the listed labels by number
+        listed = None if dataset is None or num_samples is None else kept_labels(dataset)
+        if listed is not None and len(listed) == num_samples and len(listed):
+            values, classes = np.unique(listed, return_inverse=True)
+            with torch.inference_mode(False):
+                self._classes = torch.from_numpy(classes.reshape(-1).astype(np.int32)).to(device)
+            self._values = torch.from_numpy(values)
+            self._renamed = _Table(len(values), device)
+
+    def compare(self, index: Tensor, target: Tensor, valid: Tensor | None, *, listed: bool) -> list[Changed]:
+        """Hold labels against those of before; no host synchronization, but for ids without a number of samples.
+
+        Args:
+            index: int64 [V], which may repeat.
+            target: int64 [V].
+            valid: bool [V], rows whose labels are any; None for all.
+            listed: whether the targets are those that a dataset's list is about.
+
+        Returns:
+            What the earlier steps say, and the dataset's list; nothing where all is as it was.
+        """
+        target = target.to(torch.int32)
+        if self._table is None:
+            pairs = zip(index.tolist(), target.tolist(), strict=True)
+            first = torch.tensor([self._by_id.setdefault(number, label) for number, label in pairs])
+            return [Changed(first.to(target.device) == target, first, False)]
+        if target.device.type == "cpu" and self._table.knows(index, target):
+            return []  # nearly always, and then there is nothing to write
+        first = self._table.look(index, target, valid)
+        found = [Changed(first == target, first, False)]
+        if self._classes is not None and listed:
+            renamed = self._renamed.look(self._classes.index_select(0, index).long(), target, valid)
+            found.append(Changed(renamed == target, renamed, True))
+        if valid is None:
+            return found
+        return [each._replace(same=each.same | ~valid) for each in found]
+
+    def forget_list(self) -> None:
+        """Hold labels against earlier ones alone: the dataset's list is of something else."""
+        self._classes = None
+
+    def merge(self) -> int:
+        """Bring the ranks' labels together, a collective; how many samples or classes have several labels."""
+        table = self._lasting
+        if table is None or not is_distributed():
+            return 0
+        first, least = table.first, torch.where(table.first < 0, torch.iinfo(torch.int32).max, table.first)
+        torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MAX)
+        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+        return int(((first >= 0) & (least != first)).sum())
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint needs beside the fingerprint: the labels, or what the listed ones are called."""
+        table = self._lasting
+        if table is None:
+            return None
+        return {"listed": None if self._classes is None else self._values, "first": table.first.cpu().clone()}
+
+    def adopt(self, saved: dict[str, Any] | None) -> None:
+        """Take over what an earlier state knows of labels that no step has seen yet."""
+        table = self._lasting
+        if saved is None or table is None or (saved["listed"] is None) != (self._classes is None):
+            return
+        old = torch.full_like(table.first, -1, device="cpu")
+        if self._classes is None:
+            count = min(len(old), len(saved["first"]))
+            old[:count] = saved["first"][:count]
+        else:
+            known = dict(zip(saved["listed"].tolist(), saved["first"].tolist(), strict=True))
+            old = torch.tensor([known.get(value, -1) for value in self._values.tolist()], dtype=torch.int32)
+        table.first.copy_(torch.where(table.first < 0, old.to(table.first.device), table.first))
+
+    @property
+    def _lasting(self) -> _Table | None:
+        return self._table if self._classes is None else self._renamed
