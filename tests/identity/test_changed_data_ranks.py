@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,6 @@ from lightning_flip.stores import read_history
 from tests.callbacks.helpers import Robust, Watched, expected_rows, loader, make_trainer, points, run_ranks, stored_rows
 from tests.identity.helpers import After, Listed, Reloading, Unlisted, assert_says
 
-worlds = pytest.mark.parametrize("world", [2, 3])
-
 
 def split(seed, count=12, make=Unlisted):
     return random_split(make(24), [count, 24 - count], torch.Generator().manual_seed(seed))[0]
@@ -27,41 +26,53 @@ def rank():
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def on_ranks(world, body, *args):
-    """Run body(rank, folder, ...) on every rank; what each of them raised, None where it came to its end.
+def on_ranks(world, folder, **scenes):
+    """Run some scenes, one after the other, on every rank, each in a folder of its own.
 
-    A rank that waits for one that has given up is killed, and fails the test.
+    Args:
+        world: number of ranks.
+        folder: where the folders are made.
+        **scenes: functions of the rank and `world`.
+
+    Returns:
+        For every scene what each rank raised, None where it came to its end. A rank that hangs or crashes gives "hung"
+        for the scene in which it did, and for all after it.
     """
-    folder = Path("ranks").absolute()
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("rank-*.txt"):
-        old.unlink()
-    codes = run_ranks(world, _noting, body, folder, *args, seconds=40.0)
-    assert codes == [0] * world, "a rank hangs or crashes"
-    raised = [Path(folder, f"rank-{number}.txt").read_text() for number in range(world)]
-    return [text or None for text in raised]
+    run_ranks(world, _noting, Path(folder).absolute(), world, scenes, seconds=40.0)
+    raised = {}
+    for name in scenes:
+        files = [Path(folder, name, f"rank-{number}.txt") for number in range(world)]
+        raised[name] = [(file.read_text() or None) if file.exists() else "hung" for file in files]
+    return raised
 
 
-def _noting(body, folder, *args):
-    import os
+def _noting(folder, world, scenes):
+    for name, scene in scenes.items():
+        number, text = int(os.environ["LOCAL_RANK"]), ""
+        Path(folder, name).mkdir(exist_ok=True)
+        os.chdir(Path(folder, name))
+        try:
+            scene(number, world)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+        Path(folder, name, f"rank-{number}.txt").write_text(text)
 
-    number, text = int(os.environ["LOCAL_RANK"]), ""
-    try:
-        body(number, folder, *args)
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-    Path(folder, f"rank-{number}.txt").write_text(text)
 
-
-def fit(world, train, val=None, *, model=None, callbacks=None, ckpt=None, datamodule=None, **options):
+def fit(world, train, val=None, *, model=None, callbacks=None, ckpt=None, **options):
+    """Two epochs; how many steps the ranks began is written down."""
     callbacks = [PredictionHistory("run"), FlipTracker(train=True)] if callbacks is None else callbacks
+    callbacks = [*callbacks, count := After()]
     trainer = make_trainer(**{"strategy": "ddp", "devices": world, "callbacks": callbacks, "max_epochs": 2} | options)
-    if datamodule is not None:
-        trainer.fit(model or Watched(), datamodule=datamodule)
-    else:
-        train = DataLoader(train, batch_size=2, shuffle=True)
-        val = loader(6, seed=1) if val is None else DataLoader(val, batch_size=2)
-        trainer.fit(model or Watched(), train, val, ckpt_path=ckpt, weights_only=True)
+    try:
+        if isinstance(train, Reloading):
+            trainer.fit(model or Watched(), datamodule=train)
+        else:
+            train = train if isinstance(train, DataLoader) else DataLoader(train, batch_size=2, shuffle=True)
+            val = loader(6, seed=1) if val is None else DataLoader(val, batch_size=2)
+            trainer.fit(model or Watched(), train, val, ckpt_path=ckpt, weights_only=True)
+    finally:
+        Path(f"steps-{trainer.global_rank}.txt").write_text(str(count.steps))
+    return trainer
 
 
 def assert_refused(raised, *words):
@@ -71,104 +82,81 @@ def assert_refused(raised, *words):
         assert_says(text, *words)
 
 
+def assert_no_steps(folder, world):
+    assert [Path(folder, f"steps-{number}.txt").read_text() for number in range(world)] == ["0"] * world
+
+
 # -- at the start ---------------------------------------------------------------------------------------------
 
-
-def own_split(number, folder, world, make):
-    count = After()
-    try:
-        fit(world, split(number, make=make), callbacks=[PredictionHistory("run"), FlipTracker(train=True), count])
-    finally:
-        Path(folder, f"steps-{number}.txt").write_text(str(count.steps))
-
-
-@worlds
-@pytest.mark.parametrize("make", [Unlisted, Listed])
-def test_a_split_of_each_ranks_own_is_refused_on_every_rank_before_the_first_step(world, make):
-    assert_refused(on_ranks(world, own_split, world, make), "train")
-    assert [Path("ranks", f"steps-{number}.txt").read_text() for number in range(world)] == ["0"] * world
+STARTS = {
+    "own_split": lambda number, world: fit(world, split(number)),
+    "own_listed_split": lambda number, world: fit(world, split(number, make=Listed)),
+    "own_split_with_a_loss": lambda number, world: fit(world, split(number), model=Robust(), callbacks=[]),
+    "own_validation_split": lambda number, world: fit(world, points(12), split(number)),
+    "last_rank_differs": lambda number, world: fit(world, split(int(number == world - 1))),
+    "own_noise": lambda number, world: fit(world, NoisyLabels(points(12), rate=0.5, exact=True, seed=number)),
+    "allowed": lambda number, world: fit(
+        world, split(number), callbacks=[FlipTracker(train=True, allow_changed_data=True)]
+    ),
+}
 
 
-def own_split_with_a_loss(number, folder, world):
-    fit(world, split(number), model=Robust(), callbacks=[])
-
-
-def test_a_loss_refuses_a_split_of_each_ranks_own():
-    assert_refused(on_ranks(2, own_split_with_a_loss, 2), "train")
-
-
-def own_validation_split(number, folder, world):
-    fit(world, points(12), split(number))
-
-
-def test_a_validation_split_of_each_ranks_own_is_refused():
-    assert_refused(on_ranks(2, own_validation_split, 2), "val")
-
-
-def last_rank_differs(number, folder, world):
-    """Ranks 0 and 1 agree."""
-    fit(world, split(int(number == world - 1)))
-
-
-def test_one_rank_of_three_is_enough():
-    assert_refused(on_ranks(3, last_rank_differs, 3), "train", 2)
-
-
-def own_length(number, folder, world):
-    fit(world, split(0, 12 - 2 * number))
-
-
-def test_lengths_that_differ_between_ranks_are_refused_with_the_numbers():
-    assert_refused(on_ranks(2, own_length, 2), "train", 12, 10)
-
-
-def own_noise(number, folder, world):
-    fit(world, NoisyLabels(points(12), rate=0.5, exact=True, seed=number))
-
-
-def test_labels_that_differ_between_ranks_are_refused():
-    assert_refused(on_ranks(2, own_noise, 2), "train", "labels")
-
-
-def allowed(number, folder, world):
-    fit(world, split(number), callbacks=[FlipTracker(train=True, allow_changed_data=True)])
-
-
-def test_no_option_makes_ranks_with_different_data_count_as_one():
-    """There is no state to start anew: samples of the ranks can never be brought together."""
-    assert_refused(on_ranks(2, allowed, 2), "train")
-
-
-def one_split(number, folder, world):
+def one_split(number, world):
     tracker = FlipTracker(train=True)
-    model = Robust(seen_dir=str(folder))
-    fit(world, split(0), split(1), model=model, callbacks=[PredictionHistory("run"), tracker])
-    torch.save(tracker.statistics["train", 0].visits, Path(folder, f"visits-{number}.pt"))
+    fit(world, split(0), split(1), model=Robust(), callbacks=[PredictionHistory("run"), tracker])
+    torch.save(tracker.statistics["train", 0].visits, f"visits-{number}.pt")
 
 
-@worlds
-def test_one_split_on_all_ranks_is_recorded(world):
-    assert on_ranks(world, one_split, world) == [None] * world
+@pytest.fixture(scope="module", params=[2, 3])
+def starts(request, tmp_path_factory):
+    """The number of ranks, where they ran, and what came of it."""
+    world, folder = request.param, tmp_path_factory.mktemp("starts")
+    return world, folder, on_ranks(world, folder, one_split=one_split, **STARTS)
+
+
+@pytest.mark.parametrize("scene", list(STARTS))
+def test_ranks_with_different_data_are_refused_before_the_first_step(starts, scene):
+    """No option helps: there is no state to start anew, and samples of the ranks cannot be brought together."""
+    world, folder, raised = starts
+    assert_refused(raised[scene], "val" if "validation" in scene else "train")
+    assert_no_steps(folder / scene, world)
+    if scene == "own_noise":
+        assert "labels" in raised[scene][0]
+
+
+def test_one_split_on_all_ranks_is_recorded(starts):
+    world, folder, raised = starts
+    assert raised["one_split"] == [None] * world
     for number in range(world):
-        assert torch.load(Path("ranks", f"visits-{number}.pt")).tolist() == [2] * 12
-    data = read_history("run").run.data
+        assert torch.load(folder / "one_split" / f"visits-{number}.pt").tolist() == [2] * 12
+    data = read_history(folder / "one_split" / "run").run.data
     assert {name: data[name]["length"] for name in ("train-0", "val-0")} == {"train-0": 12, "val-0": 12}
+
+
+def test_lengths_that_differ_between_ranks_are_refused_with_the_numbers(tmp_path):
+    raised = on_ranks(2, tmp_path, lengths=lambda number, world: fit(world, split(0, 12 - 2 * number)))
+    assert_refused(raised["lengths"], "train", 12, 10)
+    assert_no_steps(tmp_path / "lengths", 2)
 
 
 # -- while training -------------------------------------------------------------------------------------------
 
 
-def corrected(number, folder, world, make):
-    data = make(12)
-    fit(world, data, callbacks=[FlipTracker(train=True), After(0, lambda: data.relabel(list(range(9))))], max_epochs=3)
+def corrected(make):
+    def scene(number, world):
+        data = make(12)
+        change = After(0, lambda: data.relabel(list(range(9))))
+        fit(world, data, callbacks=[FlipTracker(train=True), change], max_epochs=3)
+
+    return scene
 
 
-@worlds
-@pytest.mark.parametrize("make", [Unlisted, Listed])
-def test_corrected_labels_are_refused_and_no_rank_waits_for_another(world, make):
-    raised = on_ranks(world, corrected, world, make)
-    assert all(raised)
-    assert any(text.startswith("ChangedDataError") for text in raised)
+@pytest.mark.parametrize(("world", "make"), [(2, Listed), (3, Unlisted)])
+def test_corrected_labels_are_refused_and_no_rank_waits_for_another(world, make, tmp_path):
+    raised = on_ranks(world, tmp_path, corrected=corrected(make))["corrected"]
+    assert None not in raised
+    assert "hung" not in raised
+    assert any(text.startswith("ChangedDataError") for text in raised), raised
 
 
 class Halves(Sampler):
@@ -186,97 +174,98 @@ class Halves(Sampler):
         return 6
 
 
-def corrected_across(number, folder):
+def corrected_across(number, world):
     data = Unlisted(12)
+    change = After(0, lambda: data.relabel([2, 8]))
     train = DataLoader(data, batch_size=3, sampler=Halves())
-    trainer = make_trainer(
-        strategy="ddp",
-        devices=2,
-        use_distributed_sampler=False,
-        max_epochs=2,
-        callbacks=[FlipTracker(train=True, val=False), After(0, lambda: data.relabel([2, 8]))],
-    )
-    trainer.fit(Watched(), train, DataLoader(points(6, 1), batch_size=3))
+    fit(world, train, callbacks=[FlipTracker(train=True, val=False), change], use_distributed_sampler=False)
 
 
-def test_a_label_that_another_rank_saw_first_is_compared():
+def test_a_label_that_another_rank_saw_first_is_compared(tmp_path):
     """No rank sees a sample twice."""
-    raised = on_ranks(2, corrected_across)
-    assert all(raised)
-    assert any(text.startswith("ChangedDataError") for text in raised)
+    raised = on_ranks(2, tmp_path, across=corrected_across)["across"]
+    assert None not in raised
+    assert "hung" not in raised
+    assert any(text.startswith("ChangedDataError") for text in raised), raised
 
 
-def redrawn(number, folder, world):
+def redrawn(number, world):
     data = Unlisted(24)
 
     def train(epoch):
         return Subset(data, list(range(12)) if epoch == 0 else list(range(6, 18)))
 
-    fit(world, None, datamodule=Reloading(train, batch_size=2), reload_dataloaders_every_n_epochs=1)
+    fit(world, Reloading(train, batch_size=2), reload_dataloaders_every_n_epochs=1)
 
 
-def test_a_reload_with_another_subset_is_refused_on_every_rank():
-    assert_refused(on_ranks(2, redrawn, 2), "train", 12)
+def test_a_reload_with_another_subset_is_refused_on_every_rank(tmp_path):
+    assert_refused(on_ranks(2, tmp_path, redrawn=redrawn)["redrawn"], "train", 12)
 
 
 # -- resumption -----------------------------------------------------------------------------------------------
 
 
-def begin(number, folder, world):
-    save = ModelCheckpoint("saved", filename="{epoch}")
+def begin(number, world):
+    save = ModelCheckpoint("../saved", filename="{epoch}")
     fit(world, split(0), callbacks=[PredictionHistory("run"), FlipTracker(train=True), save], model=Robust())
 
 
-def resume(number, folder, world, seed, allow):
-    count, tracker = After(), FlipTracker(train=True, allow_changed_data=allow)
-    callbacks = [PredictionHistory("run", allow_changed_data=allow), tracker, count]
-    model, ckpt = Robust(allow_changed_data=allow), "saved/epoch=1.ckpt"
-    try:
-        fit(world, split(seed), model=model, callbacks=callbacks, ckpt=ckpt, max_epochs=4)
-        torch.save(tracker.statistics["train", 0].visits, Path(folder, f"visits-{number}.pt"))
-    finally:
-        Path(folder, f"steps-{number}.txt").write_text(str(count.steps))
+def resume(seed, **options):
+    def scene(number, world):
+        tracker = FlipTracker(train=True, **options)
+        callbacks = [PredictionHistory("run", **options), tracker]
+        fit(world, split(seed), model=Robust(**options), callbacks=callbacks, ckpt="../saved/epoch=1.ckpt", max_epochs=4)
+        torch.save(tracker.statistics["train", 0].visits, f"visits-{number}.pt")
+
+    return scene
 
 
-def test_a_resume_on_another_split_is_refused_on_every_rank_and_the_same_one_goes_on():
-    assert on_ranks(2, begin, 2) == [None] * 2
-    assert_refused(on_ranks(2, resume, 2, 1, False), "train")
-    assert [Path("ranks", f"steps-{number}.txt").read_text() for number in range(2)] == ["0", "0"]
-    for seed, allow, visits in ((0, False, 4), (1, True, 2)):
-        assert on_ranks(2, resume, 2, seed, allow) == [None] * 2
-        for number in range(2):
-            assert torch.load(Path("ranks", f"visits-{number}.pt")).tolist() == [visits] * 12
+def test_a_resume_on_another_split_is_refused_on_every_rank_and_the_same_one_goes_on(tmp_path):
+    raised = on_ranks(
+        2, tmp_path, begin=begin, other=resume(1), same=resume(0), anew=resume(1, allow_changed_data=True)
+    )
+    assert raised["begin"] == raised["same"] == raised["anew"] == [None] * 2
+    for number in range(2):
+        assert torch.load(tmp_path / "same" / f"visits-{number}.pt").tolist() == [4] * 12
+        assert torch.load(tmp_path / "anew" / f"visits-{number}.pt").tolist() == [2] * 12
+    assert_refused(raised["other"], "train")
+    assert_no_steps(tmp_path / "other", 2)
 
 
 # -- growth ---------------------------------------------------------------------------------------------------
 
 
-def growing(number, folder, world, only_first):
-    data, tracker = Unlisted(12), FlipTracker(train=True)
-    grow = After(0, lambda: data.append(6) if number == 0 or not only_first else None)
-    fit(
-        world,
-        None,
-        model=Robust(seen_dir=str(folder)),
-        datamodule=Reloading(lambda epoch: data, batch_size=2),
-        callbacks=[PredictionHistory("run"), tracker, grow],
-        reload_dataloaders_every_n_epochs=1,
-        max_epochs=3,
-    )
-    torch.save(tracker.statistics["train", 0].visits, Path(folder, f"visits-{number}.pt"))
+def growing(*, only_first):
+    def scene(number, world):
+        data, tracker = Unlisted(12), FlipTracker(train=True)
+        grow = After(0, lambda: data.append(6) if number == 0 or not only_first else None)
+        fit(
+            world,
+            Reloading(lambda epoch: data, batch_size=2),
+            model=Robust(seen_dir="."),
+            callbacks=[PredictionHistory("run"), tracker, grow],
+            reload_dataloaders_every_n_epochs=1,
+            max_epochs=3,
+        )
+        torch.save(tracker.statistics["train", 0].visits, f"visits-{number}.pt")
+
+    return scene
 
 
-@worlds
-def test_a_dataset_that_grows_on_all_ranks_is_followed(world):
-    assert on_ranks(world, growing, world, False) == [None] * world
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_dataset_that_grows_on_all_ranks_is_followed(world, tmp_path):
+    raised = on_ranks(world, tmp_path, growing=growing(only_first=False))
+    assert raised["growing"] == [None] * world
+    folder, seen = tmp_path / "growing", []
     for number in range(world):
-        assert torch.load(Path("ranks", f"visits-{number}.pt")).tolist() == [3] * 12 + [2] * 6
-    seen = [row for number in range(world) for row in torch.load(Path("ranks", f"seen-{number}.pt"))]
-    assert stored_rows("run", "train") == expected_rows(seen, "train")
-    assert read_history("run").samples("train").num_rows == 18
+        assert torch.load(folder / f"visits-{number}.pt").tolist() == [3] * 12 + [2] * 6
+        seen += torch.load(folder / f"seen-{number}.pt")
+    assert stored_rows(folder / "run", "train") == expected_rows(seen, "train")
+    assert read_history(folder / "run").samples("train").num_rows == 18
 
 
-def test_a_dataset_that_grows_on_one_rank_only_is_refused():
-    raised = on_ranks(2, growing, 2, True)
-    assert all(raised)
-    assert any(text.startswith("ChangedDataError") for text in raised)
+def test_a_dataset_that_grows_on_one_rank_only_is_refused(tmp_path):
+    raised = on_ranks(2, tmp_path, growing=growing(only_first=True))["growing"]
+    assert None not in raised
+    assert "hung" not in raised
+    assert any(text.startswith("ChangedDataError") for text in raised), raised
