@@ -78,8 +78,13 @@ class Numbered(Dataset):
 
 KINDS: dict[str, Callable[..., Unlisted]] = {"listed": Listed, "unlisted": Unlisted}
 FOLLOWERS = ("history", "tracker", "zigzag", "path", "filter", "transition", "mixin")
+ALTERNATING = ("listed", "listed", "unlisted", "listed", "listed", "unlisted", "unlisted")
 #: All of them, the two most different ones on both kinds of data.
-CASES = [("tracker", "unlisted"), ("mixin", "listed"), *zip(FOLLOWERS, ("listed", "listed", "unlisted") * 3, strict=False)]
+CASES = [
+    ("tracker", "unlisted"),
+    ("mixin", "listed"),
+    *zip(FOLLOWERS, ("listed", "listed", "unlisted") * 3, strict=False),
+]
 
 
 class Scored(Watched):

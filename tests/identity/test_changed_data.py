@@ -493,7 +493,9 @@ def test_what_was_recorded_before_a_refusal_can_be_read():
     history = read_history("run")
     assert {(0, 0), (1, 0)} <= set(history.passes("train"))
     first = history.to_arrow("train").to_pylist()
-    assert {row["index"]: row["target"] for row in first if row["epoch"] < 2} == dict(enumerate(Unlisted().answers.tolist()))
+    assert {row["index"]: row["target"] for row in first if row["epoch"] < 2} == dict(
+        enumerate(Unlisted().answers.tolist())
+    )
     assert read_samples("run").num_rows == COUNT + 6
     assert not any(trainer.strategy.__dict__.get(step) for step in ("training_step", "validation_step"))
     assert not list(Path("run").rglob("*.tmp"))

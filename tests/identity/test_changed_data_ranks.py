@@ -214,7 +214,9 @@ def resume(seed, **options):
     def scene(number, world):
         tracker = FlipTracker(train=True, **options)
         callbacks = [PredictionHistory("run", **options), tracker]
-        fit(world, split(seed), model=Robust(**options), callbacks=callbacks, ckpt="../saved/epoch=1.ckpt", max_epochs=4)
+        fit(
+            world, split(seed), model=Robust(**options), callbacks=callbacks, ckpt="../saved/epoch=1.ckpt", max_epochs=4
+        )
         torch.save(tracker.statistics["train", 0].visits, f"visits-{number}.pt")
 
     return scene
