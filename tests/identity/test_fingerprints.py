@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, random_split
@@ -62,7 +62,7 @@ def fingerprint(data, **options):
         read = dict(read_history(folder).run.data["train-0"])
         content = json.loads(Path(folder, "run.json").read_text())
     assert set(read) == set(FIELDS)
-    assert json.dumps(read) in json.dumps(content) or read == content["data"]["train-0"]
+    assert read == content["data"]["train-0"]
     return read
 
 
@@ -71,7 +71,8 @@ def differing(left, right):
 
 
 few = settings(
-    max_examples=8,
+    max_examples=5,
+    phases=[Phase.generate],  # the examples are small, and every one is a fit
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
