@@ -38,6 +38,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*lacks .* passes that were recorded before the checkpoint"),
 ]
 every_follower = pytest.mark.parametrize("name", FOLLOWERS)
+SOME = ("history", "tracker", "zigzag", "mixin")  # of those that keep their rows in different ways
+some_followers = pytest.mark.parametrize("name", SOME)
 every_case = pytest.mark.parametrize(("name", "kind"), CASES)
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
@@ -278,7 +280,7 @@ def test_a_resume_on_another_split_is_refused_before_the_first_step(name, kind):
     assert count.steps == 0
 
 
-@every_follower
+@some_followers
 def test_a_resume_on_fewer_samples_is_refused_with_both_numbers(name):
     ckpt = begin(*follower(name), half("unlisted", 0))
     model, callbacks = follower(name)
@@ -387,8 +389,10 @@ def assert_followed(name, model, callbacks):
         assert table.seen(torch.arange(24)).tolist() == right[:2].any(dim=0).tolist()
 
 
-@every_case
-@pytest.mark.parametrize("reload", [True, False])
+@pytest.mark.parametrize(
+    ("name", "kind", "reload"),
+    [*((*case, True) for case in CASES), *((name, "listed", False) for name in SOME), ("mixin", "unlisted", False)],
+)
 def test_a_dataset_that_is_appended_to_is_followed(name, kind, reload):
     assert_followed(name, *grown_in_place(KINDS[kind](), name, reload=reload))
 
@@ -443,7 +447,7 @@ def test_a_resume_on_data_that_has_grown_is_followed_or_refused_in_words(name):
             assert callbacks[0].statistics["train", 0].visits.tolist() == [4] * COUNT + [2] * 8
 
 
-@every_follower
+@some_followers
 def test_a_dataset_that_shrinks_is_refused(name):
     data = Unlisted()
     model, callbacks = follower(name)

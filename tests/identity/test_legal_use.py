@@ -34,7 +34,6 @@ from tests.callbacks.helpers import (
     stored_rows,
 )
 from tests.identity.helpers import (
-    CASES,
     COUNT,
     FOLLOWERS,
     KINDS,
@@ -73,14 +72,6 @@ def seen_labels(model, split="train"):
 
 
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
-
-
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_shuffled_data_for_everything_that_follows(name, kind):
-    model, callbacks = follower(name)
-    trainer = make_trainer(callbacks=callbacks)
-    trainer.fit(model, DataLoader(KINDS[kind](), batch_size=4, shuffle=True), loader(6, seed=1))
-    assert trainer.current_epoch == 3
 
 
 # -- samplers -------------------------------------------------------------------------------------------------
