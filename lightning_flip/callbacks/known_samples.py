@@ -39,6 +39,20 @@ class KnownSamples:
             if label >= 0:
                 self._seen.setdefault((split, loader), {})[index] = label
 
+    def wrote(self, rows: dict[str, Any], data: LoaderData | None) -> None:
+        """Count rows as written.
+
+        Args:
+            rows: what :meth:`rows` gave.
+            data: of the loader.
+        """
+        key = (rows["split"], rows["loader"])
+        labels = np.asarray(pa.array(rows["target"]).fill_null(-1)).tolist()
+        written = self._written.setdefault(key, {})
+        written.update(zip(rows["index"].tolist(), labels, strict=True))
+        if data is not None and len(written) == data.num_samples and min(written.values()) >= 0:
+            self._complete[key] = len(written)
+
     def see(self, split: str, loader: int, index: Integers, target: Integers) -> None:
         """Learn the labels of samples that are not known yet.
 
@@ -84,7 +98,7 @@ class KnownSamples:
         Returns:
             One list a column, of the samples that the file lacks or knows less of; None if there are none.
         """
-        seen, written = self._seen.get((split, loader), {}), self._written.setdefault((split, loader), {})
+        seen, written = self._seen.get((split, loader), {}), self._written.get((split, loader), {})
         dataset = None if data is None else data.dataset
         if dataset is not None and self._complete.get((split, loader)) == len(dataset):
             return None
@@ -96,11 +110,8 @@ class KnownSamples:
             known = np.array([written.get(number, -2) for number in range(len(dataset))])
             index = np.flatnonzero((known == -2) | ((known == -1) & (everything >= 0)))
             labels = everything[index]
-            if (everything >= 0).all():
-                self._complete[split, loader] = len(dataset)
         if not len(index):
             return None
-        written.update(zip(index.tolist(), labels.tolist(), strict=True))
         rows: dict[str, Any] = {"split": split, "loader": loader, "index": index}
         rows["target"] = pa.array(labels, pa.int32(), mask=labels < 0)
         if dataset is not None and data is not None:
@@ -122,5 +133,6 @@ def _labels(seen: dict[int, int], dataset: Any, count: int) -> Integers:
     known = labels >= 0
     classes, first = np.unique(listed[known], return_index=True)
     names = dict(zip(classes.tolist(), labels[known][first].tolist(), strict=True))
-    labels[~known] = [names.get(label, -1) for label in listed[~known].tolist()]
+    renamed = any(before != after for before, after in names.items())
+    labels[~known] = [names.get(label, -1 if renamed else label) for label in listed[~known].tolist()]
     return labels

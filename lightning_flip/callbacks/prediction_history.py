@@ -187,9 +187,11 @@ class PredictionHistory(StatefulWatcher):
             self._known.see(split, loader, index, labels)
             if trainer.is_global_zero:
                 assert self.folder is not None
-                rows = self._known.rows(split, loader, self.loader_data[split, loader])
+                data = self.loader_data[split, loader]
+                rows = self._known.rows(split, loader, data)
                 if rows is not None:
                     write_samples(self.folder, rows)
+                    self._known.wrote(rows, data)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 

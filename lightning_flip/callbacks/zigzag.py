@@ -219,7 +219,10 @@ class ZigZag(StatefulWatcher):
             return
         if self._facts is None:
             dataset = training_data(trainer, self.source)
-            self._facts = true_distributions(dataset), None if dataset is None else lasting_ids(dataset)
+            self._facts = (
+                true_distributions(dataset),
+                None if dataset is None else lasting_ids(dataset, self.source.sample_id_from),
+            )
         true_probs, names = self._facts
         target = self._sums.target.cpu()
         difficulty = None if true_probs is None else difficulty_of(true_probs, target)

@@ -206,7 +206,7 @@ class IndexedCollate:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
         if isinstance(items, _Item):
             positions = items.index if isinstance(items.index, list) else [items.index]
-            return IndexedBatch(self.collate(items.sample), positions, self.loader)
+            return IndexedBatch(self._collated(items.sample), positions, self.loader)
         if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
             raise TypeError(
                 "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
@@ -214,11 +214,14 @@ class IndexedCollate:
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
         samples = [item.sample for item in items]
-        labels = None if self.order is None else self.order.labels(samples)
+        return IndexedBatch(self._collated(samples), [item.index for item in items], self.loader)
+
+    def _collated(self, samples: Any) -> Any:
+        labels = self.order.labels(samples) if self.order is not None and isinstance(samples, list) else None
         batch = self.collate(samples)
         if self.order is not None and labels is not None:
             self.order.compare(labels, batch)
-        return IndexedBatch(batch, [item.index for item in items], self.loader)
+        return batch
 
 
 def _position(index: Any, dataset: Any) -> int:

@@ -42,11 +42,15 @@ class HeldData:
             return
         before = self.facts.get(data.name)
         problem = data.difference(before) if before is not None else ""
+        if problem and data.name in self._labels:
+            change = self._labels[data.name].list_change(data.dataset) if data.labels_count else ""
+            problem = f"{problem}; {change}" if change else problem
         if problem and restart is None:
+            relabelled = 'Where labels are meant to change, pass labels="may_change". ' if "labels" in problem else ""
             raise ChangedDataError(
                 f"{owner}: the {data.split} data (loader {data.loader}) are not those of before: {problem}. A position "
                 "in the dataset has to be the same sample for the whole run, across reloads and resumptions. Use the "
-                "same samples in the same order (a split with a fixed seed), start a new run, or pass "
+                f"same samples in the same order (a split with a fixed seed). {relabelled}Else start a new run, or pass "
                 "allow_changed_data=True, which forgets what is known of these samples."
             )
         if problem and restart is not None:

@@ -37,7 +37,8 @@ class _Table:
         """What each row's number has been given first, by an earlier row or, now, by one of these."""
         known = self.first.index_select(0, index)
         fresh = known < 0 if valid is None else (known < 0) & valid
-        self.first.index_copy_(0, index, torch.where(fresh, target, known))
+        # The largest: rows that are not valid write what is there, which must not undo a valid row's label.
+        self.first.scatter_reduce_(0, index, torch.where(fresh, target, known), "amax")
         return self.first.index_select(0, index)
 
 
@@ -92,6 +93,22 @@ class KnownLabels:
     def forget_list(self) -> None:
         """Hold labels against earlier ones alone: the dataset's list is of something else."""
         self._classes = None
+
+    def list_change(self, dataset: Any) -> str:
+        """How the dataset's list of labels differs from the one of before, in words; "" where it does not."""
+        now = None if dataset is None or self._classes is None else kept_labels(dataset)
+        if now is None or self._classes is None:
+            return ""
+        before = self._values[self._classes.cpu().long()].numpy()
+        count = min(len(before), len(now))
+        changed = np.flatnonzero(before[:count] != now[:count])
+        if not len(changed):
+            return ""
+        first = int(changed[0])
+        return (
+            f"{len(changed)} of {count} listed labels differ, sample {first} for one: it had the label {before[first]}, "
+            f"now {now[first]}"
+        )
 
     def merge(self) -> int:
         """Bring the ranks' labels together, a collective; how many samples or classes have several labels."""

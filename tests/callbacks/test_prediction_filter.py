@@ -472,5 +472,5 @@ def test_another_data_set_on_resumption_is_refused():
     save = ModelCheckpoint("saved", filename="{epoch}", save_top_k=-1)
     teach(callbacks=[save], max_epochs=1)
     trainer = make_trainer(callbacks=[PredictionFilter(dirpath="run"), ModelCheckpoint("saved")])
-    with pytest.raises(ValueError, match=r"tables are of 14 samples x 3 classes, this step is of 12 x 3"):
+    with pytest.raises(ValueError, match="14 samples before, 12 now"):
         trainer.fit(Teacher(), loader(12), loader(6, seed=1), ckpt_path="saved/epoch=0.ckpt", weights_only=True)

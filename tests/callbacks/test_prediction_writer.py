@@ -257,6 +257,7 @@ def test_logits_are_kept_as_float16_and_read_back():
     assert stored.dtype == np.float16
     np.testing.assert_array_equal(stored, logits.numpy().astype(np.float16))
     assert index.tolist() == list(range(7))
+    assert facts.pop("data")["length"] == 7
     assert facts == {"classes": (0, 1, 2, 3), "model_parameters": 2, "num_samples": 7}
     assert "top_classes" not in pq.read_table("p.parquet").column_names
 

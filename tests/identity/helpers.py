@@ -83,7 +83,10 @@ ALTERNATING = ("listed", "listed", "unlisted", "listed", "listed", "unlisted", "
 CASES = [
     ("tracker", "unlisted"),
     ("mixin", "listed"),
-    *zip(FOLLOWERS, ("listed", "listed", "unlisted") * 3, strict=False),
+    *(
+        (name, "listed" if name == "transition" else kind)
+        for name, kind in zip(FOLLOWERS, ("listed", "listed", "unlisted") * 3, strict=False)
+    ),
 ]
 
 

@@ -310,11 +310,18 @@ def test_a_resume_on_labels_that_nothing_lists_is_refused_when_they_are_read():
     assert_says(caught.value, "train", f"2 of {COUNT}")
 
 
-def test_a_resume_on_another_class_of_dataset_is_refused():
-    ckpt = begin(Watched(), [FlipTracker(train=True)], Listed())
+def test_a_resume_on_another_class_of_dataset_is_refused_where_nothing_says_more():
+    ckpt = begin(Watched(), [FlipTracker(train=True)], Unlisted())
     with pytest.raises(ChangedDataError) as caught:
-        resume(Watched(), [FlipTracker(train=True)], TensorDataset(*points(COUNT).tensors), ckpt)
-    assert_says(caught.value, "train", "Listed", "TensorDataset")
+        resume(Watched(), [FlipTracker(train=True)], Sentences(), ckpt)
+    assert_says(caught.value, "train", "Unlisted", "Sentences")
+
+
+def test_a_resume_on_another_class_with_the_same_labels_goes_on():
+    ckpt = begin(Watched(), [FlipTracker(train=True)], Listed())
+    tracker = FlipTracker(train=True)
+    resume(Watched(), [tracker], TensorDataset(*points(COUNT).tensors), ckpt)
+    assert int(tracker.statistics["train", 0].visits.min()) > 1
 
 
 def test_a_resume_with_another_validation_set_is_refused():

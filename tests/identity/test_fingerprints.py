@@ -299,7 +299,7 @@ def test_prediction_files_have_it():
     make_trainer(callbacks=[PredictionWriter("p.parquet")]).test(
         Testing(), DataLoader(data, batch_size=5), verbose=False
     )
-    found = read_predictions("p.parquet").metadata["data"]
+    found = read_predictions("p.parquet").data
     found = found if "length" in found else next(iter(found.values()))
     assert dict(found) == facts
 

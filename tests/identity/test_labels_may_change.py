@@ -84,6 +84,7 @@ class Oracle:
         self.last_right = np.zeros(count, bool)
         self.matrix, self.learned_by = [], []
         self.rates = {name: [] for name in RATES}
+        self.epoch_learned = [None] * count
         margins, probs = [[] for _ in range(count)], [[] for _ in range(count)]
         labels = {}
         for number, moment in enumerate(passes):
@@ -103,7 +104,8 @@ class Oracle:
                 self.times_right[index] += right
                 self.forgotten[index] += known and was_right and not right
                 if right and self.first_learned[index] < 0:
-                    self.first_learned[index] = number
+                    self.first_learned[index] = number  # of the pass: a resumed run may lack the one of an epoch
+                    self.epoch_learned[index] = moment[0]
                 self.last_right[index], self.last_pred[index] = right, pred
                 margins[index].append(margin)
                 probs[index].append(prob)
@@ -148,8 +150,7 @@ def assert_recorded(folder, split, oracle, seen):
         ("last_right", oracle.last_right),
     ):
         assert statistics[name].to_pylist() == expected.tolist(), name
-    first = [None if epoch < 0 else epoch for epoch in oracle.first_learned.tolist()]
-    assert statistics["first_learned"].to_pylist() == first
+    assert statistics["first_learned"].to_pylist() == oracle.epoch_learned
     np.testing.assert_allclose(statistics["aum"].to_numpy(), oracle.aum, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(statistics["confidence"].to_numpy(), oracle.confidence, rtol=1e-5, atol=1e-6)
 

@@ -84,7 +84,7 @@ def predicted(data, path, **options):
 
 def facts_of(predictions):
     """What a file of predictions says of its data, by itself or under the name of the split and loader."""
-    data = predictions.metadata["data"]
+    data = predictions.data
     return data if "length" in data else next(iter(data.values()))
 
 
