@@ -148,6 +148,29 @@ def write_soft_targets(
     return path
 
 
+def soft_target_run(path: Path) -> str | None:
+    """The run that a file of soft targets names.
+
+    Args:
+        path: the file; only its head is read.
+
+    Returns:
+        The run's id; None where it names none, or cannot be read.
+
+    Example:
+        >>> soft_target_run(Path("no/such/file")) is None
+        True
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            run = json.loads((file.metadata() or {}).get("manifest", "{}")).get("run")
+    except (SafetensorError, OSError, ValueError, AttributeError):
+        return None
+    return run if isinstance(run, str) else None
+
+
 def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:
     """Read a file and check all of it: hash, sizes, and that visited rows are distributions.
 
