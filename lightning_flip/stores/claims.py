@@ -27,7 +27,7 @@ try:
 except ImportError:  # Windows: the exclusive file alone has to do
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Claim", "claim", "discard_empty_run", "extend_info", "open_run"]
+__all__ = ["Claim", "claim", "discard_empty_run", "extend_info", "open_run", "recorded_runs", "versions"]
 
 _VERSION = re.compile(r"version_(\d+)")
 _FOLDERS = (HISTORY_FOLDER, "paths", "soft_targets", "diagnostics")
@@ -258,14 +258,50 @@ def discard_empty_run(dirpath: str | os.PathLike[str], run_id: str) -> bool:
     return True
 
 
+def recorded_runs(dirpath: str | os.PathLike[str]) -> set[str]:
+    """The runs that a folder names; more than one where version 0.1 wrote it, whose parts had ids of their own.
+
+    Args:
+        dirpath: the folder; it need not exist.
+
+    Returns:
+        Their ids.
+
+    Example:
+        >>> recorded_runs("no/such/folder")
+        set()
+    """
+    folder = Path(dirpath)
+    found = set(_record(folder).values())
+    with contextlib.suppress(HistoryError):
+        found.add(read_run(folder).run_id)
+    return found
+
+
+def versions(root: Path) -> list[Path]:
+    """The folders `version_N` in a folder.
+
+    Args:
+        root: the folder; it need not exist.
+
+    Returns:
+        Sorted by N.
+
+    Example:
+        >>> versions(Path("no/such/folder"))
+        []
+    """
+    found = {int(match[1]): path for path in root.glob("version_*") if (match := _VERSION.fullmatch(path.name))}
+    return [found[number] for number in sorted(found)]
+
+
 def _claim_version(root: Path, first: int, run_id: str, content: Mapping[str, Any]) -> Claim:
     """Claim the first version that nobody has; a claim that comes second goes on to the next."""
     make_directory(root)
     number = first
-    for entry in root.iterdir():
-        found = _VERSION.fullmatch(entry.name)
-        if found and int(found[1]) >= number:
-            number = int(found[1]) + (not entry.is_dir() or any(entry.iterdir()))
+    for latest in versions(root)[-1:]:
+        taken = not latest.is_dir() or any(latest.iterdir())
+        number = max(first, int(latest.name.removeprefix("version_")) + taken)
     while True:
         with contextlib.suppress(FileExistsError, HistoryError):
             return _claim_folder(root / f"version_{number}", None, set(), content, overwrite=False)
@@ -291,7 +327,7 @@ def _claim_folder(
             _remove_record(folder)
             _replace(folder, content)  # never without a claim in between, which a fresh run could take
             return Claim(folder, content["run_id"])
-        _refuse_leftovers(folder, mine, overwrite=overwrite)
+        _refuse_leftovers(folder, run_id, mine, overwrite=overwrite)
         if not _make_exclusively(folder / RUN_FILE, content):
             raise FileExistsError(
                 f"{folder} was claimed by another run at this moment. Choose another folder, or pass overwrite=True "
@@ -300,7 +336,7 @@ def _claim_folder(
         return Claim(folder, content["run_id"])
 
 
-def _refuse_leftovers(folder: Path, mine: set[str], *, overwrite: bool) -> None:
+def _refuse_leftovers(folder: Path, run_id: str | None, mine: set[str], *, overwrite: bool) -> None:
     """Refuse, or remove, what a run whose claim is gone has recorded."""
     if (folder / SAMPLES_FILE).exists() and not is_samples_file(folder / SAMPLES_FILE):
         raise FileExistsError(
@@ -311,7 +347,7 @@ def _refuse_leftovers(folder: Path, mine: set[str], *, overwrite: bool) -> None:
     if mine & set(record.values()):
         return
     foreign = bool(record)
-    if not mine and not foreign:
+    if run_id is None and not foreign:
         foreign = bool(list_parts(folder)) or (folder / SAMPLES_FILE).exists()
     if foreign and not overwrite:
         raise FileExistsError(
