@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -242,8 +243,10 @@ def give_up(trainer: pl.Trainer, writer: object) -> None:
     for key in mine:
         del run.writers[key]
     for folder in {key[0] for key in mine} - {key[0] for key in run.writers}:
-        if run.claims[folder].fresh:
-            discard_empty_run(folder, run.claims[folder].run_id)
+        claimed = run.claims.pop(folder)
+        if claimed.fresh and discard_empty_run(folder, claimed.run_id) and claimed.made:
+            with contextlib.suppress(OSError):  # only if nothing else is in it
+                folder.rmdir()
 
 
 def continue_history(finished: Sequence[tuple[str, int, int]], folder: Path, *, known: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import itertools
 import json
 import os
 import re
@@ -41,6 +42,7 @@ class Claim:
         folder: the folder.
         run_id: the run's id, which `run.json` in it names.
         fresh: whether the run began with this claim, and was not there before.
+        made: whether the folder was not there before.
 
     Example:
         >>> import tempfile
@@ -58,6 +60,7 @@ class Claim:
     folder: Path
     run_id: str
     fresh: bool = True
+    made: bool = False
 
     def check(self, *needed: Path) -> None:
         """Find out before a write whether the folder is still there and still this run's.
@@ -161,6 +164,8 @@ def claim(
     if versioned:
         return _claim_version(Path(dirpath), first, identity, content)
     mine = {*known, *([run_id] if run_id else [])}
+    with contextlib.suppress(FileNotFoundError):  # a run that was given up took its folder along
+        return _claim_folder(Path(dirpath), run_id, mine, content, overwrite=overwrite)
     return _claim_folder(Path(dirpath), run_id, mine, content, overwrite=overwrite)
 
 
@@ -303,14 +308,18 @@ def _claim_version(root: Path, first: int, run_id: str, content: Mapping[str, An
         taken = not latest.is_dir() or any(latest.iterdir())
         number = max(first, int(latest.name.removeprefix("version_")) + taken)
     while True:
-        with contextlib.suppress(FileExistsError, HistoryError):
+        try:
             return _claim_folder(root / f"version_{number}", None, set(), content, overwrite=False)
-        number += 1
+        except FileNotFoundError:  # a run that was given up took its folder along
+            make_directory(root)
+        except (FileExistsError, HistoryError):
+            number += 1
 
 
 def _claim_folder(
     folder: Path, run_id: str | None, mine: set[str], content: Mapping[str, Any], *, overwrite: bool
 ) -> Claim:
+    made = not folder.is_dir()
     make_directory(folder)
     with _locked(folder):
         if (folder / RUN_FILE).exists():
@@ -333,7 +342,7 @@ def _claim_folder(
                 f"{folder} was claimed by another run at this moment. Choose another folder, or pass overwrite=True "
                 "when that run has ended."
             )
-        return Claim(folder, content["run_id"])
+        return Claim(folder, content["run_id"], made=made)
 
 
 def _refuse_leftovers(folder: Path, run_id: str | None, mine: set[str], *, overwrite: bool) -> None:
@@ -378,6 +387,9 @@ def _remove_record(folder: Path) -> None:
         elif file.suffix == ".safetensors":
             file.with_suffix(".json").unlink(missing_ok=True)
         file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # only if nothing else is in it
+            for parent in itertools.takewhile(lambda parent: parent != folder, file.parents):
+                parent.rmdir()
     remove_parts(folder)
     if is_samples_file(folder / SAMPLES_FILE):
         (folder / SAMPLES_FILE).unlink()

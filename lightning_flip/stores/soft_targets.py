@@ -141,7 +141,7 @@ def write_soft_targets(
     }
     text = json.dumps(facts, indent=2, allow_nan=False)
     make_directory(path.parent)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, replace=overwrite) as temporary:
         save_file(tensors, temporary, metadata={"lightning_flip": _MARK, "manifest": text})
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -102,14 +102,14 @@ def test_a_fit_writes_nothing_and_a_test_after_it_does():
     trainer.fit(model, DataLoader(numbered(6), batch_size=3), DataLoader(numbered(6), batch_size=3))
     assert list(Path().rglob("*.parquet")) == []
     trainer.test(model, DataLoader(numbered(6), batch_size=3), verbose=False)
-    assert read_predictions("predictions.parquet").num_samples == 6
+    assert read_predictions("predictions-test.parquet").num_samples == 6
 
 
 def test_default_folder_is_the_loggers():
     writer = PredictionWriter()
     trainer = make_trainer(callbacks=[writer], logger=CSVLogger("logs"))
     trainer.test(Table(some_logits(3)), DataLoader(numbered(3), batch_size=3), verbose=False)
-    assert writer.paths == [Path(trainer.log_dir, "predictions.parquet")]
+    assert writer.paths == [Path(trainer.log_dir, "predictions-test.parquet")]
     assert writer.paths[0].exists()
     assert "logs" in str(writer.paths[0])
 
@@ -173,7 +173,7 @@ def test_a_test_needs_a_target():
     trainer = make_trainer(callbacks=[PredictionWriter()])
     with pytest.raises(TypeError, match="no target tensor"):
         trainer.test(Table(some_logits(5)), DataLoader(TensorDataset(torch.zeros(5, 1)), batch_size=2))
-    assert not Path("predictions.parquet").exists()
+    assert list(Path().rglob("*.parquet")) == []
 
 
 def test_several_labels_a_sample_are_refused():
