@@ -21,7 +21,7 @@ PROGRAM = "\n".join(re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | r
 def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "guide"}
     exec(compile(PROGRAM, "docs/noise.md", "exec"), names)
-    folder = Path("corrected/diagnostics")
+    folder = Path("corrected/prediction_history/version_0/diagnostics")
     assert {path.name.split("-")[0] for path in folder.iterdir()} == {
         "train_feature_projection",
         "train_feature_projection.csv",

@@ -104,7 +104,8 @@ def train(
     )
     estimators = [callback for callback in cli.trainer.callbacks if isinstance(callback, TransitionEstimator)]
     for estimator in estimators:
-        estimator.overwrite, estimator.warmup_epochs = True, min(estimator.warmup_epochs, epochs)
+        estimator.path, estimator.overwrite = folder / "transition.npz", True
+        estimator.warmup_epochs = min(estimator.warmup_epochs, epochs)
     cli.trainer.callbacks = [*estimators, *watchers, progress]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return cli

@@ -18,6 +18,14 @@ from lightning_flip.callbacks.clean_pass import clean_steps
 from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding, prefix_of
 from lightning_flip.callbacks.prediction_files import on_first_rank
 from lightning_flip.callbacks.prediction_rows import PredictionRows
+from lightning_flip.callbacks.run_folder import (
+    RunFolder,
+    begin_run,
+    folder_of_run,
+    give_up,
+    open_folder,
+    recall_run,
+)
 from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.reports.drawing import new_figure
 from lightning_flip.steps import SampleStep, StepSource
@@ -28,6 +36,7 @@ __all__ = ["Arrays", "Diagnostic", "Key"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 Key = tuple[str, int]  # split and loader
 TRAIN = ("train", 0)
+_PLACES = "lightning_flip_diagnostics"
 
 
 class Diagnostic(StepWatcher):
@@ -49,8 +58,10 @@ class Diagnostic(StepWatcher):
             "eval", a pass over the training data in eval mode when it is due, which training does not notice.
         every_n_epochs: how often; None: once, after the last epoch.
         figures: whether to draw.
-        dirpath: the run's folder; None: the Trainer's ``log_dir``, without a logger its ``default_root_dir``.
-        overwrite: replace another run's tables instead of refusing.
+        dirpath: the run's folder, which no other run may hold; None: the one that the callbacks of the Trainer share,
+            see :class:`PredictionHistory`, and on resumption the folder of before. A validation or test that no fit
+            went before writes into the ``log_dir``, without a logger into the ``default_root_dir``.
+        overwrite: in a fit, remove all that another run has recorded in ``dirpath``; replace tables that are there.
         name: tells two of one Trainer apart: it ends the names of files and of what is logged.
         **options: where the parts of a step are, and whether labels and data may change; see
             :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
@@ -120,6 +131,9 @@ class Diagnostic(StepWatcher):
         self._rows: dict[Key, PredictionRows] = {}
         self._epoch: dict[Key, int] = {}
         self._files: DiagnosticFiles | None = None
+        self._folder: Path | None = None
+        self._place: RunFolder | None = None
+        self._run_id: str | None = None
         self._figure: tuple[Key, int, Callable[[], Any]] | None = None
         self._said: set[str] = set()
 
@@ -175,17 +189,37 @@ class Diagnostic(StepWatcher):
         return stage == TrainerFn.FITTING or (self.val and stage in (TrainerFn.VALIDATING, TrainerFn.TESTING))
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Forget an earlier pass."""
-        self._rows, self._epoch = {}, {}
+        """Forget an earlier pass, and in a fit that starts anew an earlier run."""
+        self._rows, self._epoch, self._place = {}, {}, None
+        if trainer.state.fn == TrainerFn.FITTING:
+            begin_run(trainer)
+            if _is_fresh(trainer):
+                self._folder = self._run_id = None
+
+    def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Claim the folder."""
+        self._look_around(trainer)
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self._place = open_folder(
+            trainer,
+            self,
+            f"diagnostics/{self._full_title}.csv",
+            dirpath=self.dirpath,
+            kept=self._folder,
+            run_id=self._run_id,
+            overwrite=self.overwrite,
+            info={"module": type(pl_module).__qualname__},
+            refuse=functools.partial(self._against, self._splits() if _is_fresh(trainer) else []),
+        )
+        self._folder, self._run_id = self._place.path, self._run_id or self._place.run_id
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another run's tables, before the work begins; overrides call this one."""
         super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
-        fresh = trainer.current_epoch == 0 and trainer.global_step == 0
-        splits = [split for split, wanted in (("train", self.train), ("val", self.val)) if wanted]
-        self._open(trainer, splits if fresh else [])
+        self._open(trainer, self._splits() if _is_fresh(trainer) else [])
         if self.mode == "eval":  # a batch that the clean pass cannot ask about is better known now than after training
             for _ in self._asked(trainer, pl_module, range(trainer.world_size)):
                 pass
@@ -262,11 +296,49 @@ class Diagnostic(StepWatcher):
             self._conclude(trainer, pl_module, key, log=None)
         on_first_rank(trainer, functools.partial(self._draw, trainer))
 
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Give up a folder that holds nothing."""
+        give_up(trainer, self)
+
+    # -- checkpoints --------------------------------------------------------------------------------------
+
+    # No state_dict: of two callbacks that have one, Lightning would refuse the second without saying what to do.
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep where the run's tables are."""
+        if self._folder is not None:
+            place = {"run_id": self._run_id or "", "folder": str(self._folder.absolute())}
+            checkpoint.setdefault(_PLACES, {})[self.state_key] = place
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go back to the folder of a resumed run; overrides call this one."""
+        place = checkpoint.get(_PLACES, {}).get(self.state_key)
+        if place is not None and self.fitting:
+            self._run_id = place["run_id"] or None
+            self._folder = recall_run(trainer, place["run_id"], place["folder"], default=self.dirpath is None)
+
     # -- parts --------------------------------------------------------------------------------------------
 
-    def _open(self, trainer: pl.Trainer, splits: list[str]) -> None:
-        if self.attachment is None:
-            return
+    @property
+    def _full_title(self) -> str:
+        return f"{self.title}_{self.name}" if self.name else self.title
+
+    def _splits(self) -> list[str]:
+        return [split for split, wanted in (("train", self.train), ("val", self.val)) if wanted]
+
+    def _against(self, splits: list[str], folder: Path) -> str:
+        """What speaks against beginning tables in a folder."""
+        files = DiagnosticFiles(folder / "diagnostics", self.title, self.name)
+        if self._files is not None and self._files.folder == files.folder:
+            files = self._files
+        return files.against(splits)
+
+    def _look_around(self, trainer: pl.Trainer) -> None:
+        """Refuse what would only fail when something is found."""
         if self.figures:
             new_figure(1, 1)  # says how to get matplotlib, where it is missing
         others = [other for other in trainer.callbacks if type(other) is type(self) and other is not self]  # type: ignore[attr-defined]
@@ -274,12 +346,21 @@ class Diagnostic(StepWatcher):
             raise ValueError(
                 f"two {type(self).__name__} of this Trainer would log under the same names. Give one of them a name=."
             )
+
+    def _open(self, trainer: pl.Trainer, splits: list[str]) -> None:
+        if self.attachment is None:
+            return
+        self._look_around(trainer)
         # Every rank has to ask: the answer is broadcast.
-        folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir) / "diagnostics"
+        default = trainer.log_dir or trainer.default_root_dir
+        base = self._place.path if self._place is not None else self.dirpath or folder_of_run(trainer) or default
+        folder = Path(base) / "diagnostics"
         if getattr(trainer, "fast_dev_run", False):
             self._files = None
         elif self._files is None or self._files.folder != folder:
             self._files = DiagnosticFiles(folder, self.title, self.name)
+        if self._files is not None:
+            self._files.place = self._place
         if self._files is not None and splits:
             on_first_rank(trainer, functools.partial(self._files.begin, splits, overwrite=self.overwrite))
 
@@ -357,3 +438,7 @@ class Diagnostic(StepWatcher):
                 if not (self.draws_last and self.fitting):
                     self._draw(trainer)
         return {name: float(value) for name, value in finding.scalars.items()}
+
+
+def _is_fresh(trainer: pl.Trainer) -> bool:
+    return trainer.current_epoch == 0 and trainer.global_step == 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from lightning_flip.callbacks.figure_logging import log_figure
+from lightning_flip.callbacks.run_folder import RunFolder
 from lightning_flip.stores.atomic import write_text
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class DiagnosticFiles:
         title: the diagnostic's.
         name: that of the one of several in a run.
 
+    Attributes:
+        place: the run's folder, which is checked before a write; None where no fit runs.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +70,9 @@ class DiagnosticFiles:
     def __init__(self, folder: Path, title: str, name: str = "") -> None:
         self.folder = folder
         self._title = f"{title}_{name}" if name else title
+        self.place: RunFolder | None = None
         self._mine: set[Path] = set()
+        self._begun: set[Path] = set()
 
     def begin(self, splits: Sequence[str], *, overwrite: bool) -> None:
         """Begin a run: there must be no table of another one; those that this object wrote give way.
@@ -78,15 +84,33 @@ class DiagnosticFiles:
         Raises:
             FileExistsError: if a table is there and may not be removed.
         """
-        pattern = rf"({'|'.join(splits)})(_\d+)?_{re.escape(self._title)}\.csv"
-        there = [path for path in sorted(self.folder.glob("*.csv")) if re.fullmatch(pattern, path.name)]
-        if set(there) - self._mine and not overwrite:
-            raise FileExistsError(
-                f"{', '.join(map(str, there))}: already there, from another run. Choose another dirpath=, resume that "
-                "run, or pass overwrite=True to replace it."
-            )
-        for path in there:
+        problem = "" if overwrite else self.against(splits)
+        if problem:
+            raise FileExistsError(problem)
+        for path in self._tables(splits):
             path.unlink()
+            self._begun.discard(path)
+
+    def against(self, splits: Sequence[str]) -> str:
+        """What speaks against beginning a run.
+
+        Args:
+            splits: whose tables may be written, of any loader.
+
+        Returns:
+            Which tables of another run are there; "" for none.
+        """
+        there = self._tables(splits)
+        if not set(there) - self._mine:
+            return ""
+        return (
+            f"{', '.join(map(str, there))}: already there, from another run. Choose another dirpath=, resume that "
+            "run, or pass overwrite=True to replace it."
+        )
+
+    def _tables(self, splits: Sequence[str]) -> list[Path]:
+        pattern = rf"({'|'.join(splits)})(_\d+)?_{re.escape(self._title)}\.csv"
+        return [path for path in sorted(self.folder.glob("*.csv")) if splits and re.fullmatch(pattern, path.name)]
 
     def add(self, key: tuple[str, int], epoch: int, table: Mapping[str, Sequence[Any]]) -> None:
         """Add an epoch's rows to a table, whole or not at all; rows of this and later epochs are replaced.
@@ -95,8 +119,13 @@ class DiagnosticFiles:
             key: split and loader.
             epoch: counted from 0.
             table: columns by name.
+
+        Raises:
+            ClaimLostError: if the run's folder, or the table that was begun, is gone; nothing is written then.
         """
         path = self.folder / f"{self.title(key)}.csv"
+        if self.place is not None:
+            self.place.check(*({path} & self._begun))
         rows = [dict(zip(table, map(_known, cells), strict=True)) for cells in zip(*table.values(), strict=True)]
         kept: list[dict[str, Any]] = []
         names = ["epoch", *table]
@@ -111,6 +140,7 @@ class DiagnosticFiles:
         writer.writerows([*kept, *({"epoch": epoch, **row} for row in rows)])
         write_text(path, text.getvalue())
         self._mine.add(path)
+        self._begun.add(path)
 
     def draw(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, figure: Figure) -> list[str]:
         """Hand a figure to the Trainer's loggers, or write it.
@@ -124,6 +154,8 @@ class DiagnosticFiles:
         Returns:
             Where it went.
         """
+        if self.place is not None:
+            self.place.check()
         title = self.title(key)
         path = self.folder / f"{title}-epoch-{epoch:04d}.png"
         return log_figure(trainer, title, figure, step=trainer.global_step, path=path)

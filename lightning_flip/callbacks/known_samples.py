@@ -39,6 +39,16 @@ class KnownSamples:
             if label >= 0:
                 self._seen.setdefault((split, loader), {})[index] = label
 
+    def forget(self, split: str) -> None:
+        """Forget the samples of a split, which others take the place of.
+
+        Args:
+            split: "train" or "val".
+        """
+        for known in (self._seen, self._written, self._complete):
+            for key in [key for key in known if key[0] == split]:
+                del known[key]
+
     def wrote(self, rows: dict[str, Any], data: LoaderData | None) -> None:
         """Count rows as written.
 

@@ -14,7 +14,7 @@ from lightning_flip.callbacks.path_limit import PathLimit, check_times
 from lightning_flip.callbacks.path_passes import PathPasses
 from lightning_flip.callbacks.path_probe import probed_loader
 from lightning_flip.callbacks.path_recording import PathRecording
-from lightning_flip.callbacks.run_folder import default_folder
+from lightning_flip.callbacks.run_folder import begin_run
 from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
@@ -50,9 +50,10 @@ class LearningPath(StatefulWatcher):
         every_n_epochs: a pass at every n-th epoch's end, or visits of every n-th epoch; None: 1, or with
             ``every_n_steps`` none.
         mode: "visits" or "eval".
-        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
-            ``default_root_dir``), and on resumption the folder of before.
-        overwrite: remove another run's paths from the folder instead of refusing.
+        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
+            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
+            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
+        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
         max_bytes: refuse to write more; where the length of training is not known, recording stops there.
         name: tells two recordings of one Trainer apart, in a checkpoint and as a folder under ``paths/``.
         num_samples: number of samples, needed with ``k`` and ``index_from`` only.
@@ -133,16 +134,16 @@ class LearningPath(StatefulWatcher):
         self._recording.close()
         self._passes.renew()
         self._limit.classes = 0
+        begin_run(trainer)
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the folder."""
-        default = default_folder(trainer)
-        base = Path(self.dirpath or self._recording.base or default)
         info = {"module": type(pl_module).__qualname__, "mode": self.mode, "k": self.k, "select": self.select}
         info |= {"every_n_steps": self.every_n_steps, "every_n_epochs": self.every_n_epochs}
-        self._recording.open(trainer, base, self.name, overwrite=self.overwrite, info=info)
+        options: dict[str, Any] = {"dirpath": self.dirpath, "overwrite": self.overwrite, "info": info}
+        self._recording.open(trainer, self, self.name, **options)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the samples, and evaluate them before the first update."""
@@ -229,7 +230,7 @@ class LearningPath(StatefulWatcher):
     def rescue(self, trainer: pl.Trainer) -> None:
         """Write what there is, to look into the crash; a resumed run sets these parts aside."""
         if self.fitting:
-            self._recording.abandon(trainer)
+            self._recording.abandon(trainer, self)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
@@ -246,7 +247,7 @@ class LearningPath(StatefulWatcher):
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Continue the run of a checkpoint."""
         self._forget()
-        self._recording.load_state_dict(state["recording"], is_global_zero=trainer.is_global_zero)
+        self._recording.load_state_dict(trainer, state["recording"], default=self.dirpath is None)
         self._choice.load_state_dict(state["choice"])
         self._passes.asked = state["asked"]
 

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.callbacks.path_rows import PathRows
-from lightning_flip.callbacks.run_folder import give_up_folder, open_folder
-from lightning_flip.stores import PartKey, write_path_part
+from lightning_flip.callbacks.run_folder import RunFolder, continue_history, give_up, open_folder, recall_run
+from lightning_flip.stores import Claim, PartKey, claim, write_path_part
 from lightning_flip.tables import is_distributed
 
 __all__ = ["PathRecording"]
@@ -37,6 +37,8 @@ class PathRecording:
         self.base: Path | None = None
         self.epoch = -1
         self._folder: Path | None = None
+        self._place: RunFolder | None = None
+        self._needed: tuple[Path, ...] = ()
         self._run_id: str | None = None
         self._finished: list[tuple[str, int, int]] = []
         self.written = 0
@@ -46,22 +48,49 @@ class PathRecording:
         """Where the files lie; None before a fit has opened it."""
         return self._folder
 
-    def open(self, trainer: pl.Trainer, base: Path, name: str, *, overwrite: bool, info: dict[str, Any]) -> None:
+    def open(
+        self,
+        trainer: pl.Trainer,
+        writer: object,
+        name: str,
+        *,
+        dirpath: str | Path | None,
+        overwrite: bool,
+        info: dict[str, Any],
+    ) -> None:
         """Begin or go on in a folder; all ranks have to come here.
 
         Args:
             trainer: the running Trainer.
-            base: the run's folder.
+            writer: the callback.
             name: of the recording.
+            dirpath: the run's folder, if the callback was given one.
             overwrite: remove another run's paths instead of refusing.
             info: what ``run.json`` is to keep.
 
         Raises:
             FileExistsError: if the folder holds another run's paths.
         """
-        self.base, folder = base, base / "paths" / name
-        self._run_id = open_folder(trainer, folder, self._run_id, self._finished, overwrite=overwrite, info=info)
-        self._folder = folder
+        part = Path("paths") / name
+
+        def open_part(run: Claim, replace: bool) -> str:
+            folder = run.folder / part
+            mine = claim(folder, self._run_id, overwrite=replace, info=info, new_id=run.run_id)
+            continue_history(self._finished, folder, known=self._run_id is not None)
+            return mine.run_id
+
+        place = open_folder(
+            trainer,
+            writer,
+            part.as_posix(),
+            dirpath=dirpath,
+            kept=self.base,
+            run_id=self._run_id,
+            overwrite=overwrite,
+            work=open_part,
+        )
+        self.base, self._folder, self._run_id = place.path, place.path / part, place.answer
+        self._place, self._needed = place.with_claim(self._folder, place.answer), ()
 
     def close(self) -> None:
         """Have the next fit open the folder again."""
@@ -84,24 +113,27 @@ class PathRecording:
         self.written += count
         self.rows = PathRows()
 
-    def abandon(self, trainer: pl.Trainer) -> None:
+    def abandon(self, trainer: pl.Trainer, writer: object) -> None:
         """Write this rank's rows while an exception is in flight, or give up a folder that holds nothing.
 
         Args:
             trainer: the Trainer that failed.
+            writer: the callback.
         """
-        if self._folder is None:
-            return
-        self._write(trainer)
-        if not self._finished and self._run_id is not None:
-            give_up_folder(trainer, self._folder, self._run_id)
+        try:
+            if self._folder is not None:
+                self._write(trainer)
+        finally:
+            give_up(trainer, writer)
 
     def _write(self, trainer: pl.Trainer) -> tuple[str, int, int]:
         number = sum(part[:2] == (self.mode, self.epoch) for part in self._finished)
         if len(self.rows):
             assert self._folder is not None
+            assert self._place is not None
+            self._place.check(*self._needed)
             key = PartKey(self.mode, self.epoch, number, trainer.global_rank)
-            write_path_part(self._folder, key, self.rows.columns())
+            self._needed = (write_path_part(self._folder, key, self.rows.columns()).parent,)
         return self.mode, self.epoch, number
 
     def state_dict(self, device: torch.device | None) -> dict[str, Any]:
@@ -125,19 +157,19 @@ class PathRecording:
             "partial": is_distributed() and device is None and self.epoch >= 0,
         }
 
-    def load_state_dict(self, state: dict[str, Any], *, is_global_zero: bool) -> None:
+    def load_state_dict(self, trainer: pl.Trainer, state: dict[str, Any], *, default: bool) -> None:
         """Go on with the run of a checkpoint.
 
         Args:
+            trainer: the resuming Trainer.
             state: what :meth:`state_dict` gave.
-            is_global_zero: this rank goes on with the rows of all.
+            default: whether the callback was given no folder.
         """
         self._run_id = state["run_id"] or None
-        if state["folder"] and Path(state["folder"]).is_dir():
-            self.base = Path(state["folder"])
+        self.base = recall_run(trainer, state["run_id"], state["folder"], default=default)
         self._finished = [(mode, epoch, number) for mode, epoch, number in state["finished"]]
         self.written, self.epoch = state["written"], state["epoch"]
-        self.rows = PathRows.from_state(state["rows"]) if is_global_zero else PathRows()
+        self.rows = PathRows.from_state(state["rows"]) if trainer.is_global_zero else PathRows()
         if state["partial"]:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: what other ranks had recorded in the "

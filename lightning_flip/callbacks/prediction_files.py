@@ -44,20 +44,26 @@ class RowNote(NamedTuple):
     positional: bool
 
 
-def prediction_paths(trainer: pl.Trainer, path: str | Path | None, loaders: int) -> list[Path]:
+def prediction_paths(
+    trainer: pl.Trainer, path: str | Path | None, loaders: int, *, stage: str, later: bool = False
+) -> list[Path]:
     """One file a loader.
 
     Args:
         trainer: the running Trainer; every rank has to ask, for its ``log_dir`` is broadcast.
         path: the first loader's file; None: in the Trainer's ``log_dir``.
         loaders: their number.
+        stage: "validate", "test" or "predict".
+        later: whether ``path`` is another stage's file already.
 
     Returns:
         The paths.
     """
     if path is None:
-        path = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet")
+        path, later = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet"), True
     first = Path(path)
+    if later:
+        first = first.with_name(f"{first.stem}-{stage}{first.suffix}")
     return [first, *(first.with_name(f"{first.stem}-{loader}{first.suffix}") for loader in range(1, loaders))]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from lightning_flip.callbacks.clean_pass import clean_pass
 from lightning_flip.callbacks.filtered_tables import FilteredTables
-from lightning_flip.callbacks.run_folder import default_folder
-from lightning_flip.callbacks.soft_target_files import SoftTargetFolder, claim_folder, training_data
+from lightning_flip.callbacks.run_folder import begin_run, give_up, open_folder, recall_run
+from lightning_flip.callbacks.soft_target_files import SoftTargetFolder, against, clear, training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 
@@ -52,9 +51,10 @@ class PredictionFilter(StatefulWatcher):
         mode: "max" or "min", which of its values is better.
         also: "eval_last", "eval_best" or both. The first costs one pass over the training data at the end, the second
             one after every validation that improves ``monitor``.
-        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
-            ``default_root_dir``), and on resumption the folder of before.
-        overwrite: remove another run's soft targets from the folder instead of refusing.
+        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
+            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
+            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
+        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
         name: tells two filters of one Trainer apart, in a checkpoint and as a folder under ``soft_targets/``.
         num_samples: number of samples, needed with ``index_from`` only.
         **options: where the parts of a step are, and whether labels and data may change; see
@@ -129,19 +129,28 @@ class PredictionFilter(StatefulWatcher):
     def begin(self, trainer: pl.Trainer) -> None:
         """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
         self._files = None
+        begin_run(trainer)
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Claim the folder."""
-        default = default_folder(trainer)
-        self.folder = Path(self.dirpath or self.folder or default)
-        known = self._run_id is not None
-        self._run_id = trainer.strategy.broadcast(self._run_id or uuid.uuid4().hex)
-        folder = self.folder / "soft_targets" / self.name
-        claim_folder(trainer, folder, self._run_id, overwrite=self.overwrite, known=known)
+        part, run_id = Path("soft_targets") / self.name, self._run_id
+        place = open_folder(
+            trainer,
+            self,
+            part.as_posix(),
+            dirpath=self.dirpath,
+            kept=self.folder,
+            run_id=run_id,
+            overwrite=self.overwrite,
+            info={"module": type(pl_module).__qualname__},
+            refuse=lambda folder: against(folder / part, run_id),
+            work=lambda claim, replace: clear(claim.folder / part, run_id, overwrite=replace),
+        )
+        self.folder, self._run_id = place.path, run_id or place.run_id
         facts = {"run": self._run_id, "module": type(pl_module).__qualname__, "initial_pass": self.initial_pass}
-        self._files = SoftTargetFolder(folder, {**facts, "alpha": self.alpha})
+        self._files = SoftTargetFolder(place, part, {**facts, "alpha": self.alpha})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the untrained model, if the average starts there."""
@@ -220,6 +229,10 @@ class PredictionFilter(StatefulWatcher):
             why = f"{self.monitor} was never a number" if self._validated else "no validation ran"
             rank_zero_warn(f"PredictionFilter: {why}, so that there are soft targets of the last epoch alone.")
 
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Give up a folder that holds nothing."""
+        give_up(trainer, self)
+
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -240,8 +253,7 @@ class PredictionFilter(StatefulWatcher):
         """Continue the run of a checkpoint."""
         self._forget()
         self._run_id = state["run_id"] or None
-        if state["folder"] and Path(state["folder"]).is_dir():
-            self.folder = Path(state["folder"])
+        self.folder = recall_run(trainer, state["run_id"], state["folder"], default=self.dirpath is None)
         self._epoch, self._validated = state["epoch"], state["validated"]
         if state["tables"] is not None:
             device = trainer.strategy.root_device  # ranks may have to merge before the first step comes

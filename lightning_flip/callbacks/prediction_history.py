@@ -11,12 +11,21 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.callbacks.known_samples import KnownSamples
-from lightning_flip.callbacks.run_folder import default_folder, give_up_folder, open_folder
+from lightning_flip.callbacks.run_folder import (
+    RunFolder,
+    begin_run,
+    continue_history,
+    give_up,
+    open_folder,
+    recall_run,
+)
 from lightning_flip.callbacks.visit_buffer import VisitBuffer
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
-from lightning_flip.stores import PartKey, note_data, read_samples, write_part, write_samples
-from lightning_flip.stores.samples import SAMPLES_FILE
+from lightning_flip.stores import PartKey, read_samples, set_aside, write_part, write_samples
+from lightning_flip.stores.claims import note_data
+from lightning_flip.stores.parts import HISTORY_FOLDER
+from lightning_flip.stores.samples import SAMPLES_FILE, set_samples_aside
 from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]
@@ -34,12 +43,13 @@ class PredictionHistory(StatefulWatcher):
     ``*.orphan``, never deleted. A folder that holds another run is an error.
 
     Args:
-        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
-            ``default_root_dir``), and on resumption the folder of before.
+        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
+            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
+            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
         train: record training batches.
         val: record validation batches.
         name: tells two recorders of one Trainer apart in a checkpoint.
-        overwrite: remove another run's record from the folder instead of refusing.
+        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
         info: anything that JSON can hold, kept in ``run.json``.
         dtype: "float32" keeps probabilities, margins and cross entropies bit for bit; "float16" takes a little
             over half the space and three digits.
@@ -78,6 +88,8 @@ class PredictionHistory(StatefulWatcher):
 
     def _forget(self) -> None:
         self.folder: Path | None = None
+        self._place: RunFolder | None = None
+        self._needed: tuple[Path, ...] = ()
         self._run_id: str | None = None
         self._finished: list[tuple[str, int, int]] = []
         self._buffers: dict[str, VisitBuffer] = {}
@@ -91,22 +103,30 @@ class PredictionHistory(StatefulWatcher):
 
     def begin(self, trainer: pl.Trainer) -> None:
         """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
+        begin_run(trainer)
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the folder."""
-        default = default_folder(trainer)
-        self.folder = Path(self.dirpath or self.folder or default)
         info = {
             **self.info,
             "module": type(pl_module).__qualname__,
             "world_size": trainer.world_size,
             "max_epochs": trainer.max_epochs,
         }
-        self._run_id = open_folder(
-            trainer, self.folder, self._run_id, self._finished, overwrite=self.overwrite, info=info
+        self._place = open_folder(
+            trainer,
+            self,
+            HISTORY_FOLDER,
+            dirpath=self.dirpath,
+            kept=self.folder,
+            run_id=self._run_id,
+            overwrite=self.overwrite,
+            info=info,
+            work=lambda claim, _: continue_history(self._finished, claim.folder, known=self._run_id is not None),
         )
+        self.folder, self._run_id, self._needed = self._place.path, self._place.run_id, ()
         if trainer.is_global_zero and (self.folder / SAMPLES_FILE).exists():
             self._known.adopt(read_samples(self.folder))
         rank_zero_info(f"PredictionHistory: recording into {self.folder}")
@@ -118,6 +138,17 @@ class PredictionHistory(StatefulWatcher):
         buffer, trainer = self._buffers.get("train"), self.trainer
         if buffer is not None and buffer.epoch != epoch and trainer is not None:
             self._write(trainer, "train")
+
+    def restart(self, split: str, loader: int) -> None:
+        """Set a split's parts and samples aside as ``*.orphan``; what is recorded from now on is all there is of it."""
+        self._buffers.pop(split, None)
+        self._finished = [part for part in self._finished if part[0] != split]
+        self._known.forget(split)
+        if self.trainer is not None and self.trainer.is_global_zero and self._place is not None:
+            self._place.check(*self._needed)
+            self._needed = ()
+            set_aside(self._place.path, self._finished)
+            set_samples_aside(self._place.path, split)
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep rows; nothing is read back from the device."""
@@ -145,15 +176,16 @@ class PredictionHistory(StatefulWatcher):
 
     def rescue(self, trainer: pl.Trainer) -> None:
         """Write what there is, to look into the crash; a resumed run sets these parts aside."""
-        if not self._opened:
-            return
-        for split in list(self._buffers):
-            self._write(trainer, split, keep=True)
-        if not self._finished and self.folder is not None and self._run_id is not None:
-            give_up_folder(trainer, self.folder, self._run_id)
+        try:
+            for split in list(self._buffers) if self._opened else ():
+                self._write(trainer, split, keep=True)
+        finally:
+            give_up(trainer, self)
 
     def _write(self, trainer: pl.Trainer, split: str, *, keep: bool = False) -> None:
         assert self.folder is not None
+        assert self._place is not None
+        self._place.check(*self._needed)
         if self.attachment is not None and not keep:
             self.attachment.check()
         buffer = self._buffers[split]
@@ -166,10 +198,12 @@ class PredictionHistory(StatefulWatcher):
             # Rank 0 names new samples, and does not hear of this rank's; nobody could read their rows.
             named = self._known.has(split, columns["loader"], columns["index"])
             columns, target = {name: values[named] for name, values in columns.items()}, target[named]
-        if trainer.is_global_zero:
-            note_data(self.folder, self._data.facts)
+        if self._place.claims and trainer.is_global_zero:
+            note_data(self._place.claims[0], self._data.facts)
         self._name_samples(trainer, split, columns, target, alone=keep)
-        write_part(self.folder, PartKey(split, buffer.epoch, number, trainer.global_rank), columns)
+        path = write_part(self.folder, PartKey(split, buffer.epoch, number, trainer.global_rank), columns)
+        samples = self.folder / SAMPLES_FILE
+        self._needed = (path.parent.parent, *([samples] if samples.exists() and trainer.is_global_zero else []))
         if not keep:
             self._finished.append((split, buffer.epoch, number))
             del self._buffers[split]
@@ -213,8 +247,7 @@ class PredictionHistory(StatefulWatcher):
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Continue the run of a checkpoint."""
         self._run_id = state["run_id"] or None
-        if self.dirpath is None and state["folder"] and Path(state["folder"]).is_dir():
-            self.folder = Path(state["folder"])
+        self.folder = recall_run(trainer, state["run_id"], state["folder"], default=self.dirpath is None)
         self._finished = [(split, epoch, number) for split, epoch, number in state["finished"]]
         # One rank continues with the rows of all.
         self._buffers = {}

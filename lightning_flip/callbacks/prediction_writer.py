@@ -48,8 +48,11 @@ class PredictionWriter(pl.Callback):
     draws several times the last visit stays. A pass that ``limit_test_batches`` cuts short writes what it saw.
 
     Args:
-        path: the file, ending in ``.parquet``; None: ``predictions.parquet`` in the Trainer's ``log_dir`` (without a
-            logger its ``default_root_dir``). Further loaders add their number: ``predictions-1.parquet``.
+        path: the file, ending in ``.parquet``; a pass of another stage adds its name: after ``trainer.test`` has
+            written ``new.parquet``, ``trainer.predict`` writes ``new-predict.parquet``. None:
+            ``predictions-validate.parquet``, ``predictions-test.parquet`` and ``predictions-predict.parquet`` in the
+            Trainer's ``log_dir`` (without a logger its ``default_root_dir``). Further loaders add their number:
+            ``predictions-test-1.parquet``.
         top_k: how many of the best classes to keep, at most all; 0 keeps none.
         logits: keep all logits, as float16; as float32 where one is too large for that (beyond 65504).
         slices: further columns by name, each a key, attribute, position in the batch, or function of it, with a number
@@ -121,6 +124,8 @@ class PredictionWriter(pl.Callback):
             logits_from, target_from, index_from, outputs=outputs, sample_id_from=sample_id_from
         )
         self.paths: list[Path] = []
+        self._path_of: str | None = None  # the stage that path= names the file of
+        self._stage = ""
         self._attachment: Attachment | None = None
         self._forget()
 
@@ -148,7 +153,7 @@ class PredictionWriter(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""
-        self._begin(trainer, "val", lambda: len(trainer.num_val_batches))
+        self._begin(trainer, "validate", lambda: len(trainer.num_val_batches))
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file, before the work begins."""
@@ -216,13 +221,16 @@ class PredictionWriter(pl.Callback):
 
     # -- a pass ---------------------------------------------------------------------------------------
 
-    def _begin(self, trainer: pl.Trainer, split: str, count_loaders: Callable[[], int]) -> None:
+    def _begin(self, trainer: pl.Trainer, stage: str, count_loaders: Callable[[], int]) -> None:
         if self._attachment is None:
             return
         refuse_collections(trainer)
         self._forget()
+        later = self._path_of not in (None, stage)
+        self._stage = stage
+        self._files = prediction_paths(trainer, self.path, count_loaders(), stage=stage, later=later)
+        split = "val" if stage == "validate" else stage
         self._data = {data.loader: data for data in self._attachment.identify(self.source, split)}
-        self._files = prediction_paths(trainer, self.path, count_loaders())
         on_first_rank(trainer, functools.partial(refuse_paths, self._files, overwrite=self.overwrite))
 
     def _take(self, batch: Any, loader: int) -> None:
@@ -266,6 +274,7 @@ class PredictionWriter(pl.Callback):
                 rank_zero_warn(f"PredictionWriter: loader {loader} gave no batch, so that {path} was not written.")
                 continue
             self.paths.append(path)
+            self._path_of = self._path_of or self._stage
             rank_zero_info(f"PredictionWriter: {count} predictions written to {path}")
         self._forget()
 

@@ -1,32 +1,135 @@
-"""Opening a run's folder on all ranks, and giving it up again."""
+"""The folders of a Trainer's run: chosen, claimed and given up once for all callbacks that write."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+import functools
+import os
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_flip.stores import discard_empty_run, list_parts, open_run, set_aside
+from lightning_flip.stores import Claim, ClaimLostError, claim, discard_empty_run, list_parts, set_aside
+from lightning_flip.stores.claims import extend_info, recorded_runs, versions
 
-__all__ = ["default_folder", "give_up_folder", "open_folder", "overwrite_ignored"]
+__all__ = [
+    "RunFolder",
+    "begin_run",
+    "continue_history",
+    "folder_of_run",
+    "give_up",
+    "open_folder",
+    "overwrite_ignored",
+    "recall_run",
+]
+
+_DEFAULT = "prediction_history"
+_RUNS: weakref.WeakKeyDictionary[pl.Trainer, _Run] = weakref.WeakKeyDictionary()
 
 
-def default_folder(trainer: pl.Trainer) -> Path:
-    """Where a run is recorded if nobody says: beside the logger's files.
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A callback's place in the folder of its run.
+
+    Attributes:
+        path: the run's folder.
+        run_id: the run's id.
+        claims: what is checked before a write; none on a rank that does not share the first rank's files.
+        answer: what the first rank gave when the folder was opened.
+    """
+
+    path: Path
+    run_id: str
+    claims: tuple[Claim, ...] = ()
+    answer: Any = None
+
+    def check(self, *needed: Path) -> None:
+        """Find out before a write whether the folder is still there and still this run's.
+
+        Args:
+            needed: files and folders that this process has written before, and goes on in.
+
+        Raises:
+            ClaimLostError: if it is not; nothing may be written then.
+        """
+        for one in self.claims:
+            one.check(*needed)
+
+    def with_claim(self, folder: Path, run_id: str) -> RunFolder:
+        """Check a claim within the folder as well.
+
+        Args:
+            folder: the one within.
+            run_id: the id that its ``run.json`` names.
+
+        Returns:
+            The same place.
+        """
+        within = (Claim(folder, run_id),) if self.claims else ()
+        return dataclasses.replace(self, claims=(*self.claims, *within))
+
+
+class _Run:
+    """What is known of a Trainer's run while it lasts."""
+
+    def __init__(self) -> None:
+        self.default: Path | None = None
+        self.ids: list[str] = []  # the first is that of new claims
+        self.claims: dict[Path, Claim] = {}
+        self.writers: dict[tuple[Path, str], weakref.ref[object]] = {}
+
+    def know(self, run_id: str) -> None:
+        if run_id not in self.ids:
+            self.ids.append(run_id)
+
+
+def begin_run(trainer: pl.Trainer) -> None:
+    """Forget an earlier run where a fit starts anew; every callback that writes calls this in ``begin``.
 
     Args:
-        trainer: the running Trainer; every rank has to ask, for the answer is broadcast.
+        trainer: the Trainer whose fit begins.
+    """
+    if trainer.current_epoch == 0 and trainer.global_step == 0:
+        _RUNS.pop(trainer, None)
+
+
+def recall_run(trainer: pl.Trainer, run_id: str, folder: str, *, default: bool) -> Path | None:
+    """Hear from a checkpoint's state which run is resumed, before any folder is opened.
+
+    Args:
+        trainer: the resuming Trainer.
+        run_id: the id that the state names; "" for none.
+        folder: the folder that it names; "" for none.
+        default: whether the callback was given no folder, so that others of that kind join it.
 
     Returns:
-        The Trainer's ``log_dir``; without a logger a folder ``prediction_history`` of its own.
+        The folder to go back to; None where it is not there, or the callback was given one.
     """
-    log_dir = trainer.log_dir
-    if log_dir is not None and trainer.loggers:
-        return Path(log_dir)
-    return Path(trainer.default_root_dir) / "prediction_history"
+    run = _RUNS.setdefault(trainer, _Run())
+    if run_id:
+        run.know(run_id)
+    if not default or not folder or not Path(folder).is_dir():
+        return None
+    run.default = run.default or Path(folder)
+    return Path(folder)
+
+
+def folder_of_run(trainer: pl.Trainer) -> Path | None:
+    """The folder that this Trainer's fit has chosen.
+
+    Args:
+        trainer: the Trainer.
+
+    Returns:
+        The folder; None before a fit, and where all callbacks were given theirs.
+    """
+    run = _RUNS.get(trainer)
+    return None if run is None else run.default
 
 
 def overwrite_ignored(trainer: pl.Trainer, *, known: bool, overwrite: bool) -> str:
@@ -52,65 +155,194 @@ def overwrite_ignored(trainer: pl.Trainer, *, known: bool, overwrite: bool) -> s
 
 def open_folder(
     trainer: pl.Trainer,
-    folder: Path,
-    run_id: str | None,
-    finished: Sequence[tuple[str, int, int]],
+    writer: object,
+    part: str,
     *,
+    dirpath: str | Path | None,
+    kept: Path | None,
+    run_id: str | None,
     overwrite: bool,
-    info: dict[str, Any],
-) -> str:
+    info: dict[str, Any] | None = None,
+    refuse: Callable[[Path], str] | None = None,
+    work: Callable[[Claim, bool], Any] | None = None,
+) -> RunFolder:
     """Begin or continue a run; rank 0 does it, and all ranks hear of a refusal, so that none waits for the others.
 
+    Callbacks without ``dirpath`` share one folder. With a logger it is the Trainer's ``log_dir``, or, where that holds
+    another run, the next ``version_N`` in it; without one it is the next ``prediction_history/version_N`` in the
+    Trainer's ``default_root_dir``.
+
     Args:
-        trainer: the running Trainer.
-        folder: the run's folder.
-        run_id: id of the run that a checkpoint continues, or None.
-        finished: ``(split, epoch, pass)`` of what the checkpoint knows as written.
-        overwrite: remove another run's record.
+        trainer: the running Trainer; every rank has to come here.
+        writer: the callback.
+        part: what it writes in the folder, which no other callback of the Trainer may write.
+        dirpath: the folder that the callback was given.
+        kept: the folder of its earlier fit or its checkpoint.
+        run_id: the id that the callback's checkpoint names.
+        overwrite: remove another run's record from a given folder.
         info: what ``run.json`` is to keep.
+        refuse: says what speaks against writing the part into a folder, "" for nothing; not asked where the callback
+            may overwrite.
+        work: done by the first rank with the folder's claim and whether it may overwrite; gives a plain value.
 
     Returns:
-        The run's id.
+        The callback's place.
 
     Raises:
-        FileExistsError: if the folder holds another run.
+        FileExistsError: if a given folder holds another run.
     """
+    run = _RUNS.setdefault(trainer, _Run())
+    log_dir = trainer.log_dir  # every rank has to ask: the answer is broadcast
     problem: Exception | None = None
+    told: tuple[Any, ...] = ()
     if trainer.is_global_zero:
         ignored = overwrite_ignored(trainer, known=run_id is not None, overwrite=overwrite)
+        replace = overwrite and not ignored
+        against = (lambda folder: "") if refuse is None or replace else refuse
+        given = dirpath or kept or run.default
         try:
-            run_id = open_run(folder, run_id=run_id, overwrite=overwrite and not ignored, info=info)
-            orphans = set_aside(folder, finished)
-            if orphans:
-                rank_zero_warn(f"{len(orphans)} parts newer than the checkpoint were set aside as *.orphan.")
-            there = {(key.split, key.epoch, key.pass_) for key in list_parts(folder)}
-            missing = sorted(set(finished) - there)
-            if missing:
-                rank_zero_warn(
-                    f"{folder} lacks {len(missing)} passes that were recorded before the checkpoint (the first: "
-                    f"{missing[0]}). The history goes on without them, and what it says of earlier epochs is wrong. "
-                    "Resume into the folder of the first run, or copy its history there."
-                )
+            if given is not None:
+                folder = Path(given)
+                _refuse(against(folder))
+                _refuse_second_writer(trainer, run, folder, part, writer)
+                options: dict[str, Any] = {"known": run.ids, "new_id": next(iter(run.ids), None)}
+                claimed = claim(folder, run_id, overwrite=replace and dirpath is not None, info=info, **options)
+            else:
+                claimed = _choose(trainer, log_dir, run_id, run.ids, info, against)
+            _join(run, claimed, part, writer, info)
+            told = str(claimed.folder), claimed.run_id, None if work is None else work(claimed, replace)
         except FileExistsError as error:
             problem = FileExistsError(f"{error}{ignored}")
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, ClaimLostError) as error:
             problem = error
-    run_id, text = trainer.strategy.broadcast((run_id, None if problem is None else str(problem)))
+    told, text = trainer.strategy.broadcast((told, None if problem is None else str(problem)))
     if problem is not None:
         raise problem
     if text is not None:
         raise FileExistsError(text)
-    assert run_id is not None
-    return run_id
+    place = Claim(Path(told[0]), told[1])
+    run.know(place.run_id)
+    if dirpath is None:
+        run.default = run.default or place.folder
+    return RunFolder(place.folder, place.run_id, (place,) if trainer.is_global_zero or _sees(place) else (), told[2])
 
 
-def give_up_folder(trainer: pl.Trainer, folder: Path, run_id: str) -> None:
+def give_up(trainer: pl.Trainer, writer: object) -> None:
     """Leave no trace of a run that failed before it recorded anything: its next attempt needs the folder.
+
+    The last callback of a folder gives it up, when the others have saved what they had.
 
     Args:
         trainer: the Trainer that failed.
-        folder: the run's folder.
-        run_id: the run's id.
+        writer: the callback, which writes no more.
     """
-    if trainer.is_global_zero:
-        discard_empty_run(folder, run_id)
+    run = _RUNS.get(trainer)
+    if run is None or not trainer.is_global_zero:
+        return
+    mine = [key for key, other in run.writers.items() if other() is writer]
+    for key in mine:
+        del run.writers[key]
+    for folder in {key[0] for key in mine} - {key[0] for key in run.writers}:
+        claimed = run.claims.pop(folder)
+        if claimed.fresh and discard_empty_run(folder, claimed.run_id) and claimed.made:
+            with contextlib.suppress(OSError):  # only if nothing else is in it
+                folder.rmdir()
+
+
+def continue_history(finished: Sequence[tuple[str, int, int]], folder: Path, *, known: bool) -> None:
+    """Set aside what is newer than the checkpoint, and say what is missing.
+
+    Args:
+        finished: ``(split, epoch, pass)`` of what the checkpoint knows as written.
+        folder: holds the parts.
+        known: whether a checkpoint, or an earlier fit, knew the recording.
+
+    Raises:
+        FileExistsError: if there are parts, and the checkpoint knows none.
+    """
+    there = list_parts(folder)
+    if there and not known:
+        raise FileExistsError(
+            f"{folder} already holds recorded parts of this run, and the checkpoint has no state of the callback that "
+            "wrote them. Choose another dirpath=, or resume with the callbacks that the run had."
+        )
+    orphans = set_aside(folder, finished)
+    if orphans:
+        rank_zero_warn(f"{len(orphans)} parts newer than the checkpoint were set aside as *.orphan.")
+    missing = sorted(set(finished) - {(key.split, key.epoch, key.pass_) for key in there})
+    if missing:
+        rank_zero_warn(
+            f"{folder} lacks {len(missing)} passes that were recorded before the checkpoint (the first: "
+            f"{missing[0]}). The history goes on without them, and what it says of earlier epochs is wrong. "
+            "Resume into the folder of the first run, or copy its history there."
+        )
+
+
+def _choose(
+    trainer: pl.Trainer,
+    log_dir: str | None,
+    run_id: str | None,
+    ids: Sequence[str],
+    info: dict[str, Any] | None,
+    against: Callable[[Path], str],
+) -> Claim:
+    """Claim the folder of a run to which nobody gave one."""
+    shared = log_dir is not None and bool(trainer.loggers)
+    root = Path(log_dir or "") if shared else Path(trainer.default_root_dir) / _DEFAULT
+    go_on = functools.partial(claim, run_id=run_id, info=info, known=ids, new_id=next(iter(ids), None))
+    mine = {*ids, *([run_id] if run_id else [])}
+    for folder in (root, *versions(root)) if mine else ():  # the folder was moved with all that is around it
+        if recorded_runs(folder) & mine:
+            return go_on(folder)
+    if not shared:
+        return claim(root, versioned=True, info=info, new_id=run_id or next(iter(ids), None))
+    try:
+        _refuse(against(root))
+        return go_on(root)
+    except FileExistsError:
+        claimed = claim(root, versioned=True, first=1, info=info, new_id=run_id or next(iter(ids), None))
+        rank_zero_warn(
+            f"the logger's folder {root} holds another run, so that this run is recorded in {claimed.folder}. Give "
+            "the logger a version or name for each run, or the callbacks a dirpath=."
+        )
+        return claimed
+
+
+def _join(run: _Run, claimed: Claim, part: str, writer: object, info: dict[str, Any] | None) -> None:
+    """Remember who writes what; a run that has just begun keeps the facts of all its recorders."""
+    folder = _real(claimed.folder)
+    first = run.claims.setdefault(folder, claimed)
+    if claimed.fresh:
+        run.claims[folder] = claimed
+    elif first.fresh and info and (folder, part) not in run.writers:
+        extend_info(claimed, info)
+    run.writers[folder, part] = weakref.ref(writer)
+
+
+def _refuse(text: str) -> None:
+    if text:
+        raise FileExistsError(text)
+
+
+def _refuse_second_writer(trainer: pl.Trainer, run: _Run, folder: Path, part: str, writer: object) -> None:
+    known = run.writers.get((_real(folder), part))
+    other = None if known is None else known()
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    if other is not None and other is not writer and any(other is callback for callback in callbacks):
+        _refuse(
+            f"{folder / part} is already written by another {type(other).__name__} of this Trainer. Give one of them "
+            "another dirpath=; overwrite=True does not help here."
+        )
+
+
+def _real(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))
+
+
+def _sees(place: Claim) -> bool:
+    """Whether this rank shares the first rank's files."""
+    try:
+        place.check()
+    except ClaimLostError:
+        return False
+    return True

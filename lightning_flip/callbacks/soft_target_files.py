@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks.clean_pass import find_training_loader
 from lightning_flip.callbacks.filtered_tables import FilteredTables
-from lightning_flip.callbacks.run_folder import overwrite_ignored
+from lightning_flip.callbacks.run_folder import RunFolder
 from lightning_flip.data.identity import describe_data, kept_labels
 from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.data.sample_names import lasting_ids
@@ -23,41 +23,52 @@ from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_sof
 from lightning_flip.stores.atomic import temporary_files
 from lightning_flip.tables import append_rows
 
-__all__ = ["SoftTargetFolder", "claim_folder", "describe_labels", "training_data"]
+__all__ = ["SoftTargetFolder", "against", "clear", "describe_labels", "training_data"]
 
 
-def claim_folder(trainer: pl.Trainer, folder: Path, run_id: str, *, overwrite: bool, known: bool) -> None:
-    """Begin or go on in a folder of soft targets; all ranks hear of a refusal, so that none waits for the others.
+def against(folder: Path, run_id: str | None) -> str:
+    """What speaks against writing a run's soft targets into a folder.
 
     Args:
-        trainer: the running Trainer; every rank has to come here.
         folder: where the files will lie.
-        run_id: this run's id, which its files hold.
-        overwrite: remove another run's files instead of refusing.
-        known: whether a checkpoint knew the run.
+        run_id: the id that the run's checkpoint names; None for a run that starts.
 
-    Raises:
-        FileExistsError: if there are files of another run, or such as cannot be read.
+    Returns:
+        Which files of another run, or such as cannot be read, are there; "" for none.
+
+    Example:
+        >>> against(Path("no/such/folder"), None)
+        ''
     """
-    problem: str | None = None
-    if trainer.is_global_zero:
-        others = [path for path in sorted(folder.glob("*.safetensors")) if not _is_of_run(path, run_id)]
-        ignored = overwrite_ignored(trainer, known=known, overwrite=overwrite)
-        if others and (ignored or not overwrite):
-            names = ", ".join(path.name for path in others)
-            problem = (
-                f"{folder} holds soft targets of another run, or damaged ones ({names}). Choose another "
-                f"dirpath=, resume that run, or pass overwrite=True to remove them.{ignored}"
-            )
-        else:
-            for path in others:
-                path.unlink()
-                path.with_suffix(".json").unlink(missing_ok=True)
-            for stale in temporary_files(folder):
-                stale.unlink()
-    problem = trainer.strategy.broadcast(problem)
-    if problem is not None:
-        raise FileExistsError(problem)
+    others = _others(folder, run_id)
+    if not others:
+        return ""
+    return (
+        f"{folder} holds soft targets of another run, or damaged ones ({', '.join(path.name for path in others)}). "
+        "Choose another dirpath=, resume that run, or pass overwrite=True to remove them."
+    )
+
+
+def clear(folder: Path, run_id: str | None, *, overwrite: bool) -> None:
+    """Remove what a killed process left half-written, and if asked another run's files.
+
+    Args:
+        folder: where the files will lie.
+        run_id: the id that the run's checkpoint names; None for a run that starts.
+        overwrite: remove files of other runs.
+
+    Example:
+        >>> clear(Path("no/such/folder"), None, overwrite=True)
+    """
+    for path in _others(folder, run_id) if overwrite else ():
+        path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)
+    for stale in temporary_files(folder):
+        stale.unlink()
+
+
+def _others(folder: Path, run_id: str | None) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.safetensors")) if run_id is None or not _is_of_run(path, run_id)]
 
 
 def _is_of_run(path: Path, run_id: str) -> bool:
@@ -125,12 +136,14 @@ class SoftTargetFolder:
     """Writes one run's tables, each file only when what it says is new.
 
     Args:
-        folder: where the files lie.
+        place: the run's folder.
+        part: where the files lie in it.
         facts: what all manifests of the run say.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, place: RunFolder, part: Path, facts: dict[str, Any]) -> None:
+        self.folder = place.path / part
+        self._place = place
         self.facts = facts
         self._written: dict[str, dict[str, Any]] = {}
         self._described: tuple[Tensor, dict[str, Any]] | None = None
@@ -146,6 +159,7 @@ class SoftTargetFolder:
             moment: epoch and step of now; the best moment has its own.
             evaluated_last: ``[N, K]``, what the model says in eval mode now, if asked.
         """
+        self._place.check(*(self.folder / f"{name}.safetensors" for name in self._written))
         labels = tables.labels().cpu()
         if self._described is None or not torch.equal(self._described[0], labels):
             self._described = labels, describe_labels(dataset, labels.numpy())

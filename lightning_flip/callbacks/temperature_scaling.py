@@ -138,6 +138,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Say so where a checkpoint's temperature is older than its weights, and it is going to be used."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is not None and trainer.state.fn != TrainerFn.FITTING:
             _warn_of_age(state, checkpoint)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_flip.callbacks.prediction_files import on_first_rank
+from lightning_flip.callbacks.run_folder import RunFolder, begin_run, give_up, open_folder, recall_run
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.transitions import condition_number, estimate_transition
 from lightning_flip.steps import SampleStep
@@ -19,6 +20,8 @@ from lightning_flip.stores import write_transition
 from lightning_flip.tables import SampleTable
 
 __all__ = ["TransitionEstimator"]
+
+_FILE = "transition.npz"
 
 
 @runtime_checkable
@@ -43,7 +46,8 @@ class TransitionEstimator(StatefulWatcher):
 
     Args:
         path: the file, ending in .npz: ``transition`` float64 ``[K, K]``, ``condition_number``, ``num_samples`` and
-            ``epoch`` (from 1); default ``transition.npz`` in the Trainer's ``log_dir``. ``fast_dev_run`` writes none.
+            ``epoch`` (from 1); default ``transition.npz`` in the folder that the callbacks of the Trainer share, see
+            :class:`PredictionHistory`. ``fast_dev_run`` writes none.
         warmup_epochs: epochs before the estimate, at least 1. Too few, and the model does not tell the classes apart;
             too many, and it knows wrong labels by heart.
         percentile: see :func:`~lightning_flip.functional.estimate_transition`; None drops nothing.
@@ -97,14 +101,19 @@ class TransitionEstimator(StatefulWatcher):
         self._table: SampleTable | None = None
         self._epoch = -1
         self._file: Path | None = None
+        self._place: RunFolder | None = None
+        self._folder: Path | None = None
+        self._run_id: str | None = None
 
     # -- hooks ----------------------------------------------------------------------------------------
 
     def begin(self, trainer: pl.Trainer) -> None:
         """Start from nothing in a run's first epoch."""
+        begin_run(trainer)
+        self._place = None
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self.transition = self.condition_number = self._table = None
-            self._epoch = -1
+            self._epoch, self._folder, self._run_id = -1, None, None
         last = trainer.max_epochs
         if last is not None and 0 <= last < self.warmup_epochs and not getattr(trainer, "fast_dev_run", False):
             raise ValueError(
@@ -114,13 +123,26 @@ class TransitionEstimator(StatefulWatcher):
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file before the work begins, and hand a checkpoint's estimate over."""
-        # Every rank has to ask: the answer is broadcast.
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        self._file = Path(self.path) if self.path is not None else folder / "transition.npz"
-        if getattr(trainer, "fast_dev_run", False):
-            self._file = None
-        elif self.transition is None and not self.overwrite:
-            on_first_rank(trainer, functools.partial(_refuse, self._file))
+        self._file = None
+        if self.path is not None and not getattr(trainer, "fast_dev_run", False):
+            self._file = Path(self.path)
+            if self.transition is None and not self.overwrite:
+                on_first_rank(trainer, functools.partial(_refuse, self._file))
+        elif not getattr(trainer, "fast_dev_run", False):
+            known = self._run_id is not None
+            self._place = open_folder(
+                trainer,
+                self,
+                _FILE,
+                dirpath=None,
+                kept=self._folder,
+                run_id=self._run_id,
+                overwrite=False,
+                info={"module": type(pl_module).__qualname__},
+                refuse=lambda folder: "" if known or self.overwrite else _against(folder / _FILE),
+            )
+            self._folder, self._run_id = self._place.path, self._run_id or self._place.run_id
+            self._file = self._folder / _FILE
         self._hand_over(pl_module)
 
     def new_epoch(self, epoch: int) -> None:
@@ -152,6 +174,10 @@ class TransitionEstimator(StatefulWatcher):
         if self.fitting and self._table is not None:
             self._estimate(trainer, pl_module)
 
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Give up a folder that holds nothing."""
+        give_up(trainer, self)
+
     def state(self) -> dict[str, Any]:
         """The estimate, or the predictions so far, of all ranks."""
         if self._table is not None and self.may_communicate():
@@ -161,6 +187,8 @@ class TransitionEstimator(StatefulWatcher):
         return {
             "transition": self.transition,
             "condition_number": self.condition_number,
+            "run_id": self._run_id or "",
+            "folder": "" if self._folder is None else str(self._folder.absolute()),
             "epoch": self._epoch,
             "table": None if self._table is None else self._table.state_dict(),
         }
@@ -170,6 +198,9 @@ class TransitionEstimator(StatefulWatcher):
         transition, table = state["transition"], state["table"]
         self.transition = None if transition is None else transition.cpu()
         self.condition_number = state["condition_number"]
+        run_id, folder = state.get("run_id", ""), state.get("folder", "")  # 0.1 had neither
+        self._run_id = run_id or None
+        self._folder = recall_run(trainer, run_id, folder, default=self.path is None)
         self._epoch, self._table = state["epoch"], None
         if table is not None:
             # On the device at once: the ranks may have to merge before the first step comes.
@@ -207,7 +238,10 @@ class TransitionEstimator(StatefulWatcher):
         transition = estimate_transition(probs, self.percentile)
         if self._file is not None:
             facts = {"condition_number": condition_number(transition), "num_samples": len(probs)}
-            write_transition(self._file, transition.numpy(), epoch=self._epoch + 1, **facts)
+            if self._place is not None:
+                self._place.check()
+            replace = self.overwrite or self._place is not None
+            write_transition(self._file, transition.numpy(), overwrite=replace, epoch=self._epoch + 1, **facts)
         values: list[list[float]] = transition.tolist()
         return values
 
@@ -216,6 +250,13 @@ class TransitionEstimator(StatefulWatcher):
             module.take_transition(self.transition)
 
 
+def _against(file: Path) -> str:
+    if not file.exists():
+        return ""
+    return f"{file} is already there. Choose another path=, or pass overwrite=True to replace it."
+
+
 def _refuse(file: Path) -> None:
-    if file.exists():
-        raise FileExistsError(f"{file} is already there. Choose another path=, or pass overwrite=True to replace it.")
+    problem = _against(file)
+    if problem:
+        raise FileExistsError(problem)

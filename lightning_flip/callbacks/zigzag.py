@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.callbacks.difficulty import difficulty_of, true_distributions
-from lightning_flip.callbacks.run_folder import default_folder, overwrite_ignored
+from lightning_flip.callbacks.run_folder import RunFolder, begin_run, give_up, open_folder, recall_run
 from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.data.sample_names import lasting_ids
@@ -36,9 +35,10 @@ class ZigZag(StatefulWatcher):
     bit for bit those of one process. Nothing is recorded in ``fast_dev_run``.
 
     Args:
-        dirpath: the run's folder; None: the Trainer's ``log_dir`` (without a logger ``prediction_history`` in its
-            ``default_root_dir``), and on resumption the folder of before.
-        overwrite: replace another run's scores instead of refusing.
+        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
+            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
+            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
+        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
         name: tells two of one Trainer apart, in a checkpoint and as a folder under the run's folder.
         num_samples: number of samples, needed with ``index_from`` only.
         **options: where the parts of a step are, and whether labels and data may change; see
@@ -70,6 +70,8 @@ class ZigZag(StatefulWatcher):
     def _forget(self) -> None:
         self._sums: PredictionSums | None = None
         self.folder: Path | None = None
+        self._place: RunFolder | None = None
+        self._needed: tuple[Path, ...] = ()
         self._run_id: str | None = None
         self._epoch = -1
         self._facts: tuple[Tensor | None, list[str] | None] | None = None
@@ -102,21 +104,25 @@ class ZigZag(StatefulWatcher):
     def begin(self, trainer: pl.Trainer) -> None:
         """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
         self._facts = None
+        begin_run(trainer)
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._forget()
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Claim the place of the file."""
-        default = default_folder(trainer)
-        self.folder = Path(self.dirpath or self.folder or default)
-        ignored = overwrite_ignored(trainer, known=self._run_id is not None, overwrite=self.overwrite)
-        self._run_id = trainer.strategy.broadcast(self._run_id or uuid.uuid4().hex)
-        present = trainer.strategy.broadcast(zigzag_run(self._target) if trainer.is_global_zero else None)
-        if present not in (None, self._run_id) and (ignored or not self.overwrite):
-            raise FileExistsError(
-                f"{self._target} holds the scores of another run. Choose another dirpath=, resume that run, or pass "
-                f"overwrite=True to replace it.{ignored}"
-            )
+        self._place = open_folder(
+            trainer,
+            self,
+            (Path(self.name) / ZIGZAG_FILE).as_posix(),
+            dirpath=self.dirpath,
+            kept=self.folder,
+            run_id=self._run_id,
+            overwrite=self.overwrite,
+            info={"module": type(pl_module).__qualname__},
+            refuse=self._against,
+        )
+        self.folder, self._needed = self._place.path, ()
+        self._run_id = self._run_id or self._place.run_id
 
     def new_epoch(self, epoch: int) -> None:
         """Merge the ranks' rows of the epoch before."""
@@ -163,6 +169,10 @@ class ZigZag(StatefulWatcher):
         if self._sums is not None and self._opened:
             rank_zero_info(f"ZigZag: scores of {self._sums.num_samples} samples in {self._target}")
 
+    def rescue(self, trainer: pl.Trainer) -> None:
+        """Give up a folder that holds nothing."""
+        give_up(trainer, self)
+
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -182,8 +192,7 @@ class ZigZag(StatefulWatcher):
         """Continue the run of a checkpoint."""
         self._forget()
         self._run_id = state["run_id"] or None
-        if state["folder"] and Path(state["folder"]).is_dir():
-            self.folder = Path(state["folder"])
+        self.folder = recall_run(trainer, state["run_id"], state["folder"], default=self.dirpath is None)
         self._epoch = state["epoch"]
         saved = state["sums"]
         if saved is not None:
@@ -203,6 +212,16 @@ class ZigZag(StatefulWatcher):
         assert self.folder is not None
         return self.folder / self.name / ZIGZAG_FILE
 
+    def _against(self, folder: Path) -> str:
+        """What speaks against writing into a folder."""
+        target = folder / self.name / ZIGZAG_FILE
+        if zigzag_run(target) in (None, self._run_id):
+            return ""
+        return (
+            f"{target} holds the scores of another run. Choose another dirpath=, resume that run, or pass "
+            "overwrite=True to replace it."
+        )
+
     def _make_sums(self, step: SampleStep, num_samples: int) -> None:
         size = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
         rank_zero_info(f"ZigZag: sums of {num_samples} samples x {step.num_classes} classes = {size:.1f} MB")
@@ -217,6 +236,8 @@ class ZigZag(StatefulWatcher):
         self._sums.sync()
         if not trainer.is_global_zero:
             return
+        assert self._place is not None
+        self._place.check(*self._needed)
         if self._facts is None:
             dataset = training_data(trainer, self.source)
             self._facts = (
@@ -236,4 +257,4 @@ class ZigZag(StatefulWatcher):
             "base_difficulty": None if difficulty is None else difficulty.numpy(),
         }
         assert self._run_id is not None
-        write_zigzag(self._target.parent, columns, run_id=self._run_id)
+        self._needed = (write_zigzag(self._target.parent, columns, run_id=self._run_id),)

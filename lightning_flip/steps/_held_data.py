@@ -50,8 +50,8 @@ class HeldData:
             raise ChangedDataError(
                 f"{owner}: the {data.split} data (loader {data.loader}) are not those of before: {problem}. A position "
                 "in the dataset has to be the same sample for the whole run, across reloads and resumptions. Use the "
-                f"same samples in the same order (a split with a fixed seed). {relabelled}Else start a new run, or pass "
-                "allow_changed_data=True, which forgets what is known of these samples."
+                f"same samples in the same order (a split with a fixed seed). {relabelled}Else start a new run, or "
+                "pass allow_changed_data=True, which forgets what is known of these samples."
             )
         if problem and restart is not None:
             rank_zero_warn(f"{owner} starts anew on the {data.split} data (loader {data.loader}): {problem}.")

@@ -106,8 +106,8 @@ class KnownLabels:
             return ""
         first = int(changed[0])
         return (
-            f"{len(changed)} of {count} listed labels differ, sample {first} for one: it had the label {before[first]}, "
-            f"now {now[first]}"
+            f"{len(changed)} of {count} listed labels differ, sample {first} for one: it had the label "
+            f"{before[first]}, now {now[first]}"
         )
 
     def merge(self) -> int:

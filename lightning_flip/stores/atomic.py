@@ -14,10 +14,12 @@ __all__ = ["atomic_write", "make_directory", "sync_directory", "temporary_files"
 _SUFFIX = ".tmp"
 # File systems that cannot flush a directory say so with one of these; they have nothing to flush then.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+# File systems that know no second name for a file (FAT, some network drives) say so with one of these.
+_CANNOT_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there becomes `path` when the block ends.
 
     The temporary file is flushed to disk, renamed over `path`, and the rename is flushed too. A reader sees the old
@@ -26,6 +28,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file to make or to replace. Its folder must exist.
+        replace: whether a file that is there gives way; if not, one of several that write it at once succeeds.
 
     Yields:
         The temporary path: a hidden name in the same folder (a rename is atomic only within one file system) that no
@@ -33,6 +36,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: when the block ends without having written the temporary file.
+        FileExistsError: when the file is there, and must not be replaced.
 
     Example:
         >>> import tempfile
@@ -50,7 +54,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _sync_file(temporary)
-        os.replace(temporary, final)
+        if replace:
+            os.replace(temporary, final)
+        else:
+            _move_exclusively(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -156,6 +163,23 @@ def sync_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _move_exclusively(temporary: Path, final: Path) -> None:
+    """Give a file its name, unless that is taken."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise FileExistsError(f"{final} is already there. Choose another place, or move that file away.") from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        # Exclusive all the same, but a reader may see half of it.
+        with open(final, "xb") as file:
+            file.write(temporary.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.unlink()
 
 
 def _sync_file(path: Path) -> None:

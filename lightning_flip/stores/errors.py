@@ -1,8 +1,27 @@
-"""What goes wrong while recorded histories and predictions are read."""
+"""What goes wrong while histories and predictions are recorded or read."""
 
 from __future__ import annotations
 
-__all__ = ["HistoryError", "PredictionError"]
+__all__ = ["ClaimLostError", "HistoryError", "PredictionError"]
+
+
+class ClaimLostError(RuntimeError):
+    """The folder that a run is recorded into is gone, or another run's.
+
+    The message names the folder, what became of it, and what to do. Nothing was written.
+
+    Example:
+        >>> import shutil, tempfile
+        >>> from lightning_flip.stores import claim
+        >>> folder = tempfile.mkdtemp()
+        >>> ours = claim(folder)
+        >>> shutil.rmtree(folder)
+        >>> try:
+        ...     ours.check()
+        ... except ClaimLostError as error:
+        ...     print("Nothing was written" in str(error))
+        True
+    """
 
 
 class HistoryError(ValueError):

@@ -90,7 +90,7 @@ def write_predictions(
     PredictionSet.from_table(table, "columns", classes=labels)  # what could not be read must not be written
     table = table.replace_schema_metadata(PredictionMetadata(labels, model_parameters, num_samples, data).to_footer())
     make_directory(path.parent)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, replace=overwrite) as temporary:
         pq.write_table(
             table,
             temporary,

@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from lightning_flip.stores.atomic import atomic_write, make_directory
 from lightning_flip.stores.errors import HistoryError
 
-__all__ = ["SAMPLES_FILE", "SAMPLES_SCHEMA", "is_samples_file", "labels_of", "read_samples", "write_samples"]
+__all__ = [
+    "SAMPLES_FILE",
+    "SAMPLES_SCHEMA",
+    "is_samples_file",
+    "labels_of",
+    "read_samples",
+    "set_samples_aside",
+    "write_samples",
+]
 
 SAMPLES_FILE = "samples.parquet"
 SAMPLES_SCHEMA = pa.schema(
@@ -77,8 +85,7 @@ def write_samples(dirpath: str | os.PathLike[str], rows: pa.Table | Mapping[str,
     path = folder / SAMPLES_FILE
     merged = _merge(read_samples(folder), added) if path.exists() else _merge(added.slice(0, 0), added)
     make_directory(folder)
-    with atomic_write(path) as temporary:
-        pq.write_table(merged, temporary, compression="zstd", compression_level=3, write_page_checksum=True)
+    _write(path, merged)
     return path
 
 
@@ -125,6 +132,33 @@ def read_samples(dirpath: str | os.PathLike[str]) -> pa.Table:
     return table
 
 
+def set_samples_aside(dirpath: str | os.PathLike[str], split: str) -> None:
+    """Take a split's samples out of `samples.parquet`; the file as it was stays as `samples.parquet.orphan`.
+
+    Args:
+        dirpath: the run's folder.
+        split: whose samples.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_samples(folder, {"split": ["train", "val"], "index": [0, 0], "target": [4, 7]})
+        ...     set_samples_aside(folder, "train")
+        ...     read_samples(folder)["split"].to_pylist(), sorted(path.name for path in Path(folder).iterdir())
+        (['val'], ['samples.parquet', 'samples.parquet.orphan'])
+    """
+    path = Path(dirpath) / SAMPLES_FILE
+    if not path.exists():
+        return
+    samples = read_samples(dirpath)
+    aside, number = path.with_name(f"{path.name}.orphan"), 0
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{number}.orphan")
+    _write(aside, samples)
+    _write(path, samples.filter(pc.not_equal(samples["split"], split)))
+
+
 def is_samples_file(path: Path) -> bool:
     """Whether a file is one that `write_samples` made.
 
@@ -159,6 +193,11 @@ def labels_of(samples: pa.Table) -> npt.NDArray[np.int32]:
         [3, -1]
     """
     return np.asarray(pc.fill_null(samples["target"], -1)).astype(np.int32)
+
+
+def _write(path: Path, samples: pa.Table) -> None:
+    with atomic_write(path) as temporary:
+        pq.write_table(samples, temporary, compression="zstd", compression_level=3, write_page_checksum=True)
 
 
 def _as_table(rows: pa.Table | Mapping[str, object]) -> pa.Table:

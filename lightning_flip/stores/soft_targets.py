@@ -141,11 +141,34 @@ def write_soft_targets(
     }
     text = json.dumps(facts, indent=2, allow_nan=False)
     make_directory(path.parent)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, replace=overwrite) as temporary:
         save_file(tensors, temporary, metadata={"lightning_flip": _MARK, "manifest": text})
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def soft_target_run(path: Path) -> str | None:
+    """The run that a file of soft targets names.
+
+    Args:
+        path: the file; only its head is read.
+
+    Returns:
+        The run's id; None where it names none, or cannot be read.
+
+    Example:
+        >>> soft_target_run(Path("no/such/file")) is None
+        True
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            run = json.loads((file.metadata() or {}).get("manifest", "{}")).get("run")
+    except (SafetensorError, OSError, ValueError, AttributeError):
+        return None
+    return run if isinstance(run, str) else None
 
 
 def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:

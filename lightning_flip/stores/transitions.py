@@ -56,16 +56,20 @@ def read_transition(path: str | Path) -> NDArray[np.float64]:
     return numbers
 
 
-def write_transition(path: str | Path, transition: NDArray[np.floating[Any]], **facts: float) -> None:
+def write_transition(
+    path: str | Path, transition: NDArray[np.floating[Any]], *, overwrite: bool = True, **facts: float
+) -> None:
     """Write a matrix, whole or not at all, and numbers that belong to it.
 
     Args:
-        path: ends in ``.npz``; its folder is made, a file there is replaced.
+        path: ends in ``.npz``; its folder is made.
         transition: ``[K, K]``.
+        overwrite: replace a file that is there.
         **facts: numbers by name.
 
     Raises:
         ValueError: for another suffix.
+        FileExistsError: if the file is there and ``overwrite`` is not set.
 
     Example:
         >>> import tempfile
@@ -80,7 +84,7 @@ def write_transition(path: str | Path, transition: NDArray[np.floating[Any]], **
         raise ValueError(f"path must name a file that ends in .npz; got {str(path)!r}.")
     make_directory(path.absolute().parent)
     arrays: dict[str, Any] = {NAME: np.asarray(transition, dtype=np.float64), **facts}
-    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+    with atomic_write(path, replace=overwrite) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
 

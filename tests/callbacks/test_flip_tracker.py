@@ -221,7 +221,7 @@ def test_another_dataset_on_resumption_is_an_error(tmp_path):
     trainer.fit(Lookup(some_logits(2, 4), some_logits(2, 5)), loader(4), loader(5, seed=1))
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     trainer = make_trainer(max_epochs=2, callbacks=[FlipTracker()])
-    with pytest.raises(ValueError, match="val data .* are not those of before: there are 6 now"):
+    with pytest.raises(ValueError, match=r"val data .* are not those of before: there are 6 now"):
         trainer.fit(
             Lookup(some_logits(2, 4), some_logits(2, 6)), loader(4), loader(6, seed=1), ckpt_path=tmp_path / "end.ckpt"
         )

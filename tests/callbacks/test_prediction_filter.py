@@ -417,7 +417,7 @@ def test_two_filters_of_one_trainer():
 def test_the_default_place():
     pl.seed_everything(1, verbose=False)
     make_trainer(callbacks=[PredictionFilter()], max_epochs=1).fit(Teacher(), loader(14), loader(6, seed=1))
-    assert read("filtered_last", Path("prediction_history/soft_targets")).num_samples == 14
+    assert read("filtered_last", Path("prediction_history/version_0/soft_targets")).num_samples == 14
 
 
 def test_fast_dev_run_writes_nothing():

@@ -148,7 +148,7 @@ def test_a_moved_run_goes_on_where_its_folder_was():
 
     fit(None, 1)
     fit("saved/epoch=0.ckpt", 2)
-    assert read("filtered_last", Path("root-1/prediction_history/soft_targets")).manifest["epoch"] == 1
+    assert read("filtered_last", Path("root-1/prediction_history/version_0/soft_targets")).manifest["epoch"] == 1
     assert not Path("root-2/prediction_history").exists()
 
 

@@ -151,7 +151,7 @@ def test_the_default_place_is_the_loggers_folder_and_a_resumed_run_goes_on_there
 
 def test_without_a_logger_the_default_place_is_a_folder_of_its_own():
     model = record(history=PredictionHistory(), default_root_dir="here")
-    assert_recorded("here/prediction_history", model)
+    assert_recorded("here/prediction_history/version_0", model)
     assert [path.name for path in Path("here").iterdir()] == ["prediction_history"]
 
 
@@ -201,8 +201,8 @@ def test_overwrite_begins_afresh():
 def test_one_callback_in_two_fits_is_two_runs():
     history = PredictionHistory()
     for folder in ("a", "b"):
-        assert_recorded(f"{folder}/prediction_history", record(history=history, default_root_dir=folder))
-    first, second = (read_history(f"{folder}/prediction_history").run.run_id for folder in "ab")
+        assert_recorded(f"{folder}/prediction_history/version_0", record(history=history, default_root_dir=folder))
+    first, second = (read_history(f"{folder}/prediction_history/version_0").run.run_id for folder in "ab")
     assert first != second
 
 

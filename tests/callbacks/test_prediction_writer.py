@@ -102,14 +102,14 @@ def test_a_fit_writes_nothing_and_a_test_after_it_does():
     trainer.fit(model, DataLoader(numbered(6), batch_size=3), DataLoader(numbered(6), batch_size=3))
     assert list(Path().rglob("*.parquet")) == []
     trainer.test(model, DataLoader(numbered(6), batch_size=3), verbose=False)
-    assert read_predictions("predictions.parquet").num_samples == 6
+    assert read_predictions("predictions-test.parquet").num_samples == 6
 
 
 def test_default_folder_is_the_loggers():
     writer = PredictionWriter()
     trainer = make_trainer(callbacks=[writer], logger=CSVLogger("logs"))
     trainer.test(Table(some_logits(3)), DataLoader(numbered(3), batch_size=3), verbose=False)
-    assert writer.paths == [Path(trainer.log_dir, "predictions.parquet")]
+    assert writer.paths == [Path(trainer.log_dir, "predictions-test.parquet")]
     assert writer.paths[0].exists()
     assert "logs" in str(writer.paths[0])
 
@@ -173,7 +173,7 @@ def test_a_test_needs_a_target():
     trainer = make_trainer(callbacks=[PredictionWriter()])
     with pytest.raises(TypeError, match="no target tensor"):
         trainer.test(Table(some_logits(5)), DataLoader(TensorDataset(torch.zeros(5, 1)), batch_size=2))
-    assert not Path("predictions.parquet").exists()
+    assert list(Path().rglob("*.parquet")) == []
 
 
 def test_several_labels_a_sample_are_refused():
@@ -541,3 +541,63 @@ def test_from_the_command_line(tmp_path):
     assert read.num_samples == 50
     assert read.classes == tuple(range(10))
     assert set(read.columns) >= {"index", "prob_label", "top_classes", "top_probs"}
+
+
+# -- several stages ---------------------------------------------------------------------------------------------------
+
+
+def all_stages(writer: PredictionWriter, count: int = 1) -> dict[str, list[Path]]:
+    """What one Trainer leaves of each stage."""
+    model = Table(some_logits(3))
+    trainer = make_trainer(callbacks=[writer])
+    data = [DataLoader(numbered(3), batch_size=3) for _ in range(count)]
+    found = {}
+    for stage in ("test", "predict", "validate"):
+        quiet = {} if stage == "predict" else {"verbose": False}
+        getattr(trainer, stage)(model, data, **quiet)
+        found[stage] = writer.paths
+    return found
+
+
+def test_files_are_named_by_stage():
+    found = all_stages(PredictionWriter())
+    assert found == {stage: [Path(f"predictions-{stage}.parquet").absolute()] for stage in found}
+    assert all(read_predictions(paths[0]).num_samples == 3 for paths in found.values())
+
+
+def test_a_given_file_is_the_first_stages_and_others_add_their_name():
+    found = all_stages(PredictionWriter("new.parquet"), count=2)
+    assert found == {
+        "test": [Path("new.parquet"), Path("new-1.parquet")],
+        "predict": [Path("new-predict.parquet"), Path("new-predict-1.parquet")],
+        "validate": [Path("new-validate.parquet"), Path("new-validate-1.parquet")],
+    }
+    assert len(list(Path().glob("*.parquet"))) == 6
+
+
+@pytest.mark.parametrize("path", [None, "new.parquet"])
+def test_a_second_pass_of_a_stage_is_refused_and_replaced(path):
+    data = DataLoader(numbered(3), batch_size=3)
+    for overwrite in (False, True):
+        writer = PredictionWriter(path, overwrite=overwrite)
+        trainer = make_trainer(callbacks=[writer])
+        if not overwrite:
+            trainer.test(Table(some_logits(3)), data, verbose=False)
+            trainer.predict(Table(some_logits(3)), data)
+            for stage in (trainer.test, trainer.predict):
+                with pytest.raises(FileExistsError, match=r"already there.*overwrite=True"):
+                    stage(Table(some_logits(3)), data)
+        else:
+            for _ in range(2):
+                trainer.test(Table(some_logits(3)), data, verbose=False)
+                trainer.predict(Table(some_logits(3)), data)
+    assert len(list(Path().glob("*.parquet"))) == 2
+
+
+def test_a_stage_that_failed_has_no_file():
+    writer = PredictionWriter("new.parquet")
+    trainer = make_trainer(callbacks=[writer])
+    with pytest.raises(TypeError, match="no target tensor"):
+        trainer.test(Table(some_logits(5)), DataLoader(TensorDataset(torch.zeros(5, 1)), batch_size=2))
+    trainer.predict(Table(some_logits(3)), DataLoader(numbered(3), batch_size=3))
+    assert writer.paths == [Path("new.parquet")]

@@ -101,7 +101,7 @@ def test_it_leaves_a_plain_fit_as_it_is(tmp_path: Path) -> None:
 
 def test_the_default_file_is_in_the_trainers_folder(tmp_path: Path) -> None:
     fit(Lookup(some_logits(3, COUNT)), TransitionEstimator(), default_root_dir=tmp_path)
-    assert (tmp_path / "transition.npz").is_file()
+    assert (tmp_path / "prediction_history" / "version_0" / "transition.npz").is_file()
 
 
 def test_a_run_that_saw_part_of_the_data_estimates_from_that(tmp_path: Path) -> None:

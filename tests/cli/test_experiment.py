@@ -149,7 +149,8 @@ class TestTraining:
             plain = [f"--trainer.default_root_dir=plain/{name}", "--trainer.logger=false"]
             built = cli.training_cli(["fit", f"--config={configs / name}.yaml", *plain, *more])
             assert same(weights(f"out/{name}/last.ckpt"), built.model.state_dict())
-        own = read_soft_targets("plain/teacher/prediction_history/soft_targets/filtered_best.safetensors").probs
+        run = Path("plain/teacher/prediction_history/version_0")
+        own = read_soft_targets(run / "soft_targets" / "filtered_best.safetensors").probs
         assert (read_soft_targets(targets).probs == own).all()
         state = json.loads(Path("out/experiment.json").read_text())
         assert [stage["finished"] for stage in state["stages"].values()] == [True, True]

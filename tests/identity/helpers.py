@@ -83,10 +83,7 @@ ALTERNATING = ("listed", "listed", "unlisted", "listed", "listed", "unlisted", "
 CASES = [
     ("tracker", "unlisted"),
     ("mixin", "listed"),
-    *(
-        (name, "listed" if name == "transition" else kind)
-        for name, kind in zip(FOLLOWERS, ("listed", "listed", "unlisted") * 3, strict=False)
-    ),
+    *zip(FOLLOWERS, ("listed", "listed", "unlisted", "listed", "listed", "listed", "unlisted"), strict=True),
 ]
 
 
