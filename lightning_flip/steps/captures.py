@@ -73,6 +73,18 @@ class Captures:
             self._features[source] = FeatureCapture(classifier)
         self._of_step = {}
 
+    def forget(self, source: StepSource) -> None:
+        """Look no longer for the logits of a source.
+
+        Args:
+            source: one that was added.
+        """
+        self._sources = [other for other in self._sources if other != source]
+        self._finders = {key: finder for key, finder in self._finders.items() if key[0] != source}
+        self._sinks = [(other, sink) for other, sink in self._sinks if other != source]
+        self._of_step = {}
+        self._connect()
+
     def copy_to(self, sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]]) -> None:
         """Hand logits over in the forward that gives them, as a module may edit them afterwards.
 
@@ -402,6 +414,8 @@ class Captures:
         finder = self._finder(source, self._name)
         for other in list(self._finders.values()):
             if other.name != self._name or other.choice is None or other.capture is not finder.capture:
+                continue
+            if not other.source.serves_others:
                 continue
             finder.choice = finder.choice or other.choice
         return finder

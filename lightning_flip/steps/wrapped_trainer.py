@@ -34,6 +34,8 @@ class WrappedTrainer:
         steps: names of the steps that may run.
         may_skip: whether a step may do nothing: return None without a forward, which only training allows.
         may_raise: tells whether an error about rows may be raised; not while an exception is in flight.
+        tolerate: tells everybody who is attached of an error (or, given None, of nothing), if none of them is to end
+            what runs; False if somebody is.
 
     Attributes:
         captures: where the module's logits are caught.
@@ -50,7 +52,9 @@ class WrappedTrainer:
         *,
         may_skip: bool,
         may_raise: Callable[[], bool],
+        tolerate: Callable[[Exception | None], bool],
     ) -> None:
+        self._tolerate = tolerate
         self._trainer = weakref.ref(trainer)
         self._module = module
         self.captures = Captures(module)
@@ -76,6 +80,7 @@ class WrappedTrainer:
     def check(self) -> None:
         """Read the flags that steps accumulated on the device."""
         self._steps_since_check = 0
+        self.recorder.check()
         self.checks.read()
 
     def undo(self) -> None:
@@ -91,6 +96,8 @@ class WrappedTrainer:
     def _process(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return loader
+        if not _has_known_iterator(loader) and self._tolerate(None):
+            return loader  # what it does to batches is not known, and nobody asked for the index
         # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
         self._loaders = {key: record for key, record in self._loaders.items() if record.loader is not None}
         self.captures.forget_loaders(self._loaders)
@@ -105,7 +112,11 @@ class WrappedTrainer:
         def convert_input(data: Any) -> Any:
             arrival = Arrival(data, self._loaders)
             if self._counting:
-                arrival.count(*self._progress())
+                try:
+                    arrival.count(*self._progress())
+                except Exception as error:
+                    if not self._tolerate(error):
+                        raise
             self.running.receive(arrival)
             return original(arrival.plain)
 
@@ -162,3 +173,9 @@ class WrappedTrainer:
             return output
 
         return step
+
+
+def _has_known_iterator(loader: DataLoader[Any]) -> bool:
+    """Whether batches come out of a loader as its collate function made them."""
+    makers: tuple[Any, ...] = (type(loader).__iter__, type(loader)._get_iterator)
+    return all(getattr(maker, "__module__", "").partition(".")[0] in ("torch", "torchdata") for maker in makers)
