@@ -63,6 +63,7 @@ class Recording(PredictionHistory):
         self._acts = False  # in what the Trainer runs now; the same on all ranks
         self._over = False  # for this Trainer; the same on all ranks
         self._failed = ""  # why this rank records no more
+        self._muted: set[str] = set()  # splits that are not read in what runs now
         self._told_of_index = False  # that some data have none
 
     @cached_property
@@ -91,7 +92,7 @@ class Recording(PredictionHistory):
             for name in _HOOKS:
                 vars(self)[name] = None  # Lightning passes over what cannot be called
             return
-        self._buffers = {}
+        self._buffers, self._muted = {}, set()
         with self._guarded():
             super().setup(trainer, pl_module, stage)
 
@@ -261,7 +262,7 @@ class Recording(PredictionHistory):
                 self._open_once(trainer, trainer.lightning_module)
 
     def _take(self, trainer: pl.Trainer, split: str, loader: int) -> None:
-        if self._acts_in(trainer) and self._attachment is not None and not self._failed:
+        if self._acts_in(trainer) and self._attachment is not None and not self._failed and split not in self._muted:
             with self._guarded():
                 self._attachment.take(self.source, split, loader)
 
@@ -318,6 +319,7 @@ class Recording(PredictionHistory):
         self._mute("train", "val", "test")
 
     def _mute(self, *splits: str) -> None:
+        self._muted.update(splits)
         if self._attachment is not None:
             with contextlib.suppress(Exception):
                 self._attachment.mute(self, splits)
