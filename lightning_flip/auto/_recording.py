@@ -82,7 +82,7 @@ class Recording(PredictionHistory):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach, if this is the recording that acts."""
-        if self._attachment is not None:
+        if self._attachment is not None and self.trainer not in (None, trainer):
             return  # it is acting in another Trainer, which runs this one
         for name in _HOOKS:
             vars(self).pop(name, None)

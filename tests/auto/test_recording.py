@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 
 import pytest
 import torch
@@ -195,7 +196,7 @@ def test_one_that_does_not_act_has_no_hooks(unnamed_flow):
 
     flow.run(True, share)
     assert seen
-    assert not any("validation" in hook or "epoch" in hook for hook in sum(seen, []))
+    assert not any("validation" in hook or "epoch" in hook for hooks in seen for hook in hooks)
 
 
 def test_registered_twice(unnamed_flow, tmp_path, monkeypatch):
@@ -390,6 +391,51 @@ def test_a_loader_that_changes_batches(unnamed_flow):
     assert read_history(unnamed_flow.root / "version_0").splits == ["val"]
 
 
+def test_a_script_that_looks_into_its_loaders(flow):
+    class Look(flow.pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            x, y = trainer.train_dataloader.dataset[3]
+            seen.append((x.tolist(), int(y), [len(y) for _, y in trainer.val_dataloaders]))
+
+    seen = []
+    flow.both(lambda flow, model: fit(flow, model, callbacks=[Look()]))
+    assert seen[:3] == seen[3:]
+
+
+def test_values_that_are_checked_later(unnamed_flow, monkeypatch):
+    """As on a device, where the flags of steps are read every now and then."""
+    from lightning_flip.steps.checks import ValueChecks
+
+    look = ValueChecks.look
+
+    def later(self, *args, deferred):
+        return look(self, *args, deferred=True)
+
+    monkeypatch.setattr(ValueChecks, "look", later)
+    flow = unnamed_flow
+
+    class Diverges(flow.net):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return nn.functional.cross_entropy(self(x) * (float("nan") if self.global_step == 6 else 1.0), y)
+
+    def diverge(flow, model):
+        other = Diverges()
+        fit(flow, other)
+        model.load_state_dict(other.state_dict())
+
+    _, on = flow.both(diverge)
+    assert len(on.told) == 1
+    assert "not finite" in on.told[0]
+    assert passes(flow.root / "version_0", "train") == [(0, 0)]
+
+    def own(flow, model):
+        with pytest.raises(ValueError, match="not finite"):
+            fit(flow, Diverges(), callbacks=[FlipTracker(train=True)])
+
+    flow.both(own)
+
+
 def test_an_error_in_a_hook(unnamed_flow, monkeypatch):
     """Wherever ours fails, training does not."""
     flow = unnamed_flow
@@ -427,7 +473,7 @@ def test_the_users_exception_is_the_users(flow):
             return super().training_step(batch, batch_idx)
 
     def failing(flow, model):
-        with pytest.raises(ZeroDivisionError, match="^mine$") as raised:
+        with pytest.raises(ZeroDivisionError, match=r"^mine$") as raised:
             fit(flow, Fails())
         return raised.value.__notes__ if hasattr(raised.value, "__notes__") else []
 
@@ -465,6 +511,8 @@ def test_the_factory(monkeypatch, tmp_path):
     assert not first.strict
     assert first.state_key != second.state_key
     assert first.state_dict() == {}
+    copied = pickle.loads(pickle.dumps(first))  # as to ranks that are spawned
+    assert (copied.state_key, copied.root) == (first.state_key, first.root)
     monkeypatch.setenv("LIGHTNING_FLIP_STRICT", "0")
     assert not callbacks()[0].strict
     monkeypatch.setenv("LIGHTNING_FLIP_STRICT", "1")
