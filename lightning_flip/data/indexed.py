@@ -236,6 +236,7 @@ def wrap_loader(loader: DataLoader[Any], number: int) -> DataLoader[Any]:
     wrapped = copy.copy(loader)
     # DataLoader refuses to have these set after __init__; it is the copy that is changed, before first use.
     stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
+    kind: type[IndexedDataset]
     if loader.batch_sampler is not None:
         kind = _StatefulFetchedDataset if stateful else _FetchedDataset
     else:
