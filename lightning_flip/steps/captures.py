@@ -33,10 +33,12 @@ class Captures:
 
     Args:
         module: the LightningModule.
+        tolerate: whether an error inside of the module's step is told to those who look, and goes no further.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, tolerate: Callable[[Exception], bool]) -> None:
         self._module = module
+        self._tolerate = tolerate
         self._sources: list[StepSource] = []
         self._finders: dict[tuple[StepSource, str], Finder] = {}
         self._of_step: dict[str, list[Finder]] = {}
@@ -45,6 +47,7 @@ class Captures:
         self._features: dict[StepSource, FeatureCapture] = {}
         self._sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]] = ()
         self._calls = LossCalls()
+        self._calls.tolerate = tolerate
         self._search: Search | None = None
         self._own = OwnForward(module, self._own_left, self._own_entered)
         self._whole = is_compiled_whole(module)
@@ -431,6 +434,7 @@ class Captures:
         part = self._part(place.path)
         own = part is self._module and not self._whole
         capture = LogitCapture(part, place, None, own=own, pick=pick)
+        capture.tolerate = self._tolerate
         self._captures.append((capture, source.outputs))
         return capture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class WrappedTrainer:
         self._tolerate = tolerate
         self._trainer = weakref.ref(trainer)
         self._module = module
-        self.captures = Captures(module)
+        self.captures = Captures(module, tolerate)
         self.checks = ValueChecks()
         self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
         self.recorder = Recorder(trainer, self.running, self.captures, self.checks, may_raise)
@@ -149,19 +150,29 @@ class WrappedTrainer:
                 recorder.begin_evaluation_step()
             running.begin(name, (*args, *kwargs.values()))
             wraps = strategy.model is not module
-            looks = captures.arm(
-                name,
-                running.expected_rows,
-                running.arrival.num_rows,
-                wrapped=wraps,
-                copies=not trains,
-                searches=trains or not self._in_sanity_check(),
-                loader=loader,
-                epoch=module.current_epoch,
-            )
+            looks = False
+            try:
+                looks = captures.arm(
+                    name,
+                    running.expected_rows,
+                    running.arrival.num_rows,
+                    wrapped=wraps,
+                    copies=not trains,
+                    searches=trains or not self._in_sanity_check(),
+                    loader=loader,
+                    epoch=module.current_epoch,
+                )
+            except Exception as error:
+                if not self._tolerate(error):
+                    raise
             try:
                 if looks:
-                    with captures.looking(running.batch):
+                    with contextlib.ExitStack() as looking:
+                        try:
+                            looking.enter_context(captures.looking(running.batch))
+                        except Exception as error:
+                            if not self._tolerate(error):
+                                raise
                         output = original(*args, **kwargs)
                 else:
                     output = original(*args, **kwargs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import sys
 import types
 import warnings
 from pathlib import Path
@@ -68,9 +67,6 @@ def net_of(package: str) -> type:
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=self.lr)
 
-    # Found under their name by whatever pickles them.
-    Net.__qualname__ = f"Net_{package.partition('.')[0]}"
-    setattr(sys.modules[__name__], Net.__qualname__, Net)
     return Net
 
 

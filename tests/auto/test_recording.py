@@ -15,7 +15,7 @@ from lightning_flip.auto._recording import Recording
 from lightning_flip.callbacks import FlipTracker, PredictionHistory
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.stores import read_history
-from tests.auto.helpers import ADVICE, Stream, assert_same, loaders, points, write_entry_points
+from tests.auto.helpers import ADVICE, PACKAGES, Stream, assert_same, loaders, net_of, points, write_entry_points
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -376,6 +376,54 @@ def test_warnings_that_are_errors(unnamed_flow, monkeypatch, caplog):
     assert ADVICE in caplog.text
 
 
+class Manual(net_of(PACKAGES[0])):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+
+
+class Mixes(net_of(PACKAGES[0])):
+    def training_step(self, batch, batch_idx):
+        (x, y), other = batch, torch.randperm(len(batch[0]))
+        logits = self(0.7 * x + 0.3 * x[other])
+        return 0.7 * nn.functional.cross_entropy(logits, y) + 0.3 * nn.functional.cross_entropy(logits, y[other])
+
+
+class DrawsTwice(net_of(PACKAGES[0])):
+    def training_step(self, batch, batch_idx):
+        return sum(nn.functional.cross_entropy(self(x), y) for x, y in batch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "options", "told"),
+    [
+        (Manual, {}, {}, 0),
+        (None, {}, {"accumulate_grad_batches": 2, "val_check_interval": 0.5}, 0),
+        (None, {}, {"max_steps": 7, "max_epochs": -1, "precision": "bf16-mixed"}, 0),
+        (None, {"num_workers": 1, "persistent_workers": True}, {}, 0),
+        (Mixes, {}, {}, 0),
+        (DrawsTwice, None, {}, 1),
+    ],
+)
+def test_other_ways_to_train(unnamed_flow, kind, train, options, told):
+    def other(flow, model):
+        if kind is not None:
+            model = kind()
+        loader = [DataLoader(points(), 7)] * 2 if train is None else DataLoader(points(), 7, shuffle=True, **train)
+        flow.trainer(**options).fit(model, loader, loaders()[1])
+        return model.state_dict()
+
+    off, on = unnamed_flow.both(other)
+    assert_same(off.given, on.given)
+    assert len(on.told) == told
+
+
 def test_a_loader_that_changes_batches(unnamed_flow):
     class Doubling(DataLoader):
         def __iter__(self):
@@ -451,6 +499,12 @@ def test_an_error_in_a_hook(unnamed_flow, monkeypatch):
         "lightning_flip.auto._recording.open_folder",
         "lightning_flip.auto._recording.discard_empty_run",
         "lightning_flip.steps.captures.Captures.find",
+        "lightning_flip.steps.captures.Captures.arm",
+        "lightning_flip.steps.captures.Search.watching",
+        "lightning_flip.steps._search.Search._note",
+        "lightning_flip.steps._search.Search._maker",
+        "lightning_flip.steps._loss_calls._loss_call",
+        "lightning_flip.steps.capture.LogitCapture._look_at",
         "lightning_flip.steps._block.Block.view",
         "lightning_flip.steps._block.Block.drain",
         "lightning_flip.steps._recorder.steps_left_out",
