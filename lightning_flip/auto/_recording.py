@@ -19,7 +19,7 @@ from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.run_folder import open_folder
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.arrival import NoIndexError
-from lightning_flip.stores import discard_empty_run
+from lightning_flip.stores import discard_empty_run, set_aside
 
 __all__ = ["Recording"]
 
@@ -273,10 +273,16 @@ class Recording(PredictionHistory):
             self._attachment.flush()
             self._attachment.check()
         loaders = sum(key[0] == split for key in self._datasets)
-        if self._agreed(trainer, ready=split in self._buffers, count=loaders):
+        if not self._agreed(trainer, ready=split in self._buffers, count=loaders):
+            return
+        before = list(self._finished)
+        with self._guarded():
+            self._open_once(trainer, trainer.lightning_module)
+            self._write(trainer, split)
+        if not self._agreed(trainer, ready=True) and trainer.is_global_zero and self.folder is not None:
             with self._guarded():
-                self._open_once(trainer, trainer.lightning_module)
-                self._write(trainer, split)
+                self._finished = before
+                set_aside(self.folder, before)  # a pass that some ranks could not write is none
 
     def _agreed(self, trainer: pl.Trainer, *, ready: bool, count: int = 0) -> bool:
         """Whether every rank is ready; what one of them cannot do ends the recording of all."""
