@@ -152,6 +152,7 @@ class PredictionHistory(StatefulWatcher):
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep rows; nothing is read back from the device."""
+        self.loader_data[split, loader] = step.data
         if split not in self._buffers:
             self._buffers[split] = VisitBuffer(step.epoch, getattr(torch, self.dtype))
         self._buffers[split].add(step, loader=loader)

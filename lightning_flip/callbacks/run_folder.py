@@ -25,6 +25,7 @@ __all__ = [
     "give_up",
     "open_folder",
     "overwrite_ignored",
+    "placed",
     "recall_run",
 ]
 
@@ -224,7 +225,22 @@ def open_folder(
     run.know(place.run_id)
     if dirpath is None:
         run.default = run.default or place.folder
-    return RunFolder(place.folder, place.run_id, (place,) if trainer.is_global_zero or _sees(place) else (), told[2])
+    return placed(trainer, place, told[2])
+
+
+def placed(trainer: pl.Trainer, place: Claim, answer: Any = None) -> RunFolder:
+    """A callback's place in a folder that the first rank has claimed.
+
+    Args:
+        trainer: the running Trainer.
+        place: the claim, as all ranks have heard of it.
+        answer: what the first rank gave when the folder was opened.
+
+    Returns:
+        The place.
+    """
+    sees = trainer.is_global_zero or _sees(place)
+    return RunFolder(place.folder, place.run_id, (place,) if sees else (), answer)
 
 
 def give_up(trainer: pl.Trainer, writer: object) -> None:

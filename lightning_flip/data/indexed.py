@@ -164,6 +164,17 @@ class _StatefulIndexedDataset(IndexedDataset):
         self._dataset.load_state_dict(state)
 
 
+class _FetchedDataset(IndexedDataset):
+    """For loaders that put batches together, which fetch many samples at once: one that is asked for comes plain."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._dataset[index]
+
+
+class _StatefulFetchedDataset(_StatefulIndexedDataset, _FetchedDataset):
+    """Both."""
+
+
 class KeepsOrder(Protocol):
     """Looks whether a collate function keeps the order of its samples."""
 
@@ -251,7 +262,12 @@ def wrap_loader(loader: DataLoader[Any], number: int, order: KeepsOrder | None =
     wrapped = copy.copy(loader)
     # DataLoader refuses to have these set after __init__; it is the copy that is changed, before first use.
     stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
-    wrapped.__dict__["dataset"] = (_StatefulIndexedDataset if stateful else IndexedDataset)(loader.dataset)
+    kind: type[IndexedDataset]
+    if loader.batch_sampler is not None:
+        kind = _StatefulFetchedDataset if stateful else _FetchedDataset
+    else:
+        kind = _StatefulIndexedDataset if stateful else IndexedDataset
+    wrapped.__dict__["dataset"] = kind(loader.dataset)
     wrapped.__dict__["collate_fn"] = IndexedCollate(loader.collate_fn, number, order)
     wrapped.__dict__["_iterator"] = None  # workers that already run belong to the user's loader
     return wrapped

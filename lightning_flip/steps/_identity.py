@@ -118,15 +118,21 @@ class DataRegister:
                 positions = source.index_from is None and record.num_samples is not None
                 datasets[loader] = record.dataset if positions else None
         first = self._looked.get((source, split)) != moment
-        if first:
+        here: list[LoaderData] = []
+        problem: Exception | None = None
+        try:
             for loader, dataset in datasets.items():
                 known = self._found.get((source, split, loader))
-                if known is not None and known.dataset is dataset and known.is_stale:
+                if first and known is not None and known.dataset is dataset and known.is_stale:
                     self._describe(source, split, loader, dataset, known)
-        here = [self.of(source, split, loader, dataset) for loader, dataset in datasets.items()]
+                here.append(self.of(source, split, loader, dataset))
+        except Exception as error:  # raised below, when the other ranks know
+            problem = error
         if first:
             self._looked[source, split] = moment
-            self._compare_ranks(split, here)
+            self._compare_ranks(split, here, problem)
+        if problem is not None:
+            raise problem
         return here
 
     def _describe(
@@ -143,23 +149,30 @@ class DataRegister:
         self._found[source, split, loader] = data
         return data
 
-    def _compare_ranks(self, split: str, here: list[LoaderData]) -> None:
+    def _compare_ranks(self, split: str, here: list[LoaderData], problem: Exception | None) -> None:
         if not is_distributed() or not self._may_communicate():
             return
-        ranks: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(ranks, {data.name: data.facts for data in here})
+        said: list[Any] = [None] * dist.get_world_size()
+        text = "" if problem is None else f"{type(problem).__name__}: {problem}"
+        dist.all_gather_object(said, (text, {data.name: data.facts for data in here}))
+        if problem is not None:
+            raise problem
+        for rank, (text, _) in enumerate(said):
+            if text:
+                raise RuntimeError(f"the {split} data of rank {rank} cannot be described: {text}")
+        ranks = [facts for _, facts in said]
         for rank, facts in enumerate(ranks):
             for name in sorted({*ranks[0], *facts}):
                 first, other = ranks[0].get(name), facts.get(name)
                 if first is None and other is None:
                     continue
-                problem = "one of them has none"
+                differs = "one of them has none"
                 if first is not None and other is not None:
-                    problem = data_difference(first, other, labels=all(data.labels_count for data in here))
-                if problem:
+                    differs = data_difference(first, other, labels=all(data.labels_count for data in here))
+                if differs:
                     raise ChangedDataError(
                         f"rank 0 and rank {rank} have different {split} data (loader {name.rpartition('-')[2]}): "
-                        f"{problem}. Tables of samples are merged by position, so that it has to be the same sample on "
+                        f"{differs}. Tables of samples are merged by position, so that it has to be the same sample on "
                         "all ranks. Make the same split on every rank, random_split(..., generator=torch.Generator()."
                         "manual_seed(0)) for example, and leave the sharing to the sampler; or let batches carry ids "
                         "and pass index_from=."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_flip.steps._backward import in_backward
 from lightning_flip.steps._outputs import address
 
-__all__ = ["LossCall", "LossCalls"]
+__all__ = ["LossCall", "LossCalls", "never"]
 
 _LOSSES: dict[Any, str] = {
     F.cross_entropy: "cross_entropy",
@@ -87,6 +88,7 @@ class LossCalls(TorchFunctionMode):
         self.needs_gradient = False  # in training a loss without gradient is a metric, or a teacher's
         self.losses_only = False
         self._backwards = 0
+        self.tolerate: Callable[[Exception], bool] = never  # whether an error of looking is told and goes no further
 
     def start(self, *, needs_gradient: bool, losses_only: bool) -> None:
         """Begin a step."""
@@ -105,17 +107,26 @@ class LossCalls(TorchFunctionMode):
         if func is Tensor.backward:
             self._backwards += 1
         elif func in _LOSSES:
-            self._add(_loss_call(func, args, kwargs))
+            self._note(_loss_call, func, args, kwargs)
         elif func in _NORMALIZERS:
-            call = _normalizer_call(func, args, kwargs)
-            self._add(call)
+            call = self._note(_normalizer_call, func, args, kwargs)
             output = func(*args, **kwargs)
             if call is not None and call.name == "log_softmax":
                 self._normalized.append((output, call))
             return output
         elif self._normalized:
-            self._add(self._by_hand(func, args, kwargs))
+            self._note(self._by_hand, func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _note(self, make: Callable[..., LossCall | None], func: Any, args: Any, kwargs: Any) -> LossCall | None:
+        try:
+            call = make(func, args, kwargs)
+            self._add(call)
+        except Exception as error:
+            if not self.tolerate(error):
+                raise
+            return None
+        return call
 
     def _add(self, call: LossCall | None) -> None:
         if call is not None and (call.input.requires_grad or not self.needs_gradient):
@@ -136,6 +147,11 @@ class LossCalls(TorchFunctionMode):
             elif target.shape == log_probs.shape and not others[0].requires_grad and target.is_floating_point():
                 return LossCall("by_hand", call.input, call.values, target.abs())
         return None
+
+
+def never(error: Exception) -> bool:
+    """No error is tolerated."""
+    return False
 
 
 def _loss_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:

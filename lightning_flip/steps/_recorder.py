@@ -7,7 +7,7 @@ import functools
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import lightning.pytorch as pl
 import torch
@@ -32,7 +32,7 @@ from lightning_flip.steps.checks import ValueChecks, first_false
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
 
-__all__ = ["Reader", "Recorder"]
+__all__ = ["Reader", "Recorder", "is_tolerant"]
 
 _STEP_NAMES = {"train": "training_step", "val": "validation_step", "test": "test_step"}
 
@@ -67,6 +67,13 @@ class Reader(Protocol):
         """Hear that a pass has ended of which no row was recorded."""
 
 
+class Tolerant(Reader, Protocol):
+    """A reader whose own errors must not end what runs; it has a source of its own, so that they are nobody else's."""
+
+    def hear_error(self, split: str, error: Exception) -> None:
+        """Hear of an error about its rows, in the place of whoever made the step; "" where it is of no split."""
+
+
 class Declining(Reader, Protocol):
     """A reader that may leave a training step out, such as one whose loss the step did not compute."""
 
@@ -85,6 +92,7 @@ class _Feed:
         self.watchers: list[Reader] = []  # of every step
         self.shown: tuple[SampleStep, Moment] | None = None  # until training is through with its batch
         self.declining: list[Declining] = []  # of the readers, those that may leave a step out
+        self.checks: ValueChecks | None = None  # of its own, if all who read it are tolerant
         self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
         self.filling: Block | None = None
         self.kept: Tensor | None = None  # the logits of the running step as the network gave them
@@ -150,6 +158,25 @@ class Recorder:
         self._owners = [entry for entry in self._owners if entry[0] is not owner]
         self._callbacks = None
 
+    def source_of(self, owner: Any) -> StepSource | None:
+        """Where a callback takes its rows from; None if it is given none."""
+        return next((source for other, source, _ in self._owners if other is owner), None)
+
+    def mute(self, owner: Any, splits: Collection[str]) -> bool:
+        """Give a tolerant callback no more rows of some splits; whether it is still given any."""
+        for place, (other, source, reads) in enumerate(self._owners):
+            if other is owner:
+                self._owners[place] = (owner, source, [split for split in reads if split not in splits])
+        self._owners = [entry for entry in self._owners if entry[2]]
+        for key, feed in list(self._feeds.items()):
+            if feed.split in splits and owner in feed.readers:
+                del self._feeds[key]  # its source is nobody else's
+                self._training = [other for other in self._training if other is not feed]
+        if self._trains:
+            self._captures.copy_to([(feed.source, self._catching(feed)) for feed in self._training])
+        self._callbacks = None
+        return any(entry[0] is owner for entry in self._owners)
+
     # -- steps ----------------------------------------------------------------------------------------
 
     def begin_training_step(self) -> bool:
@@ -168,11 +195,11 @@ class Recorder:
         feeds = self._training
         if not self._trains:
             self.close_pass("val")
-            self._captures.copy_to([(feed.source, feed.catch) for feed in feeds])
+            self._captures.copy_to([(feed.source, self._catching(feed)) for feed in feeds])
             self._trains = True
         if not feeds:
             return False
-        for feed in feeds:
+        for feed in list(feeds):
             feed.kept, feed.copied = None, False
             if feed.shown is not None:
                 self._show(feed)
@@ -181,6 +208,19 @@ class Recorder:
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         self._moment = Moment(0, progress.current.ready - 1, trainer.global_step, progress.total.processed)
         return True
+
+    def _catching(self, feed: _Feed) -> Callable[[Tensor], None]:
+        """What copies the logits of a feed inside of the forward."""
+        if feed.checks is None:
+            return feed.catch
+
+        def catch(logits: Tensor) -> None:
+            try:
+                feed.catch(logits)
+            except Exception as error:  # such as of memory
+                self._tell(feed, error)
+
+        return catch
 
     def begin_evaluation_step(self) -> None:
         """Read what training left: nothing of an earlier moment may be missing while validation looks at it."""
@@ -192,8 +232,8 @@ class Recorder:
     def end_training_step(self) -> None:
         """Count the rows of a training step in."""
         with torch.no_grad():
-            for feed in self._training:
-                self._take(feed, self._moment, self._epoch, feed.kept)
+            for feed in list(self._training):
+                self._take_in(feed, self._moment, self._epoch, feed.kept)
                 feed.kept = None  # the block has a copy
 
     def take(self, source: StepSource, split: str, loader: int) -> None:
@@ -210,7 +250,21 @@ class Recorder:
             return
         feed.taken_for = weakref.ref(self._running.arrival)
         moment = Moment(0, self._running.batch_number, trainer.global_step, -1)
-        self._take(feed, moment, trainer.current_epoch, self._captures.kept(source))
+        self._take_in(feed, moment, trainer.current_epoch, self._captures.kept(source))
+
+    def _take_in(self, feed: _Feed, moment: Moment, epoch: int, kept: Tensor | None) -> None:
+        try:
+            self._take(feed, moment, epoch, kept)
+        except Exception as error:
+            self._tell(feed, error)
+
+    @staticmethod
+    def _tell(feed: _Feed, error: Exception) -> None:
+        """Tell those who read a feed of an error in its rows, if all of them are tolerant; else raise it."""
+        if feed.checks is None:
+            raise error
+        for reader in list(feed.readers):
+            cast(Tolerant, reader).hear_error(feed.split, error)
 
     def _take(self, feed: _Feed, moment: Moment, epoch: int, kept: Tensor | None) -> None:
         running, source = self._running, feed.source
@@ -409,6 +463,10 @@ class Recorder:
 
     @staticmethod
     def _give(feed: _Feed, owners: list[Any]) -> None:
+        if not owners or not all(is_tolerant(owner) for owner in owners):
+            feed.checks = None
+        elif feed.checks is None:
+            feed.checks = ValueChecks()
         feed.readers = [owner for owner in owners if not owner.every_step]
         feed.watchers = [owner for owner in owners if owner.every_step]
         feed.declining = [owner for owner in owners if hasattr(owner, "declines")]
@@ -441,7 +499,22 @@ class Recorder:
         except Exception as error:
             yield error
 
+    def check(self) -> None:
+        """Read the flags of the feeds that have their own."""
+        for feed in list(self._feeds.values()):
+            if feed.checks is not None:
+                try:
+                    feed.checks.read()
+                except Exception as error:
+                    self._tell(feed, error)
+
     def _read(self, feed: _Feed, block: Block) -> None:
+        try:
+            self._read_block(feed, block)
+        except Exception as error:
+            self._tell(feed, error)
+
+    def _read_block(self, feed: _Feed, block: Block) -> None:
         errors: list[Exception] = []
         if feed.copied and block is feed.filling and feed.kept is not None:
             # The running step's logits are in rows that are counted in when it ends; emptied, the block moves on.
@@ -454,7 +527,7 @@ class Recorder:
             step = self._within(feed, step)
             where = functools.partial(_name_row, step, moments)
             deferred = step.logits.device.type != "cpu"
-            valid, bad, problem = self._checks.look(
+            valid, bad, problem = (feed.checks or self._checks).look(
                 step.logits, step.target, _STEP_NAMES[feed.split], where, deferred=deferred
             )
             if bad is not None:
@@ -476,7 +549,7 @@ class Recorder:
                         errors.append(error)
         if not errors:
             return
-        if self._may_raise():
+        if self._may_raise() or feed.checks is not None:
             for further in errors[1:]:
                 errors[0].add_note(f"Then {type(further).__name__}: {further}")
             raise errors[0]
@@ -507,7 +580,7 @@ class Recorder:
         for found in labels.compare(step.index, step.target, valid, listed=usual):
             error = functools.partial(self._changed, feed, step, labels, found, where)
             if deferred:
-                self._checks.defer(found.same, error)
+                (feed.checks or self._checks).defer(found.same, error)
                 if not found.listed:
                     valid = found.same if valid is None else valid & found.same
             elif not found.same.all():
@@ -552,6 +625,11 @@ class Recorder:
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         return bool(progress.total.processed == last.processed)
+
+
+def is_tolerant(owner: object) -> bool:
+    """Whether errors about a callback's rows are told to it, and not raised."""
+    return hasattr(owner, "hear_error")
 
 
 def _nothing() -> None:

@@ -19,14 +19,16 @@ _FOUND = None  # the key of what was found, and not named
 def remember(module: nn.Module, source: Any, choice: Choice) -> None:
     """Keep what a training step found for a source."""
     _CHOICES.setdefault(module, {})[source] = choice
-    if source.logits_from is None:
+    if source.logits_from is None and source.serves_others:
         _CHOICES[module][_FOUND] = choice
 
 
 def recall(module: nn.Module, source: Any) -> Choice | None:
     """What a training step found for a source, else what one found by itself, else for any."""
     known = _CHOICES.get(module, {})
-    return known.get(source) or known.get(_FOUND) or next(iter(known.values()), None)
+    if source in known or _FOUND in known:
+        return known.get(source) or known[_FOUND]
+    return next((choice for other, choice in known.items() if other.serves_others), None)
 
 
 def known_state(module: nn.Module | None, source: Any) -> dict[str, Any] | None:

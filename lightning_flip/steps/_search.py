@@ -47,7 +47,7 @@ class _Hook:
     def __call__(self, part: nn.Module, *args: Any) -> None:
         search, note = self._search(), self._note()
         if search is not None and note is not None and part is self._part() and search.wanted:
-            note(search.names[id(part)], *args)
+            search.note(note, search.names[id(part)], *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return self
@@ -93,12 +93,20 @@ class Search:
     def own_entered(self, args: Any, kwargs: Any) -> None:
         """The module's own forward begins, however it was called."""
         if self.wanted:
-            self._before("", args, kwargs)
+            self.note(self._before, "", args, kwargs)
 
     def own_left(self, args: Any, kwargs: Any, output: Any) -> None:
         """The module's own forward ends."""
         if self.wanted:
-            self._after("", args, kwargs, output)
+            self.note(self._after, "", args, kwargs, output)
+
+    def note(self, note: Callable[..., None], *args: Any) -> None:
+        """Look at what a module was given or gave; an error ends what runs, unless everybody tolerates that."""
+        try:
+            note(*args)
+        except Exception as error:
+            if not self.calls.tolerate(error):
+                raise
 
     def close(self) -> None:
         """See no more: what comes now is not the step's own."""

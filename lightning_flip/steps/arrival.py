@@ -14,7 +14,11 @@ from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.source import StepSource
 from lightning_flip.steps.targets import select
 
-__all__ = ["Arrival"]
+__all__ = ["Arrival", "NoIndexError"]
+
+
+class NoIndexError(TypeError):
+    """The samples of a loader cannot be told apart."""
 
 
 class Arrival:
@@ -190,12 +194,12 @@ class Arrival:
             return self._located
         part = self._parts.get(None if self._single else self._key(source))
         if part is None:
-            raise TypeError(
+            raise NoIndexError(
                 "the samples of this loader have no index: its dataset is iterable, or it is not a torch DataLoader. "
                 'Let every batch carry an integer id for each sample and name it: index_from="id".'
             )
         if not part.located:
-            raise TypeError(
+            raise NoIndexError(
                 f"the sampler of this loader asks {type(self._loaders[part.loader].dataset).__name__} for keys that "
                 "are not integers; a sample's index is its integer position in the dataset. Use integer positions, or "
                 'let every batch carry an integer id for each sample and name it: index_from="id".'

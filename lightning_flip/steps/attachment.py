@@ -6,7 +6,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_flip.steps._choice import Choice
 from lightning_flip.steps._identity import LoaderData
+from lightning_flip.steps._recorder import Tolerant, is_tolerant
 from lightning_flip.steps._remembered import recall
 from lightning_flip.steps.checks import refuse_iterator_steps
 from lightning_flip.steps.loaders import LoaderRecord
@@ -52,6 +53,7 @@ class Attachment:
             steps,
             may_skip=trainer.state.fn == TrainerFn.FITTING,
             may_raise=self.may_communicate,
+            tolerate=self._tolerate,
         )
         self._running = self._wrapped.running
         self._recorder = self._wrapped.recorder
@@ -88,6 +90,19 @@ class Attachment:
         self._recorder.remove(owner)
         if not self._owners:
             self._detach()
+
+    def mute(self, owner: object, splits: Collection[str] = ("train", "val", "test")) -> None:
+        """Give a user no more rows of some splits, and look for its logits no longer if there are none left.
+
+        It stays a user until :meth:`release`: batches of the running loaders carry their index as before.
+
+        Args:
+            owner: the callback, whose source is nobody else's.
+            splits: "train", "val" or "test".
+        """
+        source = self._recorder.source_of(owner)
+        if source is not None and not self._recorder.mute(owner, splits):
+            self._wrapped.captures.forget(source)
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
         """A context for forwards of our own, which are not the step's.
@@ -313,6 +328,15 @@ class Attachment:
             False while an exception is in flight: the other ranks may never reach the collective.
         """
         return sys.exc_info()[1] is self._handled
+
+    def _tolerate(self, error: Exception | None) -> bool:
+        """Whether all users are tolerant; if so, they are told of an error."""
+        if not self._owners or not all(is_tolerant(owner) for owner in self._owners):
+            return False
+        if error is not None:
+            for owner in list(self._owners):
+                cast(Tolerant, owner).hear_error("", error)
+        return True
 
     def _detach(self) -> None:
         self._wrapped.undo()

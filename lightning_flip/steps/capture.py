@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.steps._backward import in_backward
+from lightning_flip.steps._loss_calls import never
 from lightning_flip.steps._outputs import Place, as_logits, two_dimensional
 from lightning_flip.steps._own_forward import OwnForward, inert_hook
 
@@ -80,6 +81,7 @@ class LogitCapture:
         self.other_rows: list[int] = []
         self.prefix = False  # whether the forward gives more rows than the batch has
         self.needs_gradient = False  # forwards without gradient are a teacher's, or a metric's
+        self.tolerate: Callable[[Exception], bool] = never  # whether an error of catching is told and goes no further
         self._expected_rows = -1
         self._outermost_is_step = False
         self._depth = self._calls = 0
@@ -132,6 +134,13 @@ class LogitCapture:
         self._depth += 1
 
     def _leave(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        try:
+            self._look_at(args, kwargs, output)
+        except Exception as error:
+            if not self.tolerate(error):
+                raise
+
+    def _look_at(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._outermost_is_step and self.forward is None:
             self._depth -= 1
             if self._depth < 1:

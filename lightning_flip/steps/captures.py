@@ -33,13 +33,15 @@ class Captures:
 
     Args:
         module: the LightningModule.
+        tolerate: whether an error inside of the module's step is told to those who look, and goes no further.
 
     Attributes:
         sources: those that were added.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, tolerate: Callable[[Exception], bool]) -> None:
         self._module = module
+        self._tolerate = tolerate
         self.sources: list[StepSource] = []
         self._finders: dict[tuple[StepSource, str], Finder] = {}
         self._of_step: dict[str, list[Finder]] = {}
@@ -48,6 +50,7 @@ class Captures:
         self._features: dict[StepSource, FeatureCapture] = {}
         self._sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]] = ()
         self._calls = LossCalls()
+        self._calls.tolerate = tolerate
         self._search: Search | None = None
         self._own = OwnForward(module, self._own_left, self._own_entered)
         self._whole = is_compiled_whole(module)
@@ -75,6 +78,18 @@ class Captures:
         if classifier is not None:
             self._features[source] = FeatureCapture(classifier)
         self._of_step = {}
+
+    def forget(self, source: StepSource) -> None:
+        """Look no longer for the logits of a source.
+
+        Args:
+            source: one that was added.
+        """
+        self.sources = [other for other in self.sources if other != source]
+        self._finders = {key: finder for key, finder in self._finders.items() if key[0] != source}
+        self._sinks = [(other, sink) for other, sink in self._sinks if other != source]
+        self._of_step = {}
+        self._connect()
 
     def copy_to(self, sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]]) -> None:
         """Hand logits over in the forward that gives them, as a module may edit them afterwards.
@@ -406,6 +421,8 @@ class Captures:
         for other in list(self._finders.values()):
             if other.name != self._name or other.choice is None or other.capture is not finder.capture:
                 continue
+            if not other.source.serves_others:
+                continue
             finder.choice = finder.choice or other.choice
         return finder
 
@@ -420,6 +437,7 @@ class Captures:
         part = self._part(place.path)
         own = part is self._module and not self._whole
         capture = LogitCapture(part, place, None, own=own, pick=pick)
+        capture.tolerate = self._tolerate
         self._captures.append((capture, source.outputs))
         return capture
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps._outputs import KINDS, Place
@@ -51,6 +51,9 @@ class StepSource:
         >>> StepSource(logits_from="head", target_from="species").loader is None
         True
     """
+
+    #: Whether what is found for it serves other sources of the module, and so may change what they find.
+    serves_others: ClassVar[bool] = True
 
     logits_from: LogitSource = None
     target_from: Selector | None = None

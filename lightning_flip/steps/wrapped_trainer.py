@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -36,6 +37,8 @@ class WrappedTrainer:
         steps: names of the steps that may run.
         may_skip: whether a step may do nothing: return None without a forward, which only training allows.
         may_raise: tells whether an error about rows may be raised; not while an exception is in flight.
+        tolerate: tells everybody who is attached of an error (or, given None, of nothing), if none of them is to end
+            what runs; False if somebody is.
 
     Attributes:
         captures: where the module's logits are caught.
@@ -53,10 +56,12 @@ class WrappedTrainer:
         *,
         may_skip: bool,
         may_raise: Callable[[], bool],
+        tolerate: Callable[[Exception | None], bool],
     ) -> None:
+        self._tolerate = tolerate
         self._trainer = weakref.ref(trainer)
         self._module = module
-        self.captures = Captures(module)
+        self.captures = Captures(module, tolerate)
         self.checks = ValueChecks()
         self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
         self.register = DataRegister(trainer, self._record_of, may_raise)
@@ -80,6 +85,7 @@ class WrappedTrainer:
     def check(self) -> None:
         """Read the flags that steps accumulated on the device."""
         self._steps_since_check = 0
+        self.recorder.check()
         self.checks.read()
 
     def undo(self) -> None:
@@ -95,6 +101,8 @@ class WrappedTrainer:
     def _process(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return loader
+        if not _has_known_iterator(loader) and self._tolerate(None):
+            return loader  # what it does to batches is not known, and nobody asked for the index
         # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
         self._loaders = {key: record for key, record in self._loaders.items() if record.loader is not None}
         self.captures.forget_loaders(self._loaders)
@@ -114,7 +122,11 @@ class WrappedTrainer:
         def convert_input(data: Any) -> Any:
             arrival = Arrival(data, self._loaders)
             if self._counting:
-                arrival.count(*self._progress())
+                try:
+                    arrival.count(*self._progress())
+                except Exception as error:
+                    if not self._tolerate(error):
+                        raise
             self.running.receive(arrival)
             return original(arrival.plain)
 
@@ -147,19 +159,29 @@ class WrappedTrainer:
                 recorder.begin_evaluation_step()
             running.begin(name, (*args, *kwargs.values()))
             wraps = strategy.model is not module
-            looks = captures.arm(
-                name,
-                running.expected_rows,
-                running.arrival.num_rows,
-                wrapped=wraps,
-                copies=not trains,
-                searches=trains or not self._in_sanity_check(),
-                loader=loader,
-                epoch=module.current_epoch,
-            )
+            looks = False
+            try:
+                looks = captures.arm(
+                    name,
+                    running.expected_rows,
+                    running.arrival.num_rows,
+                    wrapped=wraps,
+                    copies=not trains,
+                    searches=trains or not self._in_sanity_check(),
+                    loader=loader,
+                    epoch=module.current_epoch,
+                )
+            except Exception as error:
+                if not self._tolerate(error):
+                    raise
             try:
                 if looks:
-                    with captures.looking(running.batch):
+                    with contextlib.ExitStack() as looking:
+                        try:
+                            looking.enter_context(captures.looking(running.batch))
+                        except Exception as error:
+                            if not self._tolerate(error):
+                                raise
                         output = original(*args, **kwargs)
                 else:
                     output = original(*args, **kwargs)
@@ -171,3 +193,9 @@ class WrappedTrainer:
             return output
 
         return step
+
+
+def _has_known_iterator(loader: DataLoader[Any]) -> bool:
+    """Whether batches come out of a loader as its collate function made them."""
+    makers: tuple[Any, ...] = (type(loader).__iter__, type(loader)._get_iterator)
+    return all(getattr(maker, "__module__", "").partition(".")[0] in ("torch", "torchdata") for maker in makers)
