@@ -254,8 +254,8 @@ class Recording(PredictionHistory):
                 claimed = claim(self.folder or self.root, self._run_id, versioned=not again, info=info)
                 continue_history(self._finished, claimed.folder, known=again)
                 folder, run_id = str(claimed.folder), claimed.run_id
-            except (OSError, ValueError) as error:
-                problem = str(error)
+            except Exception as error:  # raised below, when the other ranks know
+                problem = f"{type(error).__name__}: {error}"
         folder, run_id, problem = trainer.strategy.broadcast((folder, run_id, problem))
         if folder is None:
             raise OSError(f"nothing can be recorded under LIGHTNING_FLIP={self.root}: {problem}")

@@ -42,6 +42,7 @@ class IndexedBatch:
         batch: what the loader would have yielded without the index.
         positions: B positions in the dataset given to the DataLoader.
         loader: the number under which the loader was registered.
+        problem: why positions and rows do not belong together; "" where nothing speaks against it.
 
     Example:
         >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, [5, 0], loader=0)
@@ -52,6 +53,7 @@ class IndexedBatch:
     batch: Any
     positions: list[int]
     loader: int
+    problem: str = ""
     _index: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -92,7 +94,7 @@ class IndexedBatch:
         from torch.utils.data._utils.pin_memory import pin_memory
 
         pin: Callable[..., Any] = pin_memory
-        return IndexedBatch(pin(self.batch, device), self.positions, self.loader, pin(self.index, device))
+        return IndexedBatch(pin(self.batch, device), self.positions, self.loader, self.problem, pin(self.index, device))
 
 
 class IndexedDataset(Dataset[Any]):
@@ -181,8 +183,8 @@ class KeepsOrder(Protocol):
     def labels(self, samples: list[Any]) -> list[int] | None:
         """What is to be compared later; None for nothing."""
 
-    def compare(self, own: list[int], batch: Any) -> None:
-        """Raise where the batch has another order."""
+    def compare(self, own: list[int], batch: Any) -> str:
+        """What is wrong with the order of the batch; "" for nothing."""
 
 
 class IndexedCollate:
@@ -217,22 +219,20 @@ class IndexedCollate:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
         if isinstance(items, _Item):
             positions = items.index if isinstance(items.index, list) else [items.index]
-            return IndexedBatch(self._collated(items.sample), positions, self.loader)
+            return self._collated(items.sample, positions)
         if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
             raise TypeError(
                 "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
                 f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
-        samples = [item.sample for item in items]
-        return IndexedBatch(self._collated(samples), [item.index for item in items], self.loader)
+        return self._collated([item.sample for item in items], [item.index for item in items])
 
-    def _collated(self, samples: Any) -> Any:
+    def _collated(self, samples: Any, positions: list[int]) -> IndexedBatch:
         labels = self.order.labels(samples) if self.order is not None and isinstance(samples, list) else None
         batch = self.collate(samples)
-        if self.order is not None and labels is not None:
-            self.order.compare(labels, batch)
-        return batch
+        problem = "" if self.order is None or labels is None else self.order.compare(labels, batch)
+        return IndexedBatch(batch, positions, self.loader, problem)
 
 
 def _position(index: Any, dataset: Any) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 from torch.utils.data import default_collate, default_convert
 
 from lightning_flip.data.labels import label_of
-from lightning_flip.steps._identity import ChangedDataError
 from lightning_flip.steps.targets import find_target
 
 __all__ = ["CollateOrder"]
@@ -37,29 +36,26 @@ class CollateOrder:
             self._left = 0
             return None
 
-    def compare(self, own: list[int], batch: Any) -> None:
-        """Hold the labels of samples against their batch.
-
-        Raises:
-            ChangedDataError: if the batch has them in another order.
-        """
+    def compare(self, own: list[int], batch: Any) -> str:
+        """What is wrong with the order of a batch, as its samples' labels show it; "" for nothing."""
         self._left -= 1
         try:
             found = find_target(batch)
         except Exception:  # what is wrong with a batch is said where its target is needed
-            return
+            return ""
         there = found.tolist()
         if found.ndim != 1 or len(there) != len(own) or there == own:
-            return
+            return ""
         if self._renamed:  # longer, until there is a contradiction
             self._renamed, self._left = self._renamed - 1, self._left + 1
         for place, (before, after) in enumerate(zip(own, there, strict=True)):
             first = self._names.setdefault(before, after)
             if first != after:
-                raise ChangedDataError(
+                return (
                     f"collate_fn gives sample {place} of a batch the label {after}, and another sample with the same "
                     f"label {before} got {first}: it reorders samples, or changes labels. Which sample a row of the "
                     "batch is, is told by its place. Sort in the sampler or in the step, and have the batch keep the "
                     "order of the samples; let it carry an id for each and pass index_from=; or, where labels are "
                     'meant to change, pass labels="may_change".'
                 )
+        return ""

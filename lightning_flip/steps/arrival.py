@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from lightning_flip.data.indexed import IndexedBatch
+from lightning_flip.steps._identity import ChangedDataError
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.source import StepSource
 from lightning_flip.steps.targets import select
@@ -44,7 +45,7 @@ class Arrival:
         if isinstance(data, IndexedBatch):
             self._parts = {None: data}
             self.plain = data.batch
-            self._located = data.positions if min(data.positions, default=0) >= 0 else None
+            self._located = data.positions if min(data.positions, default=0) >= 0 and not data.problem else None
         elif isinstance(data, (list, tuple, dict)) and _holds_indexed(data):
             # Only the collection of CombinedLoader is looked into, never a batch of the user's own type.
             self._single = False
@@ -187,6 +188,7 @@ class Arrival:
         Raises:
             TypeError: if there is no index, or none of integers.
             ValueError: if it is negative.
+            ChangedDataError: if the rows of the batch are not in the order of their positions.
         """
         if source.index_from is not None:
             return self._ids(source)[1]
@@ -204,6 +206,8 @@ class Arrival:
                 "are not integers; a sample's index is its integer position in the dataset. Use integer positions, or "
                 'let every batch carry an integer id for each sample and name it: index_from="id".'
             )
+        if part.problem and source.labels != "may_change":
+            raise ChangedDataError(part.problem)
         return part.positions
 
     def index(self, source: StepSource) -> Tensor:

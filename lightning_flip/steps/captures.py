@@ -34,15 +34,12 @@ class Captures:
     Args:
         module: the LightningModule.
         tolerate: whether an error inside of the module's step is told to those who look, and goes no further.
-
-    Attributes:
-        sources: those that were added.
     """
 
     def __init__(self, module: nn.Module, tolerate: Callable[[Exception], bool]) -> None:
         self._module = module
         self._tolerate = tolerate
-        self.sources: list[StepSource] = []
+        self._sources: list[StepSource] = []
         self._finders: dict[tuple[StepSource, str], Finder] = {}
         self._of_step: dict[str, list[Finder]] = {}
         self._name = ""  # of the running step, and for evaluations the number of its loader
@@ -68,13 +65,13 @@ class Captures:
         Raises:
             AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
         """
-        if source in self.sources:
+        if source in self._sources:
             return
         layer = source.features_from
         classifier = None if layer is None else classifier_layer(self._module, layer, "features_from")
         if isinstance(source.logits_from, str):
             self._capture_at(Place.parse(source.logits_from), source)
-        self.sources.append(source)
+        self._sources.append(source)
         if classifier is not None:
             self._features[source] = FeatureCapture(classifier)
         self._of_step = {}
@@ -85,7 +82,7 @@ class Captures:
         Args:
             source: one that was added.
         """
-        self.sources = [other for other in self.sources if other != source]
+        self._sources = [other for other in self._sources if other != source]
         self._finders = {key: finder for key, finder in self._finders.items() if key[0] != source}
         self._sinks = [(other, sink) for other, sink in self._sinks if other != source]
         self._of_step = {}
@@ -143,7 +140,7 @@ class Captures:
         key = name if trains or loader is None else f"{name} {loader}"
         finders = self._of_step.get(key)
         if finders is None:
-            finders = self._of_step[key] = [self._finder(source, key) for source in self.sources]
+            finders = self._of_step[key] = [self._finder(source, key) for source in self._sources]
         self._name, self._search = key, None
         running = self._running = []
         looks = False
@@ -243,7 +240,7 @@ class Captures:
             capture.remove()
         for features in self._features.values():
             features.remove()
-        self._captures, self._features, self._finders, self._of_step, self.sources = [], {}, {}, {}, []
+        self._captures, self._features, self._finders, self._of_step, self._sources = [], {}, {}, {}, []
         self._running = []
 
     @contextlib.contextmanager

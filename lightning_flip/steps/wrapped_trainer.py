@@ -108,8 +108,7 @@ class WrappedTrainer:
         self.captures.forget_loaders(self._loaders)
         number = self._next_loader
         self._next_loader += 1
-        told_by_place = any(each.index_from is None and each.labels != "may_change" for each in self.captures.sources)
-        wrapped = wrap_loader(loader, number, CollateOrder(loader.collate_fn) if told_by_place else None)
+        wrapped = wrap_loader(loader, number, CollateOrder(loader.collate_fn))
         record = self._loaders[number] = LoaderRecord(wrapped)
         self._counting = self._counting or record.may_pad
         return wrapped
