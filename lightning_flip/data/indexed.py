@@ -181,7 +181,7 @@ class KeepsOrder(Protocol):
     """Looks whether a collate function keeps the order of its samples."""
 
     def labels(self, samples: list[Any]) -> list[int] | None:
-        """What is to be compared later; None for nothing."""
+        """What is to be compared with the batch; None where nobody looks, in this batch and all later ones."""
 
     def compare(self, own: list[int], batch: Any) -> str:
         """What is wrong with the order of the batch; "" for nothing."""
@@ -219,20 +219,28 @@ class IndexedCollate:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
         if isinstance(items, _Item):
             positions = items.index if isinstance(items.index, list) else [items.index]
-            return self._collated(items.sample, positions)
+            samples = items.sample
+            if self.order is None:
+                return IndexedBatch(self.collate(samples), positions, self.loader)
+            return self._looked_at(samples, positions, self.order)
         if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
             raise TypeError(
                 "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
                 f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
-        return self._collated([item.sample for item in items], [item.index for item in items])
+        samples, positions = [item.sample for item in items], [item.index for item in items]
+        if self.order is None:
+            return IndexedBatch(self.collate(samples), positions, self.loader)
+        return self._looked_at(samples, positions, self.order)
 
-    def _collated(self, samples: Any, positions: list[int]) -> IndexedBatch:
-        labels = self.order.labels(samples) if self.order is not None and isinstance(samples, list) else None
+    def _looked_at(self, samples: Any, positions: list[int], order: KeepsOrder) -> IndexedBatch:
+        labels = order.labels(samples) if isinstance(samples, list) else None
         batch = self.collate(samples)
-        problem = "" if self.order is None or labels is None else self.order.compare(labels, batch)
-        return IndexedBatch(batch, positions, self.loader, problem)
+        if labels is None:
+            self.order = None  # there is nothing to look at, now or later
+            return IndexedBatch(batch, positions, self.loader)
+        return IndexedBatch(batch, positions, self.loader, order.compare(labels, batch))
 
 
 def _position(index: Any, dataset: Any) -> int:

@@ -233,7 +233,10 @@ class Recorder:
         """Count the rows of a training step in."""
         with torch.no_grad():
             for feed in list(self._training):
-                self._take_in(feed, self._moment, self._epoch, feed.kept)
+                try:
+                    self._take(feed, self._moment, self._epoch, feed.kept)
+                except Exception as error:
+                    self._tell(feed, error)
                 feed.kept = None  # the block has a copy
 
     def take(self, source: StepSource, split: str, loader: int) -> None:
@@ -250,11 +253,8 @@ class Recorder:
             return
         feed.taken_for = weakref.ref(self._running.arrival)
         moment = Moment(0, self._running.batch_number, trainer.global_step, -1)
-        self._take_in(feed, moment, trainer.current_epoch, self._captures.kept(source))
-
-    def _take_in(self, feed: _Feed, moment: Moment, epoch: int, kept: Tensor | None) -> None:
         try:
-            self._take(feed, moment, epoch, kept)
+            self._take(feed, moment, trainer.current_epoch, self._captures.kept(source))
         except Exception as error:
             self._tell(feed, error)
 
@@ -286,7 +286,9 @@ class Recorder:
             moment, loss = self._checked(feed, found, target, moment, len(samples))
         if samples and readers:
             block = feed.filling
-            data = self._data_of(feed)
+            data, dataset = feed.data, running.arrival.dataset(source)
+            if data is None or data.dataset is not dataset:
+                data = self._data_of(feed)
             if block is None or not (feed.copied and block.fits(target, data, epoch)):
                 block = self._place(feed, logits, target, data, epoch)
             moment = moment._replace(rows=len(samples))

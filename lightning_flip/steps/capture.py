@@ -135,48 +135,45 @@ class LogitCapture:
 
     def _leave(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         try:
-            self._look_at(args, kwargs, output)
+            if self._outermost_is_step and self.forward is None:
+                self._depth -= 1
+                if self._depth < 1:
+                    return
+            if self.output is not None or not self.armed or (self.needs_gradient and not torch.is_grad_enabled()):
+                return
+            if type(output) is not Tensor or not self._simple:
+                output = self._picked(output)
+                if output is None:
+                    return
+            rows = output.shape[0] if output.ndim else 0
+            if rows != self._expected_rows:
+                if not self.prefix or rows < self._expected_rows:
+                    self.other_rows.append(rows)
+                    return
+                output = output[: self._expected_rows]
+            if self.kind == "logits" and output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point():
+                logits = output
+            elif two_dimensional(output) is None:
+                return
+            elif self.kind is None:
+                self.output, self.values, self.inputs = output, output.detach().clone(), (args, kwargs)
+                self.graded = torch.is_grad_enabled()
+                return
+            else:
+                found = as_logits(output, self.kind)
+                assert found is not None
+                logits = found
+            self.output, self.logits, self.inputs = output, logits, (args, kwargs)
+            if self.settling:
+                self.values = output.detach().clone()
+            for sink in self.sinks:
+                sink(logits)
+            if self.copies or not (logits.requires_grad or self.sinks):
+                self.kept = logits.detach().clone()
+                self.logits = logits if logits.requires_grad else self.kept
         except Exception as error:
             if not self.tolerate(error):
                 raise
-
-    def _look_at(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._outermost_is_step and self.forward is None:
-            self._depth -= 1
-            if self._depth < 1:
-                return
-        if self.output is not None or not self.armed or (self.needs_gradient and not torch.is_grad_enabled()):
-            return
-        if type(output) is not Tensor or not self._simple:
-            output = self._picked(output)
-            if output is None:
-                return
-        rows = output.shape[0] if output.ndim else 0
-        if rows != self._expected_rows:
-            if not self.prefix or rows < self._expected_rows:
-                self.other_rows.append(rows)
-                return
-            output = output[: self._expected_rows]
-        if self.kind == "logits" and output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point():
-            logits = output
-        elif two_dimensional(output) is None:
-            return
-        elif self.kind is None:
-            self.output, self.values, self.inputs = output, output.detach().clone(), (args, kwargs)
-            self.graded = torch.is_grad_enabled()
-            return
-        else:
-            found = as_logits(output, self.kind)
-            assert found is not None
-            logits = found
-        self.output, self.logits, self.inputs = output, logits, (args, kwargs)
-        if self.settling:
-            self.values = output.detach().clone()
-        for sink in self.sinks:
-            sink(logits)
-        if self.copies or not (logits.requires_grad or self.sinks):
-            self.kept = logits.detach().clone()
-            self.logits = logits if logits.requires_grad else self.kept
 
     def _picked(self, output: Any) -> Tensor | None:
         if self.pick is not None:

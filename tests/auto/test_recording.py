@@ -506,7 +506,7 @@ def test_an_error_in_a_hook(unnamed_flow, monkeypatch):
         "lightning_flip.steps._search.Search._note",
         "lightning_flip.steps._search.Search._maker",
         "lightning_flip.steps._loss_calls._loss_call",
-        "lightning_flip.steps.capture.LogitCapture._look_at",
+        "lightning_flip.steps._recorder._Feed.catch",
         "lightning_flip.steps._block.Block.view",
         "lightning_flip.steps._block.Block.drain",
         "lightning_flip.steps._recorder.steps_left_out",
