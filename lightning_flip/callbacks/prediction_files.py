@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, LARGEST_HALF, GatheredRows
 from lightning_flip.data.identity import kept_labels
 from lightning_flip.data.sample_names import sample_names
-from lightning_flip.steps._identity import ChangedDataError, LoaderData, lists_other_labels
+from lightning_flip.steps._identity import ChangedDataError, LoaderData
 from lightning_flip.stores import write_predictions
 
 __all__ = [
@@ -204,7 +204,7 @@ def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> N
     classes, first = np.unique(listed[index], return_index=True)
     expected = target[first][np.searchsorted(classes, listed[index])]
     wrong = np.flatnonzero(target != expected)
-    if len(wrong) and not lists_other_labels(dataset, int(index[wrong[0]])):
+    if len(wrong):
         raise ChangedDataError(
             f"{len(wrong)} of {len(target)} rows of {path} have other labels than the dataset lists, sample "
             f"{index[wrong[0]]} for one: it has the label {target[wrong[0]]}, and samples that have the same label as "

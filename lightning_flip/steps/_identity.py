@@ -9,10 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_flip.data.identity import data_difference, describe_data, kept_labels
-from lightning_flip.data.labels import label_of
+from lightning_flip.data.identity import data_difference, describe_data
 from lightning_flip.steps._labels import Changed, KnownLabels
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.sample_step import SampleStep
@@ -208,16 +206,6 @@ def changed_labels(found: Changed, step: SampleStep, row: int, split: str, loade
         f'{problem}. {_SAME} If the labels are meant to differ, pass labels="may_change", which keeps the label of '
         "every visit; if samples move, let batches carry an id for each and pass index_from=."
     )
-
-
-def lists_other_labels(dataset: Any, position: int) -> bool:
-    """Whether the label that a dataset lists for a sample is not the one that it hands out with it."""
-    listed = kept_labels(dataset)
-    try:
-        with isolate_rng():
-            return listed is not None and label_of(dataset[position]) != int(listed[position])
-    except Exception:  # a sample without a label in a usual place
-        return False
 
 
 def loaders_of(trainer: pl.Trainer, split: str, source: StepSource) -> dict[int, Any]:

@@ -90,10 +90,6 @@ class KnownLabels:
             return found
         return [each._replace(same=each.same | ~valid) for each in found]
 
-    def forget_list(self) -> None:
-        """Hold labels against earlier ones alone: the dataset's list is of something else."""
-        self._classes = None
-
     def list_change(self, dataset: Any) -> str:
         """How the dataset's list of labels differs from the one of before, in words; "" where it does not."""
         now = None if dataset is None or self._classes is None else kept_labels(dataset)

@@ -22,9 +22,8 @@ from lightning_flip.steps._identity import (
     DataRegister,
     LoaderData,
     changed_labels,
-    lists_other_labels,
 )
-from lightning_flip.steps._labels import Changed, KnownLabels
+from lightning_flip.steps._labels import Changed
 from lightning_flip.steps._left_out import LeftOut, steps_left_out
 from lightning_flip.steps.building import RunningStep
 from lightning_flip.steps.captures import Captures
@@ -580,32 +579,18 @@ class Recorder:
             return valid, None, None
         usual = feed.source.target_from is None and (feed.choice is None or not feed.choice.target)
         for found in labels.compare(step.index, step.target, valid, listed=usual):
-            error = functools.partial(self._changed, feed, step, labels, found, where)
+
+            def error(row: int, found: Changed = found) -> Exception:
+                return ChangedDataError(changed_labels(found, step, row, feed.split, feed.loader, where(row)))
+
             if deferred:
                 (feed.checks or self._checks).defer(found.same, error)
-                if not found.listed:
-                    valid = found.same if valid is None else valid & found.same
+                valid = found.same if valid is None else valid & found.same
             elif not found.same.all():
                 bad = first_false(found.same)
                 assert bad is not None
-                problem = error(bad)
-                if problem is not None:
-                    return None, bad, problem
+                return None, bad, error(bad)
         return valid, None, None
-
-    @staticmethod
-    def _changed(
-        feed: _Feed, step: SampleStep, labels: KnownLabels, found: Changed, where: Callable[[int], str], row: int
-    ) -> Exception | None:
-        """The error for a label that is not the one of before; None where the dataset's list is of something else."""
-        if found.listed and lists_other_labels(step.dataset, int(step.index[row])):
-            labels.forget_list()
-            rank_zero_warn(
-                f"the labels that the {feed.split} dataset lists are not those of its samples, sample "
-                f"{int(step.index[row])} for one. Labels are compared with those of earlier visits alone."
-            )
-            return None
-        return ChangedDataError(changed_labels(found, step, row, feed.split, feed.loader, where(row)))
 
     def _give_to(self, reader: Reader, feed: _Feed, step: SampleStep, moments: list[Moment], left_out: LeftOut) -> None:
         """Give a reader rows, without those of steps that are not followed."""

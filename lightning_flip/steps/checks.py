@@ -17,7 +17,7 @@ class ValueChecks:
     """Checks the values of steps: at once on the CPU, by flags that are read every few steps on a device."""
 
     def __init__(self) -> None:
-        self._flags: list[tuple[Tensor, Callable[[int], Exception | None]]] = []
+        self._flags: list[tuple[Tensor, Callable[[int], Exception]]] = []
         self._advice = ""
 
     def advise(self, advice: str) -> None:
@@ -71,12 +71,12 @@ class ValueChecks:
         row = first_false(finite & labelled)
         return (None, None, "") if row is None else (None, row, problem(bool(finite[row]), row))
 
-    def defer(self, good: Tensor, error: Callable[[int], Exception | None]) -> None:
+    def defer(self, good: Tensor, error: Callable[[int], Exception]) -> None:
         """Leave an error to :meth:`read`.
 
         Args:
             good: bool ``[B]``, False for rows that are bad.
-            error: gives the error for the first such row, or None if it is none after all.
+            error: gives the error for the first such row.
         """
         self._flags.append((good, error))
 
@@ -89,9 +89,8 @@ class ValueChecks:
         flags, self._flags = self._flags, []
         for good, error in flags:
             row = first_false(good)
-            problem = None if row is None else error(row)
-            if problem is not None:
-                raise problem
+            if row is not None:
+                raise error(row)
 
 
 def first_false(good: Tensor) -> int | None:
