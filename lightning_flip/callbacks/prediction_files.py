@@ -37,11 +37,13 @@ class RowNote(NamedTuple):
         labels: one label an output.
         num_samples: length of the dataset, None where it has none.
         positional: whether the index is a position in the dataset, and not carried by the batches.
+        listed: whether the targets have to be those that the dataset lists, up to one renaming.
     """
 
     labels: tuple[Label, ...]
     num_samples: int | None
     positional: bool
+    listed: bool = False
 
 
 def prediction_paths(
@@ -167,7 +169,8 @@ def write_rows(
     if note.positional and data is not None:
         named = sample_names(data.dataset, data.ids_from).names
         names, facts = [named[place] for place in index], data.facts
-        _refuse_other_labels(path, rows.columns, data.dataset)
+        if note.listed:
+            _refuse_other_labels(path, rows.columns, data.dataset)
     if rows.repeated:
         rank_zero_warn(
             f"PredictionWriter: {rows.repeated} of {len(names)} samples were visited more than once in this pass; "
@@ -209,7 +212,8 @@ def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> N
             f"{len(wrong)} of {len(target)} rows of {path} have other labels than the dataset lists, sample "
             f"{index[wrong[0]]} for one: it has the label {target[wrong[0]]}, and samples that have the same label as "
             f"this one in the list had {expected[wrong[0]]}. Usual causes: a collate_fn that reorders samples, a "
-            "dataset that gives others than it is asked for. Keep the order, or let batches carry ids: index_from=."
+            "dataset that gives others than it is asked for, a list that is not what samples have. Keep the order, let "
+            'batches carry ids (index_from=), or, where the list is wrong, pass labels="may_change".'
         )
 
 

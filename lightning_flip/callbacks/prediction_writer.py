@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
@@ -65,6 +65,8 @@ class PredictionWriter(pl.Callback):
             returns None.
         index_from: where the batch carries its samples' ids.
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
+        labels: "may_change" where targets are others than the dataset lists; else a difference, up to one renaming of
+            labels, is an error.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it.
 
     Attributes:
@@ -73,6 +75,7 @@ class PredictionWriter(pl.Callback):
     Raises:
         FileExistsError: when a pass begins and its file is there.
         TypeError: if the targets are distributions (MixUp, CutMix), which have no single right class.
+        ChangedDataError: if the rows are not of the samples that the dataset lists, or ranks have different data.
         ValueError: for a ``path`` with another suffix, a negative ``top_k``, or ``slices`` with a name of our own;
             when a pass begins that draws from several loaders at once.
 
@@ -105,6 +108,7 @@ class PredictionWriter(pl.Callback):
         target_from: str | int | Callable[[Any], Any] | None = None,
         index_from: str | int | Callable[[Any], Any] | None = None,
         outputs: str | None = None,
+        labels: Literal["fixed", "may_change"] | None = None,
         sample_id_from: IdsFrom | None = None,
     ) -> None:
         if path is not None and Path(path).suffix != ".parquet":
@@ -121,7 +125,7 @@ class PredictionWriter(pl.Callback):
         self.class_labels = class_labels
         self.overwrite = overwrite
         self.given_source = self.source = StepSource(
-            logits_from, target_from, index_from, outputs=outputs, sample_id_from=sample_id_from
+            logits_from, target_from, index_from, outputs=outputs, labels=labels, sample_id_from=sample_id_from
         )
         self.paths: list[Path] = []
         self._path_of: str | None = None  # the stage that path= names the file of
@@ -248,7 +252,9 @@ class PredictionWriter(pl.Callback):
         if loader not in self._rows:
             dataset = step.dataset
             labels = labels_of_outputs(dataset, self.class_labels, step.num_classes)
-            self._rows[loader] = PredictionRows(RowNote(labels, step.num_samples, dataset is not None))
+            usual = self.source.target_from is None and (step.choice is None or not step.choice.target)
+            note = RowNote(labels, step.num_samples, dataset is not None, usual and self.source.labels != "may_change")
+            self._rows[loader] = PredictionRows(note)
         columns = step_columns(seen, top_k=self.top_k, logits=self.logits)
         numbers, words = slice_columns(batch, self.slices, len(step.index), step.num_padding)
         self._rows[loader].add({**columns, **numbers}, words)
