@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Subset
 from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.data.labels import labels_at_hand
 from lightning_flip.data.origins import positions_in
-from lightning_flip.data.sample_names import IdsFrom, sample_names
+from lightning_flip.data.sample_names import IdsFrom, describe_ids
 
 __all__ = ["data_difference", "describe_data", "kept_labels"]
 
@@ -46,7 +46,7 @@ def describe_data(
         dataset: the dataset given to the DataLoader.
         length: describe only so many of the first samples, to see whether a longer dataset begins with them.
         sample_id_from: see :func:`~lightning_flip.data.sample_names.sample_names`.
-        ids: hash the ids as well, which takes most of the time (about a second for a million paths).
+        ids: hash the ids as well, which takes most of the time.
 
     Returns:
         Numbers and text: ``length``; ``dataset``, the class of the dataset, and of those inside it; hashes of the
@@ -70,9 +70,7 @@ def describe_data(
         "positions": _hash(*(part.astype("<i8").tobytes() for part in positions_in(dataset, count))),
     }
     if ids:
-        names, kind = sample_names(dataset, sample_id_from, count)
-        facts["ids"] = None if kind == "positions" else _hash("\0".join(names).encode("utf-8", "surrogatepass"))
-        facts["ids_are"] = kind
+        facts["ids"], facts["ids_are"] = describe_ids(dataset, sample_id_from, count)
     return facts
 
 

@@ -31,6 +31,15 @@ class Origin(NamedTuple):
     number: int
     prefix: str
 
+    def in_order(self, order: Positions) -> Origin:
+        """The same samples in another order.
+
+        Args:
+            order: ``[n]``, their places here.
+        """
+        way = tuple((dataset, at[order]) for dataset, at in self.way)
+        return Origin(self.rows[order], way, self.number, self.prefix)
+
 
 class Origins(NamedTuple):
     """For each of N samples, the number of its innermost dataset, int32 ``[N]``, and its position there, ``[N]``."""

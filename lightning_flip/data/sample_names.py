@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_flip.data.origins import Origin, Positions, origins
 
-__all__ = ["IdsFrom", "SampleNames", "lasting_ids", "sample_names"]
+__all__ = ["IdsFrom", "SampleNames", "describe_ids", "lasting_ids", "sample_names"]
 
 IdsFrom = str | Callable[[Any], Sequence[Any]]
 Kind = Literal["sample_id", "paths", "column", "positions"]
@@ -77,6 +80,44 @@ def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: in
     return SampleNames(names, "positions" if "positions" in kinds or not kinds else min(kinds))
 
 
+def describe_ids(
+    dataset: Any, sample_id_from: IdsFrom | None = None, length: int | None = None
+) -> tuple[str | None, Kind]:
+    """A hash of the ids of all samples in their order, and where they are from.
+
+    Args:
+        dataset: the dataset given to the DataLoader.
+        sample_id_from: see :func:`sample_names`.
+        length: look only at so many of the first samples.
+
+    Returns:
+        The hash, None where some samples are known by their position alone; and the kind, see :class:`SampleNames`.
+
+    Example:
+        >>> class Named(list):
+        ...     def sample_id(self, index):
+        ...         return self[index]
+        >>> one, other = describe_ids(Named("ab")), describe_ids(Named("ba"))
+        >>> one == describe_ids(Named("abc"), length=2), one == other, describe_ids("ab")
+        (True, False, (None, 'positions'))
+    """
+    count = len(dataset) if length is None else length
+    if callable(sample_id_from):
+        return _hash_of(_checksums(sample_names(dataset, sample_id_from, count).names)), "column"
+    kinds: set[Kind] = set()
+    codes = np.zeros(count, np.uint32)
+    for part in origins(dataset, count):
+        # In the order in which the innermost dataset keeps them: its memory is read from one end to the other.
+        order = np.argsort(part.way[-1][1], kind="stable")
+        found, kind = _named(part.in_order(order), sample_id_from)
+        kinds.add(kind)
+        if kind != "positions":
+            codes[part.rows[order]] = _checksums(found)
+    if "positions" in kinds or not kinds:
+        return None, "positions"
+    return _hash_of(codes), min(kinds)
+
+
 def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str] | None:
     """The ids of all samples, where every sample has one that is no position.
 
@@ -96,6 +137,14 @@ def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str
     """
     found = sample_names(dataset, sample_id_from)
     return None if found.kind == "positions" else found.names
+
+
+def _checksums(names: Sequence[str]) -> npt.NDArray[np.uint32]:
+    return np.fromiter((zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names), np.uint32, len(names))
+
+
+def _hash_of(codes: npt.NDArray[np.uint32]) -> str:
+    return hashlib.sha256(codes.astype("<u4").tobytes()).hexdigest()[:32]
 
 
 def _named(part: Origin, sample_id_from: str | None) -> tuple[list[str], Kind]:
