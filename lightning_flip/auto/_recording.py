@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,7 @@ class Recording(PredictionHistory):
         self.strict = strict
         self.number = next(_NUMBERS)
         self.given_source = self.source = RecordingSource()
+        self._session = uuid.uuid4().hex
         self._acts = False  # in what the Trainer runs now; the same on all ranks
         self._over = False  # for this Trainer; the same on all ranks
         self._failed = ""  # why this rank records no more
@@ -247,19 +249,19 @@ class Recording(PredictionHistory):
 
     def _claimed(self, trainer: pl.Trainer, info: dict[str, Any]) -> Claim:
         """The claim of rank 0 to a new folder, or to that of before; all ranks hear of it, or of why there is none."""
-        folder, run_id, problem = None, "", ""
+        folder, run_id, problem, session = None, "", "", self._session
         if trainer.is_global_zero:
             try:
                 again = self.folder is not None
-                claimed = claim(self.folder or self.root, self._run_id, versioned=not again, info=info)
+                claimed = claim(self.folder or self.root, self._run_id, versioned=not again, info=info, session=session)
                 continue_history(self._finished, claimed.folder, known=again)
                 folder, run_id = str(claimed.folder), claimed.run_id
             except Exception as error:  # raised below, when the other ranks know
                 problem = f"{type(error).__name__}: {error}"
-        folder, run_id, problem = trainer.strategy.broadcast((folder, run_id, problem))
+        folder, run_id, problem, session = trainer.strategy.broadcast((folder, run_id, problem, session))
         if folder is None:
             raise OSError(f"nothing can be recorded under LIGHTNING_FLIP={self.root}: {problem}")
-        return Claim(Path(folder), run_id)
+        return Claim(Path(folder), run_id, session=session)
 
     def _open_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the folder of a fit or an evaluation; all ranks come here, or none."""
@@ -341,6 +343,12 @@ class Recording(PredictionHistory):
         if self._attachment is not None:
             with contextlib.suppress(Exception):
                 self._attachment.mute(self, splits)
+
+    def _tell(self, text: str, about: str = "") -> None:
+        """Warn once; what options would help does not matter here."""
+        if (about or text) not in self._told:
+            self._told.add(about or text)
+            self._warn(text)
 
     def _warn(self, text: str) -> None:
         text = f"LIGHTNING_FLIP: {text.rstrip('.')}. LIGHTNING_FLIP_STRICT=1 raises this error."

@@ -244,6 +244,10 @@ class Diagnostic(StepWatcher):
         """Training steps only where the visits count, and not a clean pass."""
         return split != "train" or self.mode == "visits"
 
+    def restart(self, split: str, loader: int) -> None:
+        """Drop the columns of a pass that is not over."""
+        self._rows.pop(TRAIN if split == "train" else (split, loader), None)
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep columns."""
         self._keep(TRAIN if split == "train" else (split, loader), step)

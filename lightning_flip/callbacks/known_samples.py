@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_flip.data.identity import kept_labels
 from lightning_flip.data.origins import positions_in, true_targets
@@ -17,15 +18,31 @@ from lightning_flip.stores.samples import labels_of
 __all__ = ["KnownSamples"]
 
 Integers = npt.NDArray[np.int64]
+_UNKNOWN, _ABSENT = -1, -2  # no label; not in the file
+
+
+class _Samples:
+    """The samples of one split and loader, sorted: the first label that steps saw, and what the file says."""
+
+    def __init__(self) -> None:
+        self.index, self.seen, self.written = (np.zeros(0, np.int64) for _ in range(3))
+
+    def at(self, index: Integers) -> npt.NDArray[np.intp]:
+        """Places of samples, which are added where they are new."""
+        fresh = np.setdiff1d(index, self.index)
+        if len(fresh):
+            order = np.argsort(np.concatenate([self.index, fresh]), kind="stable")
+            self.index = np.concatenate([self.index, fresh])[order]
+            self.seen = np.concatenate([self.seen, np.full(len(fresh), _UNKNOWN)])[order]
+            self.written = np.concatenate([self.written, np.full(len(fresh), _ABSENT)])[order]
+        return np.searchsorted(self.index, index)
 
 
 class KnownSamples:
-    """The samples of a split and loader that are in ``samples.parquet``, and the ones that have to go there."""
+    """The samples of a run by split and loader, and which rows have to go into ``samples.parquet``."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], dict[int, int]] = {}  # the first label of each sample
-        self._written: dict[tuple[str, int], dict[int, int]] = {}  # what the file says of it, -1 for no label
-        self._complete: dict[tuple[str, int], int] = {}  # number of samples, where the file has all their labels
+        self._samples: dict[tuple[str, int], _Samples] = {}
 
     def adopt(self, samples: pa.Table) -> None:
         """Go on with a file that is there.
@@ -33,11 +50,12 @@ class KnownSamples:
         Args:
             samples: what ``read_samples`` gave.
         """
-        columns = (samples["split"].to_pylist(), samples["loader"].to_pylist(), samples["index"].to_pylist())
-        for split, loader, index, label in zip(*columns, labels_of(samples).tolist(), strict=True):
-            self._written.setdefault((split, loader), {})[index] = label
-            if label >= 0:
-                self._seen.setdefault((split, loader), {})[index] = label
+        labels, splits, loaders = labels_of(samples), np.asarray(samples["split"]), np.asarray(samples["loader"])
+        for split, loader in {*zip(splits.tolist(), loaders.tolist(), strict=True)}:
+            mine = (splits == split) & (loaders == loader)
+            known = self._samples.setdefault((split, loader), _Samples())
+            places = known.at(np.asarray(samples["index"])[mine])
+            known.written[places] = known.seen[places] = labels[mine]
 
     def forget(self, split: str) -> None:
         """Forget the samples of a split, which others take the place of.
@@ -45,25 +63,9 @@ class KnownSamples:
         Args:
             split: "train" or "val".
         """
-        for known in (self._seen, self._written, self._complete):
-            for key in [key for key in known if key[0] == split]:
-                del known[key]
+        self._samples = {key: known for key, known in self._samples.items() if key[0] != split}
 
-    def wrote(self, rows: dict[str, Any], data: LoaderData | None) -> None:
-        """Count rows as written.
-
-        Args:
-            rows: what :meth:`rows` gave.
-            data: of the loader.
-        """
-        key = (rows["split"], rows["loader"])
-        labels = np.asarray(pa.array(rows["target"]).fill_null(-1)).tolist()
-        written = self._written.setdefault(key, {})
-        written.update(zip(rows["index"].tolist(), labels, strict=True))
-        if data is not None and len(written) == data.num_samples and min(written.values()) >= 0:
-            self._complete[key] = len(written)
-
-    def see(self, split: str, loader: int, index: Integers, target: Integers) -> None:
+    def see(self, split: str, loader: int, index: Integers, target: Integers) -> str:
         """Learn the labels of samples that are not known yet.
 
         Args:
@@ -71,11 +73,30 @@ class KnownSamples:
             loader: position of the loader.
             index: ``[V]``.
             target: ``[V]`` labels.
+
+        Returns:
+            In what they differ from labels of before, in words; "" where they agree.
+
+        Example:
+            >>> known = KnownSamples()
+            >>> known.see("val", 0, np.array([3, 1]), np.array([0, 2]))
+            ''
+            >>> known.see("val", 0, np.array([3]), np.array([1]))
+            '1 of 1 val samples (loader 0) have other labels than before, sample 3 for one: it had 0, now 1'
         """
-        seen = self._seen.setdefault((split, loader), {})
+        known = self._samples.setdefault((split, loader), _Samples())
         values, first = np.unique(index, return_index=True)
-        for number, label in zip(values.tolist(), target[first].tolist(), strict=True):
-            seen.setdefault(number, label)
+        places, labels = known.at(values), target[first]
+        before = known.seen[places]
+        known.seen[places] = np.where(before < 0, labels, before)
+        changed = np.flatnonzero((before >= 0) & (before != labels))
+        if not len(changed):
+            return ""
+        one = changed[0]
+        return (
+            f"{len(changed)} of {len(values)} {split} samples (loader {loader}) have other labels than before, sample "
+            f"{values[one]} for one: it had {before[one]}, now {labels[one]}"
+        )
 
     def has(self, split: str, loader: npt.NDArray[np.integer], index: Integers) -> npt.NDArray[np.bool_]:
         """Whether the labels of samples are known.
@@ -91,11 +112,15 @@ class KnownSamples:
         Example:
             >>> known = KnownSamples()
             >>> known.see("val", 0, np.array([3, 1]), np.array([0, 0]))
+            ''
             >>> known.has("val", np.array([0, 0, 1]), np.array([1, 2, 1])).tolist()
             [True, False, False]
         """
-        pairs = zip(loader.tolist(), index.tolist(), strict=True)
-        return np.array([number in self._seen.get((split, place), ()) for place, number in pairs], dtype=bool)
+        found = np.zeros(len(index), bool)
+        for (name, place), known in self._samples.items():
+            if name == split:
+                found |= (loader == place) & np.isin(index, known.index[known.seen >= 0])
+        return found
 
     def rows(self, split: str, loader: int, data: LoaderData | None) -> dict[str, Any] | None:
         """Rows for ``samples.parquet``: every sample of the dataset, visited or not.
@@ -106,43 +131,49 @@ class KnownSamples:
             data: of the loader; without a dataset, what steps saw is all there is.
 
         Returns:
-            One list a column, of the samples that the file lacks or knows less of; None if there are none.
+            One list a column, of the samples of which the file says something else or nothing; None for none.
         """
-        seen, written = self._seen.get((split, loader), {}), self._written.get((split, loader), {})
+        known = self._samples.setdefault((split, loader), _Samples())
         dataset = None if data is None else data.dataset
-        if dataset is not None and self._complete.get((split, loader)) == len(dataset):
-            return None
-        if dataset is None:
-            index = np.array(sorted(number for number in seen if number not in written), np.int64)
-            labels = np.array([seen[number] for number in index.tolist()], np.int64)
-        else:
-            everything = _labels(seen, dataset, len(dataset))
-            known = np.array([written.get(number, -2) for number in range(len(dataset))])
-            index = np.flatnonzero((known == -2) | ((known == -1) & (everything >= 0)))
-            labels = everything[index]
+        if dataset is not None:
+            known.at(np.arange(len(dataset)))
+        labels = known.seen if data is None else _with_listed(known, data)
+        known_more = (labels >= 0) & (known.written != labels)
+        index = np.flatnonzero((known.written == _ABSENT) | known_more)
         if not len(index):
             return None
-        rows: dict[str, Any] = {"split": split, "loader": loader, "index": index}
-        rows["target"] = pa.array(labels, pa.int32(), mask=labels < 0)
-        if dataset is not None and data is not None:
+        rows: dict[str, Any] = {"split": split, "loader": loader, "index": known.index[index]}
+        rows["target"] = pa.array(labels[index], pa.int32(), mask=labels[index] < 0)
+        if dataset is None or data is None or known.index[-1] >= len(dataset):
+            return rows
+        with isolate_rng():  # a dataset may read a sample to name it
             origins, names, true = positions_in(dataset), sample_names(dataset, data.ids_from), true_targets(dataset)
-            lasting = names.kind != "positions"
-            rows["source"], rows["source_index"] = origins.source[index], origins.position[index]
-            rows["sample_id"] = [names.names[place] for place in index.tolist()] if lasting else None
-            rows["true_target"] = pa.array(true[index], pa.int32(), mask=true[index] < 0)
+        rows["source"], rows["source_index"] = origins.source[index], origins.position[index]
+        lasting = names.kind != "positions"
+        rows["sample_id"] = [names.names[place] for place in index.tolist()] if lasting else None
+        rows["true_target"] = pa.array(true[index], pa.int32(), mask=true[index] < 0)
         return rows
 
+    def wrote(self, rows: dict[str, Any]) -> None:
+        """Count rows as written.
 
-def _labels(seen: dict[int, int], dataset: Any, count: int) -> Integers:
+        Args:
+            rows: what :meth:`rows` gave.
+        """
+        known = self._samples[rows["split"], rows["loader"]]
+        known.written[known.at(rows["index"])] = np.asarray(rows["target"].fill_null(_UNKNOWN))
+
+
+def _with_listed(known: _Samples, data: LoaderData) -> Integers:
     """What steps saw, else what the dataset lists, under the names that steps have for its labels; -1 for neither."""
-    labels = np.full(count, -1, np.int64)
-    labels[list(seen)] = list(seen.values())
-    listed = kept_labels(dataset)
-    if listed is None or len(listed) != count:
+    labels = known.seen.copy()
+    counts = data.labels is not None and data.labels.list_counts
+    listed = kept_labels(data.dataset) if counts or not data.labels_count else None
+    if listed is None or len(listed) != len(labels):
         return labels
-    known = labels >= 0
-    classes, first = np.unique(listed[known], return_index=True)
-    names = dict(zip(classes.tolist(), labels[known][first].tolist(), strict=True))
+    seen = labels >= 0
+    classes, first = np.unique(listed[seen], return_index=True)
+    names = dict(zip(classes.tolist(), labels[seen][first].tolist(), strict=True))
     renamed = any(before != after for before, after in names.items())
-    labels[~known] = [names.get(label, -1 if renamed else label) for label in listed[~known].tolist()]
+    labels[~seen] = [names.get(label, _UNKNOWN if renamed else label) for label in listed[~seen].tolist()]
     return labels

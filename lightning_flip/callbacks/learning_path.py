@@ -194,6 +194,13 @@ class LearningPath(StatefulWatcher):
         if every is not None and trainer.global_step // every > before // every:
             self._keep(trainer, self._ask(trainer, pl_module))
 
+    def restart(self, split: str, loader: int) -> None:
+        """Set the paths so far aside as ``*.orphan``, and forget the sums that samples are chosen by."""
+        self._choice = PathChoice(self._given, self.k, self.select, self.num_samples)
+        if self.trainer is not None:
+            self._recording.restart(self.trainer)
+            self._choice.start(training_data(self.trainer, self.source))
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Add up what zig-zag scores come from, and keep the chosen rows."""
         if self._choice.counting:

@@ -130,6 +130,10 @@ class NegativeFlipMonitor(StatefulWatcher):
                 del self._counts[key]
             self._train_epoch = epoch
 
+    def restart(self, split: str, loader: int) -> None:
+        """Forget the counts of a pass that is not over."""
+        self._counts.pop((split, loader), None)
+
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Count rows in; nothing is read back from the device, except for the first rows of a file."""
         assert self.attachment is not None

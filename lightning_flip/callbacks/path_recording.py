@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.callbacks.path_rows import PathRows
 from lightning_flip.callbacks.run_folder import RunFolder, continue_history, give_up, open_folder, recall_run
-from lightning_flip.stores import Claim, PartKey, claim, write_path_part
+from lightning_flip.stores import Claim, PartKey, claim, set_aside, write_path_part
 from lightning_flip.tables import is_distributed
 
 __all__ = ["PathRecording"]
@@ -112,6 +112,19 @@ class PathRecording:
             self._finished.append(self._write(trainer))
         self.written += count
         self.rows = PathRows()
+
+    def restart(self, trainer: pl.Trainer) -> None:
+        """Set what is written aside: the samples are others from now on.
+
+        Args:
+            trainer: the running Trainer.
+        """
+        self.rows, self.written, self._finished = PathRows(), 0, []
+        if self._place is not None and trainer.is_global_zero:
+            self._place.check(*self._needed)
+            self._needed = ()
+            assert self._folder is not None
+            set_aside(self._folder, [])
 
     def abandon(self, trainer: pl.Trainer, writer: object) -> None:
         """Write this rank's rows while an exception is in flight, or give up a folder that holds nothing.

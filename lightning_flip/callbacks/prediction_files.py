@@ -14,7 +14,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, LARGEST_HALF, GatheredRows
 from lightning_flip.data.identity import kept_labels
 from lightning_flip.data.sample_names import sample_names
-from lightning_flip.steps._identity import ChangedDataError, LoaderData
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps._identity import ChangedDataError, LoaderData, changed_labels
+from lightning_flip.steps.checks import first_false
 from lightning_flip.stores import write_predictions
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "named_rows",
     "on_first_rank",
     "prediction_paths",
+    "refuse_changed",
     "refuse_collections",
     "refuse_paths",
     "write_rows",
@@ -63,7 +66,7 @@ def prediction_paths(
     """
     if path is None:
         path, later = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet"), True
-    first = Path(path)
+    first = Path(path).absolute()  # the program may change its folder during the pass
     if later:
         first = first.with_name(f"{first.stem}-{stage}{first.suffix}")
     return [first, *(first.with_name(f"{first.stem}-{loader}{first.suffix}") for loader in range(1, loaders))]
@@ -139,7 +142,13 @@ def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
 
 
 def write_rows(
-    path: Path, rows: GatheredRows | None, *, data: LoaderData | None, model_parameters: int, overwrite: bool
+    path: Path,
+    rows: GatheredRows | None,
+    *,
+    data: LoaderData | None,
+    model_parameters: int,
+    stage: str,
+    overwrite: bool,
 ) -> int | None:
     """Name the samples and write their rows.
 
@@ -148,6 +157,7 @@ def write_rows(
         rows: of all ranks, with a :class:`RowNote`; None where there are none.
         data: of the loader.
         model_parameters: the model's number of parameters.
+        stage: "validate", "test" or "predict".
         overwrite: whether a file may be replaced.
 
     Returns:
@@ -193,9 +203,29 @@ def write_rows(
         model_parameters=model_parameters,
         num_samples=note.num_samples,
         data=facts,
+        stage=stage,
         overwrite=overwrite,
     )
     return len(names)
+
+
+def refuse_changed(step: SampleStep, data: LoaderData | None) -> None:
+    """Refuse rows whose targets are not the dataset's labels, up to one renaming; waits for the device.
+
+    Args:
+        step: the rows, without padding.
+        data: of the loader.
+
+    Raises:
+        ChangedDataError: if they are of other samples.
+    """
+    if data is None or data.labels is None:
+        return
+    for found in data.labels.compare(step.index, step.target, step.valid, listed=True):
+        row = first_false(found.same)
+        if row is not None:
+            where = f"sample {int(step.index[row])}"
+            raise ChangedDataError(changed_labels(found, step, row, data.split, data.loader, where))
 
 
 def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> None:

@@ -21,7 +21,7 @@ from lightning_flip.callbacks.run_folder import (
 )
 from lightning_flip.callbacks.visit_buffer import VisitBuffer
 from lightning_flip.callbacks.watcher import StatefulWatcher
-from lightning_flip.steps import SampleStep
+from lightning_flip.steps import ChangedDataError, SampleStep
 from lightning_flip.stores import PartKey, read_samples, set_aside, write_part, write_samples
 from lightning_flip.stores.claims import note_data
 from lightning_flip.stores.parts import HISTORY_FOLDER
@@ -149,6 +149,8 @@ class PredictionHistory(StatefulWatcher):
             self._needed = ()
             set_aside(self._place.path, self._finished)
             set_samples_aside(self._place.path, split)
+            if len([key for key in self.loader_data if key[0] == split]) > 1:
+                rank_zero_warn(f"PredictionHistory: the {split} parts of all loaders were set aside as *.orphan.")
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep rows; nothing is read back from the device."""
@@ -204,7 +206,8 @@ class PredictionHistory(StatefulWatcher):
         self._name_samples(trainer, split, columns, target, alone=keep)
         path = write_part(self.folder, PartKey(split, buffer.epoch, number, trainer.global_rank), columns)
         samples = self.folder / SAMPLES_FILE
-        self._needed = (path.parent.parent, *([samples] if samples.exists() and trainer.is_global_zero else []))
+        written = [path.parent, *([samples] if samples.exists() and trainer.is_global_zero else [])]
+        self._needed = tuple({*self._needed, *written})
         if not keep:
             self._finished.append((split, buffer.epoch, number))
             del self._buffers[split]
@@ -219,14 +222,20 @@ class PredictionHistory(StatefulWatcher):
             index, labels = columns["index"][mine], target[mine]
             if together:
                 index, labels = _share(trainer, index, labels)
-            self._known.see(split, loader, index, labels)
+            problem = self._known.see(split, loader, index, labels)
+            if together:
+                problem = trainer.strategy.broadcast(problem)  # the first rank knows what the file says
+            if problem and self.source.labels != "may_change":
+                raise ChangedDataError(
+                    f"{problem}. A position in the dataset has to be the same sample for the whole run; if labels are "
+                    'meant to change, pass labels="may_change".'
+                )
             if trainer.is_global_zero:
                 assert self.folder is not None
-                data = self.loader_data[split, loader]
-                rows = self._known.rows(split, loader, data)
+                rows = self._known.rows(split, loader, self.loader_data[split, loader])
                 if rows is not None:
                     write_samples(self.folder, rows)
-                    self._known.wrote(rows, data)
+                    self._known.wrote(rows)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from lightning_flip.callbacks.prediction_files import (
     RowNote,
     on_first_rank,
     prediction_paths,
+    refuse_changed,
     refuse_collections,
     refuse_paths,
     write_rows,
@@ -25,9 +26,11 @@ from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, StepSource, attach
 from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import restore_from
+from lightning_flip.stores.predictions import stage_of
 
 __all__ = ["PredictionWriter"]
 
+_LOOKED_AT = 4
 _OWN_COLUMNS = frozenset(
     ("index", "sample_id", "target", "labelled", "pred", "confidence", "prob_label", "top_classes", "top_probs")
 ) | {HALF_COLUMN}
@@ -128,7 +131,6 @@ class PredictionWriter(pl.Callback):
             logits_from, target_from, index_from, outputs=outputs, labels=labels, sample_id_from=sample_id_from
         )
         self.paths: list[Path] = []
-        self._path_of: str | None = None  # the stage that path= names the file of
         self._stage = ""
         self._attachment: Attachment | None = None
         self._forget()
@@ -137,6 +139,7 @@ class PredictionWriter(pl.Callback):
         self._files: list[Path] = []
         self._rows: dict[int, PredictionRows] = {}
         self._data: dict[int, LoaderData] = {}
+        self._to_look_at: dict[int, int] = {}  # batches whose labels are compared at once, by loader
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_attachment": None}
@@ -230,8 +233,9 @@ class PredictionWriter(pl.Callback):
             return
         refuse_collections(trainer)
         self._forget()
-        later = self._path_of not in (None, stage)
-        self._stage = stage
+        # The file says itself whose it is: another process may have written it, or a rank that has ended.
+        taken = on_first_rank(trainer, lambda: None if self.path is None else stage_of(self.path))
+        later, self._stage = taken not in (None, stage), stage
         self._files = prediction_paths(trainer, self.path, count_loaders(), stage=stage, later=later)
         split = "val" if stage == "validate" else stage
         self._data = {data.loader: data for data in self._attachment.identify(self.source, split)}
@@ -255,6 +259,10 @@ class PredictionWriter(pl.Callback):
             usual = self.source.target_from is None and (step.choice is None or not step.choice.target)
             note = RowNote(labels, step.num_samples, dataset is not None, usual and self.source.labels != "may_change")
             self._rows[loader] = PredictionRows(note)
+            self._to_look_at[loader] = _LOOKED_AT if note.listed and step.has_target else 0
+        if self._to_look_at[loader]:  # what is wrong with all of the data is not found after the last batch
+            self._to_look_at[loader] -= 1
+            refuse_changed(seen, self._data.get(loader))
         columns = step_columns(seen, top_k=self.top_k, logits=self.logits)
         numbers, words = slice_columns(batch, self.slices, len(step.index), step.num_padding)
         self._rows[loader].add({**columns, **numbers}, words)
@@ -273,6 +281,7 @@ class PredictionWriter(pl.Callback):
                 rows,
                 data=self._data.get(loader),
                 model_parameters=parameters,
+                stage=self._stage,
                 overwrite=self.overwrite,
             )
             count = on_first_rank(trainer, write)
@@ -280,7 +289,6 @@ class PredictionWriter(pl.Callback):
                 rank_zero_warn(f"PredictionWriter: loader {loader} gave no batch, so that {path} was not written.")
                 continue
             self.paths.append(path)
-            self._path_of = self._path_of or self._stage
             rank_zero_info(f"PredictionWriter: {count} predictions written to {path}")
         self._forget()
 

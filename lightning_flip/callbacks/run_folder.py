@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_flip.stores import Claim, ClaimLostError, claim, discard_empty_run, list_parts, set_aside
+from lightning_flip.stores import Claim, ClaimLostError, HistoryError, claim, discard_empty_run, list_parts, set_aside
 from lightning_flip.stores.claims import extend_info, recorded_runs, versions
 
 __all__ = [
@@ -80,6 +81,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.default: Path | None = None
+        self.session = uuid.uuid4().hex
         self.ids: list[str] = []  # the first is that of new claims
         self.claims: dict[Path, Claim] = {}
         self.writers: dict[tuple[Path, str], weakref.ref[object]] = {}
@@ -203,15 +205,17 @@ def open_folder(
         given = dirpath or kept or run.default
         try:
             if given is not None:
-                folder = Path(given)
+                folder = Path(given).absolute()  # the program may change its folder later
                 _refuse(against(folder))
                 _refuse_second_writer(trainer, run, folder, part, writer)
                 options: dict[str, Any] = {"known": run.ids, "new_id": next(iter(run.ids), None)}
+                options["session"] = run.session
                 claimed = claim(folder, run_id, overwrite=replace and dirpath is not None, info=info, **options)
             else:
-                claimed = _choose(trainer, log_dir, run_id, run.ids, info, against)
+                claimed = _choose(trainer, log_dir, run_id, run, info, against)
             _join(run, claimed, part, writer, info)
-            told = str(claimed.folder), claimed.run_id, None if work is None else work(claimed, replace)
+            answer = None if work is None else work(claimed, replace)
+            told = str(claimed.folder), claimed.run_id, claimed.session, answer
         except FileExistsError as error:
             problem = FileExistsError(f"{error}{ignored}")
         except (OSError, ValueError, TypeError, ClaimLostError) as error:
@@ -221,11 +225,11 @@ def open_folder(
         raise problem
     if text is not None:
         raise FileExistsError(text)
-    place = Claim(Path(told[0]), told[1])
+    place = Claim(Path(told[0]), told[1], session=told[2])
     run.know(place.run_id)
     if dirpath is None:
         run.default = run.default or place.folder
-    return placed(trainer, place, told[2])
+    return placed(trainer, place, told[3])
 
 
 def placed(trainer: pl.Trainer, place: Claim, answer: Any = None) -> RunFolder:
@@ -298,25 +302,27 @@ def _choose(
     trainer: pl.Trainer,
     log_dir: str | None,
     run_id: str | None,
-    ids: Sequence[str],
+    run: _Run,
     info: dict[str, Any] | None,
     against: Callable[[Path], str],
 ) -> Claim:
     """Claim the folder of a run to which nobody gave one."""
     shared = log_dir is not None and bool(trainer.loggers)
-    root = Path(log_dir or "") if shared else Path(trainer.default_root_dir) / _DEFAULT
-    go_on = functools.partial(claim, run_id=run_id, info=info, known=ids, new_id=next(iter(ids), None))
+    root = Path(log_dir or "").absolute() if shared else Path(trainer.default_root_dir).absolute() / _DEFAULT
+    ids, first = run.ids, next(iter(run.ids), None)
+    go_on = functools.partial(claim, run_id=run_id, info=info, known=ids, new_id=first, session=run.session)
+    begin = functools.partial(claim, versioned=True, info=info, new_id=run_id or first, session=run.session)
     mine = {*ids, *([run_id] if run_id else [])}
     for folder in (root, *versions(root)) if mine else ():  # the folder was moved with all that is around it
         if recorded_runs(folder) & mine:
             return go_on(folder)
     if not shared:
-        return claim(root, versioned=True, info=info, new_id=run_id or next(iter(ids), None))
+        return begin(root)
     try:
         _refuse(against(root))
         return go_on(root)
-    except FileExistsError:
-        claimed = claim(root, versioned=True, first=1, info=info, new_id=run_id or next(iter(ids), None))
+    except (FileExistsError, HistoryError):  # or a run.json of somebody else
+        claimed = begin(root, first=1)
         rank_zero_warn(
             f"the logger's folder {root} holds another run, so that this run is recorded in {claimed.folder}. Give "
             "the logger a version or name for each run, or the callbacks a dirpath=."

@@ -203,7 +203,7 @@ class StepWatcher(pl.Callback, ABC):
             split: "train", "val" or "test".
             reason: why.
         """
-        self._tell(f"{type(self).__name__}: nothing was recorded of a pass of {split} steps: {reason}.")
+        self._tell(f"{type(self).__name__}: nothing was recorded of a pass of {split} steps: {reason}.", f"no {split}")
 
     def rescue(self, trainer: pl.Trainer) -> None:
         """Save what can be saved while an exception is in flight; no collectives.
@@ -365,9 +365,10 @@ class StepWatcher(pl.Callback, ABC):
             self.open(trainer, pl_module)
             self._opened = True
 
-    def _tell(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _tell(self, text: str, about: str = "") -> None:
+        """Warn once, of a text or of what it is about."""
+        if (about or text) not in self._told:
+            self._told.add(about or text)
             rank_zero_warn(text)
 
     def _release(self) -> None:

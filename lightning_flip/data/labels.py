@@ -145,6 +145,13 @@ def labels_at_hand(dataset: Any) -> Tensor | None:
         >>> labels_at_hand(TensorDataset(torch.zeros(2, 3), torch.tensor([1, 0]))), labels_at_hand([("a", 1)])
         (tensor([1, 0]), None)
     """
+    try:
+        return _listed(dataset)
+    except Exception:  # an attribute of that name that raises, or holds something else: no list
+        return None
+
+
+def _listed(dataset: Any) -> Tensor | None:
     if isinstance(dataset, Subset) and not isinstance(getattr(dataset, "targets", None), Tensor):
         labels = labels_at_hand(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
@@ -159,9 +166,12 @@ def labels_at_hand(dataset: Any) -> Tensor | None:
     if kept is None:
         tensors: Sequence[Any] = getattr(dataset, "tensors", ())
         kept = tensors[1] if len(tensors) > 1 else None
-    if kept is None or callable(kept):
-        return None
-    array = np.asarray(kept)
+    shape = getattr(kept, "shape", None)
+    if kept is None or callable(kept) or (shape is not None and tuple(shape) != (len(dataset),)):
+        return None  # told by its shape where it has one: what lies in a file is not read for it
+    if isinstance(kept, (list, tuple)) and kept and isinstance(kept[0], Tensor):
+        kept = torch.stack(list(kept))
+    array = kept.detach().cpu().numpy() if isinstance(kept, Tensor) else np.asarray(kept)
     if array.shape != (len(dataset),) or array.dtype.kind not in "iub":
         return None
     return torch.from_numpy(array.astype(np.int64))

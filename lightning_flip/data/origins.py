@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -111,8 +112,9 @@ def true_targets(dataset: Any) -> Positions:
     for origin in origins(dataset):
         asked = next(((data, at) for data, at in origin.way if callable(getattr(data, "true_target", None))), None)
         if asked is not None:
-            answers = [asked[0].true_target(position) for position in asked[1].tolist()]
-            found[origin.rows] = [-1 if answer is None else int(answer) for answer in answers]
+            with contextlib.suppress(TypeError, ValueError):  # NaN, or no number
+                answers = [asked[0].true_target(position) for position in asked[1].tolist()]
+                found[origin.rows] = [-1 if answer is None else int(answer) for answer in answers]
     return found
 
 
@@ -127,9 +129,9 @@ def _follow(
     if (at < 0).any():  # Subset and ConcatDataset count from the end as well
         at = np.where(at < 0, at + len(dataset), at)
     way = (*way, (dataset, at))
-    chosen = _indices(dataset) if isinstance(dataset, Subset) else None
+    chosen = _indices(dataset, at) if isinstance(dataset, Subset) else None
     if chosen is not None:
-        yield from _follow(dataset.dataset, rows, chosen[at], way, number, prefix)
+        yield from _follow(dataset.dataset, rows, chosen, way, number, prefix)
     elif isinstance(dataset, ConcatDataset):
         parts_of = np.searchsorted(dataset.cumulative_sizes, at, side="right")
         for place, (part, end) in enumerate(zip(dataset.datasets, dataset.cumulative_sizes, strict=True)):
@@ -143,10 +145,10 @@ def _follow(
         yield Origin(rows, way, number, prefix)
 
 
-def _indices(dataset: Subset[Any]) -> Positions | None:
-    """The positions that a subset keeps; None where they are keys of another kind."""
+def _indices(dataset: Subset[Any], at: Positions) -> Positions | None:
+    """Where samples of a subset are in the dataset that it is of; None where it is asked for in another way."""
     try:
         listed = np.asarray(dataset.indices)
-        return listed.astype(np.int64) if listed.dtype.kind in "iu" and listed.ndim == 1 else None
-    except (TypeError, ValueError):
+        return listed[at].astype(np.int64) if listed.dtype.kind in "iu" and listed.ndim == 1 else None
+    except (TypeError, ValueError, IndexError):
         return None

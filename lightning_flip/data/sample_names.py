@@ -151,8 +151,8 @@ def _named(part: Origin, sample_id_from: str | None) -> tuple[list[str], Kind]:
     if sample_id_from is not None:
         return _column(part, sample_id_from), "column"
     for dataset, at in part.way:
-        ask = getattr(dataset, "sample_id", None)
-        if callable(ask) and ask(int(at[0])) is not None:  # a wrapper may only hand the question on
+        ask = _question(dataset, int(at[0]))
+        if ask is not None:
             answers = [ask(position) for position in at.tolist()]
             if None not in answers:
                 return list(map(str, answers)), "sample_id"
@@ -164,6 +164,15 @@ def _named(part: Origin, sample_id_from: str | None) -> tuple[list[str], Kind]:
         if paths is not None:
             return paths, "paths"
     return _places(part), "positions"
+
+
+def _question(dataset: Any, first: int) -> Callable[[int], Any] | None:
+    """The method of a dataset that answers for its samples; a wrapper's may only hand the question on."""
+    try:
+        ask: Any = getattr(dataset, "sample_id", None)
+        return ask if callable(ask) and ask(first) is not None else None
+    except Exception:  # a method of that name that does something else
+        return None
 
 
 def _joined(count: int, parts: Sequence[Origin], found: Sequence[list[str]]) -> list[str]:
@@ -196,20 +205,35 @@ def _column(part: Origin, name: str) -> list[str]:
 
 def _paths(dataset: Any, at: Positions) -> list[str] | None:
     """The files of samples of a folder dataset, below its root; None where its lists hold something else."""
-    for listed in (getattr(dataset, "samples", None), getattr(dataset, "imgs", None)):
-        if not isinstance(listed, (list, tuple)) or not listed or len(listed) != len(dataset):
-            continue
-        whole = len(at) == len(listed) and bool((at == np.arange(len(at))).all())
-        chosen = listed if whole else [listed[position] for position in at.tolist()]
+    for name in ("samples", "imgs"):
         try:
-            paths = [entry[0] for entry in chosen] if isinstance(chosen[0], (list, tuple)) else list(chosen)
-            paths = paths if set(map(type, paths)) == {str} else [str(os.fspath(path)) for path in paths]
-        except (TypeError, IndexError, KeyError):
+            found = _paths_in(dataset, getattr(dataset, name, None), at)
+        except Exception:  # an attribute of that name that raises, or holds something else
             continue
-        root = os.path.join(os.fspath(getattr(dataset, "root", None) or ""), "")
-        below = bool(root) and paths[0].startswith(root)
-        if not below and not os.path.isfile(paths[0]):
-            continue  # texts, for example
-        named = [path.removeprefix(root) for path in paths] if below else paths
-        return named if os.sep == "/" else [name.replace(os.sep, "/") for name in named]
+        if found is not None:
+            return found
     return None
+
+
+def _paths_in(dataset: Any, listed: Any, at: Positions) -> list[str] | None:
+    if not isinstance(listed, (list, tuple)) or not listed or len(listed) != len(dataset):
+        return None
+    root = os.path.join(os.fspath(getattr(dataset, "root", None) or ""), "")
+    if not (root and _path_of(listed[0]).startswith(root)):
+        if not os.path.isfile(_path_of(listed[0])):
+            return None  # texts, for example
+        paths = list(map(_path_of, listed))
+        root = os.path.join(os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))]), "")
+    whole = len(at) == len(listed) and bool((at == np.arange(len(at))).all())
+    chosen = listed if whole else [listed[position] for position in at.tolist()]
+    paths = [entry[0] for entry in chosen] if isinstance(chosen[0], (list, tuple)) else list(chosen)
+    if set(map(type, paths)) != {str}:
+        paths = list(map(_path_of, chosen))
+    if len(set(paths)) < (len(at) if whole else len(np.unique(at))):
+        return None  # several samples of one file
+    named = [path.removeprefix(root) for path in paths]
+    return named if os.sep == "/" else [name.replace(os.sep, "/") for name in named]
+
+
+def _path_of(entry: Any) -> str:
+    return str(os.fspath(entry[0] if isinstance(entry, (list, tuple)) else entry))

@@ -92,6 +92,8 @@ class LossTerm(Stacked, _Module):
     replaces_cross_entropy: ClassVar[bool] = False
     #: Whether the method corrects the loss for label noise; two such methods are an error at class definition.
     corrects_noise: ClassVar[bool] = False
+    #: Whether the method looks samples up by position without observing them, as in a file of soft targets.
+    finds_by_position: ClassVar[bool] = False
     #: What to change when the loss runs away. A method that says so has its loss watched.
     divergence_advice: ClassVar[str] = ""
 
@@ -266,6 +268,12 @@ class LossTerm(Stacked, _Module):
         """
         for method in self._methods("observe"):
             method(self, step)
+
+    @property
+    def _holds_samples(self) -> bool:
+        """Whether a method knows samples by their position, which then have to stay the same."""
+        observers = any(owners_of(type(self), name, LossTerm) for name in ("observe", "visit"))
+        return observers or bool(methods_that(type(self), "finds_by_position"))
 
     @property
     def _loop(self) -> TermLoop:

@@ -76,6 +76,7 @@ class ClassWiseSelfDistillation(LossTerm):
         3.0
     """
 
+    finds_by_position = True
     softens_target = True
 
     def __init__(

@@ -245,7 +245,20 @@ class TermLoop(pl.Callback):
             for data in self.attachment.identify(module.step_source, "train"):
                 self._compare(module, data)
 
+    @property
+    def holds_samples(self) -> bool:
+        """Whether a method remembers samples by their position; else it does not matter whether they change."""
+        module = self._module()
+        return module is not None and module._holds_samples
+
+    @property
+    def owner_name(self) -> str:
+        """The name of the module's class, for errors."""
+        return type(self._module()).__name__
+
     def _compare(self, module: LossTerm, data: LoaderData) -> None:
+        if not self.holds_samples:
+            return
         self._data.compare(type(module).__name__, data, self._restart if module.allow_changed_data else None)
 
     def _restart(self, split: str, loader: int) -> None:

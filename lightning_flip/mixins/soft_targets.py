@@ -80,6 +80,7 @@ class SoftTargets(LossTerm):
         1.0
     """
 
+    finds_by_position = True
     softens_target = True
     replaces_cross_entropy = True
 

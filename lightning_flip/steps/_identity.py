@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_flip.data.identity import data_difference, describe_data
 from lightning_flip.steps._labels import Changed, KnownLabels
@@ -46,11 +48,23 @@ class LoaderData:
         self.loader = loader
         self.dataset = dataset
         self.num_samples: int | None = None if dataset is None else len(dataset)
-        known = self.num_samples is not None and self.num_samples <= _MOST
-        self.facts = describe_data(dataset, sample_id_from=source.sample_id_from) if known else None
         self.labels = labels
         self.labels_count = source.labels != "may_change"
         self.ids_from = source.sample_id_from
+        known = self.num_samples is not None and self.num_samples <= _MOST
+        self.facts = self._described() if known else None
+
+    def _described(self) -> dict[str, Any]:
+        """The fingerprint; validation data may lack the ids that the training data have."""
+        with isolate_rng():  # a dataset may read a sample to name it
+            try:
+                return describe_data(self.dataset, sample_id_from=self.ids_from)
+            except ValueError as error:
+                if self.split != "val" or self.ids_from is None:
+                    raise
+                rank_zero_warn(f"the val data (loader {self.loader}) are known by positions: {error}")
+                self.ids_from = None
+                return describe_data(self.dataset)
 
     @property
     def name(self) -> str:
@@ -63,7 +77,8 @@ class LoaderData:
             return ""
         now = self.facts
         if 0 < before["length"] < self.num_samples:
-            now = describe_data(self.dataset, length=before["length"], sample_id_from=self.ids_from)
+            with isolate_rng():
+                now = describe_data(self.dataset, length=before["length"], sample_id_from=self.ids_from)
         problem = data_difference(before, now, labels=self.labels_count)
         grown = now is not self.facts
         return f"there are {self.num_samples} now, and of the first ones, {problem}" if problem and grown else problem
@@ -73,7 +88,8 @@ class LoaderData:
         """Whether the dataset has changed in place, as far as that is seen without hashing ids."""
         if self.facts is None:
             return False
-        now = describe_data(self.dataset, ids=False)
+        with isolate_rng():
+            now = describe_data(self.dataset, ids=False)
         return any(value != self.facts[name] for name, value in now.items() if name != "labels" or self.labels_count)
 
 
@@ -143,7 +159,7 @@ class DataRegister:
             data.labels = KnownLabels(dataset, None if data.facts is None else data.num_samples, device)
             known = None if before is None else before.labels
             if before is not None and known is not None and not (before.facts and data.difference(before.facts)):
-                data.labels.adopt(known.state())
+                data.labels.adopt(known.state(), known)
         self._found[source, split, loader] = data
         return data
 
@@ -152,13 +168,14 @@ class DataRegister:
             return
         said: list[Any] = [None] * dist.get_world_size()
         text = "" if problem is None else f"{type(problem).__name__}: {problem}"
-        dist.all_gather_object(said, (text, {data.name: data.facts for data in here}))
+        merges = [data.labels is not None and data.labels.merges for data in here]
+        dist.all_gather_object(said, (text, {data.name: data.facts for data in here}, merges))
         if problem is not None:
             raise problem
-        for rank, (text, _) in enumerate(said):
+        for rank, (text, _, _) in enumerate(said):
             if text:
                 raise RuntimeError(f"the {split} data of rank {rank} cannot be described: {text}")
-        ranks = [facts for _, facts in said]
+        ranks = [facts for _, facts, _ in said]
         for rank, facts in enumerate(ranks):
             for name in sorted({*ranks[0], *facts}):
                 first, other = ranks[0].get(name), facts.get(name)
@@ -175,11 +192,12 @@ class DataRegister:
                         "manual_seed(0)) for example, and leave the sharing to the sampler; or let batches carry ids "
                         "and pass index_from=."
                     )
-        for data in here:
-            several = 0 if data.labels is None else data.labels.merge()
+        for place, data in enumerate(here):
+            everywhere = all(merges[place] for _, _, merges in said)
+            several = data.labels.merge() if everywhere and data.labels is not None else 0
             if several:
                 raise ChangedDataError(
-                    f"ranks saw different labels of {several} samples or classes of the {split} data (loader "
+                    f"ranks saw different labels of {several} samples of the {split} data (loader "
                     f'{data.loader}). {_SAME} If labels are meant to change, pass labels="may_change".'
                 )
 

@@ -41,6 +41,10 @@ class _Table:
         self.first.scatter_reduce_(0, index, torch.where(fresh, target, known), "amax")
         return self.first.index_select(0, index)
 
+    def adopt(self, earlier: Tensor) -> None:
+        """Take over labels of numbers that have none; -1 for none."""
+        self.first.copy_(torch.where(self.first < 0, earlier.to(self.first.device), self.first))
+
 
 class KnownLabels:
     """Holds every label against the first one of its sample, and against the dataset's list up to one renaming.
@@ -50,6 +54,7 @@ class KnownLabels:
     """
 
     def __init__(self, dataset: Any, num_samples: int | None, device: torch.device) -> None:
+        self.list_counts = False  # whether steps have the labels that the dataset lists, up to their names
         self._by_id: dict[int, int] = {}
         self._table = None if num_samples is None else _Table(num_samples, device)
         self._classes: Tensor | None = None  # the number of each sample's listed label
@@ -83,12 +88,20 @@ class KnownLabels:
             return []  # nearly always, and then there is nothing to write
         first = self._table.look(index, target, valid)
         found = [Changed(first == target, first, False)]
+        self.list_counts = self._classes is not None and listed
         if self._classes is not None and listed:
             renamed = self._renamed.look(self._classes.index_select(0, index).long(), target, valid)
             found.append(Changed(renamed == target, renamed, True))
         if valid is None:
             return found
         return [each._replace(same=each.same | ~valid) for each in found]
+
+    def go_by_number(self) -> None:
+        """Keep labels by number alone: a sampler draws more samples than the dataset says that there are."""
+        if self._table is not None:
+            known = self._table.first.tolist()
+            self._by_id = {number: label for number, label in enumerate(known) if label >= 0}
+        self._table = self._classes = None
 
     def list_change(self, dataset: Any) -> str:
         """How the dataset's list of labels differs from the one of before, in words; "" where it does not."""
@@ -106,9 +119,14 @@ class KnownLabels:
             f"{before[first]}, now {now[first]}"
         )
 
+    @property
+    def merges(self) -> bool:
+        """Whether there is a table, and not labels by number alone."""
+        return self._table is not None
+
     def merge(self) -> int:
-        """Bring the ranks' labels together, a collective; how many samples or classes have several labels."""
-        table = self._lasting
+        """Bring the ranks' labels together, a collective; how many samples have several labels."""
+        table = self._table
         if table is None or not is_distributed():
             return 0
         first, least = table.first, torch.where(table.first < 0, torch.iinfo(torch.int32).max, table.first)
@@ -117,26 +135,26 @@ class KnownLabels:
         return int(((first >= 0) & (least != first)).sum())
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint needs beside the fingerprint: the labels, or what the listed ones are called."""
-        table = self._lasting
-        if table is None:
+        """What a checkpoint needs: the labels, or, where the fingerprint has them, what steps call the listed ones."""
+        if self._table is None:
             return None
-        return {"listed": None if self._classes is None else self._values, "first": table.first.cpu().clone()}
+        state: dict[str, Any] = {"first": None if self.list_counts else self._table.first.cpu().clone()}
+        if self._classes is not None:
+            state |= {"listed": self._values, "names": self._renamed.first.cpu().clone()}
+        return state
 
-    def adopt(self, saved: dict[str, Any] | None) -> None:
-        """Take over what an earlier state knows of labels that no step has seen yet."""
-        table = self._lasting
-        if saved is None or table is None or (saved["listed"] is None) != (self._classes is None):
+    def adopt(self, saved: dict[str, Any] | None, earlier: KnownLabels | None = None) -> None:
+        """Take over what an earlier state, or the labels of data of before, know of labels that no step has seen yet."""
+        if saved is None or self._table is None:
             return
-        old = torch.full_like(table.first, -1, device="cpu")
-        if self._classes is None:
+        if earlier is not None and earlier._table is not None:
+            saved = {**saved, "first": earlier._table.first.cpu()}
+        if saved.get("first") is not None:
+            old = torch.full_like(self._table.first, -1, device="cpu")
             count = min(len(old), len(saved["first"]))
             old[:count] = saved["first"][:count]
-        else:
-            known = dict(zip(saved["listed"].tolist(), saved["first"].tolist(), strict=True))
-            old = torch.tensor([known.get(value, -1) for value in self._values.tolist()], dtype=torch.int32)
-        table.first.copy_(torch.where(table.first < 0, old.to(table.first.device), table.first))
-
-    @property
-    def _lasting(self) -> _Table | None:
-        return self._table if self._classes is None else self._renamed
+            self._table.adopt(old)
+        if self._classes is not None and saved.get("names") is not None:
+            known = dict(zip(saved["listed"].tolist(), saved["names"].tolist(), strict=True))
+            names = [known.get(value, -1) for value in self._values.tolist()]
+            self._renamed.adopt(torch.tensor(names, dtype=torch.int32))

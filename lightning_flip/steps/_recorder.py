@@ -562,12 +562,8 @@ class Recorder:
         if step.num_samples is None or step.largest_index is None or step.largest_index < step.num_samples:
             return step
         data = feed.data = self._register.of(feed.source, feed.split, feed.loader, step.dataset)
-        if data.num_samples is not None and step.largest_index >= data.num_samples:
-            raise ChangedDataError(
-                f"a {feed.split} batch (loader {feed.loader}) has the sample {step.largest_index} of a dataset of "
-                f"{data.num_samples} samples: its sampler and its length do not agree, or it has shrunk while it was "
-                "read. Give it the length of what the sampler draws from."
-            )
+        if data.num_samples is not None and step.largest_index >= data.num_samples and data.labels is not None:
+            data.labels.go_by_number()  # the sampler draws from more than the dataset says that there is
         return replace(step, data=data, num_samples=data.num_samples)
 
     def _hold_labels(
@@ -575,13 +571,16 @@ class Recorder:
     ) -> tuple[Tensor | None, int | None, Exception | None]:
         """Hold the labels against those of before; which rows are valid, the first that is not, and its error."""
         labels = None if step.data is None else step.data.labels
-        if labels is None:
+        readers = [*feed.readers, *feed.watchers]
+        if labels is None or not any(getattr(reader, "holds_samples", True) for reader in readers):
             return valid, None, None
+        names = ", ".join(dict.fromkeys(getattr(reader, "owner_name", type(reader).__name__) for reader in readers))
         usual = feed.source.target_from is None and (feed.choice is None or not feed.choice.target)
         for found in labels.compare(step.index, step.target, valid, listed=usual):
 
             def error(row: int, found: Changed = found) -> Exception:
-                return ChangedDataError(changed_labels(found, step, row, feed.split, feed.loader, where(row)))
+                text = changed_labels(found, step, row, feed.split, feed.loader, where(row))
+                return ChangedDataError(f"{names}: {text}")
 
             if deferred:
                 (feed.checks or self._checks).defer(found.same, error)

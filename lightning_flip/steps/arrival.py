@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from lightning_flip.data.indexed import IndexedBatch
-from lightning_flip.steps._identity import ChangedDataError
 from lightning_flip.steps.loaders import LoaderRecord
 from lightning_flip.steps.source import StepSource
 from lightning_flip.steps.targets import select
@@ -32,6 +31,7 @@ class Arrival:
 
     Attributes:
         plain: the same without index, as the user's hooks and steps see it.
+        problem: why rows and positions do not belong together; "" where nothing speaks against it.
     """
 
     def __init__(self, data: Any, loaders: Mapping[int, LoaderRecord]) -> None:
@@ -42,16 +42,21 @@ class Arrival:
         self._parts: dict[Any, IndexedBatch | None] = {}  # by key in the collection; None: that loader has ended
         self._located: list[int] | None = None  # the positions of a single loader's batch: nearly always
         self.plain = data
+        self.problem = ""
         if isinstance(data, IndexedBatch):
             self._parts = {None: data}
             self.plain = data.batch
-            self._located = data.positions if min(data.positions, default=0) >= 0 and not data.problem else None
+            self._located = data.positions if min(data.positions, default=0) >= 0 else None
+            self.problem = data.problem
         elif isinstance(data, (list, tuple, dict)) and _holds_indexed(data):
             # Only the collection of CombinedLoader is looked into, never a batch of the user's own type.
             self._single = False
             pairs = data.items() if isinstance(data, dict) else enumerate(data)
             self._parts = {key: part for key, part in pairs if part is None or isinstance(part, IndexedBatch)}
             self.plain = tree_map(_plain, data, is_leaf=_is_indexed)
+            self.problem = next(
+                (part.problem for part in self._parts.values() if part is not None and part.problem), ""
+            )
 
     @property
     def loader(self) -> int | None:
@@ -188,7 +193,6 @@ class Arrival:
         Raises:
             TypeError: if there is no index, or none of integers.
             ValueError: if it is negative.
-            ChangedDataError: if the rows of the batch are not in the order of their positions.
         """
         if source.index_from is not None:
             return self._ids(source)[1]
@@ -206,8 +210,6 @@ class Arrival:
                 "are not integers; a sample's index is its integer position in the dataset. Use integer positions, or "
                 'let every batch carry an integer id for each sample and name it: index_from="id".'
             )
-        if part.problem and source.labels != "may_change":
-            raise ChangedDataError(part.problem)
         return part.positions
 
     def index(self, source: StepSource) -> Tensor:

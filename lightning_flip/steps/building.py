@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_flip.data.labels import labels_at_hand
 from lightning_flip.steps._choice import Question
+from lightning_flip.steps._identity import ChangedDataError
 from lightning_flip.steps._loss_targets import target_of
 from lightning_flip.steps._remembered import recall
 from lightning_flip.steps.arrival import Arrival
@@ -210,7 +211,15 @@ class RunningStep:
             )
         if target.device != logits.device:
             target = target.to(logits.device, non_blocking=True)
+        if self.arrival.problem:
+            self._refuse_order(source, found)
         return found, target
+
+    def _refuse_order(self, source: StepSource, found: Found) -> None:
+        """Refuse rows in another order than their samples, if their labels are the ones that show it."""
+        elsewhere = source.target_from is not None or (found.choice is not None and bool(found.choice.target))
+        if not elsewhere and source.index_from is None and source.labels != "may_change":
+            raise ChangedDataError(self.arrival.problem)
 
     def _question(self, batch: Any, source: StepSource, rows: int) -> Question:
         target: Tensor | None = None

@@ -75,7 +75,7 @@ class CachedLogits:
             assert converted is not None
             kept = converted
         self._logits = kept[order]
-        self._compared_with: int | None = None
+        self._compared_with: tuple[int, int] | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> CachedLogits:
@@ -154,9 +154,9 @@ class CachedLogits:
         Raises:
             ValueError: if the table is of another dataset, or has no row for some of its samples.
         """
-        if step.num_samples is not None and step.num_samples != self._compared_with:
+        if step.num_samples is not None and (step.num_samples, id(step.dataset)) != self._compared_with:
             self._compare(step.num_samples, step.dataset)
-            self._compared_with = step.num_samples
+            self._compared_with = step.num_samples, id(step.dataset)
         if self.device != step.logits.device:
             self.to(step.logits.device)
         if step.num_samples is not None:

@@ -88,6 +88,11 @@ class SampleStep:
         """
         if self.largest_index is None or self.largest_index < num_samples:
             return
+        if self.num_samples == num_samples:
+            raise ValueError(
+                f"a batch has the sample {self.largest_index} of a dataset of {num_samples} samples: its sampler and its "
+                "length do not agree. Give the dataset the length of what the sampler draws from."
+            )
         if self.num_samples is not None:
             raise ValueError(
                 f"a batch has the sample {self.largest_index}, and num_samples={num_samples} has room for those below "

@@ -38,7 +38,6 @@ __all__ = [
     "dataset_fingerprint",
     "discard_empty_run",
     "list_parts",
-    "note_data",
     "open_run",
     "path_bytes",
     "read_history",

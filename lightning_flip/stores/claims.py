@@ -43,6 +43,7 @@ class Claim:
         run_id: the run's id, which `run.json` in it names.
         fresh: whether the run began with this claim, and was not there before.
         made: whether the folder was not there before.
+        session: tells the process that records from one that goes on with the same run; "" where nobody asks.
 
     Example:
         >>> import tempfile
@@ -61,6 +62,7 @@ class Claim:
     run_id: str
     fresh: bool = True
     made: bool = False
+    session: str = ""
 
     def check(self, *needed: Path) -> None:
         """Find out before a write whether the folder is still there and still this run's.
@@ -73,7 +75,8 @@ class Claim:
         """
         file, problem = self.folder / RUN_FILE, ""
         try:
-            owner = json.loads(file.read_bytes())["run_id"]
+            content = json.loads(file.read_bytes())
+            owner, session = content["run_id"], content.get("session", "")
         except (FileNotFoundError, NotADirectoryError):
             problem = f"{file} is gone" if self.folder.is_dir() else f"{self.folder} is gone"
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -81,6 +84,8 @@ class Claim:
         else:
             if owner != self.run_id:
                 problem = f"{self.folder} now holds the run {owner}"
+            elif self.session and session != self.session:
+                problem = f"another process has resumed the run in {self.folder}"
         lost = [path for path in needed if not problem and not path.exists()]
         if lost:
             problem = f"{lost[0]} is gone"
@@ -101,6 +106,7 @@ def claim(
     first: int = 0,
     known: Collection[str] = (),
     new_id: str | None = None,
+    session: str = "",
 ) -> Claim:
     """Claim a folder for a run; of any number of simultaneous claims exactly one succeeds.
 
@@ -127,6 +133,8 @@ def claim(
         first: the lowest N.
         known: further ids by which the run goes, as the parts of a run of version 0.1 have ids of their own.
         new_id: the id of a run that starts; None draws one.
+        session: drawn by the process that records: one that resumes the same run takes the folder over, and this one
+            finds out at its next write.
 
     Returns:
         The claim.
@@ -160,6 +168,7 @@ def claim(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "library_version": library_version(),
         "info": json.loads(text),
+        **({"session": session} if session else {}),
     }
     if versioned:
         return _claim_version(Path(dirpath), first, identity, content)
@@ -350,7 +359,8 @@ def _claim_folder(
         if (folder / RUN_FILE).exists():
             present = read_run(folder)
             if present.run_id in mine or mine & set(_record(folder).values()):
-                return Claim(folder, present.run_id, fresh=False)
+                _take_over(folder, content)
+                return Claim(folder, present.run_id, fresh=False, session=content.get("session", ""))
             if not overwrite:
                 raise FileExistsError(
                     f"{folder} already holds the run {present.run_id} (begun {present.created}), but "
@@ -360,14 +370,21 @@ def _claim_folder(
                 )
             _remove_record(folder)
             _replace(folder, content)  # never without a claim in between, which a fresh run could take
-            return Claim(folder, content["run_id"])
+            return Claim(folder, content["run_id"], session=content.get("session", ""))
         _refuse_leftovers(folder, run_id, mine, overwrite=overwrite)
         if not _make_exclusively(folder / RUN_FILE, content):
             raise FileExistsError(
                 f"{folder} was claimed by another run at this moment. Choose another folder, or pass overwrite=True "
                 "when that run has ended."
             )
-        return Claim(folder, content["run_id"], made=made)
+        return Claim(folder, content["run_id"], made=made, session=content.get("session", ""))
+
+
+def _take_over(folder: Path, content: Mapping[str, Any]) -> None:
+    """Have a run that is there be recorded by this process alone."""
+    there = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    if content.get("session") and there.get("session") != content["session"]:
+        _replace(folder, {**there, "session": content["session"]})
 
 
 def _refuse_leftovers(folder: Path, run_id: str | None, mine: set[str], *, overwrite: bool) -> None:
@@ -418,6 +435,9 @@ def _remove_record(folder: Path) -> None:
     remove_parts(folder)
     if is_samples_file(folder / SAMPLES_FILE):
         (folder / SAMPLES_FILE).unlink()
+    for pattern in ("diagnostics/*.csv", "diagnostics/*.png", f"*/{ZIGZAG_FILE}", "transition.npz"):
+        for file in folder.glob(pattern):
+            file.unlink()
     for name in (SAMPLES_FILE, RUN_FILE, ZIGZAG_FILE):
         for stale in temporary_files(folder, name):
             stale.unlink(missing_ok=True)

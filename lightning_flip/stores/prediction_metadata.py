@@ -26,6 +26,7 @@ class PredictionMetadata:
         num_samples: number of samples in the dataset that was predicted, also those not in the file.
         data: the fingerprint of that dataset; `data["ids_are"]` says what `sample_id` is: "positions" are no lasting
             ids.
+        stage: "validate", "test" or "predict", which wrote the file; None where nobody said.
 
     Example:
         >>> written = PredictionMetadata(classes=("cat", "dog"), model_parameters=12)
@@ -37,6 +38,7 @@ class PredictionMetadata:
     model_parameters: int | None = None
     num_samples: int | None = None
     data: Mapping[str, Any] | None = None
+    stage: str | None = None
 
     def to_footer(self) -> dict[bytes, bytes]:
         """Write it as key-value metadata, with the mark of our files and the schema's version."""
@@ -68,6 +70,7 @@ class PredictionMetadata:
                 details.get("model_parameters"),
                 details.get("num_samples"),
                 details.get("data"),
+                details.get("stage"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PredictionError(f"{name} has damaged metadata ({error!r}). Write the file again.") from error

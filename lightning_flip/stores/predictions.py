@@ -19,7 +19,7 @@ from lightning_flip.stores.prediction_metadata import PredictionMetadata
 from lightning_flip.stores.prediction_set import PredictionSet
 from lightning_flip.stores.scores import list_array, logit_blocks
 
-__all__ = ["PredictionError", "PredictionSet", "read_logits", "write_predictions"]
+__all__ = ["PredictionError", "PredictionSet", "read_logits", "stage_of", "write_predictions"]
 
 _ORDER = ("index", "sample_id", "target", "pred", "confidence", "prob_label", "top_classes", "top_probs", "logits")
 _REQUIRED = ("index", "sample_id", "pred", "confidence")
@@ -36,6 +36,7 @@ def write_predictions(
     model_parameters: int | None = None,
     num_samples: int | None = None,
     data: Mapping[str, Any] | None = None,
+    stage: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write predictions to one Parquet file, which appears whole or not at all.
@@ -60,6 +61,7 @@ def write_predictions(
         model_parameters: the model's number of parameters, for tables.
         num_samples: the size of the dataset, where not all of it was predicted.
         data: the fingerprint of the dataset, anything that JSON can hold.
+        stage: what the predictions are of, "test" for example.
         overwrite: replace a file that is there.
 
     Returns:
@@ -88,7 +90,9 @@ def write_predictions(
     table = _as_table(columns)
     labels = None if classes is None else tuple(_plain_label(label) for label in classes)
     PredictionSet.from_table(table, "columns", classes=labels)  # what could not be read must not be written
-    table = table.replace_schema_metadata(PredictionMetadata(labels, model_parameters, num_samples, data).to_footer())
+    table = table.replace_schema_metadata(
+        PredictionMetadata(labels, model_parameters, num_samples, data, stage).to_footer()
+    )
     make_directory(path.parent)
     with atomic_write(path, replace=overwrite) as temporary:
         pq.write_table(
@@ -100,6 +104,26 @@ def write_predictions(
             write_page_checksum=True,
         )
     return path
+
+
+def stage_of(path: str | os.PathLike[str]) -> str | None:
+    """What the predictions in a file are of.
+
+    Args:
+        path: a file; it need not exist.
+
+    Returns:
+        "validate", "test" or "predict"; None where the file does not say, or is none of ours.
+
+    Example:
+        >>> stage_of("no/such.parquet") is None
+        True
+    """
+    try:
+        found = PredictionMetadata.from_footer(pq.read_schema(path).metadata, str(path))
+    except (OSError, pa.ArrowException, PredictionError):
+        return None
+    return None if found is None else found.stage
 
 
 def read_logits(
