@@ -66,7 +66,7 @@ def prediction_paths(
     """
     if path is None:
         path, later = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet"), True
-    first = Path(path).absolute()  # the program may change its folder during the pass
+    first = Path(path)
     if later:
         first = first.with_name(f"{first.stem}-{stage}{first.suffix}")
     return [first, *(first.with_name(f"{first.stem}-{loader}{first.suffix}") for loader in range(1, loaders))]

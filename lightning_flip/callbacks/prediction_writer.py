@@ -137,6 +137,7 @@ class PredictionWriter(pl.Callback):
 
     def _forget(self) -> None:
         self._files: list[Path] = []
+        self._named: list[Path] = []  # the same as the user named them
         self._rows: dict[int, PredictionRows] = {}
         self._data: dict[int, LoaderData] = {}
         self._to_look_at: dict[int, int] = {}  # batches whose labels are compared at once, by loader
@@ -236,7 +237,8 @@ class PredictionWriter(pl.Callback):
         # The file says itself whose it is: another process may have written it, or a rank that has ended.
         taken = on_first_rank(trainer, lambda: None if self.path is None else stage_of(self.path))
         later, self._stage = taken not in (None, stage), stage
-        self._files = prediction_paths(trainer, self.path, count_loaders(), stage=stage, later=later)
+        self._named = prediction_paths(trainer, self.path, count_loaders(), stage=stage, later=later)
+        self._files = [path.absolute() for path in self._named]  # the program may change its folder during the pass
         split = "val" if stage == "validate" else stage
         self._data = {data.loader: data for data in self._attachment.identify(self.source, split)}
         on_first_rank(trainer, functools.partial(refuse_paths, self._files, overwrite=self.overwrite))
@@ -273,7 +275,7 @@ class PredictionWriter(pl.Callback):
         self._attachment.check()
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         self.paths = []
-        for loader, path in enumerate(self._files):
+        for loader, (named, path) in enumerate(zip(self._named, self._files, strict=True)):
             rows = self._rows.pop(loader, PredictionRows()).gathered(trainer.strategy.root_device)
             write = functools.partial(
                 write_rows,
@@ -286,10 +288,10 @@ class PredictionWriter(pl.Callback):
             )
             count = on_first_rank(trainer, write)
             if count is None:
-                rank_zero_warn(f"PredictionWriter: loader {loader} gave no batch, so that {path} was not written.")
+                rank_zero_warn(f"PredictionWriter: loader {loader} gave no batch, so that {named} was not written.")
                 continue
-            self.paths.append(path)
-            rank_zero_info(f"PredictionWriter: {count} predictions written to {path}")
+            self.paths.append(named)
+            rank_zero_info(f"PredictionWriter: {count} predictions written to {named}")
         self._forget()
 
     def _release(self) -> None:

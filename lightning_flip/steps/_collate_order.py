@@ -59,8 +59,8 @@ class CollateOrder:
             return ""
         place = next(place for place, (before, after) in enumerate(zip(own, there, strict=True)) if before != after)
         return (
-            f"collate_fn gives the labels of a batch in another order than its samples have: sample {place} of the batch "
-            f"has the label {own[place]}, row {place} of what comes out has {there[place]}. Which sample a row is, is "
-            "told by its place. Sort in the sampler or in the step, and have the batch keep the order of the samples; let "
-            "it carry an id for each and pass index_from=; or say where the labels are: target_from=."
+            f"collate_fn gives the labels of a batch in another order than its samples have: sample {place} has the "
+            f"label {own[place]}, row {place} of the batch has {there[place]}. Which sample a row is, is told by its "
+            "place. Sort in the sampler or in the step, and have the batch keep the order of the samples; let it carry "
+            "an id for each and pass index_from=; or say where the labels are: target_from=."
         )

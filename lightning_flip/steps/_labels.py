@@ -144,7 +144,7 @@ class KnownLabels:
         return state
 
     def adopt(self, saved: dict[str, Any] | None, earlier: KnownLabels | None = None) -> None:
-        """Take over what an earlier state, or the labels of data of before, know of labels that no step has seen yet."""
+        """Take over what a state, or the labels of data of before, know of samples that no step has seen yet."""
         if saved is None or self._table is None:
             return
         if earlier is not None and earlier._table is not None:

@@ -90,8 +90,8 @@ class SampleStep:
             return
         if self.num_samples == num_samples:
             raise ValueError(
-                f"a batch has the sample {self.largest_index} of a dataset of {num_samples} samples: its sampler and its "
-                "length do not agree. Give the dataset the length of what the sampler draws from."
+                f"a batch has the sample {self.largest_index} of a dataset of {num_samples} samples: its sampler and "
+                "its length do not agree. Give the dataset the length of what the sampler draws from."
             )
         if self.num_samples is not None:
             raise ValueError(

@@ -379,5 +379,36 @@ def test_rank_0_chooses_for_all() -> None:
         assert run_ranks(2, fit_two_ranks, "root") == [0, 0]
         assert_all_in(Path(f"root/prediction_history/version_{number}"))
         chosen = {Path(f"chosen-{rank}.txt").read_text() for rank in range(2)}
-        assert chosen == {f"root/prediction_history/version_{number}"}
+        assert chosen == {str(Path(f"root/prediction_history/version_{number}").absolute())}
     assert torch.distributed.is_initialized() is False
+
+
+RECORDERS = {
+    "history": lambda: PredictionHistory("run"),
+    "zig-zag": lambda: ZigZag("run"),
+    "filter": lambda: PredictionFilter(dirpath="run"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
+@pytest.mark.parametrize("name", RECORDERS)
+def test_a_run_that_another_process_resumes_ends_at_its_next_write(name: str) -> None:
+    """Both would write the same epochs."""
+    make = RECORDERS[name]
+    save = ModelCheckpoint("saved", filename="{epoch}", save_top_k=-1)
+    make_trainer(callbacks=[make(), save], max_epochs=2).fit(Scored(), loader(8), loader(6, seed=1))
+
+    class Resumes(pl.Callback):
+        """Resumes the run while it runs, as another process would."""
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == 3:
+                fit(make(), 3)
+
+    def fit(*callbacks: Any) -> None:
+        *own, epochs = callbacks
+        trainer = make_trainer(callbacks=[*own], max_epochs=epochs)
+        trainer.fit(Scored(), loader(8), loader(6, seed=1), ckpt_path="saved/epoch=1.ckpt", weights_only=True)
+
+    with pytest.raises(ClaimLostError, match="another process has resumed"):
+        fit(Resumes(), make(), 5)
