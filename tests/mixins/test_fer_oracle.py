@@ -154,7 +154,7 @@ def reversed_divergence(patch: Patch) -> None:
         q = (logits / options["temperature"]).softmax(dim=1)
         reverse = (q * (q.log() - average.clamp(min=1e-12).log())).sum(dim=1)
         mixed = options["alpha"] * plain + options["beta"] * options["temperature"] ** 2 * reverse
-        return torch.where(restricted, mixed, plain)
+        return (torch.where(restricted, mixed, plain) - plain).mean()
 
     patch.setattr(implementation, "flipping_error_reduction_loss", loss)
 
