@@ -12,6 +12,11 @@ from torch.autograd import forward_ad
 
 __all__ = ["closed_form", "fuses", "soft_excess"]
 
+# What autograd itself calls, so that the numbers are the same.
+_nll_loss = torch.ops.aten.nll_loss_forward.default
+_nll_loss_backward = torch.ops.aten.nll_loss_backward.default
+_log_softmax_backward = torch.ops.aten._log_softmax_backward_data.default
+
 #: Whether closed forms are used at all; the losses are the same without.
 FUSED = True
 
@@ -40,11 +45,33 @@ def closed_form(rule: Rule, logits: Tensor, *tensors: Tensor | None, **options: 
 
     A rule is made of differentiable operations, so that second derivatives follow from its gradient.
     """
-    value: Tensor = _ClosedForm.apply(functools.partial(rule, **options), logits, *tensors)[0]
+    rule = functools.partial(rule, **options)
+    # A context that is set up apart costs as much as several operations.
+    if torch._C._are_functorch_transforms_active():
+        value: Tensor = _Transformed.apply(rule, logits, *tensors)[0]
+    else:
+        value = _ClosedForm.apply(rule, logits, *tensors)
     return value
 
 
 class _ClosedForm(torch.autograd.Function):
+    """A rule's value, with the rule's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, logits: Tensor, *tensors: Tensor | None) -> Tensor:
+        value, gradient = rule(logits, *tensors)
+        ctx.rule = rule
+        ctx.save_for_backward(gradient, logits, *tensors)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad)
+
+
+class _Transformed(torch.autograd.Function):
+    """The same for ``torch.func``, which has contexts set up apart."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -55,18 +82,18 @@ class _ClosedForm(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.rule, *tensors = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1], *tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        gradient, *tensors = ctx.saved_tensors
-        nothing = (None,) * (len(tensors) - 1)
-        if grad is None:
-            return None, None, *nothing
-        if torch.is_grad_enabled():  # somebody wants second derivatives: what was computed has no graph
-            gradient = ctx.rule(*tensors)[1]
-        return None, grad * gradient, *nothing
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gradient, *tensors = ctx.saved_tensors
+    if torch.is_grad_enabled():  # somebody wants second derivatives, and what was computed has no graph
+        gradient = ctx.rule(*tensors)[1]
+    return None, grad * gradient, *(None,) * (len(tensors) - 1)
 
 
 def soft_excess(
@@ -110,28 +137,28 @@ def _soft_rule(
     soft: float,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    aten, (samples, classes) = torch.ops.aten, z.shape
+    samples, classes = z.shape
     share = soft / samples
     if not labels and q is not None:
         log_t = (z / temperature).log_softmax(dim=1)
-        gradient = aten._log_softmax_backward_data(q * (-share / temperature), log_t, 1, z.dtype)
+        gradient = _log_softmax_backward(q * (-share / temperature), log_t, 1, z.dtype)
         return (q * (log_t if log_q is None else log_t - log_q)).sum() * -share, gradient
     weights = _row_weights(rows, labels / samples, z)
     log_p = z.log_softmax(dim=1)
-    losses, total = aten.nll_loss_forward(log_p, target, None, 0, -100)
+    losses, total = _nll_loss(log_p, target, None, 0, -100)
     value = torch.dot(losses, weights)
-    by_log_p = aten.nll_loss_backward(weights, log_p, target, None, 0, -100, total)
+    by_log_p = _nll_loss_backward(weights, log_p, target, None, 0, -100, total)
     if q is None:  # without temperature
-        gradient = aten._log_softmax_backward_data(by_log_p - share / classes, log_p, 1, z.dtype)
+        gradient = _log_softmax_backward(by_log_p - share / classes, log_p, 1, z.dtype)
         return torch.sub(value, log_p.mean(), alpha=soft), gradient
     if temperature == 1:
         log_t = log_p
-        gradient = aten._log_softmax_backward_data(torch.sub(by_log_p, q, alpha=share), log_p, 1, z.dtype)
+        gradient = _log_softmax_backward(torch.sub(by_log_p, q, alpha=share), log_p, 1, z.dtype)
     else:
         log_t = (z / temperature).log_softmax(dim=1)
         gradient = torch.sub(
-            aten._log_softmax_backward_data(by_log_p, log_p, 1, z.dtype),
-            aten._log_softmax_backward_data(q, log_t, 1, z.dtype),
+            _log_softmax_backward(by_log_p, log_p, 1, z.dtype),
+            _log_softmax_backward(q, log_t, 1, z.dtype),
             alpha=share / temperature,
         )
     drawn = q * (log_t if log_q is None else log_t - log_q)

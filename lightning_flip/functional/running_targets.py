@@ -24,10 +24,15 @@ __all__ = [
 ]
 
 _SMALLEST = 1e-4
+_softmax_backward = torch.ops.aten._softmax_backward_data.default
 
 
 def early_learning_target(
-    running: Float[Tensor, "B K"], logits: Float[Tensor, "B K"], *, momentum: float = 0.7
+    running: Float[Tensor, "B K"],
+    logits: Float[Tensor, "B K"],
+    *,
+    momentum: float = 0.7,
+    probs: Float[Tensor, "B K"] | None = None,
 ) -> Float[Tensor, "B K"]:
     """One more visit in ELR's target: r <- beta r + (1 - beta) p~ (Liu et al. 2020).
 
@@ -38,6 +43,7 @@ def early_learning_target(
         running: r so far, ``[B, K]``.
         logits: of this visit, ``[B, K]``; no gradient flows into them.
         momentum: beta in [0, 1).
+        probs: softmax of the logits in at least float32, if it is known already.
 
     Returns:
         The new r, ``[B, K]``.
@@ -46,7 +52,7 @@ def early_learning_target(
         >>> early_learning_target(torch.zeros(1, 2), torch.zeros(1, 2))
         tensor([[0.1500, 0.1500]])
     """
-    clamped = _clamped(logits.detach() if logits.requires_grad else logits)
+    clamped = _clamped(logits.detach()) if probs is None else probs.clamp(_SMALLEST, 1 - _SMALLEST)
     return torch.add(momentum * running, clamped / clamped.sum(dim=1, keepdim=True), alpha=1 - momentum)
 
 
@@ -56,6 +62,7 @@ def early_learning_loss(
     running: Float[Tensor, "B K"],
     *,
     weight: float = 3.0,
+    probs: Float[Tensor, "B K"] | None = None,
     reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """CE + lambda log(1 - <r, p>), p clamped to [1e-4, 1 - 1e-4], with gradient through p (Liu et al. 2020; ELR).
@@ -65,6 +72,7 @@ def early_learning_loss(
         target: labels ``[B]``.
         running: r with this visit in it, ``[B, K]``; no gradient flows into it.
         weight: lambda.
+        probs: softmax of the logits in at least float32, if it is known already; for "excess" alone, without gradient.
         reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
@@ -77,7 +85,7 @@ def early_learning_loss(
     """
     if reduction == "excess" and weight and fuses(logits, target):
         z = widen(logits)
-        return closed_form(_agreement_rule, z, running.to(z.dtype), weight=weight)
+        return closed_form(_agreement_rule, z, running.to(z.dtype), probs, weight=weight)
     agreement = (running.detach() * _clamped(logits)).sum(dim=1)
     plain = cross_entropy(logits, target, reduction="none")
     return reduce_method_loss(plain + weight * torch.log1p(-agreement), logits, target, reduction)
@@ -135,15 +143,15 @@ def self_adaptive_loss(
         tensor([1.3863, 0.6931])
     """
     running = running.detach() if running.requires_grad else running
-    sure = running.amax(dim=1)
-    mean = sure.mean() if valid is None else sure.where(valid, 0).sum() / valid.sum().clamp(min=1)
+    sure = running.amax(dim=1, keepdim=True)
+    mean = sure.mean() if valid is None else sure[:, 0].where(valid, 0).sum() / valid.sum().clamp(min=1)
     weights = sure / mean
     if reduction == "excess":
         if target is None:
             raise ValueError('reduction="excess" is the mean of the loss minus cross entropy, which needs target.')
         if fuses(logits, target):
-            return soft_excess(widen(logits), target, running * weights[:, None], labels=-1.0, soft=1.0)
-    loss = weights * soft_cross_entropy(running, logits, reduction="none")
+            return soft_excess(widen(logits), target, running * weights, labels=-1.0, soft=1.0)
+    loss = weights[:, 0] * soft_cross_entropy(running, logits, reduction="none")
     return reduce_loss(loss, reduction) if target is None else reduce_method_loss(loss, logits, target, reduction)
 
 
@@ -151,11 +159,11 @@ def _clamped(logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     return widen(logits).softmax(dim=1).clamp(_SMALLEST, 1 - _SMALLEST)
 
 
-def _agreement_rule(z: Tensor, running: Tensor, *, weight: float) -> tuple[Tensor, Tensor]:
+def _agreement_rule(z: Tensor, running: Tensor, probs: Tensor | None, *, weight: float) -> tuple[Tensor, Tensor]:
     """The mean over the batch of lambda log(1 - <r, p>), and its gradient, which is 0 through a clamped entry."""
-    p = z.softmax(dim=1)
+    p = z.softmax(dim=1) if probs is None or torch.is_grad_enabled() else probs
     clamped = p.clamp(_SMALLEST, 1 - _SMALLEST)
     agreement = (running * clamped).sum(dim=1, keepdim=True)
     scale = z.shape[0] / weight
     by_p = running / torch.sub(scale * agreement, scale) * (clamped == p)
-    return torch.log1p(-agreement).sum() / scale, torch.ops.aten._softmax_backward_data(by_p, p, 1, z.dtype)
+    return torch.log1p(-agreement).sum() / scale, _softmax_backward(by_p, p, 1, z.dtype)

@@ -396,7 +396,10 @@ class LossTerm(Stacked, _Module):
         return functools.reduce(torch.add, excess) if excess else None
 
     def _methods(self, name: str) -> list[Callable[..., Any]]:
-        return [vars(owner)[name] for owner in owners_of(type(self), name, LossTerm)]
+        owners = self._term_loop.owners
+        if name not in owners:
+            owners[name] = owners_of(type(self), name, LossTerm)
+        return [vars(owner)[name] for owner in owners[name]]
 
 
 def _plain(step: SampleStep) -> Tensor:

@@ -70,13 +70,16 @@ class EarlyLearningRegularization(LossTerm):
         self.require_labels(step)
         attachment = self._loop.attachment
         assert attachment is not None
+        probs = widen(step.logits.detach()).softmax(dim=1)
 
         def rows_after() -> Tensor:
-            rows, _ = self.table(TABLE, step, step.num_classes).pending(step.index)
-            return rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
+            rows = self.table(TABLE, step, step.num_classes).pending_rows(step.index).to(probs.dtype)
+            return rows_after_visits(step, rows, self._visit, probs)
 
         running = self._elr_rows.after(step, attachment.batch, rows_after)
-        return early_learning_loss(step.logits, step.target, running, weight=self.elr_weight, reduction=reduction)
+        return early_learning_loss(
+            step.logits, step.target, running, weight=self.elr_weight, probs=probs, reduction=reduction
+        )
 
     def visit(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
@@ -85,7 +88,7 @@ class EarlyLearningRegularization(LossTerm):
         table = self.table(TABLE, step, step.num_classes)
         moved = self._elr_rows.of(step)
         if moved is None:
-            moved = self._visit(table.pending(step.index)[0].to(step.logits.dtype), step.logits)
+            moved = self._visit(table.pending_rows(step.index).to(step.logits.dtype), step.logits.softmax(dim=1))
         table.update(step.index, moved, step.valid)
 
     def new_epoch(self, epoch: int) -> None:
@@ -98,5 +101,5 @@ class EarlyLearningRegularization(LossTerm):
         super().end_fit()
         self._elr_rows.clear()
 
-    def _visit(self, rows: Tensor, logits: Tensor) -> Tensor:
-        return early_learning_target(rows, logits, momentum=self.elr_momentum)
+    def _visit(self, rows: Tensor, probs: Tensor) -> Tensor:
+        return early_learning_target(rows, probs, momentum=self.elr_momentum, probs=probs)

@@ -117,5 +117,5 @@ class SelfAdaptiveTraining(LossTerm):
 def _or_label(found: tuple[Tensor, Tensor], step: SampleStep) -> Tensor:
     """Rows, and one-hot labels where there is none yet."""
     rows, known = found
-    labels = step.target.clamp(0, step.num_classes - 1)[:, None]
-    return torch.where(known[:, None], rows, torch.zeros_like(rows).scatter(1, labels, 1.0))
+    labels = step.target if step.valid is None else step.target.clamp(0, step.num_classes - 1)
+    return torch.where(known[:, None], rows, torch.zeros_like(rows).scatter(1, labels[:, None], 1.0))

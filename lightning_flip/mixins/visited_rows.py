@@ -77,7 +77,7 @@ class VisitedRows:
         self._batch = self._rows = None
 
 
-def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
+def rows_after_visits(step: SampleStep, rows: Tensor, move: Move, said: Tensor | None = None) -> Tensor:
     """Each sample's row after its visit; a sample that the batch has twice goes on from where its first visit left it.
 
     A visit that is not valid moves nothing, as in the table.
@@ -85,7 +85,8 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
     Args:
         step: the step as a whole, padding included.
         rows: ``[B, W]``, before the batch.
-        move: ``move(rows, logits)``, one visit of some samples.
+        move: ``move(rows, said)``, one visit of some samples.
+        said: ``[B, W]``, what a visit goes by; None: the logits, without gradient.
 
     Returns:
         ``[B, W]``, without gradient.
@@ -97,8 +98,8 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
         >>> rows_after_visits(step, torch.zeros(3, 2), lambda rows, logits: rows + logits)[:, 0]
         tensor([1., 2., 4.])
     """
-    logits, valid = step.logits.detach(), step.valid
-    moved = _moved(move, rows, logits, valid)
+    said, valid = step.logits.detach() if said is None else said, step.valid
+    moved = _moved(move, rows, said, valid)
     if step.rounds is None:
         return moved
     count = torch.arange(len(step.index), device=step.index.device)
@@ -106,10 +107,10 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move) -> Tensor:
     before = torch.where(same & (count[None, :] < count[:, None]), count, 0).amax(dim=1)
     for again in step.rounds[1:]:
         places = again.to(before.device, non_blocking=True)
-        moved[places] = _moved(move, moved[before[places]], logits[places], None if valid is None else valid[places])
+        moved[places] = _moved(move, moved[before[places]], said[places], None if valid is None else valid[places])
     return moved
 
 
-def _moved(move: Move, rows: Tensor, logits: Tensor, valid: Tensor | None) -> Tensor:
-    moved = move(rows, logits)
+def _moved(move: Move, rows: Tensor, said: Tensor, valid: Tensor | None) -> Tensor:
+    moved = move(rows, said)
     return moved if valid is None else torch.where(valid[:, None], moved, rows)

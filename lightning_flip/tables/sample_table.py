@@ -123,6 +123,17 @@ class SampleTable:
         """
         return self._pending.index_select(0, index), self._pending_seen.index_select(0, index)
 
+    def pending_rows(self, index: Tensor) -> Tensor:
+        """The rows of :meth:`pending`; zeros for a sample that has none.
+
+        Args:
+            index: int64 ``[B]``.
+
+        Returns:
+            ``[B, W]`` in the storage type.
+        """
+        return self._pending.index_select(0, index)
+
     def update(
         self,
         index: Tensor,
