@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -66,7 +65,7 @@ class IndexedBatch:
     def index(self) -> Tensor:
         """The positions as int64 ``[B]`` on the CPU, made when somebody asks."""
         if self._index is None:
-            self._index = torch.from_numpy(np.array(self.positions, dtype=np.int64))
+            self._index = torch.tensor(self.positions, dtype=torch.int64)
         return self._index
 
     def __getattr__(self, name: str) -> Any:

@@ -48,9 +48,9 @@ def closed_form(rule: Rule, logits: Tensor, *tensors: Tensor | None, **options: 
     rule = functools.partial(rule, **options)
     # A context that is set up apart costs as much as several operations.
     if torch._C._are_functorch_transforms_active():
-        value: Tensor = _Transformed.apply(rule, logits, *tensors)[0]
+        value: Tensor = _Transformed.apply(rule, logits, *tensors)[0]  # type: ignore[no-untyped-call]
     else:
-        value = _ClosedForm.apply(rule, logits, *tensors)
+        value = _ClosedForm.apply(rule, logits, *tensors)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -65,7 +65,7 @@ class _ClosedForm(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return _backward(ctx, grad)
 
 
@@ -85,11 +85,11 @@ class _Transformed(torch.autograd.Function):
         ctx.save_for_backward(output[1], *tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         return _backward(ctx, grad)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     gradient, *tensors = ctx.saved_tensors
     if torch.is_grad_enabled():  # somebody wants second derivatives, and what was computed has no graph
         gradient = ctx.rule(*tensors)[1]

@@ -51,8 +51,8 @@ def class_wise_self_distillation_loss(
     z = widen(logits)
     log_q = F.log_softmax(widen(partner_logits.detach()).to(z.dtype) / temperature, dim=1)
     if reduction == "excess" and fuses(logits, target):
-        options = {"labels": 0.0, "soft": weight * temperature**2, "temperature": temperature}
-        return soft_excess(z, target, log_q.exp(), log_q=log_q, **options)
+        factor = weight * temperature**2
+        return soft_excess(z, target, log_q.exp(), labels=0.0, soft=factor, temperature=temperature, log_q=log_q)
     log_p = F.log_softmax(z / temperature, dim=1)
     divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
     loss = cross_entropy(logits, target, reduction="none") + weight * temperature**2 * divergence

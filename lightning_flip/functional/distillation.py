@@ -169,8 +169,8 @@ def distillation_loss(
     soft = soften(teacher, temperature=temperature, teacher_is=teacher_is)
     plain = not smoothing and transition is None
     if reduction == "excess" and plain and target is not None and fuses(student_logits, target):
-        options = {"labels": -weight, "soft": weight * temperature**2, "temperature": temperature}
-        return soft_excess(widen(student_logits), target, soft, **options)
+        z, factor = widen(student_logits), weight * temperature**2
+        return soft_excess(z, target, soft, labels=-weight, soft=factor, temperature=temperature)
     if smoothing or transition is not None:
         tempered = widen(student_logits) / temperature
         loss = student_cross_entropy(tempered, soft, smoothing=smoothing, transition=transition, reduction="none")
@@ -181,6 +181,7 @@ def distillation_loss(
         loss = loss + (1 - weight) * student_cross_entropy(
             student_logits, target, smoothing=smoothing, transition=transition, reduction="none"
         )
-    if target is None:
-        return reduce_loss(loss, reduction)
-    return reduce_method_loss(loss, student_logits, target, reduction)
+    if reduction == "excess":
+        assert target is not None
+        return reduce_method_loss(loss, student_logits, target, reduction)
+    return reduce_loss(loss, reduction)

@@ -152,7 +152,10 @@ def self_adaptive_loss(
         if fuses(logits, target):
             return soft_excess(widen(logits), target, running * weights, labels=-1.0, soft=1.0)
     loss = weights[:, 0] * soft_cross_entropy(running, logits, reduction="none")
-    return reduce_loss(loss, reduction) if target is None else reduce_method_loss(loss, logits, target, reduction)
+    if reduction == "excess":
+        assert target is not None
+        return reduce_method_loss(loss, logits, target, reduction)
+    return reduce_loss(loss, reduction)
 
 
 def _clamped(logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
