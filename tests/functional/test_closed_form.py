@@ -144,6 +144,16 @@ def test_a_scaled_loss_has_a_scaled_gradient(name: str, z: Tensor) -> None:
     assert scaled.equal(65536 * gradient(excess(name), z))
 
 
+@every_loss
+def test_a_gradient_scaler_takes_its_scale_out_again(name: str, z: Tensor) -> None:
+    points, weight, other = z.detach().float(), torch.nn.Parameter(torch.ones(K)), torch.ones(K, requires_grad=True)
+    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=1024.0), torch.optim.SGD([weight], lr=1.0)
+    scaler.scale(excess(name)(points * weight)).backward()
+    scaler.unscale_(optimizer)
+    expected = gradient(lambda factor: by_autograd(name)(points * factor), other)
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.script. is deprecated", "ignore:There is a performance drop"
 )  # torch itself
