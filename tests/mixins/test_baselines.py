@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip import modules
+from lightning_flip.functional import _closed_form
 from lightning_flip.mixins import LossTerm
 from lightning_flip.models import MLP
 from tests.mixins.baselines import (
@@ -63,10 +64,13 @@ def rows_of(model: Any, table: str) -> Any:
     return model._loop.tables[table].pending(EVERY)[0].numpy()
 
 
-@pytest.mark.parametrize("classes", [2, K])
+@pytest.mark.parametrize(("classes", "fused"), [(2, True), (K, True), (K, False)])
 @every_case
-def test_losses_weights_and_tables_are_the_numpy_loops(case: Case, classes: int) -> None:
+def test_losses_weights_and_tables_are_the_numpy_loops(
+    case: Case, classes: int, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Batches of one, samples twice in a batch and in an epoch, and samples left out are among the data."""
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
     trace, rows = expected(case, classes)
     model = case.kind(new_network(classes), **case.options)
     assert differences(model, train(model, data(classes)), trace) == []
