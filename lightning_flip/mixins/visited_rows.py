@@ -21,6 +21,7 @@ class VisitedRows:
     Copied or pickled it is empty.
 
     Example:
+        >>> from lightning_flip.tables import SampleTable
         >>> step, batch = SampleStep(torch.tensor([1]), torch.ones(1, 2), torch.tensor([0])), object()
         >>> table, rows = SampleTable(3, 2), VisitedRows()
         >>> def make():
