@@ -10,7 +10,14 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, soft_cross_entropy, widen
+from lightning_flip.functional._closed_form import fuses, soft_excess
+from lightning_flip.functional.cross_entropy import (
+    MethodReduction,
+    cross_entropy,
+    reduce_method_loss,
+    soft_cross_entropy,
+    widen,
+)
 
 __all__ = [
     "average_behavior",
@@ -98,7 +105,8 @@ def flipping_error_reduction_loss(
     beta: float,
     temperature: float = 5.0,
     temperature_squared: bool = True,
-    reduction: Reduction = "mean",
+    zeros_elsewhere: bool = False,
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """Alpha CE + beta t^2 H(b^, softmax(z / t)) on restricted samples, CE on the others, Eq. 4-5.
 
@@ -114,7 +122,8 @@ def flipping_error_reduction_loss(
         beta: weight of the regularizer where T.
         temperature: t > 0.
         temperature_squared: whether the factor t^2 is there.
-        reduction: "mean", "none" or "sum".
+        zeros_elsewhere: ``average`` is known to be 0 where T does not hold, as in a mixin's table; it is not masked.
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss.
@@ -129,10 +138,16 @@ def flipping_error_reduction_loss(
         >>> torch.allclose(loss, smoothed)  # Eq. 6: label smoothing is FER with a uniform behavior on all samples
         True
     """
-    plain = cross_entropy(logits, target, reduction="none")
     factor = beta * (temperature**2 if temperature_squared else 1.0)
+    if reduction == "excess" and fuses(logits, target):
+        q = average if zeros_elsewhere else average.masked_fill(~restricted[:, None], 0.0)
+        return soft_excess(
+            widen(logits), target, q, labels=alpha - 1, soft=factor, temperature=temperature, rows=restricted
+        )
+    plain = cross_entropy(logits, target, reduction="none")
     behaved = soft_cross_entropy(average, logits, temperature=temperature, reduction="none")
-    return reduce_loss(torch.where(restricted, alpha * plain + factor * behaved, plain), reduction)
+    loss = torch.where(restricted, alpha * plain + factor * behaved, plain)
+    return reduce_method_loss(loss, logits, target, reduction)
 
 
 def learning_with_retrospection_loss(
@@ -144,19 +159,19 @@ def learning_with_retrospection_loss(
     alpha: float,
     beta: float,
     temperature: float = 5.0,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """Alpha CE + beta t^2 KL(softmax(row / t) || softmax(z / t)) where a row is known, CE elsewhere.
 
     Args:
         logits: ``[B, K]``.
         target: labels ``[B]``.
-        past_logits: the logits of the round before, ``[B, K]``; no gradient flows into them.
+        past_logits: the logits of the round before, ``[B, K]``, finite everywhere; no gradient flows into them.
         known: ``[B]``, whether there is a row.
         alpha: weight of CE where known.
         beta: weight of the divergence where known.
         temperature: t > 0.
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss.
@@ -166,9 +181,13 @@ def learning_with_retrospection_loss(
         >>> learning_with_retrospection_loss(z, y, z, torch.tensor([True]), alpha=0.0, beta=1.0)
         tensor(0.)
     """
-    plain = cross_entropy(logits, target, reduction="none")
     log_past = F.log_softmax(widen(past_logits.detach()) / temperature, dim=1)
+    if reduction == "excess" and fuses(logits, target):
+        q, z = log_past.exp() * known[:, None], widen(logits)
+        options = {"labels": alpha - 1, "soft": beta * temperature**2, "temperature": temperature}
+        return soft_excess(z, target, q, rows=known, log_q=log_past.to(z.dtype), **options)
+    plain = cross_entropy(logits, target, reduction="none")
     log_now = F.log_softmax(widen(logits) / temperature, dim=1)
     divergence = (log_past.exp() * (log_past - log_now)).sum(dim=1)
     drawn = alpha * plain + beta * temperature**2 * divergence
-    return reduce_loss(torch.where(known, drawn, plain), reduction)
+    return reduce_method_loss(torch.where(known, drawn, plain), logits, target, reduction)

@@ -8,7 +8,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional._closed_form import fuses, soft_excess
+from lightning_flip.functional.cross_entropy import MethodReduction, cross_entropy, reduce_method_loss, widen
 
 __all__ = ["class_wise_self_distillation_loss"]
 
@@ -20,7 +21,7 @@ def class_wise_self_distillation_loss(
     *,
     temperature: float = 4.0,
     weight: float = 1.0,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """CE + w t^2 KL(softmax(z_partner / t) || softmax(z / t)): a sample held to another one of its class (CS-KD).
 
@@ -30,7 +31,7 @@ def class_wise_self_distillation_loss(
         partner_logits: what the same network says to each sample's partner, ``[B, K]``; no gradient flows into them.
         temperature: t > 0 and finite.
         weight: w >= 0 and finite; the paper takes 1, and 3 on CUB.
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss in nats; a scalar, or ``[B]`` for "none".
@@ -49,11 +50,13 @@ def class_wise_self_distillation_loss(
     check_class_wise(temperature, weight)
     z = widen(logits)
     log_q = F.log_softmax(widen(partner_logits.detach()).to(z.dtype) / temperature, dim=1)
+    if reduction == "excess" and fuses(logits, target):
+        factor = weight * temperature**2
+        return soft_excess(z, target, log_q.exp(), labels=0.0, soft=factor, temperature=temperature, log_q=log_q)
     log_p = F.log_softmax(z / temperature, dim=1)
     divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
-    return reduce_loss(
-        cross_entropy(logits, target, reduction="none") + weight * temperature**2 * divergence, reduction
-    )
+    loss = cross_entropy(logits, target, reduction="none") + weight * temperature**2 * divergence
+    return reduce_method_loss(loss, logits, target, reduction)
 
 
 def check_class_wise(temperature: float, weight: float) -> None:

@@ -9,9 +9,19 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Reduction", "cross_entropy", "reduce_loss", "soft_cross_entropy", "widen"]
+__all__ = [
+    "MethodReduction",
+    "Reduction",
+    "cross_entropy",
+    "reduce_loss",
+    "reduce_method_loss",
+    "soft_cross_entropy",
+    "widen",
+]
 
 Reduction = Literal["mean", "none", "sum"]
+#: "excess" is the mean over the batch of a method's loss minus cross entropy: what a mixin adds to a module's loss.
+MethodReduction = Literal["mean", "none", "sum", "excess"]
 
 
 def widen(tensor: Float[Tensor, ...]) -> Float[Tensor, ...]:
@@ -29,6 +39,8 @@ def widen(tensor: Float[Tensor, ...]) -> Float[Tensor, ...]:
         >>> widen(torch.zeros(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -76,6 +88,36 @@ def cross_entropy(
         tensor(1.3863)
     """
     return F.cross_entropy(widen(logits), widen(target) if target.is_floating_point() else target, reduction=reduction)
+
+
+def reduce_method_loss(
+    loss: Float[Tensor, " B"],
+    logits: Float[Tensor, "B K"],
+    target: Int[Tensor, " B"] | Float[Tensor, "B K"],
+    reduction: MethodReduction,
+) -> Float[Tensor, ...]:
+    """As :func:`reduce_loss`, and "excess": the mean of a method's loss minus cross entropy.
+
+    Args:
+        loss: per-sample losses ``[B]`` of a method.
+        logits: ``[B, K]``.
+        target: labels ``[B]``, or distributions ``[B, K]``.
+        reduction: "mean", "sum", "none" or "excess".
+
+    Returns:
+        A scalar, or ``[B]`` for "none".
+
+    Raises:
+        ValueError: for another name.
+
+    Example:
+        >>> z, y = torch.zeros(2, 4), torch.tensor([0, 3])
+        >>> reduce_method_loss(cross_entropy(z, y, reduction="none") + 0.5, z, y, "excess")
+        tensor(0.5000)
+    """
+    if reduction == "excess":
+        return (loss - cross_entropy(logits, target, reduction="none")).mean()
+    return reduce_loss(loss, reduction)
 
 
 def soft_cross_entropy(

@@ -7,7 +7,16 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, soft_cross_entropy, widen
+from lightning_flip.functional._closed_form import fuses, soft_excess
+from lightning_flip.functional.cross_entropy import (
+    MethodReduction,
+    Reduction,
+    cross_entropy,
+    reduce_loss,
+    reduce_method_loss,
+    soft_cross_entropy,
+    widen,
+)
 from lightning_flip.functional.loss_correction import forward_correction_loss
 from lightning_flip.functional.smearing import label_smoothing_loss
 
@@ -101,7 +110,7 @@ def distillation_loss(
     teacher_is: Literal["logits", "probs"] = "logits",
     smoothing: float = 0.0,
     transition: Float[Tensor, "R C"] | None = None,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """Beta t^2 H(teacher_t, softmax(z / t)) + (1 - beta) CE, smoothed or forward-corrected where labels are noisy.
 
@@ -124,7 +133,7 @@ def distillation_loss(
     Args:
         student_logits: ``[B, K]``.
         teacher: logits or probabilities ``[B, K]``; no gradient flows into them.
-        target: labels ``[B]`` or distributions ``[B, K]``; needed where ``weight`` is not 1.
+        target: labels ``[B]`` or distributions ``[B, K]``; needed where ``weight`` is not 1, and for "excess".
         temperature: t > 0, of both.
         weight: beta in [0, 1].
         teacher_is: "logits" or "probs".
@@ -132,14 +141,15 @@ def distillation_loss(
         transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``; no gradient flows into it, it is checked
             on the CPU only, and ``[B, K, K]`` numbers are taken on the way. Where no class becomes j, a teacher's
             share of j costs infinitely much.
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss in nats.
 
     Raises:
-        ValueError: if ``weight`` or ``smoothing`` is out of range, there is no target for the rest of ``weight``,
-            ``transition`` is of other classes or not row-stochastic, or the student is to be smoothed and corrected.
+        ValueError: if ``weight`` or ``smoothing`` is out of range, there is no target for the rest of ``weight`` or for
+            "excess", ``transition`` is of other classes or not row-stochastic, or the student is to be smoothed and
+            corrected.
 
     Example:
         >>> import torch
@@ -153,7 +163,14 @@ def distillation_loss(
         raise ValueError(f"weight must be in [0, 1]; got {weight}.")
     if weight < 1 and target is None:
         raise ValueError(f"weight={weight} leaves {1 - weight:.3g} for the cross entropy, which needs target.")
-    soft = soften(teacher.detach(), temperature=temperature, teacher_is=teacher_is)
+    if reduction == "excess" and target is None:
+        raise ValueError('reduction="excess" is the mean of the loss minus cross entropy, which needs target.')
+    teacher = teacher.detach() if teacher.requires_grad else teacher
+    soft = soften(teacher, temperature=temperature, teacher_is=teacher_is)
+    plain = not smoothing and transition is None
+    if reduction == "excess" and plain and target is not None and fuses(student_logits, target):
+        z, factor = widen(student_logits), weight * temperature**2
+        return soft_excess(z, target, soft, labels=-weight, soft=factor, temperature=temperature)
     if smoothing or transition is not None:
         tempered = widen(student_logits) / temperature
         loss = student_cross_entropy(tempered, soft, smoothing=smoothing, transition=transition, reduction="none")
@@ -164,4 +181,7 @@ def distillation_loss(
         loss = loss + (1 - weight) * student_cross_entropy(
             student_logits, target, smoothing=smoothing, transition=transition, reduction="none"
         )
+    if reduction == "excess":
+        assert target is not None
+        return reduce_method_loss(loss, student_logits, target, reduction)
     return reduce_loss(loss, reduction)

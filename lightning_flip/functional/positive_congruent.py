@@ -14,7 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional._closed_form import closed_form, fuses
+from lightning_flip.functional.cross_entropy import MethodReduction, Reduction, cross_entropy, reduce_loss, widen
 
 __all__ = [
     "ClassReduction",
@@ -68,7 +69,7 @@ def focal_distillation_loss(
     direction: Direction = "old_new",
     class_reduction: ClassReduction = "mean",
     old_classes: Int[Tensor, " K_old"] | None = None,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """F_i D_i of every sample, Eq. 7-9; cross entropy and the weight lambda are not in it.
 
@@ -92,7 +93,8 @@ def focal_distillation_loss(
         class_reduction: "mean" or "sum" over classes, of "logits" alone.
         old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs, where the new model
             knows more classes. D then runs over those logits alone, and F is 0 for samples of all other classes.
-        reduction: "mean", "none" or "sum" over samples; the mean divides by B, samples with F = 0 included.
+        reduction: "mean", "none" or "sum" over samples; the mean divides by B, samples with F = 0 included. "excess" is
+            the mean, too, for there is no CE in it.
 
     Returns:
         The loss in nats ("kl") or squared logits, >= 0; a scalar, or ``[B]`` for "none".
@@ -112,7 +114,7 @@ def focal_distillation_loss(
         raise ValueError(f"temperature must be greater than 0 and finite; got {temperature}.")
     old_classes = _check_shapes(new_logits, old_logits, target, old_classes)
     new, old = widen(new_logits), widen(old_logits.detach())
-    weights = alpha + beta * old_model_right(old, target, old_classes=old_classes).to(new.dtype)
+    weights = old_model_right(old, target, old_classes=old_classes).to(new.dtype) * beta + alpha
     if old_classes is not None:
         weights = torch.where(_known(target, old_classes), weights, torch.zeros_like(weights))
         new = new.index_select(1, old_classes)
@@ -120,11 +122,13 @@ def focal_distillation_loss(
     if distance == "logits":
         squares = 0.5 * (new - old) ** 2
         distances = squares.mean(dim=1) if class_reduction == "mean" else squares.sum(dim=1)
+    elif reduction == "excess" and direction == "old_new" and fuses(new, target):
+        return closed_form(_focal_rule, new, old, weights, temperature=temperature)
     else:
         log_new, log_old = F.log_softmax(new / temperature, dim=1), F.log_softmax(old / temperature, dim=1)
         pair = (log_old, log_new) if direction == "old_new" else (log_new, log_old)
         distances = temperature**2 * _divergence(*pair)
-    return reduce_loss(_weighted(weights, distances), reduction)
+    return reduce_loss(_weighted(weights, distances), "mean" if reduction == "excess" else reduction)
 
 
 def naive_positive_congruent_loss(
@@ -224,6 +228,15 @@ def _divergence(log_q: Float[Tensor, "B K"], log_p: Float[Tensor, "B K"]) -> Flo
     q, near = log_q.exp(), x.abs() < 1
     small = torch.where(near, x, torch.zeros_like(x))  # no overflow where the other branch is taken
     return torch.where(near, q * (torch.expm1(small) - small), log_p.exp() - q - q * x).sum(dim=1)
+
+
+def _focal_rule(z: Tensor, old: Tensor, weights: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """The mean over the batch of F t^2 KL(old || new), as :func:`_divergence` has it, and its gradient F t (p - q)."""
+    log_p, log_q = F.log_softmax(z / temperature, dim=1), F.log_softmax(old / temperature, dim=1)
+    x, q = log_p - log_q, log_q.exp()
+    apart = torch.where(x < 1, q * torch.expm1(x.clamp(max=1)), log_p.exp() - q)
+    value = _weighted(weights, (apart - q * x).sum(dim=1)).mean() * temperature**2
+    return value, apart * (weights * (temperature / z.shape[0]))[:, None]
 
 
 def _weighted(weights: Float[Tensor, " B"], values: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, soft_cross_entropy, widen
+from lightning_flip.functional._closed_form import closed_form, fuses, soft_excess
+from lightning_flip.functional.cross_entropy import (
+    MethodReduction,
+    cross_entropy,
+    reduce_method_loss,
+    soft_cross_entropy,
+    widen,
+)
 
 __all__ = [
     "confidence_penalty_loss",
@@ -21,7 +30,7 @@ def confidence_penalty_loss(
     target: Int[Tensor, " B"] | Float[Tensor, "B K"],
     *,
     weight: float = 0.1,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """CE - w H(p, p), which rewards the entropy of the prediction (Pereyra et al. 2017; "Max-Entropy").
 
@@ -29,7 +38,7 @@ def confidence_penalty_loss(
         logits: ``[B, K]``.
         target: labels ``[B]``, or distributions ``[B, K]``.
         weight: w.
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss in nats; it may be negative, not under -w log K.
@@ -38,9 +47,12 @@ def confidence_penalty_loss(
         >>> confidence_penalty_loss(torch.zeros(1, 2), torch.tensor([0]))  # 0.9 log 2
         tensor(0.6238)
     """
+    if reduction == "excess" and fuses(logits, target):
+        return closed_form(_entropy_rule, widen(logits), weight=weight)
     log_p = widen(logits).log_softmax(dim=1)
     entropy = -(log_p.exp() * log_p).sum(dim=1)
-    return reduce_loss(cross_entropy(logits, target, reduction="none") - weight * entropy, reduction)
+    loss = cross_entropy(logits, target, reduction="none") - weight * entropy
+    return reduce_method_loss(loss, logits, target, reduction)
 
 
 def teacher_free_target(
@@ -86,7 +98,7 @@ def teacher_free_loss(
     temperature: float = 20.0,
     multiplier: float = 100.0,
     confidence: float = 0.99,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """(1 - a) CE + a m mean_K[q (log q - log p)] with the q of :func:`teacher_free_target` (Yuan et al. 2020; TF-Reg).
 
@@ -100,7 +112,7 @@ def teacher_free_loss(
         temperature: t > 0, which divides the teacher's probabilities.
         multiplier: m >= 0.
         confidence: the teacher's probability of the label.
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss in nats.
@@ -113,11 +125,14 @@ def teacher_free_loss(
         tensor(0.4001)
     """
     check_teacher_free(weight=weight, temperature=temperature, multiplier=multiplier, confidence=confidence)
+    if reduction == "excess" and fuses(logits, target):
+        return _teacher_free_excess(widen(logits), target, weight, temperature, multiplier, confidence)
     log_p = widen(logits).log_softmax(dim=1)
     q = teacher_free_target(target, logits.shape[1], confidence=confidence, temperature=temperature, dtype=log_p.dtype)
     divergence = (q * (q.log() - log_p)).mean(dim=1)
     plain = cross_entropy(logits, target, reduction="none")
-    return reduce_loss((1 - weight) * plain + weight * multiplier * divergence, reduction)
+    loss = (1 - weight) * plain + weight * multiplier * divergence
+    return reduce_method_loss(loss, logits, target, reduction)
 
 
 def snapshot_distillation_loss(
@@ -126,7 +141,7 @@ def snapshot_distillation_loss(
     teacher_logits: Float[Tensor, "B K"],
     *,
     temperature: float = 3.0,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """(1 + 1/t) CE + H(softmax(z_teacher / t), p): the student has no temperature (Yang et al. 2019; SD).
 
@@ -135,7 +150,7 @@ def snapshot_distillation_loss(
         target: labels ``[B]``, or distributions ``[B, K]``.
         teacher_logits: z_teacher ``[B, K]``; no gradient flows into them.
         temperature: t > 0, of the teacher.
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss in nats.
@@ -151,8 +166,11 @@ def snapshot_distillation_loss(
     if not temperature > 0:
         raise ValueError(f"temperature must be greater than 0; got {temperature}.")
     soft = (widen(teacher_logits.detach()) / temperature).softmax(dim=1)
+    if reduction == "excess" and fuses(logits, target):
+        return soft_excess(widen(logits), target, soft, labels=1 / temperature, soft=1.0)
     plain = cross_entropy(logits, target, reduction="none")
-    return reduce_loss((1 + 1 / temperature) * plain + soft_cross_entropy(soft, logits, reduction="none"), reduction)
+    loss = (1 + 1 / temperature) * plain + soft_cross_entropy(soft, logits, reduction="none")
+    return reduce_method_loss(loss, logits, target, reduction)
 
 
 def check_teacher_free(
@@ -180,3 +198,26 @@ def check_teacher_free(
         raise ValueError(f"{prefix}temperature must be greater than 0 and finite; got {temperature}.")
     if not 0 <= multiplier < float("inf"):
         raise ValueError(f"{prefix}multiplier must be at least 0 and finite; got {multiplier}.")
+
+
+def _entropy_rule(z: Tensor, *, weight: float) -> tuple[Tensor, Tensor]:
+    """-w H(p, p), the mean over the batch, and its gradient w p (log p + H)."""
+    log_p = z.log_softmax(dim=1)
+    p = log_p.exp()
+    parts = p * (weight / z.shape[0]) * log_p
+    return parts.sum(), torch.addcmul(parts, p, parts.sum(dim=1, keepdim=True), value=-1)
+
+
+def _teacher_free_excess(
+    z: Tensor, target: Tensor, weight: float, temperature: float, multiplier: float, confidence: float
+) -> Tensor:
+    """The teacher's q has two values: H(q, p) is a sum of CE and of the cross entropy against the uniform one."""
+    classes = z.shape[1]
+    if classes < 2:
+        raise ValueError(f"num_classes must be at least 2; got {classes}.")
+    apart = math.exp(((1 - confidence) / (classes - 1) - confidence) / temperature)  # another class over the label
+    label, other = 1 / (1 + (classes - 1) * apart), apart / (1 + (classes - 1) * apart)
+    entropy = -sum(count * q * math.log(q) for count, q in ((1, label), (classes - 1, other)) if q > 0)
+    factor = weight * multiplier / classes
+    labels = factor * (label - other) - weight
+    return soft_excess(z, target, None, labels=labels, soft=factor * other * classes) - factor * entropy

@@ -7,7 +7,15 @@ import math
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional._closed_form import fuses, soft_excess
+from lightning_flip.functional.cross_entropy import (
+    MethodReduction,
+    Reduction,
+    cross_entropy,
+    reduce_loss,
+    reduce_method_loss,
+    widen,
+)
 from lightning_flip.functional.pairwise import one_hot_targets
 
 __all__ = ["label_smoothing_loss", "smeared_loss", "smoothed_target"]
@@ -60,7 +68,7 @@ def label_smoothing_loss(
     target: Int[Tensor, " B"] | Float[Tensor, "B K"],
     *,
     smoothing: float = 0.1,
-    reduction: Reduction = "mean",
+    reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """(1 - a) CE + a H(u, p): cross entropy against (1 - a) e_y + a u, with u uniform over the K classes.
 
@@ -68,7 +76,7 @@ def label_smoothing_loss(
         logits: ``[B, K]``.
         target: labels ``[B]``, or distributions ``[B, K]`` that are smoothed further.
         smoothing: a in [0, 1).
-        reduction: "mean", "none" or "sum".
+        reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:
         The loss in nats.
@@ -82,9 +90,11 @@ def label_smoothing_loss(
         tensor(0.2269)
     """
     check_smoothing(smoothing)
+    if reduction == "excess" and fuses(logits, target):
+        return soft_excess(widen(logits), target, None, labels=-smoothing, soft=smoothing)
     plain = cross_entropy(logits, target, reduction="none")
     uniform = -widen(logits).log_softmax(dim=1).mean(dim=1)
-    return reduce_loss((1 - smoothing) * plain + smoothing * uniform, reduction)
+    return reduce_method_loss((1 - smoothing) * plain + smoothing * uniform, logits, target, reduction)
 
 
 def smoothed_target(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
 else:
     _Module = object
 
-__all__ = ["LossTerm"]
+__all__ = ["LossTerm", "Reduced"]
+
+#: How ``method_loss`` may be asked for its answer.
+Reduced = Literal["none", "excess"]
 
 
 class LossTerm(Stacked, _Module):
@@ -153,6 +159,9 @@ class LossTerm(Stacked, _Module):
 
         Args:
             step: the running step.
+
+        A method that has a parameter ``reduction`` is asked with "excess", and may then compute the mean over the batch
+        of its loss minus cross entropy in fewer operations, a scalar. Without it, or called without it, losses count.
 
         Returns:
             ``[B]``; None where the method adds nothing, which leaves the module's loss as it is to the last bit.
@@ -348,11 +357,6 @@ class LossTerm(Stacked, _Module):
         if step is None:
             return loss
         loop.begin_step(self.trainer, step)
-        try:
-            plain = cross_entropy(step.logits, step.target, reduction="none")
-        except (RuntimeError, IndexError):
-            attachment.sample_step(self.step_source)  # says more about labels that are outside the classes
-            raise
         if not loop.compared and step.choice is not None and step.choice.edited:
             raise ValueError(
                 f"{type(self).__name__}: training_step edits the logits in place between the forward and the loss, so "
@@ -361,21 +365,20 @@ class LossTerm(Stacked, _Module):
             )
         if not loop.compared:
             loop.compared = self.base_loss != "cross_entropy" or check_base_loss(
-                loss, plain, step.logits.dtype, type(self).__name__, step.choice, labels=step.has_labels
+                loss, _plain(step), step.logits.dtype, type(self).__name__, step.choice, labels=step.has_labels
             )
-        given, own = self.step_for_methods(step), plain
-        if given is not step:
-            plain = cross_entropy(given.logits, given.target, reduction="none")
-        losses = [method(self, given) for method in self._methods("method_loss")]
+        given = self.step_for_methods(step)
+        try:
+            excess = self._excess(step, given)
+        except (RuntimeError, IndexError):
+            attachment.sample_step(self.step_source)  # says more about labels that are outside the classes
+            raise
         if loop.keeps_targets and loop.added_for is not attachment.batch:
             loop.targets = training_targets(self, step, given, owners_of(type(self), "method_loss", LossTerm))
-        differences = [method_loss - plain for method_loss in losses if method_loss is not None]
-        if given is not step:
-            differences.append(plain - own)
         if self.brings_distributions(step):
             warn_of_distributions(self)
-        if differences:
-            loss = loss + self.term_weight * sum(differences, torch.zeros_like(plain)).mean()
+        if excess is not None:
+            loss = loss + (excess if self.term_weight == 1 else self.term_weight * excess)
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
             loop.added_for = attachment.batch
             if visits:
@@ -386,5 +389,38 @@ class LossTerm(Stacked, _Module):
                 loop.divergence.add(loss.detach(), step.num_classes)
         return loss
 
+    def _excess(self, step: SampleStep, given: SampleStep) -> Tensor | None:
+        """The mean over the batch of what all methods add to cross entropy; None if they add nothing."""
+        found: list[Tensor | None] = []
+        for method in self._methods("method_loss"):
+            if _takes_reduction(method):
+                found.append(method(self, given, reduction="excess"))
+                continue
+            losses = method(self, given)
+            found.append(None if losses is None else (losses - _plain(given)).mean())
+        if given is not step:
+            found.append((_plain(given) - _plain(step)).mean())
+        excess = [mean for mean in found if mean is not None]
+        return functools.reduce(torch.add, excess) if excess else None
+
     def _methods(self, name: str) -> list[Callable[..., Any]]:
-        return [vars(owner)[name] for owner in owners_of(type(self), name, LossTerm)]
+        owners = self._term_loop.owners
+        if name not in owners:
+            owners[name] = owners_of(type(self), name, LossTerm)
+        return [vars(owner)[name] for owner in owners[name]]
+
+
+def _plain(step: SampleStep) -> Tensor:
+    """Cross entropy of every sample."""
+    return cross_entropy(step.logits, step.target, reduction="none")
+
+
+def _takes_reduction(method: Callable[..., Any]) -> bool:
+    """Whether a ``method_loss`` has the parameter; looked up once for every function."""
+    known = _REDUCES.get(method)
+    if known is None:
+        known = _REDUCES[method] = "reduction" in inspect.signature(method, follow_wrapped=False).parameters
+    return known
+
+
+_REDUCES: weakref.WeakKeyDictionary[Callable[..., Any], bool] = weakref.WeakKeyDictionary()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.functional.class_wise import check_class_wise, class_wise_self_distillation_loss
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.keyed_draws import keyed_randomness
 from lightning_flip.mixins.snapshot import answering_part, said_by
 from lightning_flip.steps import SampleStep
@@ -102,7 +102,7 @@ class ClassWiseSelfDistillation(LossTerm):
         super().end_fit()
         self._pairs.clear()
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + w t^2 KL of every sample."""
         if not self.class_wise_weight:
             return None
@@ -113,7 +113,7 @@ class ClassWiseSelfDistillation(LossTerm):
             self._partner_logits(step),
             temperature=self.class_wise_temperature,
             weight=self.class_wise_weight,
-            reduction="none",
+            reduction=reduction,
         )
 
     def _partner_logits(self, step: SampleStep) -> Tensor:

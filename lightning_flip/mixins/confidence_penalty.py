@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_flip.functional.regularization import confidence_penalty_loss
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers
 
@@ -42,8 +42,8 @@ class ConfidencePenalty(LossTerm):
             raise ValueError(f"entropy_weight must be at least 0 and finite; got {entropy_weight}.")
         self.entropy_weight = float(entropy_weight)
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE - w H(p, p) of every sample."""
         if not self.entropy_weight:
             return None
-        return confidence_penalty_loss(step.logits, step.target, weight=self.entropy_weight, reduction="none")
+        return confidence_penalty_loss(step.logits, step.target, weight=self.entropy_weight, reduction=reduction)

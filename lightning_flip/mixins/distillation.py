@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
 from lightning_flip.mixins.transition_source import Transition
@@ -85,11 +86,11 @@ class Distillation(ReferencedLoss):
         if self.kd_weight:
             self.load_reference(trainer)
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """The distillation loss of every sample."""
         treated = treatment(step.logits, self.kd_smoothing, self._kd_correction)
         if not self.kd_weight:
-            return labels_alone(step, treated)
+            return labels_alone(step, treated, reduction)
         teacher = self.reference_logits(step)
         if teacher.shape[1] != step.num_classes:
             raise ValueError(
@@ -99,9 +100,9 @@ class Distillation(ReferencedLoss):
         return distillation_loss(
             step.logits,
             teacher,
-            step.target if self.kd_weight < 1 else None,
+            step.target,
             temperature=self.kd_temperature,
             weight=self.kd_weight,
             **treated,
-            reduction="none",
+            reduction=reduction,
         )

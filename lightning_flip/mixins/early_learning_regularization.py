@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import early_learning_loss, early_learning_target
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers
@@ -63,25 +63,33 @@ class EarlyLearningRegularization(LossTerm):
         self.elr_weight = float(elr_weight)
         self._elr_rows = VisitedRows()
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + lambda log(1 - <r, p>) of every sample, r with this visit in it."""
         if not self.elr_weight:
             return None
         self.require_labels(step)
         attachment = self._loop.attachment
         assert attachment is not None
-        table = self.table(TABLE, step, step.num_classes)
-        rows, _ = self._elr_rows.before(table, step, attachment.batch)
-        running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
-        return early_learning_loss(step.logits, step.target, running, weight=self.elr_weight, reduction="none")
+        probs = widen(step.logits.detach()).softmax(dim=1)
+
+        def rows_after() -> Tensor:
+            rows = self.table(TABLE, step, step.num_classes).pending_rows(step.index).to(probs.dtype)
+            return rows_after_visits(step, rows, self._visit, probs)
+
+        running = self._elr_rows.after(step, attachment.batch, rows_after)
+        return early_learning_loss(
+            step.logits, step.target, running, weight=self.elr_weight, probs=probs, reduction=reduction
+        )
 
     def visit(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
         if not self.elr_weight:
             return
         table = self.table(TABLE, step, step.num_classes)
-        rows, _ = table.pending(step.index)
-        table.update(step.index, self._visit(rows.to(step.logits.dtype), step.logits), step.valid)
+        moved = self._elr_rows.of(step)
+        if moved is None:
+            moved = self._visit(table.pending_rows(step.index).to(step.logits.dtype), step.logits.softmax(dim=1))
+        table.update(step.index, moved, step.valid)
 
     def new_epoch(self, epoch: int) -> None:
         """The merged rows of the epoch before are those that checkpoints hold once."""
@@ -93,5 +101,5 @@ class EarlyLearningRegularization(LossTerm):
         super().end_fit()
         self._elr_rows.clear()
 
-    def _visit(self, rows: Tensor, logits: Tensor) -> Tensor:
-        return early_learning_target(rows, logits, momentum=self.elr_momentum)
+    def _visit(self, rows: Tensor, probs: Tensor) -> Tensor:
+        return early_learning_target(rows, probs, momentum=self.elr_momentum, probs=probs)

@@ -15,7 +15,7 @@ from lightning_flip.functional.behavior import (
     restriction_weights,
 )
 from lightning_flip.functional.cross_entropy import widen
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_flags, check_numbers
 
@@ -96,7 +96,7 @@ class FlippingErrorReduction(LossTerm):
         self.confidence = confidence
         self.temperature_squared = temperature_squared
 
-    def method_loss(self, step: SampleStep) -> Tensor:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """Eq. 5 of every sample."""
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
@@ -110,13 +110,13 @@ class FlippingErrorReduction(LossTerm):
             beta=beta,
             temperature=self.fer_temperature,
             temperature_squared=self.temperature_squared,
-            reduction="none",
+            zeros_elsewhere=True,
+            reduction=reduction,
         )
 
     def observe(self, step: SampleStep) -> None:
         """Eq. 3 for the samples that were right (or all)."""
         table = self.table(TABLE, step, step.num_classes)
-        probs = step.logits.softmax(dim=1)
         if self.restrict == "correct":
             stored = step.logits.argmax(dim=1) == step.target
         else:
@@ -124,13 +124,15 @@ class FlippingErrorReduction(LossTerm):
         if step.valid is not None:
             stored = stored & step.valid
         new = behavior(step.logits, temperature=self.fer_temperature)
+        pending = None
         if self.average:
-            before, known = table.pending(step.index)
+            pending = before, known = table.pending(step.index)
             labels = step.target.clamp(0, step.num_classes - 1)[:, None]
+            probs = step.logits.softmax(dim=1)
             sure = probs.gather(1, labels)[:, 0] if self.confidence == "label" else probs.amax(dim=1)
             first = ~known if self.initial == "copy" else None
             new = average_behavior(before.to(new.dtype), new, sure, mu=self.fer_mu, copy=first)
-        table.update(step.index, new, stored)
+        table.update(step.index, new, stored, before=pending)
 
     def new_epoch(self, epoch: int) -> None:
         """What one epoch stored is used from the next one on."""

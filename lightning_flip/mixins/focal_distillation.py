@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import focal_distillation_loss
+from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
@@ -96,7 +97,7 @@ class FocalDistillation(ReferencedLoss):
         if self.focal_weight:
             self.load_reference(trainer)
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + lambda F D of every sample."""
         if not self.focal_weight:
             return None
@@ -113,6 +114,8 @@ class FocalDistillation(ReferencedLoss):
             direction=self.focal_direction,
             class_reduction=self.class_reduction,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
-            reduction="none",
+            reduction=reduction,
         )
+        if reduction == "excess":
+            return self.focal_weight * drawn
         return cross_entropy(step.logits, step.target, reduction="none") + self.focal_weight * drawn

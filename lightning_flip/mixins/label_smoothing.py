@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_flip.functional.smearing import check_smoothing, label_smoothing_loss, smoothed_target
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers
 
@@ -41,9 +41,9 @@ class LabelSmoothing(LossTerm):
         check_smoothing(smoothing)
         self.smoothing = smoothing
 
-    def method_loss(self, step: SampleStep) -> Tensor:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """(1 - a) CE + a H(u, p) of every sample."""
-        return label_smoothing_loss(step.logits, step.target, smoothing=self.smoothing, reduction="none")
+        return label_smoothing_loss(step.logits, step.target, smoothing=self.smoothing, reduction=reduction)
 
     def soft_target(self, step: SampleStep) -> Tensor:
         """(1 - a) e_y + a u."""

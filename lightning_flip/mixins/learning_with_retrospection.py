@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.behavior import learning_with_retrospection_loss, restriction_weights
 from lightning_flip.functional.cross_entropy import widen
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers, check_whole
 
@@ -56,7 +56,7 @@ class LearningWithRetrospection(LossTerm):
         self.lwr_temperature = lwr_temperature
         self.lwr_interval = lwr_interval
 
-    def method_loss(self, step: SampleStep) -> Tensor:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """The loss of every sample."""
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
@@ -70,7 +70,7 @@ class LearningWithRetrospection(LossTerm):
             alpha=alpha,
             beta=beta,
             temperature=self.lwr_temperature,
-            reduction="none",
+            reduction=reduction,
         )
 
     def observe(self, step: SampleStep) -> None:

@@ -49,6 +49,7 @@ class TermLoop(pl.Callback):
         self._tables: dict[str, SampleTable] = {}
         self.states: dict[str, dict[str, Any]] = {}  # what methods keep beside tables: plain values and tensors
         self._data = HeldData()
+        self.owners: dict[str, list[type]] = {}  # the module's mixins that define a method, looked up once a fit
         self.epoch = -1
         self.compared = False
         self.added_for: object = None
@@ -95,6 +96,7 @@ class TermLoop(pl.Callback):
         if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
             return  # a Trainer keeps the callbacks of a module that it trained before
         warn_of_stack(module)
+        self.owners = {}
         self._kept = True
         skip_unused_hooks(self, trainer)
         module.step_source = module.step_source.completed_by(module)

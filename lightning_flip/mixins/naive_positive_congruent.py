@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import naive_positive_congruent_loss
+from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers
@@ -50,7 +51,7 @@ class NaivePositiveCongruent(ReferencedLoss):
         if self.naive_weight:
             self.load_reference(trainer)
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + w [old right] CE of every sample."""
         if not self.naive_weight:
             return None
@@ -61,6 +62,8 @@ class NaivePositiveCongruent(ReferencedLoss):
             old,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
-            reduction="none",
+            reduction="mean" if reduction == "excess" else "none",
         )
+        if reduction == "excess":
+            return self.naive_weight * again
         return cross_entropy(step.logits, step.target, reduction="none") + self.naive_weight * again

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import self_adaptive_loss, self_adaptive_target
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers, check_whole
@@ -70,25 +70,31 @@ class SelfAdaptiveTraining(LossTerm):
                 f"ends after {epochs}: this is plain training. Lower sat_warmup."
             )
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """W H(r, p) of every sample, r with this visit in it; nothing while the start lasts."""
         self.require_labels(step)
         if self._warming_up:
             return None
         attachment = self._loop.attachment
         assert attachment is not None
-        table = self.table(TABLE, step, step.num_classes)
-        rows = _or_label(self._sat_rows.before(table, step, attachment.batch), step)
-        running = rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
-        return self_adaptive_loss(step.logits, running, valid=step.valid, reduction="none")
+
+        def rows_after() -> Tensor:
+            rows = _or_label(self.table(TABLE, step, step.num_classes).pending(step.index), step)
+            return rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
+
+        running = self._sat_rows.after(step, attachment.batch, rows_after)
+        return self_adaptive_loss(step.logits, running, valid=step.valid, target=step.target, reduction=reduction)
 
     def visit(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
         if self._warming_up:
             return
         table = self.table(TABLE, step, step.num_classes)
-        rows = _or_label(table.pending(step.index), step)
-        table.update(step.index, self._visit(rows.to(step.logits.dtype), step.logits), step.valid)
+        moved = self._sat_rows.of(step)
+        if moved is None:
+            rows = _or_label(table.pending(step.index), step)
+            moved = self._visit(rows.to(step.logits.dtype), step.logits)
+        table.update(step.index, moved, step.valid)
 
     def new_epoch(self, epoch: int) -> None:
         """The merged rows of the epoch before are those that checkpoints hold once."""
@@ -111,5 +117,5 @@ class SelfAdaptiveTraining(LossTerm):
 def _or_label(found: tuple[Tensor, Tensor], step: SampleStep) -> Tensor:
     """Rows, and one-hot labels where there is none yet."""
     rows, known = found
-    labels = step.target.clamp(0, step.num_classes - 1)[:, None]
-    return torch.where(known[:, None], rows, torch.zeros_like(rows).scatter(1, labels, 1.0))
+    labels = step.target if step.valid is None else step.target.clamp(0, step.num_classes - 1)
+    return torch.where(known[:, None], rows, torch.zeros_like(rows).scatter(1, labels[:, None], 1.0))

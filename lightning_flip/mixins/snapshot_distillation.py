@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.cycles import cycle_of
 from lightning_flip.functional.regularization import snapshot_distillation_loss
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.snapshot import answering_part, said_earlier, weights_of
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.steps import SampleStep
@@ -89,7 +89,7 @@ class SnapshotDistillation(LossTerm):
             self._take_snapshot()
         return super().training_step(*args, **kwargs)
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """(1 + 1/t) CE + H(softmax(z_teacher / t), p) of every sample; nothing in the first cycle."""
         if self.sd_cycles > 1:
             check_inputs(step, "a copy of the network")
@@ -102,7 +102,7 @@ class SnapshotDistillation(LossTerm):
             copied = self.get_submodule(state.get("path", self._given_path))
             teacher = said_earlier(copied, state["weights"], step, answering_part(self, step.choice))
         return snapshot_distillation_loss(
-            step.logits, step.target, teacher, temperature=self.sd_temperature, reduction="none"
+            step.logits, step.target, teacher, temperature=self.sd_temperature, reduction=reduction
         )
 
     def new_epoch(self, epoch: int) -> None:

@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_flip.functional.cross_entropy import reduce_method_loss
 from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.options import check_choices
 from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
 from lightning_flip.mixins.transition_source import Transition
@@ -139,11 +140,11 @@ class SoftTargets(LossTerm):
         if self._targets.loaded is not None:
             self._targets.loaded.check()
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """The distillation loss of every sample."""
         treated = treatment(step.logits, self.kd_smoothing, self._kd_correction)
         if not self.kd_weight:
-            return labels_alone(step, treated)
+            return labels_alone(step, treated, reduction)
         stored = self._targets.loaded
         assert stored is not None
         self.require_unmixed(f"{self._targets.path} has soft targets")
@@ -160,16 +161,18 @@ class SoftTargets(LossTerm):
         if self.unvisited != "error":
             # Any distribution will do: at another temperature an empty row gives NaN, which no mask takes out again.
             probs = torch.where(visited[:, None], probs, 1 / step.num_classes)
+        everything = self.unvisited == "error"
         loss = distillation_loss(
             step.logits,
             probs,
-            step.target if self.kd_weight < 1 else None,
+            step.target,
             temperature=self.kd_temperature,
             weight=self.kd_weight,
             teacher_is="probs",
             **treated,
-            reduction="none",
+            reduction=reduction if everything else "none",
         )
-        if self.unvisited == "error":
+        if everything:
             return loss
-        return torch.where(visited, loss, student_cross_entropy(step.logits, step.target, **treated, reduction="none"))
+        alone = student_cross_entropy(step.logits, step.target, **treated, reduction="none")
+        return reduce_method_loss(torch.where(visited, loss, alone), step.logits, step.target, reduction)

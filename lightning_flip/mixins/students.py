@@ -7,8 +7,10 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from lightning_flip.functional.cross_entropy import reduce_method_loss
 from lightning_flip.functional.distillation import student_cross_entropy
 from lightning_flip.functional.smearing import check_share
+from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.transition_source import ESTIMATE, Transition, TransitionSource
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers
@@ -99,19 +101,22 @@ def treatment(logits: Tensor, smoothing: float, correction: TransitionSource | N
     return {"smoothing": smoothing, "transition": None if correction is None else correction.prepared(logits)}
 
 
-def labels_alone(step: SampleStep, treated: Treatment) -> Tensor | None:
+def labels_alone(step: SampleStep, treated: Treatment, reduction: Reduced = "none") -> Tensor | None:
     """The loss of a student without a teacher.
 
     Args:
         step: the running step.
         treated: what :func:`treatment` returned.
+        reduction: as the mixin's ``method_loss`` is given it.
 
     Returns:
-        ``[B]``; None for a plain student, whose loss is the module's own.
+        ``[B]``, or the mean of what is added to cross entropy; None for a plain student, whose loss is the module's
+        own.
     """
     if not treated["smoothing"] and treated["transition"] is None:
         return None
-    return student_cross_entropy(step.logits, step.target, **treated, reduction="none")
+    loss = student_cross_entropy(step.logits, step.target, **treated, reduction="none")
+    return reduce_method_loss(loss, step.logits, step.target, reduction)
 
 
 def _for_distributions(transition: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_flip.functional.regularization import check_teacher_free, teacher_free_loss
-from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers
 
@@ -75,7 +75,7 @@ class TeacherFreeRegularization(LossTerm):
             prefix="tf_",
         )
 
-    def method_loss(self, step: SampleStep) -> Tensor | None:
+    def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """(1 - a) CE + a m mean_K[q (log q - log p)] of every sample."""
         if not self.tf_weight:
             return None
@@ -87,5 +87,5 @@ class TeacherFreeRegularization(LossTerm):
             temperature=self.tf_temperature,
             multiplier=self.tf_multiplier,
             confidence=self.tf_confidence,
-            reduction="none",
+            reduction=reduction,
         )

@@ -104,9 +104,8 @@ def _in_order(logits: Tensor, target: Tensor) -> bool:
     if target.ndim != 1 or not len(target):
         return False
     low, high = target.aminmax()
-    return math.isfinite(logits.sum(dtype=torch.promote_types(logits.dtype, torch.float32))) and (
-        int(low) >= 0 and int(high) < logits.shape[1]
-    )
+    wide = torch.float32 if logits.dtype.itemsize < 4 else None
+    return math.isfinite(logits.sum(dtype=wide)) and (int(low) >= 0 and int(high) < logits.shape[1])
 
 
 def refuse_iterator_steps(module: pl.LightningModule, names: Iterable[str]) -> None:

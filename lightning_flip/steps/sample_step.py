@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.predictions import Predictions, describe_predictions
 
 __all__ = ["SampleStep", "rounds_of"]
@@ -132,7 +133,7 @@ class SampleStep:
         """
         logits = self.logits.detach()
         features = None if self.features is None else self.features.detach()
-        return replace(self, logits=logits.to(torch.promote_types(logits.dtype, torch.float32)), features=features)
+        return replace(self, logits=widen(logits), features=features)
 
     @cached_property
     def observed(self) -> SampleStep:

@@ -99,7 +99,7 @@ class SampleTable:
         Returns:
             ``[B, W]`` in the storage type.
         """
-        return self._rows[index]
+        return self._rows.index_select(0, index)
 
     def seen(self, index: Tensor) -> Tensor:
         """Whether a sample had a row when the last round ended.
@@ -110,7 +110,7 @@ class SampleTable:
         Returns:
             bool ``[B]``.
         """
-        return self._seen[index]
+        return self._seen.index_select(0, index)
 
     def pending(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Rows as they will be committed: what the next update of a sample builds on.
@@ -121,15 +121,34 @@ class SampleTable:
         Returns:
             Rows ``[B, W]`` and bool ``[B]``, whether the sample has one.
         """
-        return self._pending[index], self._pending_seen[index]
+        return self._pending.index_select(0, index), self._pending_seen.index_select(0, index)
 
-    def update(self, index: Tensor, rows: Tensor, where: Tensor | None = None) -> None:
+    def pending_rows(self, index: Tensor) -> Tensor:
+        """The rows of :meth:`pending`; zeros for a sample that has none.
+
+        Args:
+            index: int64 ``[B]``.
+
+        Returns:
+            ``[B, W]`` in the storage type.
+        """
+        return self._pending.index_select(0, index)
+
+    def update(
+        self,
+        index: Tensor,
+        rows: Tensor,
+        where: Tensor | None = None,
+        *,
+        before: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         """Write pending rows; no host synchronization.
 
         Args:
             index: int64 ``[B]`` without repeats (see ``SampleStep.once``).
             rows: ``[B, W]``.
             where: bool ``[B]``; rows where it is False are left as they are.
+            before: what :meth:`pending` gave for the index, if it was asked; it is not read again then.
 
         Raises:
             ValueError: if the shapes do not fit.
@@ -141,13 +160,14 @@ class SampleTable:
             )
         rows = rows.to(self.dtype)
         if where is None:
-            self._pending[index] = rows
-            self._pending_seen[index] = True
-            self._unmerged[index] = True
+            self._pending.index_copy_(0, index, rows)
+            self._pending_seen.index_fill_(0, index, True)
+            self._unmerged.index_fill_(0, index, True)
         else:
-            self._pending[index] = torch.where(where[:, None], rows, self._pending[index])
-            self._pending_seen[index] |= where
-            self._unmerged[index] |= where
+            old, seen = self.pending(index) if before is None else before
+            self._pending.index_copy_(0, index, torch.where(where[:, None], rows, old))
+            self._pending_seen.index_copy_(0, index, seen | where)
+            self._unmerged.index_copy_(0, index, self._unmerged.index_select(0, index) | where)
         self._clean = False
 
     def commit(self) -> None:

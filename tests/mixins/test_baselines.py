@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip import modules
+from lightning_flip.functional import _closed_form
 from lightning_flip.mixins import LossTerm
 from lightning_flip.models import MLP
 from tests.mixins.baselines import (
@@ -21,6 +23,7 @@ from tests.mixins.baselines import (
     DEFAULTS,
     Adaptive,
     Case,
+    Early,
     K,
     Penalized,
     Snapshots,
@@ -61,10 +64,13 @@ def rows_of(model: Any, table: str) -> Any:
     return model._loop.tables[table].pending(EVERY)[0].numpy()
 
 
-@pytest.mark.parametrize("classes", [2, K])
+@pytest.mark.parametrize(("classes", "fused"), [(2, True), (K, True), (K, False)])
 @every_case
-def test_losses_weights_and_tables_are_the_numpy_loops(case: Case, classes: int) -> None:
+def test_losses_weights_and_tables_are_the_numpy_loops(
+    case: Case, classes: int, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Batches of one, samples twice in a batch and in an epoch, and samples left out are among the data."""
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
     trace, rows = expected(case, classes)
     model = case.kind(new_network(classes), **case.options)
     assert differences(model, train(model, data(classes)), trace) == []
@@ -226,6 +232,39 @@ def test_a_closure_that_runs_twice_is_one_visit(case: Case) -> None:
     assert [first for first, _ in model.pairs] == pytest.approx(trace.step_losses, abs=1e-10)
     if case.table is not None:
         np.testing.assert_allclose(rows_of(model, case.table), rows, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("case", "target"),
+    [(Case(Early), "early_learning_target"), (Case(Adaptive, {"sat_warmup": 0}), "self_adaptive_target")],
+    ids=str,
+)
+def test_a_line_search_sees_one_target(case: Case, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is made in the first evaluation of a batch: what an optimizer searches along is one function."""
+
+    class Searched(case.kind):  # type: ignore[misc]
+        evaluations = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.evaluations += 1
+            return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+    calls: list[int] = []
+    implementation = importlib.import_module(case.kind.__bases__[0].__module__)
+    original = getattr(implementation, target)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(implementation, target, counted)
+    whole = DataLoader(TensorDataset(torch.from_numpy(inputs()), torch.from_numpy(labels(K))), batch_size=8)
+    model = Searched(new_network(), **case.options)
+    train(model, whole)
+    assert len(calls) == 3 * EPOCHS < model.evaluations
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip import mixins
+from lightning_flip.functional import _closed_form
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins import (
     BatchMixing,
@@ -21,6 +23,7 @@ from lightning_flip.mixins import (
     LossTerm,
     ReferencedLoss,
     SelfAdaptiveTraining,
+    SnapshotDistillation,
     SoftTargets,
 )
 from lightning_flip.stores import write_soft_targets
@@ -50,7 +53,7 @@ def before(method: Any, module: Any) -> Any:
 
 def made(kind: Any, lr: float = 0.5, net: Any = None, **options: Any) -> Any:
     if issubclass(kind, ReferencedLoss):
-        options["reference"] = old_network()
+        options.setdefault("reference", old_network())
     if issubclass(kind, SoftTargets):
         options["targets"] = FILE
     if issubclass(kind, LearningWithRetrospection):
@@ -190,3 +193,68 @@ def test_without_weight_it_leaves_another_method_as_it_is_bit_for_bit(
     rounded = smoothed(kind, **{weight: 0.0})
     assert not rounded.equal(alone)
     torch.testing.assert_close(rounded, alone, rtol=0, atol=1e-4)
+
+
+# -- two ways to say a loss ------------------------------------------------------------------------------------
+
+
+def compared(method: Any, module: Any, excesses: list[tuple[float, float]]) -> Any:
+    """The class of a method that says its loss both ways in every step, and trains with the shorter one."""
+
+    class Compared(before(method, module)):  # type: ignore[misc]
+        def method_loss(self, step: Any, reduction: str = "none") -> Any:
+            losses, excess = method.method_loss(self, step), method.method_loss(self, step, reduction="excess")
+            if losses is None:
+                assert excess is None
+                return None
+            plain = cross_entropy(step.logits, step.target, reduction="none")
+            excesses.append((excess.item(), (losses - plain).mean().item()))
+            by_logits = [
+                torch.autograd.grad(value, step.logits, retain_graph=True)[0] for value in (excess, losses.mean())
+            ]
+            own = torch.autograd.grad(plain.mean(), step.logits)[0]
+            tolerance = 1e-10 if step.logits.dtype == torch.float64 else 1e-5
+            torch.testing.assert_close(by_logits[0], by_logits[1] - own, rtol=0, atol=tolerance)
+            return excess if reduction == "excess" else losses
+
+    return Compared
+
+
+SHORTENED = [method for method in METHODS if "reduction" in inspect.signature(method.method_loss).parameters]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("method", SHORTENED, ids=lambda method: method.__name__)
+def test_both_ways_are_one_loss(method: Any, fused: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    excesses: list[tuple[float, float]] = []
+    tensors = TensorDataset(torch.from_numpy(inputs()).to(dtype), torch.from_numpy(labels(K)))
+    options: dict[str, Any] = {"sd_cycles": 2} if method is SnapshotDistillation else {}
+    if issubclass(method, ReferencedLoss):
+        options["reference"] = old_network().to(dtype)
+    model = made(compared(method, LitNet, excesses), net=network().to(dtype), **options)
+    train(model, DataLoader(tensors, batch_size=8), max_epochs=3)
+    assert len(excesses) >= 3
+    assert any(abs(one) > 1e-6 for one, _ in excesses)
+    for one, other in excesses:
+        assert one == pytest.approx(other, abs=1e-10 if dtype == torch.float64 else 2e-5)
+
+
+def test_most_methods_have_a_shorter_way() -> None:
+    assert len(SHORTENED) == 13
+
+
+class Halved(LabelSmoothing):
+    """A subclass that knows the longer way only: it counts."""
+
+    def method_loss(self, step: Any) -> Tensor:  # type: ignore[override]
+        return super().method_loss(step) / 2
+
+
+def test_a_subclass_that_overrides_the_longer_way_is_heard() -> None:
+    losses = train(made(before(Halved, LitNet)), data(), max_epochs=1).losses
+    plain = train(LitNet(network(), 0.5), data(), max_epochs=1).losses
+    whole = train(made(before(LabelSmoothing, LitNet)), data(), max_epochs=1).losses
+    assert losses[0] == pytest.approx(whole[0] / 2, abs=1e-12)
+    assert losses[0] != pytest.approx(plain[0], abs=1e-3)

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_flip
+from lightning_flip import mixins
 from lightning_flip.callbacks import FlipTracker, LearningPath, PredictionFilter, PredictionHistory, ZigZag
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.steps import StepSource, attach
 from lightning_flip.steps._hooks import STEP_HOOKS
+from lightning_flip.stores import write_soft_targets
 from tests.steps.helpers import QUIET, UPSTREAM_WARNINGS
 
 pytestmark = [
@@ -32,7 +35,7 @@ pytestmark = [
 
 PACKAGE = str(Path(lightning_flip.__file__).parent)
 BATCH, BLOCKS = 16, 2
-STEPS = (BLOCKS + 1) * 64 + 2  # of an epoch; its first and last ones are left out
+STEPS = (BLOCKS + 1) * 64 + 2
 
 
 class Work(TorchDispatchMode):
@@ -99,17 +102,20 @@ class Cost(NamedTuple):
     normal_operations: int
 
 
-def cost_of_a_step(callbacks: list[pl.Callback], module: type[Classifier] = Classifier) -> Cost:
+def cost_of_a_step(
+    callbacks: list[pl.Callback], module: type[Classifier] = Classifier, blocks: int = BLOCKS, **options: Any
+) -> Cost:
     """What the steps of a second epoch cost."""
     torch.manual_seed(0)
-    data = TensorDataset(torch.rand(BATCH * STEPS, 4), torch.arange(BATCH * STEPS) % 3)
+    count = (blocks + 1) * 64 + 2  # the first and last ones are left out
+    data = TensorDataset(torch.rand(BATCH * count, 4), torch.arange(BATCH * count) % 3)
     with Work() as work:
         steps = Steps(work)
         trainer = pl.Trainer(**QUIET | {"log_every_n_steps": 50}, max_epochs=2, callbacks=[steps, *callbacks])
-        trainer.fit(module(network=MLP(4, 3), num_classes=3), DataLoader(data, BATCH, shuffle=True))
-    read = steps.read[STEPS + 1 : STEPS + 2 + BLOCKS * 64]
+        trainer.fit(module(network=MLP(4, 3), num_classes=3, **options), DataLoader(data, BATCH, shuffle=True))
+    read = steps.read[count + 1 : count + 2 + blocks * 64]
     each = [(later[0] - now[0], later[1] - now[1]) for now, later in itertools.pairwise(read)]
-    assert len(each) == BLOCKS * 64
+    assert len(each) == blocks * 64
     calls, operations = zip(*each, strict=True)
     normal = statistics.mode(calls), statistics.mode(operations)
     return Cost(statistics.mean(calls), statistics.mean(operations), *normal)
@@ -118,7 +124,8 @@ def cost_of_a_step(callbacks: list[pl.Callback], module: type[Classifier] = Clas
 # Mean calls and operations beyond a plain step, as counted with Python 3.11 when this was written; newer ones count
 # fewer calls, since a comprehension is none there. In a step of a real network, which leaves no cache warm, a call of a
 # function takes about two microseconds and an operation ten or more. 0.1.0 had, in this order: 23 and 0, 68 and 30,
-# 72 and 71, 83 and 75, 69 and 28, 70 and 19, 38 and 1 (for fewer samples), 27 and 0, 142 and 95. One operation of each
+# 72 and 71, 83 and 75, 69 and 28, 70 and 19, 38 and 1 (for fewer samples), 27 and 0, 142 and 95 (FER had 61 operations
+# when losses were differences of two that autograd had taken apart). One operation of each
 # step keeps its loss, which is held against the rows of the block.
 Case = tuple[Callable[[], list[pl.Callback]], type[Classifier], float, float]
 CASES: dict[str, Case] = {
@@ -130,7 +137,8 @@ CASES: dict[str, Case] = {
     "zig-zag": (lambda: [ZigZag()], Classifier, 37, 3.7),
     "visits": (lambda: [LearningPath(range(0, BATCH * STEPS, 2))], Classifier, 39, 3.6),
     "visits of another epoch": (lambda: [LearningPath([0], every_n_epochs=5)], Classifier, 23, 0),
-    "FER": (list, Robust, 136, 61),
+    "FER": (list, Robust, 136, 23),
+    "FER, history and tracker": (lambda: [PredictionHistory(), FlipTracker(train=True)], Robust, 140, 24),
 }
 
 
@@ -147,6 +155,34 @@ def test_cost_of_a_step(case: str, plain: Cost) -> None:
     assert operations / 2 <= found.operations - plain.operations <= 1.1 * operations
     assert found.normal_operations - plain.normal_operations <= operations
     assert found.normal_calls - plain.normal_calls <= 1.1 * calls
+
+
+# Mean operations beyond a plain step. When losses were differences that autograd had taken apart, these were, in this
+# order: 65, 95, 89, 48, 54, 57, 46, 60, 103 and 62. Eight of focal distillation are the old model.
+METHODS: dict[str, tuple[type[mixins.LossTerm], dict[str, Any], float]] = {
+    "LWR": (mixins.LearningWithRetrospection, {"lwr_interval": 1}, 30),
+    "ELR": (mixins.EarlyLearningRegularization, {}, 39),
+    "SAT": (mixins.SelfAdaptiveTraining, {"sat_warmup": 0}, 43),
+    "label smoothing": (mixins.LabelSmoothing, {}, 17),
+    "confidence penalty": (mixins.ConfidencePenalty, {}, 15),
+    "TF-Reg": (mixins.TeacherFreeRegularization, {}, 18),
+    "Filter-KD": (mixins.SoftTargets, {"targets": "teacher.safetensors"}, 21),
+    "KD, t = 4": (mixins.SoftTargets, {"targets": "teacher.safetensors", "kd_temperature": 4.0, "kd_weight": 0.5}, 27),
+    "focal KL": (mixins.FocalDistillation, {"reference": MLP(4, 3)}, 49),
+    "snapshots": (mixins.SnapshotDistillation, {"sd_cycles": 2}, 29),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_operations_of_a_method(method: str, plain: Cost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind, options, operations = METHODS[method]
+    count = BATCH * 130
+    if "targets" in options:
+        write_soft_targets(options["targets"], np.full((count, 3), 1 / 3), target=np.arange(count) % 3)
+    found = cost_of_a_step([], type("Method", (kind, Classifier), {}), blocks=1, **options)
+    assert operations / 2 <= found.operations - plain.operations <= operations
+    assert found.normal_operations - plain.normal_operations <= operations
 
 
 def test_a_table_costs_the_copies_of_its_rows_and_little_else() -> None:

@@ -98,8 +98,6 @@ SETTINGS = [
         method=mixins.EarlyLearningRegularization,
         config="baselines/early_learning.yaml",
         oracle=ruled(lambda run: regularization.early_learning_rule(run.y, np.zeros((N, run.classes)))),
-        # The running target has this step's prediction in it, without gradient.
-        held=f"{MODULES}.early_learning_regularization.rows_after_visits",
     ),
     Setting(method=mixins.FlippingErrorReduction, config="digits/fer.yaml", oracle=oracles.reduced),
     Setting(
@@ -159,8 +157,6 @@ SETTINGS = [
         options={"sat_warmup": 0},
         together="each rank scales the weights of its own samples to mean 1",
         replay=oracles.AdaptiveGradient,
-        # As in early-learning regularization; the weights are made of the target, too.
-        held=f"{MODULES}.self_adaptive_training.rows_after_visits",
     ),
     Setting(
         method=mixins.SnapshotDistillation,
