@@ -407,7 +407,7 @@ class DrawsTwice(net_of(PACKAGES[0])):
         (None, {}, {"accumulate_grad_batches": 2, "val_check_interval": 0.5}, 0),
         (None, {}, {"max_steps": 7, "max_epochs": -1, "precision": "bf16-mixed"}, 0),
         (None, {"num_workers": 1, "persistent_workers": True}, {}, 0),
-        (Mixes, {}, {}, 0),
+        (Mixes, {}, {}, 1),
         (DrawsTwice, None, {}, 1),
     ],
 )
