@@ -21,6 +21,7 @@ from lightning_flip.steps._hooks import STEP_HOOKS, restore_hooks, skip_unused_h
 from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import known_state, restore
 from lightning_flip.steps._state import STATE_VERSION, check_version
+from lightning_flip.steps.option_kinds import check_flags
 
 __all__ = ["StatefulWatcher", "StepWatcher"]
 
@@ -73,6 +74,7 @@ class StepWatcher(pl.Callback, ABC):
     ) -> None:
         if not (train or val):
             raise ValueError(f"{type(self).__name__} watches nothing: set train=True, val=True, or both.")
+        check_flags(allow_changed_data=allow_changed_data)
         self.train = train
         self.val = val
         self.name = name

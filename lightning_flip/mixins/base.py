@@ -26,7 +26,7 @@ from lightning_flip.mixins.options import (
 from lightning_flip.mixins.stacking import Stacked, check_corrections, methods_that, warn_of_distributions
 from lightning_flip.mixins.training_targets import training_targets
 from lightning_flip.steps import SampleStep, StepSource
-from lightning_flip.steps.option_kinds import check_numbers, check_whole
+from lightning_flip.steps.option_kinds import check_flags, check_numbers, check_whole
 
 if TYPE_CHECKING:
     _Module = pl.LightningModule
@@ -131,6 +131,7 @@ class LossTerm(Stacked, _Module):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_numbers(term_weight=term_weight)
+        check_flags(allow_changed_data=allow_changed_data)
         if base_loss not in ("cross_entropy", "any"):
             raise ValueError(f'base_loss must be "cross_entropy" or "any"; got {base_loss!r}.')
         if not math.isfinite(term_weight):

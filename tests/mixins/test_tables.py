@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_flip.mixins import FlippingErrorReduction, LearningWithRetrospection
 from lightning_flip.models import MLP, Classifier
+from lightning_flip.steps import ChangedDataError
 from tests.mixins.helpers import (
     EPOCHS,
     LR,
@@ -131,7 +132,7 @@ def saved(path: Path, epochs: int, kind: Any = Robust, **options: Any) -> dict[s
 
 def test_a_checkpoint_holds_the_tables_under_their_own_key_and_loads_safely(tmp_path: Path) -> None:
     state = saved(tmp_path / "a.ckpt", 2)["lightning_flip"]
-    assert state.keys() == {"version", "tables", "epoch", "total_epochs", "partial", "logits"}
+    assert state.keys() == {"version", "tables", "epoch", "total_epochs", "partial", "logits", "data"}
     assert state["logits"] == {
         "place": "",
         "kind": "logits",
@@ -173,6 +174,7 @@ def test_a_run_with_nothing_left_to_do_hands_its_tables_on(tmp_path: Path, epoch
     second = torch.load(tmp_path / "b.ckpt", weights_only=True)
     assert first["lightning_flip"]["tables"]["behavior"]["pending_seen"].any()
     assert second["lightning_flip"].pop("logits") == first["lightning_flip"].pop("logits")
+    assert second["lightning_flip"].pop("data")["facts"] == first["lightning_flip"].pop("data")["facts"]
     torch.testing.assert_close(second["lightning_flip"], first["lightning_flip"], rtol=0, atol=0)
     recorder = Recorder()
     quiet(callbacks=[recorder]).fit(model(total_epochs=EPOCHS), data(), ckpt_path=tmp_path / "b.ckpt")
@@ -229,8 +231,8 @@ def test_a_run_resumed_inside_an_epoch_reads_what_the_epoch_before_left(tmp_path
 
 def test_a_table_of_other_data_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "a.ckpt", 1)
-    other = loader(inputs(N + 1), labels(K, N + 1), shuffled_batches(n=N + 1))
-    with pytest.raises(ValueError, match=r"24 samples x 4 columns.*25 x 4.*another dataset"):
+    other = loader(inputs(N - 1), labels(K, N - 1), shuffled_batches(n=N - 1))
+    with pytest.raises(ChangedDataError, match=r"24 samples before, 23 now"):
         quiet().fit(model(), other, ckpt_path=tmp_path / "a.ckpt")
 
 
