@@ -44,7 +44,7 @@ def test_another_weight_is_seen() -> None:
 
 def test_a_focus_on_all_samples_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def everywhere(new: Any, old: Any, target: Any, **options: Any) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(new, target, reduction="none")
+        return torch.nn.functional.cross_entropy(new, target, reduction=options["reduction"])
 
     monkeypatch.setattr(implementation, "naive_positive_congruent_loss", everywhere)
     model = Naive(network(), reference=old_network())
