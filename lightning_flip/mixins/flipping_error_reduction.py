@@ -56,7 +56,7 @@ class FlippingErrorReduction(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Robust(FlippingErrorReduction, Classifier): ...
-        >>> Robust(network=MLP(4, 3), num_classes=3, fer_mu=0.5).fer_mu
+        >>> Robust(network=MLP(4, 3), num_classes=3, fer_mu=0.5).mixin_options.fer_mu
         0.5
     """
 
@@ -88,19 +88,22 @@ class FlippingErrorReduction(LossTerm):
         ):
             if choice not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {choice!r}.")
-        self.fer_temperature = fer_temperature
-        self.fer_mu = fer_mu
-        self.restrict = restrict
-        self.average = average
-        self.initial = initial
-        self.confidence = confidence
-        self.temperature_squared = temperature_squared
+        self.mixin_options.take(
+            fer_temperature=fer_temperature,
+            fer_mu=fer_mu,
+            restrict=restrict,
+            average=average,
+            initial=initial,
+            confidence=confidence,
+            temperature_squared=temperature_squared,
+        )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """Eq. 5 of every sample."""
+        options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        alpha, beta = restriction_weights(*self._schedule())
+        alpha, beta = restriction_weights(*self._term_loop.schedule())
         return flipping_error_reduction_loss(
             step.logits,
             step.target,
@@ -108,33 +111,34 @@ class FlippingErrorReduction(LossTerm):
             table.seen(step.index),
             alpha=alpha,
             beta=beta,
-            temperature=self.fer_temperature,
-            temperature_squared=self.temperature_squared,
+            temperature=options.fer_temperature,
+            temperature_squared=options.temperature_squared,
             zeros_elsewhere=True,
             reduction=reduction,
         )
 
     def observe(self, step: SampleStep) -> None:
         """Eq. 3 for the samples that were right (or all)."""
+        options = self.mixin_options
         table = self.table(TABLE, step, step.num_classes)
-        if self.restrict == "correct":
+        if options.restrict == "correct":
             stored = step.logits.argmax(dim=1) == step.target
         else:
             stored = torch.ones_like(step.target, dtype=torch.bool)
         if step.valid is not None:
             stored = stored & step.valid
-        new = behavior(step.logits, temperature=self.fer_temperature)
+        new = behavior(step.logits, temperature=options.fer_temperature)
         pending = None
-        if self.average:
+        if options.average:
             pending = before, known = table.pending(step.index)
             labels = step.target.clamp(0, step.num_classes - 1)[:, None]
             probs = step.logits.softmax(dim=1)
-            sure = probs.gather(1, labels)[:, 0] if self.confidence == "label" else probs.amax(dim=1)
-            first = ~known if self.initial == "copy" else None
-            new = average_behavior(before.to(new.dtype), new, sure, mu=self.fer_mu, copy=first)
+            sure = probs.gather(1, labels)[:, 0] if options.confidence == "label" else probs.amax(dim=1)
+            first = ~known if options.initial == "copy" else None
+            new = average_behavior(before.to(new.dtype), new, sure, mu=options.fer_mu, copy=first)
         table.update(step.index, new, stored, before=pending)
 
     def new_epoch(self, epoch: int) -> None:
         """What one epoch stored is used from the next one on."""
-        if TABLE in self._loop.tables:
-            self._loop.tables[TABLE].commit()
+        if TABLE in self._term_loop.tables:
+            self._term_loop.tables[TABLE].commit()

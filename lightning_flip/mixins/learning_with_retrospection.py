@@ -38,7 +38,7 @@ class LearningWithRetrospection(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Retrospective(LearningWithRetrospection, Classifier): ...
-        >>> Retrospective(network=MLP(4, 3), num_classes=3, lwr_interval=1).lwr_interval
+        >>> Retrospective(network=MLP(4, 3), num_classes=3, lwr_interval=1).mixin_options.lwr_interval
         1
     """
 
@@ -53,15 +53,15 @@ class LearningWithRetrospection(LossTerm):
             raise ValueError(f"lwr_temperature must be greater than 0 and finite; got {lwr_temperature}.")
         if lwr_interval < 1:
             raise ValueError(f"lwr_interval must be at least 1 epoch; got {lwr_interval}.")
-        self.lwr_temperature = lwr_temperature
-        self.lwr_interval = lwr_interval
+        self.mixin_options.take(lwr_temperature=lwr_temperature, lwr_interval=lwr_interval)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """The loss of every sample."""
+        options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        epoch, total = self._schedule()
-        alpha, beta = restriction_weights(epoch // self.lwr_interval * self.lwr_interval, total)
+        epoch, total = self._term_loop.schedule()
+        alpha, beta = restriction_weights(epoch // options.lwr_interval * options.lwr_interval, total)
         return learning_with_retrospection_loss(
             step.logits,
             step.target,
@@ -69,7 +69,7 @@ class LearningWithRetrospection(LossTerm):
             table.seen(step.index),
             alpha=alpha,
             beta=beta,
-            temperature=self.lwr_temperature,
+            temperature=options.lwr_temperature,
             reduction=reduction,
         )
 
@@ -79,5 +79,5 @@ class LearningWithRetrospection(LossTerm):
 
     def new_epoch(self, epoch: int) -> None:
         """At the start of a round, the rows of the round before become readable."""
-        if TABLE in self._loop.tables and (epoch - 1) % self.lwr_interval == 0:
-            self._loop.tables[TABLE].commit()
+        if TABLE in self._term_loop.tables and (epoch - 1) % self.mixin_options.lwr_interval == 0:
+            self._term_loop.tables[TABLE].commit()

@@ -101,6 +101,7 @@ class PairwiseLabelSmoothing(BatchMixing):
 
     softens_target = True
     replaces_cross_entropy = True
+    smoothing_head: SmoothingHead | None
 
     def __init__(
         self,
@@ -115,15 +116,17 @@ class PairwiseLabelSmoothing(BatchMixing):
         check_flags(alternate=alternate)
         check_smoothing_weight(smoothing_weight)
         check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none")))
-        self.smoothing_weight = smoothing_weight
-        self.smoothing_distribution = smoothing_distribution if smoothing_weight else "none"
-        self.alternate = alternate
-        self.smoothing_head: SmoothingHead | None = None
-        if self.term_weight and self.smoothing_distribution == "learned":
+        self.mixin_options.take(
+            smoothing_weight=smoothing_weight,
+            smoothing_distribution=smoothing_distribution if smoothing_weight else "none",
+            alternate=alternate,
+        )
+        self.smoothing_head = None
+        if self.mixin_options.term_weight and self.mixin_options.smoothing_distribution == "learned":
             layer = self.mixed_layer()
             path = next(name for name, part in self.named_modules() if part is layer)
-            self.step_source = replace(self.step_source, features_from=path)
-            self.smoothing_head = SmoothingHead(layer, self._mixed_classes)
+            self._mixin.source = replace(self._mixin.source, features_from=path)
+            self.smoothing_head = SmoothingHead(layer, self._mixin.mixed_classes)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Say so if no optimizer trains the head."""
@@ -141,7 +144,7 @@ class PairwiseLabelSmoothing(BatchMixing):
 
     def mixes(self, batch_idx: int) -> bool:
         """Whether the batch is one of averages."""
-        return batch_idx % 2 == 1 or not self.alternate
+        return batch_idx % 2 == 1 or not self.mixin_options.alternate
 
     def mix_parts(self, parts: list[Tensor], target: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
         """Averages of every sample and its partner in a random permutation of the batch."""
@@ -151,25 +154,27 @@ class PairwiseLabelSmoothing(BatchMixing):
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """(1 - w) H(q, p) + w H(u', p) of every pair."""
+        options = self.mixin_options
         q = self.mixture(step)
-        if self.smoothing_distribution == "none":
+        if options.smoothing_distribution == "none":
             return None if q is step.target else cross_entropy(step.logits, q, reduction="none")
         if self.smoothing_head is None:
-            return label_smoothing_loss(step.logits, q, smoothing=self.smoothing_weight, reduction="none")
+            return label_smoothing_loss(step.logits, q, smoothing=options.smoothing_weight, reduction="none")
         assert step.features is not None
         head_logits = self.smoothing_head(step.features)
         return pairwise_label_smoothing_loss(
-            step.logits, q, head_logits, smoothing_weight=self.smoothing_weight, reduction="none"
+            step.logits, q, head_logits, smoothing_weight=options.smoothing_weight, reduction="none"
         )
 
     def soft_target(self, step: SampleStep) -> Tensor:
         """(1 - w) q + w u'."""
-        q, w = self.mixture(step), self.smoothing_weight
-        if self.smoothing_distribution == "none":
+        options = self.mixin_options
+        q, w = self.mixture(step), float(options.smoothing_weight)
+        if options.smoothing_distribution == "none":
             return q
         if self.smoothing_head is None:
             return smoothed_target(q, step.num_classes, step.logits, smoothing=w)
         assert step.features is not None
         with torch.no_grad():
             learned = learned_smoothing(self.smoothing_head(step.features))
-        return (1 - w) * one_hot_targets(q, step.num_classes, learned) + w * learned
+        return one_hot_targets(q, step.num_classes, learned) * (1 - w) + learned * w

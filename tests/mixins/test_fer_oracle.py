@@ -119,7 +119,7 @@ def test_m_is_the_number_of_epochs_that_there_will_be(
 
     class Watched(Robust):
         def on_train_batch_end(self, *args: Any) -> None:
-            seen.append(self._schedule())
+            seen.append(self._term_loop.schedule())
 
     model = Watched(as_torch(NumpyNet.random(D, H, 4, seed=0)))
     data = loader(inputs(), labels(4), [[np.array([n, n + 1]) for n in range(batches)]] * 8)
@@ -175,7 +175,7 @@ def weights_swapped(patch: Patch) -> None:
 def rows_read_in_the_same_epoch(patch: Patch) -> None:
     def observe(self: Any, step: SampleStep) -> None:
         ORIGINAL_OBSERVE(self, step)
-        self._loop.tables["behavior"].commit()
+        self._term_loop.tables["behavior"].commit()
 
     patch.setattr(FlippingErrorReduction, "observe", observe)
 
@@ -296,7 +296,7 @@ def test_halved_table_stays_near_the_double_one() -> None:
     trace = expected(4, {})
     model = Robust(as_torch(NumpyNet.random(D, H, 4, seed=0)), table_dtype="float16")
     recorder = train(model, loader(inputs(), labels(4), shuffled_batches()), "behavior")
-    table = model._loop.tables["behavior"]
+    table = model._term_loop.tables["behavior"]
     assert table.dtype == torch.float16
     assert widen(table.rows(torch.arange(N))).dtype == torch.float32
     assert recorder.losses == pytest.approx(trace.step_losses, abs=0.05)

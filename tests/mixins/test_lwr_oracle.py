@@ -74,15 +74,15 @@ ORIGINAL = LearningWithRetrospection.observe
 def rounds_of_one_epoch(patch: Patch) -> None:
     def new_epoch(self: Any, epoch: int) -> None:
         if epoch > 1:
-            self._loop.tables["retrospection"].commit()
+            self._term_loop.tables["retrospection"].commit()
 
     patch.setattr(LearningWithRetrospection, "new_epoch", new_epoch)
 
 
 def rounds_begin_one_epoch_early(patch: Patch) -> None:
     def new_epoch(self: Any, epoch: int) -> None:
-        if "retrospection" in self._loop.tables and epoch % self.lwr_interval == 0:
-            self._loop.tables["retrospection"].commit()
+        if "retrospection" in self._term_loop.tables and epoch % self.mixin_options.lwr_interval == 0:
+            self._term_loop.tables["retrospection"].commit()
 
     patch.setattr(LearningWithRetrospection, "new_epoch", new_epoch)
 
@@ -90,7 +90,7 @@ def rounds_begin_one_epoch_early(patch: Patch) -> None:
 def rows_read_at_once(patch: Patch) -> None:
     def observe(self: Any, step: Any) -> None:
         ORIGINAL(self, step)
-        self._loop.tables["retrospection"].commit()
+        self._term_loop.tables["retrospection"].commit()
 
     patch.setattr(LearningWithRetrospection, "observe", observe)
 

@@ -105,7 +105,7 @@ def test_whole_numbers_of_other_libraries_are_whole() -> None:
     for listed in (np.arange(4), torch.arange(4), range(4)):
         method = next(method for method in METHODS if method.__name__ == "FocalDistillation")
         model = before(method, LitNet)(network(), reference=old_network(), old_classes=listed)
-        assert model.old_classes == (0, 1, 2, 3)
+        assert model.mixin_options.old_classes == (0, 1, 2, 3)
 
 
 def test_a_source_of_a_callback_is_checked_as_well() -> None:

@@ -149,7 +149,7 @@ def test_two_methods_share_one_forward_of_the_reference(monkeypatch: pytest.Monk
     both = train(model, data()).losses
     assert np.array(both) == pytest.approx(focal + naive - plain, abs=1e-12)
     assert asked == [batch.tolist() for epoch in shuffled_batches() for batch in epoch]
-    assert model._reference._answer is None
+    assert model._mixin.reference._answer is None
 
 
 def test_an_evaluation_of_the_closure_asks_for_its_own_inputs() -> None:

@@ -74,7 +74,7 @@ def data() -> DataLoader[Any]:
 
 
 def snapshot(model: Any) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = model._loop.states[STATE]["weights"]
+    weights: dict[str, Tensor] = model._term_loop.states[STATE]["weights"]
     return weights
 
 
@@ -87,7 +87,7 @@ class Watch(pl.Callback):
         self.modes: list[bool] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        state = pl_module._loop.states.get(STATE)
+        state = pl_module._term_loop.states.get(STATE)
         self.taught.append(None if state is None else {name: value.clone() for name, value in state["weights"].items()})
         self.modes.append(all(part.training for part in pl_module.modules()))
 
@@ -123,7 +123,7 @@ def test_the_teacher_answers_in_eval_mode_to_the_same_batch() -> None:
     class Again(Snapshots):
         def method_loss(self, step: Any) -> Any:
             loss = super().method_loss(step)
-            state = self._loop.states.get(STATE)
+            state = self._term_loop.states.get(STATE)
             if state is not None:
                 teacher = network()
                 own = {name.removeprefix("net."): value for name, value in state["weights"].items()}
@@ -150,7 +150,7 @@ def test_it_is_kept_out_of_everything_but_the_loop() -> None:
     assert len(list(model.modules())) == len(list(plain.modules()))
     assert not any(value.requires_grad for value in snapshot(model).values())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert twin._loop.states == {}
+        assert twin._term_loop.states == {}
 
 
 def without_dropout() -> Features:

@@ -286,10 +286,10 @@ def test_the_table_is_in_no_checkpoint_and_is_let_go_of(caplog):
     said = [record.getMessage() for record in caplog.records if "soft targets of" in record.getMessage()]
     assert len(said) == 1  # once a fit, with its size
     assert "[24, 4] = 0.0 MB to cpu" in said[0]
-    assert model._targets.loaded is None
+    assert model._mixin.soft_targets.loaded is None
     assert set(model.state_dict()) == set(LitNet(network()).state_dict())
-    assert copy.deepcopy(model)._targets is model._targets
-    restore, arguments = model._targets.__reduce__()  # spawned ranks read the file themselves
+    assert copy.deepcopy(model)._targets is model._mixin.soft_targets
+    restore, arguments = model._mixin.soft_targets.__reduce__()  # spawned ranks read the file themselves
     assert (restore(*arguments).path, restore(*arguments).loaded) == (FILE, None)
 
 
