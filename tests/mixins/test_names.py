@@ -214,7 +214,7 @@ def test_mixin_of_ones_own_must_not_hide_what_another_one_calls() -> None:
 )
 def test_unknown_option_names_the_nearest(option: str, hint: str) -> None:
     mixed: Any = type("Mixed", (FlippingErrorReduction, LitNet), {})
-    with pytest.raises(TypeError, match=rf"Mixed has no option '{option}'\. {hint}"):
+    with pytest.raises(TypeError, match=rf"no option '{option}'\. {hint}"):
         mixed(network(), **{option: 1})
 
 
@@ -224,7 +224,7 @@ def test_error_of_something_that_a_constructor_calls_is_left_alone() -> None:
             super().__init__(net)
             nn.Linear(2, 2, lr=lr)  # type: ignore[call-arg]
 
-    with pytest.raises(TypeError, match="Linear.__init__"):
+    with pytest.raises(TypeError, match=r"Linear\.__init__"):
         type("Mixed", (FlippingErrorReduction, Own), {})(network(), lr=0.1)
 
 
