@@ -70,7 +70,9 @@ class LossTerm(Stacked, _Module):
         allow_changed_data: start with empty tables on other data than those of the checkpoint, or of the epoch before,
             instead of refusing them. Data that have grown at their end are followed in any case.
         num_samples: number of samples, needed with ``index_from`` only.
-        total_epochs: M of a schedule, where the Trainer has no ``max_epochs`` and no ``max_steps``.
+        total_epochs: M of a schedule. None takes the smaller of the Trainer's ``max_epochs`` and ``max_steps`` over the
+            steps of an epoch, so that it is needed without both, and with ``max_steps`` where several optimizers step or
+            nobody knows how many batches an epoch has.
         table_dtype: storage type of tables, "float16" halves them; None: that of the computation.
         **kwargs: passed on to the module.
 
@@ -233,12 +235,12 @@ class LossTerm(Stacked, _Module):
         """k, counted from 1, and M of a schedule.
 
         Returns:
-            The running epoch and M: ``total_epochs`` if given, else the Trainer's ``max_epochs``, else
-            ``max_steps`` over batches an epoch. A resumed run keeps the M that it began with, as its earlier epochs
-            were weighted by it.
+            The running epoch and M: ``total_epochs`` if given, else the smaller of the Trainer's ``max_epochs`` and
+            ``max_steps`` over the optimizer steps of an epoch. A resumed run keeps the M that it began with, as its
+            earlier epochs were weighted by it.
 
         Raises:
-            ValueError: if the Trainer trains without an end.
+            ValueError: if M does not follow from the Trainer.
         """
         return self._loop.epochs(self.trainer, self.total_epochs)
 
