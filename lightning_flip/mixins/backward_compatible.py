@@ -128,6 +128,7 @@ class BackwardCompatible(ReferencedLoss):
             self._old_layer.bias,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, len(weight)),
+            old_samples=self.old_samples,
             reduction="none",
         )
         return cross_entropy(step.logits, step.target, reduction="none") + self.backward_weight * old

@@ -37,7 +37,7 @@ class Distillation(ReferencedLoss):
             T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
         kd_transition: T instead, row-stochastic ``[K, K]``, or the path of a file that holds it (.npz, .npy, .csv),
             which is read when a fit begins.
-        **kwargs: options of :class:`ReferencedLoss` (but ``old_classes``) and :class:`LossTerm`, and the module's.
+        **kwargs: options of :class:`ReferencedLoss` (but those of old classes) and :class:`LossTerm`, and the module's.
 
     Raises:
         ValueError: if an option is out of range, T is not row-stochastic, two of ``kd_smoothing``,

@@ -114,6 +114,7 @@ class FocalDistillation(ReferencedLoss):
             direction=self.focal_direction,
             class_reduction=self.class_reduction,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            old_samples=self.old_samples,
             reduction=reduction,
         )
         if reduction == "excess":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_flip.functional import _closed_form
 from lightning_flip.mixins import FocalDistillation, NaivePositiveCongruent
 from lightning_flip.mixins import naive_positive_congruent as implementation
 from lightning_flip.steps import Reference
@@ -21,7 +22,9 @@ from tests.mixins.updates import (
     Focal,
     K,
     Naive,
+    compatible_term,
     data,
+    focal_term,
     naive_term,
     network,
     numpy_run,
@@ -35,6 +38,33 @@ def test_a_run_is_the_numpy_loop(weight: float, classes: int) -> None:
     trace = numpy_run(naive_term(weight, classes), classes)
     model = Naive(network(classes), reference=old_network(classes), naive_weight=weight)
     assert differences(model, train(model, data(classes)), trace) == []
+
+
+GROWN: list[Any] = [
+    (Focal, focal_term, {"focal_weight": 0.7}, {"weight": 0.7}),
+    (Focal, focal_term, {"focal_distance": "logits", "focal_weight": 0.1}, {"distance": "logits", "weight": 0.1}),
+    (Focal, focal_term, {"focal_temperature": 2.0, "focal_alpha": 0.5}, {"temperature": 2.0, "alpha": 0.5}),
+    (Naive, naive_term, {"naive_weight": 0.7}, {"weight": 0.7}),
+    (Compatible, compatible_term, {"backward_weight": 0.7}, {"weight": 0.7}),
+]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("old_samples", ["batch", "mean"])
+@pytest.mark.parametrize(("kind", "term", "options", "named"), GROWN)
+def test_what_samples_of_old_classes_are_averaged_over(
+    kind: Any, term: Any, options: Any, named: Any, old_samples: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    grown: dict[str, Any] = {"old_classes": [3, 1], "old_samples": old_samples}
+    shares = {np.isin(labels(K)[batch], [3, 1]).mean() for epoch in shuffled_batches() for batch in epoch}
+    assert {0.0, 1.0} < shares  # batches of new classes alone, of old ones alone, and of both
+    trace = numpy_run(term(classes=K, **named, **grown))
+    model = kind(network(), reference=old_network(2), **options, **grown)
+    assert differences(model, train(model, data()), trace) == []
+    grown["old_samples"] = {"batch": "mean", "mean": "batch"}[old_samples]
+    other = kind(network(), reference=old_network(2), **options, **grown)
+    assert "step losses" in differences(other, train(other, data()), trace)
 
 
 def test_another_weight_is_seen() -> None:
