@@ -131,16 +131,27 @@ class Halves(torch.utils.data.Sampler[list[int]]):
         return N // 8
 
 
-def fit_on(world: int, kind: Any, folder: str) -> None:
+class OneAfterTheOther(Halves):
+    """The halves of both ranks on one."""
+
+    def __iter__(self) -> Any:
+        for pair in zip(Halves(0, 2), Halves(1, 2), strict=True):
+            yield from pair
+
+    def __len__(self) -> int:
+        return 2 * N // 8
+
+
+def fit_on(world: int, kind: Any, folder: str, sampler: Any = Halves, options: Any = (), **trained: Any) -> None:
     strategy = "ddp" if world > 1 else "auto"
-    trainer = quiet(devices=world, strategy=strategy, use_distributed_sampler=False, max_epochs=2)
+    trainer = quiet(devices=world, strategy=strategy, use_distributed_sampler=False, max_epochs=2, **trained)
 
     class Data(pl.LightningDataModule):
         def train_dataloader(self) -> Any:
             tensors = TensorDataset(torch.from_numpy(inputs()), torch.from_numpy(labels(K)))
-            return DataLoader(tensors, batch_sampler=Halves(trainer.global_rank, world))
+            return DataLoader(tensors, batch_sampler=sampler(trainer.global_rank, world))
 
-    model = kind(network(), lr=0.1, reference=old_network())
+    model = kind(network(), lr=0.1, **{"reference": old_network(), **dict(options)})
     trainer.fit(model, Data())
     assert all(not name.startswith("reference") for name, _ in model.named_parameters())
     if trainer.is_global_zero:
@@ -156,6 +167,19 @@ def test_two_ranks_are_one(kind: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10)
     plain = LitNet(network(), lr=0.1)
     assert not one["net.0.weight"].allclose(plain.state_dict()["net.0.weight"], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Focal, Naive, Compatible])
+def test_the_mean_over_old_samples_is_of_each_ranks_own_ones(kind: Any, tmp_path: Path) -> None:
+    options = {"reference": old_network(2), "old_classes": [3, 1], "old_samples": "mean"}
+    assert run_ranks(2, fit_on, 2, kind, str(tmp_path), Halves, options) == [0, 0]
+    fit_on(1, kind, str(tmp_path), OneAfterTheOther, options, accumulate_grad_batches=2)
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10)
+    fit_on(1, kind, str(tmp_path), Halves, options)
+    whole = torch.load(tmp_path / "1.pt", weights_only=True)
+    assert not whole["net.0.weight"].allclose(one["net.0.weight"], atol=1e-6)
 
 
 class Both(FocalDistillation, NaivePositiveCongruent, LitNet):

@@ -149,7 +149,7 @@ def test_m_is_the_number_of_epochs_that_begin(method: Any, run: str, monkeypatch
     options, count, epochs = RUNS[run]
     asked: list[tuple[int, int]] = []
 
-    def weighted(epoch: int, total: int, *args: Any) -> tuple[float, float]:
+    def weighted(epoch: int, total: int, **ends: Any) -> tuple[float, float]:
         asked.append((epoch, total))
         return 0.5, 0.5
 
