@@ -256,6 +256,15 @@ def test_the_mean_over_samples_of_old_classes(
     assert close(compatible, oracle.cross_entropy((h @ W.T)[known].numpy(), local).mean() if known else np.zeros(()))
 
 
+def test_twice_the_distance_of_logits_is_the_mean_squared_error_of_public_code() -> None:
+    new, old, target = logits(0).requires_grad_(), logits(1), labels()
+    weights = (1 + 5 * (old.argmax(dim=1) == target).double())[:, None]
+    expected = (torch.nn.functional.mse_loss(new, old, reduction="none") * weights).mean()
+    found = 2 * focal_distillation_loss(new, old, target, distance="logits")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, new)[0] for loss in (found, expected)), rtol=0, atol=1e-10)
+
+
 def test_without_old_classes_the_batch_is_of_old_samples() -> None:
     for loss in (focal_distillation_loss, naive_positive_congruent_loss):
         args = logits(0), logits(1), labels()
