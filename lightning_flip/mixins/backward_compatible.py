@@ -134,6 +134,7 @@ class BackwardCompatible(ReferencedLoss):
             self._mixin.old_layer.bias,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, len(weight)),
+            old_samples=self.mixin_options.old_samples,
             reduction="none",
         )
         return cross_entropy(step.logits, step.target, reduction="none") + old * float(options.backward_weight)

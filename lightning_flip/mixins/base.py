@@ -71,7 +71,9 @@ class LossTerm(Stacked, _Module):
         allow_changed_data: start with empty tables on other data than those of the checkpoint, or of the epoch before,
             instead of refusing them. Data that have grown at their end are followed in any case.
         num_samples: number of samples, needed with ``index_from`` only.
-        total_epochs: M of a schedule, where the Trainer has no ``max_epochs`` and no ``max_steps``.
+        total_epochs: M of a schedule. None takes the smaller of the Trainer's ``max_epochs`` and ``max_steps`` over the
+            steps of an epoch. So it is needed without both, and with ``max_steps`` if there are several optimizers or
+            the number of batches in an epoch is not known.
         table_dtype: storage type of tables, "float16" halves them; None: that of the computation.
         **kwargs: passed on to the module.
 

@@ -90,11 +90,11 @@ class BatchMixing(LossTerm):
 
     # -- what a method defines ------------------------------------------------------------------------
 
-    def mixes(self, batch_idx: int) -> bool:
+    def mixes(self, number: int) -> bool:
         """Whether a batch is mixed.
 
         Args:
-            batch_idx: its number in the epoch, counted from 0.
+            number: of batches that the run has trained on before this one, in all epochs; a resumed run keeps counting.
 
         Returns:
             True for every batch, where a method says nothing else.
@@ -184,7 +184,8 @@ class BatchMixing(LossTerm):
             What the module's step returned, with another loss.
         """
         attachment = self._term_loop.running()
-        if attachment is None or not self.mixes(self.trainer.fit_loop.batch_idx):
+        # In Lightning's own checkpoints. Its `ready` would count a batch twice that a failure interrupted.
+        if attachment is None or not self.mixes(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed):
             return super().training_step(*args, **kwargs)
         batch = args[0] if args else kwargs["batch"]
         batch = attachment.alter_batch(batch, self._mixin.source, self._mixed)

@@ -30,13 +30,14 @@ class Distillation(ReferencedLoss):
     Args:
         *args: passed on to the module.
         kd_temperature: t > 0, of both.
-        kd_weight: beta in [0, 1]; 0 is training on the labels alone, and loads no teacher.
+        kd_weight: beta >= 0; 0 is training on the labels alone, and loads no teacher; above 1 the labels do not count,
+            and 2 is the factor of the Filter-KD authors' code, 2 t^2.
         kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
         kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
             T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
         kd_transition: T instead, row-stochastic ``[K, K]``, or the path of a file that holds it (.npz, .npy, .csv),
             which is read when a fit begins.
-        **kwargs: options of :class:`ReferencedLoss` (but ``old_classes``) and :class:`LossTerm`, and the module's.
+        **kwargs: options of :class:`ReferencedLoss` (but those of old classes) and :class:`LossTerm`, and the module's.
 
     Raises:
         ValueError: if an option is out of range, T is not row-stochastic, two of ``kd_smoothing``,

@@ -24,7 +24,8 @@ class EarlyLearningRegularization(LossTerm):
 
     Each sample has a target r, which starts at 0 and moves at every visit, before the loss reads it:
     r <- beta r + (1 - beta) p~, where p~ is p clamped to [1e-4, 1 - 1e-4], divided by its sum, without gradient. The
-    loss is CE + lambda log(1 - <r, p>), with gradient through p. A table of N x K numbers is kept.
+    loss is CE + lambda log(1 - <r, p>), with gradient through p. A table of N x K numbers is kept. A sample that a
+    batch has twice moves twice; in the authors' code its last visit alone counts.
 
     ===================  ============  ==========
     its paper            elr_momentum  elr_weight

@@ -48,6 +48,9 @@ class FlippingErrorReduction(LossTerm):
         confidence: "label" is c = p_y (Eq. 3); "predicted", our option, is c = max p, which is better in
             our runs with noisy labels. With ``restrict="correct"`` the two are the same.
         temperature_squared: whether the regularizer is multiplied with t^2.
+        alpha_range: alpha at k = 0 and at k = M, on a line between; both at least 0. The paper's numbers are the
+            default, and options of the authors' script.
+        beta_range: the same of beta.
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
@@ -73,6 +76,8 @@ class FlippingErrorReduction(LossTerm):
         initial: Literal["zeros", "copy"] = "zeros",
         confidence: Literal["label", "predicted"] = "label",
         temperature_squared: bool = True,
+        alpha_range: tuple[float, float] = (1.0, 0.1),
+        beta_range: tuple[float, float] = (0.0, 0.9),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -96,6 +101,8 @@ class FlippingErrorReduction(LossTerm):
             initial=initial,
             confidence=confidence,
             temperature_squared=temperature_squared,
+            alpha_range=_ends("alpha_range", alpha_range),
+            beta_range=_ends("beta_range", beta_range),
         )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
@@ -103,7 +110,9 @@ class FlippingErrorReduction(LossTerm):
         options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        alpha, beta = restriction_weights(*self._term_loop.schedule())
+        alpha, beta = restriction_weights(
+            *self._term_loop.schedule(), alpha_range=options.alpha_range, beta_range=options.beta_range
+        )
         return flipping_error_reduction_loss(
             step.logits,
             step.target,
@@ -142,3 +151,16 @@ class FlippingErrorReduction(LossTerm):
         """What one epoch stored is used from the next one on."""
         if TABLE in self._term_loop.tables:
             self._term_loop.tables[TABLE].commit()
+
+
+def _ends(name: str, ends: Any) -> tuple[float, float]:
+    """Where a weight begins and ends."""
+    expected = f"{name} must be two finite numbers of at least 0, the weight at k = 0 and at k = M; got {ends!r}."
+    try:
+        first, last = ends
+        check_numbers(first=first, last=last)
+    except (TypeError, ValueError):
+        raise TypeError(expected) from None
+    if not (0 <= first < math.inf and 0 <= last < math.inf):
+        raise ValueError(expected)
+    return float(first), float(last)

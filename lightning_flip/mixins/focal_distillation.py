@@ -33,7 +33,8 @@ class FocalDistillation(ReferencedLoss):
 
     Args:
         *args: passed on to the module.
-        focal_weight: lambda >= 0; 0 is training without a reference, bit for bit, and loads none.
+        focal_weight: lambda >= 0; 0 is training without a reference, bit for bit, and loads none. The paper has 1; with
+            "logits", 2 is public code, which leaves out the half.
         focal_alpha: alpha >= 0, the weight of every sample.
         focal_beta: beta >= 0, the weight added where the old model is right; the paper tries 0 to 20.
         focal_distance: "kl" or "logits".
@@ -117,6 +118,7 @@ class FocalDistillation(ReferencedLoss):
             direction=options.focal_direction,
             class_reduction=options.class_reduction,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            old_samples=self.mixin_options.old_samples,
             reduction=reduction,
         )
         if reduction == "excess":

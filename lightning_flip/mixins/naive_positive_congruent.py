@@ -63,6 +63,7 @@ class NaivePositiveCongruent(ReferencedLoss):
             old,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            old_samples=self.mixin_options.old_samples,
             reduction="mean" if reduction == "excess" else "none",
         )
         if reduction == "excess":

@@ -137,15 +137,22 @@ def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
         The running epoch and their number.
 
     Raises:
-        ValueError: if the Trainer trains without an end, or ``max_steps`` counts the steps of several optimizers.
+        ValueError: if the Trainer trains without an end, ``max_steps`` counts the steps of several optimizers, or it is
+            not known how many batches an epoch has.
     """
     if total_epochs is not None:
         return trainer.current_epoch + 1, total_epochs
-    if trainer.max_steps not in (None, -1) and len(trainer.optimizers) > 1:
-        raise ValueError(
-            f"the schedule of this loss needs the number of epochs M, and max_steps={trainer.max_steps} counts the "
-            f"steps of {len(trainer.optimizers)} optimizers together. Pass total_epochs=."
-        )
+    if trainer.max_steps not in (None, -1):
+        problem = ""
+        if len(trainer.optimizers) > 1:
+            problem = f"counts the steps of {len(trainer.optimizers)} optimizers together"
+        elif math.isinf(trainer.num_training_batches):
+            problem = "says nothing of epochs, as the number of batches in an epoch is not known (iterable data)"
+        if problem:
+            raise ValueError(
+                f"the schedule of this loss needs the number of epochs M, and max_steps={trainer.max_steps} {problem}. "
+                "Pass total_epochs=."
+            )
     epochs, _ = training_length(trainer)
     if not math.isfinite(epochs):
         raise ValueError(

@@ -8,13 +8,14 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.options import check_choices
 from lightning_flip.models.loading import is_lightning_class, load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
 from lightning_flip.steps.cached_logits import CachedLogits
@@ -97,11 +98,13 @@ class ReferencedLoss(LossTerm):
         reference_network: the network that a state_dict belongs to, or its name in torchvision.
         reference_compile: whether the reference runs through ``torch.compile``; a text names the backend.
         old_classes: the new model's class of each of the old model's outputs, where the two differ.
+        old_samples: what the method's loss is averaged over with ``old_classes``: the "batch", or its samples of old
+            classes ("mean", as the public code of PCT; on each rank, and in each accumulated batch, its own ones).
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
         TypeError: if an option is of the wrong kind.
-        ValueError: if ``old_classes`` names a class twice or a negative one.
+        ValueError: if ``old_classes`` names a class twice or a negative one, or ``old_samples`` is something else.
 
     Example:
         >>> from lightning_flip.mixins import FocalDistillation
@@ -125,6 +128,7 @@ class ReferencedLoss(LossTerm):
         reference_network: nn.Module | str | None = None,
         reference_compile: bool | str = False,
         old_classes: Sequence[int] | None = None,
+        old_samples: Literal["batch", "mean"] = "batch",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -145,7 +149,8 @@ class ReferencedLoss(LossTerm):
             ) from None
         if classes is not None and (len(set(classes)) != len(classes) or min(classes, default=0) < 0):
             raise ValueError(f"old_classes must be different classes, counted from 0; got {list(classes)}.")
-        self.mixin_options.take(reference_compile=reference_compile, old_classes=classes)
+        check_choices(old_samples=(old_samples, ("batch", "mean")))
+        self.mixin_options.take(old_samples=old_samples, reference_compile=reference_compile, old_classes=classes)
         # Copied now: it may be the very network that is going to be trained, or restored from a checkpoint.
         source = load_model(reference) if isinstance(reference, nn.Module) else reference
         self._mixin.reference = ReferenceSource(source, reference_class, reference_network)

@@ -27,7 +27,8 @@ class SelfAdaptiveTraining(LossTerm):
     Each sample has a target r, which starts as its label, one-hot. The first epochs train with CE and leave r alone;
     then it moves at every visit, before the loss reads it: r <- m r + (1 - m) p, without gradient. The loss is
     w H(r, p), where the weights w = max r are scaled to mean 1 in the batch; with several ranks, or with accumulated
-    gradients, in each part of it. A table of N x K numbers is kept.
+    gradients, in each part of it. A table of N x K numbers is kept. A sample that a batch has twice moves twice; in the
+    authors' code its last visit alone counts.
 
     Args:
         *args: passed on to the module.

@@ -13,6 +13,7 @@ from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.snapshot import answering_part, said_earlier, weights_of
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.steps import SampleStep
+from lightning_flip.steps._length import steps_per_epoch
 from lightning_flip.steps._outputs import Place
 from lightning_flip.steps.option_kinds import check_numbers, check_whole
 from lightning_flip.steps.reference import check_inputs
@@ -30,7 +31,8 @@ class SnapshotDistillation(LossTerm):
     in eval mode, and sees the same batch. Our source is a third party's code; the authors' has not been seen.
 
     Use it with the learning rate that falls in every cycle and then begins again,
-    :class:`~lightning_flip.models.CyclicCosine` with the same M and C; another M or C there is an error.
+    :class:`~lightning_flip.models.CyclicCosine` with the same M and C; another M or C there is an error. Our source
+    lowers it in every step, which ``CyclicCosine(steps_per_epoch=)`` does.
 
     The copy is in no ``parameters()``, ``state_dict()`` or optimizer, and no strategy synchronizes it. Checkpoints hold
     it, which makes them larger by one network, so that a resumed run goes on exactly. It needs whole weights on every
@@ -106,19 +108,24 @@ class SnapshotDistillation(LossTerm):
         )
 
     def new_epoch(self, epoch: int) -> None:
-        """Hold the learning rate's cycles against the teacher's."""
+        """Compare the learning rate's cycles with the teacher's."""
         options = self.mixin_options
         _, total = self._term_loop.schedule()
+        steps = steps_per_epoch(self.trainer.num_training_batches, self.trainer.accumulate_grad_batches)
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
-            if isinstance(scheduler, CyclicCosine) and (
-                (scheduler.total_epochs, scheduler.cycles) != (total, options.sd_cycles) or config.interval != "epoch"
+            if not isinstance(scheduler, CyclicCosine):
+                continue
+            stepped = (1 if config.interval == "epoch" else steps) / config.frequency
+            if (scheduler.total_epochs, scheduler.cycles) != (total, options.sd_cycles) or (
+                math.isfinite(stepped) and stepped != scheduler.steps_per_epoch
             ):
                 raise ValueError(
-                    f"the learning rate has {scheduler.cycles} cycles in {scheduler.total_epochs} {config.interval}s, "
-                    f"the teacher changes in {options.sd_cycles} cycles in {total} epochs. Give CyclicCosine "
-                    f"total_epochs={total} and cycles={options.sd_cycles}, stepped once an epoch, or set total_epochs= "
-                    "and sd_cycles= of the model."
+                    f"the learning rate has {scheduler.cycles} cycles in {scheduler.total_epochs} epochs of "
+                    f"{scheduler.steps_per_epoch} steps; the teacher changes in {options.sd_cycles} cycles in {total} "
+                    f"epochs, in each of which the scheduler is stepped {stepped:g} times. Give CyclicCosine "
+                    f"total_epochs={total}, cycles={options.sd_cycles} and steps_per_epoch={stepped:g}, or set "
+                    "total_epochs= and sd_cycles= of the model."
                 )
 
     def _take_snapshot(self) -> None:

@@ -57,7 +57,8 @@ class SoftTargets(LossTerm):
         *args: passed on to the module.
         targets: path of the file.
         kd_temperature: t > 0, of both.
-        kd_weight: beta in [0, 1]; 0 is training on the labels alone, and reads no file.
+        kd_weight: beta >= 0; 0 is training on the labels alone, and reads no file; above 1 the labels do not count, and
+            2 is the factor of the Filter-KD authors' code, 2 t^2.
         kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
         kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
             T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.

@@ -75,6 +75,28 @@ def test_temperature_and_mu(options: dict[str, Any]) -> None:
     assert found(4, expected(4, options), options) == []
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha_range": (1.0, 0.5)},
+        {"beta_range": (0.1, 2.0)},
+        {"alpha_range": (1.0, 1.0), "beta_range": (0.0, 0.5), "restrict": "all"},
+        {"alpha_range": (0.0, 0.0), "beta_range": (1.0, 1.0), "temperature_squared": False},  # the behavior alone
+    ],
+    ids=str,
+)
+def test_where_the_weights_begin_and_end(options: dict[str, Any], fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    assert found(4, expected(4, options), options) == []
+    assert "step losses" in found(4, expected(4, {}), options)
+
+
+def test_ends_that_a_file_gives_as_lists_are_the_same() -> None:
+    options: dict[str, Any] = {"alpha_range": [1, 0.5], "beta_range": [0, 1]}
+    assert found(4, expected(4, {name: tuple(ends) for name, ends in options.items()}), options) == []
+
+
 def test_total_epochs_stands_above_the_trainers_own_number() -> None:
     assert found(4, expected(4, {}, total=10), {"total_epochs": 10}) == []
     assert found(4, expected(4, {}, total=10), {}) != []
@@ -165,11 +187,15 @@ def reversed_divergence(patch: Patch) -> None:
 
 
 def epochs_counted_from_zero(patch: Patch) -> None:
-    patch.setattr(implementation, "restriction_weights", lambda epoch, total: restriction_weights(epoch - 1, total))
+    patch.setattr(
+        implementation, "restriction_weights", lambda epoch, total, **ends: restriction_weights(epoch - 1, total)
+    )
 
 
 def weights_swapped(patch: Patch) -> None:
-    patch.setattr(implementation, "restriction_weights", lambda epoch, total: restriction_weights(epoch, total)[::-1])
+    patch.setattr(
+        implementation, "restriction_weights", lambda epoch, total, **ends: restriction_weights(epoch, total)[::-1]
+    )
 
 
 def rows_read_in_the_same_epoch(patch: Patch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_flip.functional import _closed_form
 from lightning_flip.functional.behavior import restriction_weights
 from lightning_flip.mixins import LearningWithRetrospection
 from lightning_flip.mixins import learning_with_retrospection as implementation
@@ -52,6 +53,20 @@ def found(classes: int, trace: LwrTrace, **options: Any) -> list[str]:
 def test_a_run_is_the_numpy_loop(interval: int, temperature: float, classes: int) -> None:
     trace = expected(classes, interval=interval, temperature=temperature)
     assert found(classes, trace, lwr_interval=interval, lwr_temperature=temperature) == []
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_samples_without_a_row_can_be_drawn_to_the_uniform_distribution(
+    interval: int, temperature: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    trace = expected(4, interval=interval, temperature=temperature, unvisited="uniform")
+    assert not trace.readable[interval - 1].all()  # a row is missing when the second round begins
+    options: dict[str, Any] = {"lwr_interval": interval, "lwr_temperature": temperature}
+    assert found(4, trace, **options, lwr_unvisited="uniform") == []
+    assert "step losses" in found(4, trace, **options)
 
 
 def test_another_number_of_epochs() -> None:

@@ -25,8 +25,11 @@ WRONG: dict[str, list[Any]] = {
     "bool": ["false", None, 0, [True]],
     "Literal": ["no such", None, 3, ["all"]],
 }
+WRONG_ENDS = [None, 0.5, "ab", (1.0,), (1.0, 0.5, 0.1), (1.0, "0.1"), (True, 0.1), (NAN, 0.1), (1.0, INF), (-0.1, 1.0)]
 # What no annotation says.
 WRONG_FOR: dict[str, list[Any]] = {
+    "alpha_range": WRONG_ENDS,
+    "beta_range": WRONG_ENDS,
     "classifier_from": [None, 3, ["net"]],
     "features_from": [None, 3, ["net"]],
     "index_from": [1.5, ["id"], True],

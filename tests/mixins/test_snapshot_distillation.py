@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -364,17 +365,22 @@ class Cosine:
         return CyclicCosine(optimizer, **self.options)
 
 
-def classifier(total: int, cycles: int, **options: Any) -> Any:
-    cosine = Cosine(total_epochs=total, cycles=cycles)
+def classifier(total: int, cycles: int, steps: int = 1, **options: Any) -> Any:
+    cosine = Cosine(total_epochs=total, cycles=cycles, steps_per_epoch=steps)
     return SnapshotDistillationClassifier(MLP(D, K), lr_scheduler=cosine, num_classes=K, **options).double()
 
 
 class Rates(pl.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
+        self.stepped: list[tuple[int, float]] = []  # the teacher's cycle and the rate of each optimizer step
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        cycle = pl_module._loop.states.get(STATE, {"cycle": 0})["cycle"]
+        self.stepped.append((cycle, optimizer.param_groups[0]["lr"]))
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
@@ -387,8 +393,23 @@ def test_the_rate_begins_again_with_each_teacher() -> None:
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
 @pytest.mark.parametrize(("total", "cycles"), [(6, 3), (4, 4)])
 def test_a_rate_with_other_cycles_than_the_teacher_is_refused(total: int, cycles: int) -> None:
-    with pytest.raises(ValueError, match=r"Give CyclicCosine total_epochs=4 and cycles=3"):
+    with pytest.raises(ValueError, match=r"Give CyclicCosine total_epochs=4, cycles=3 and steps_per_epoch=1, or"):
         quiet().fit(classifier(total, cycles, sd_cycles=3), data())
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
+@pytest.mark.parametrize(("accumulated", "steps"), [(1, 3), (2, 2)])
+def test_a_rate_that_falls_in_every_step_begins_again_with_each_teacher(accumulated: int, steps: int) -> None:
+    rates, options = Rates(), {"max_epochs": 5, "accumulate_grad_batches": accumulated}
+    quiet(callbacks=[rates], **options).fit(classifier(5, 2, steps, sd_cycles=2), data())
+    first, second = ([rate for cycle, rate in rates.stepped if cycle == number] for number in (0, 1))
+    assert [len(first), len(second)] == [3 * steps, 2 * steps]
+    for found in (first, second):
+        expected = [0.025 * (1 + math.cos(math.pi * step / len(found))) for step in range(len(found))]
+        assert found == pytest.approx(expected, abs=1e-12)
+    wrong = quiet(**options | {"accumulate_grad_batches": 3 - accumulated})
+    with pytest.raises(ValueError, match=rf"stepped {5 - steps} times\. Give .* steps_per_epoch={5 - steps}, or"):
+        wrong.fit(classifier(5, 2, steps, sd_cycles=2), data())
 
 
 def test_a_run_without_an_end_has_no_cycles() -> None:
