@@ -118,7 +118,7 @@ class Weights(pl.Callback):
         self.seen: list[tuple[int, int]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.seen.append(pl_module._schedule())
+        self.seen.append(pl_module._term_loop.schedule())
 
 
 def schedule(ckpt: str | None, max_epochs: int, **options: Any) -> list[tuple[int, int]]:

@@ -69,7 +69,7 @@ class Watch(Callback):
         self.plan = PathPlan.of(trainer, every_n_steps=1, every_n_epochs=None, passes=True)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.schedules.append(pl_module._schedule())
+        self.schedules.append(pl_module._term_loop.schedule())
 
 
 # -- the count ---------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_the_other_package_counts_the_same() -> None:
 
     class Seen(pytorch_lightning.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-            seen.append(pl_module._schedule())
+            seen.append(pl_module._term_loop.schedule())
 
     quietly = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     scheduled = pytorch_lightning.callbacks.GradientAccumulationScheduler({0: 4, 1: 2})
@@ -312,7 +312,7 @@ class Writes(Callback):
         self.folder = folder
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        found = [pl_module._schedule(), trainer.num_training_batches, trainer.current_epoch, trainer.global_step]
+        found = [pl_module._term_loop.schedule(), trainer.num_training_batches, trainer.current_epoch, trainer.global_step]
         torch.save(found, self.folder / f"{trainer.global_rank}.pt")
 
 
