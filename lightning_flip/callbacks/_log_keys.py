@@ -49,7 +49,7 @@ class LoggingWatcher(StepWatcher):
         self.prefix = prefix
         self.prog_bar = prog_bar
         self._logged: set[str] = set()  # in this run
-        self._earlier: set[int] = set()  # entries of Lightning's that are of earlier runs
+        self._earlier: set[int] = set()  # Lightning's records of earlier runs
         self._compared = False  # with what training steps log
 
     def log_numbers(
@@ -172,12 +172,10 @@ class LoggingWatcher(StepWatcher):
 
     def _logged_by_others(self, pl_module: pl.LightningModule) -> Iterator[tuple[str, str]]:
         """Keys that others have logged in this run, and who did."""
-        trainer = pl_module.trainer
-        for results in _collections(trainer):
+        for results in _collections(pl_module.trainer):
             for entry in results.values():
                 meta = entry.meta
-                old = id(entry) in self._earlier and (entry.has_reset or results is not trainer._results)
-                if old or meta.metric_attribute == self._tag:
+                if meta.metric_attribute == self._tag or (id(entry) in self._earlier and entry.has_reset):
                     continue
                 hook = meta.fx.partition(".")[0]  # the number of a loader may follow
                 if entry.is_tensor and meta.metric_attribute:

@@ -304,8 +304,6 @@ def test_a_validation_by_itself_asks_only_those_that_take_part() -> None:
     callbacks = [WinningScores(figures=False), WinningScores(figures=False, name="x")]
     with pytest.raises(ValueError, match="would both log 'val_mean_winning_score'"):
         make_trainer(callbacks=callbacks).validate(Watched(), loader(7, seed=1), verbose=False)
-    trackers = [FlipTracker(), FlipTracker(name="x")]
-    make_trainer(callbacks=trackers).validate(Watched(), loader(7, seed=1), verbose=False)
 
 
 class LargestLogit(Diagnostic):
@@ -322,6 +320,20 @@ class LargestLogit(Diagnostic):
     def describe(self, trainer: pl.Trainer, split: str, rows: Any) -> Finding:
         most = float(rows["largest"].max())
         return Finding({"largest": [most]}, most, scalars={"churn": most})
+
+
+class Announced(LargestLogit):
+    """Says so."""
+
+    logs = ("churn",)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_who_takes_no_part_in_a_stage_is_not_compared(order: int) -> None:
+    both = [FlipTracker(), Announced()][::order]
+    refused(both, "would both log 'val_churn'. Give one")
+    trainer = make_trainer(callbacks=both)
+    assert "val_churn" in trainer.validate(Watched(), loader(7, seed=1), verbose=False)[0]
 
 
 def test_a_key_that_was_not_announced_is_refused_when_it_is_logged() -> None:
@@ -444,10 +456,11 @@ def test_without_a_sanity_check_it_is_refused_at_the_first_pass(hook: str, optio
 
 @pytest.mark.parametrize(("hook", "options"), TRAINING)
 def test_a_training_key_of_the_module_is_refused_with_the_first_rows(hook: str, options: Any) -> None:
-    module = Logs(hook, "train_churn", **options)
+    module, tracker = Logs(hook, "train_churn", **options), FlipTracker(train=True)
+    fit([tracker])  # an earlier fit of its own
     where = rf"FlipTracker\(\) would log 'train_churn', which Logs.* already logs in {hook}.*prefix="
     with pytest.raises(ValueError, match=where):
-        fit([FlipTracker(train=True)], module, train=loader(8 * 80, 8), limit_val_batches=0)
+        fit([tracker], module, train=loader(8 * 80, 8), limit_val_batches=0)
     assert len(module.seen) <= 8 * 65  # a block
 
 
@@ -559,7 +572,7 @@ def test_what_an_earlier_fit_of_the_trainer_logged_does_not_count() -> None:
     trainer.num_sanity_val_steps = 0
     trainer.fit(Logs("training_step", "another"), *data)
     assert "val_churn" in trainer.callback_metrics
-    trainer.fit_loop.max_epochs = 4
+    trainer.fit_loop.max_epochs = 3
     with pytest.raises(ValueError, match="'val_churn', which Logs already logs in validation_step"):
         trainer.fit(Logs("validation_step", "val_churn"), *data)
 
