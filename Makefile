@@ -17,7 +17,7 @@ demo: $(STAMP) ## train twelve small models on digits and print what flipped
 	$(BIN)/python examples/digits/demo.py
 
 test: $(STAMP) ## every test, doctests included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 bench: $(STAMP) ## what following every sample costs in a step
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o addopts= -o timeout=0 -s --benchmark-columns=min,median,iqr,rounds

@@ -60,7 +60,7 @@ class BackwardCompatibleClassifier(BackwardCompatible, Classifier):
     Example:
         >>> from lightning_flip.models import MLP
         >>> model = BackwardCompatibleClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt", backward_weight=0.5)
-        >>> model.backward_weight
+        >>> model.mixin_options.backward_weight
         0.5
     """
 
@@ -74,7 +74,7 @@ class BackwardCorrectionClassifier(BackwardCorrection, Classifier):
     Example:
         >>> from lightning_flip.models import MLP
         >>> model = BackwardCorrectionClassifier(MLP(64, 10), num_classes=10, correction_alpha=0.2)
-        >>> model.backward_eps
+        >>> model.mixin_options.backward_eps
         1e-07
     """
 
@@ -87,7 +87,8 @@ class ClassWiseSelfDistillationClassifier(ClassWiseSelfDistillation, Classifier)
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> ClassWiseSelfDistillationClassifier(MLP(64, 10), num_classes=10, class_wise_weight=3.0).class_wise_weight
+        >>> model = ClassWiseSelfDistillationClassifier(MLP(64, 10), num_classes=10, class_wise_weight=3.0)
+        >>> model.mixin_options.class_wise_weight
         3.0
     """
 
@@ -100,7 +101,7 @@ class ConfidencePenaltyClassifier(ConfidencePenalty, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> ConfidencePenaltyClassifier(MLP(64, 10), num_classes=10, entropy_weight=0.2).entropy_weight
+        >>> ConfidencePenaltyClassifier(MLP(64, 10), num_classes=10, entropy_weight=0.2).mixin_options.entropy_weight
         0.2
     """
 
@@ -114,7 +115,8 @@ class DistillationClassifier(Distillation, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> DistillationClassifier(MLP(64, 10), num_classes=10, reference="teacher.ckpt", kd_weight=0.9).kd_weight
+        >>> model = DistillationClassifier(MLP(64, 10), num_classes=10, reference="teacher.ckpt", kd_weight=0.9)
+        >>> model.mixin_options.kd_weight
         0.9
     """
 
@@ -127,7 +129,7 @@ class EarlyLearningRegularizationClassifier(EarlyLearningRegularization, Classif
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> EarlyLearningRegularizationClassifier(MLP(64, 10), num_classes=10, elr_weight=1.0).elr_weight
+        >>> EarlyLearningRegularizationClassifier(MLP(64, 10), num_classes=10, elr_weight=1.0).mixin_options.elr_weight
         1.0
     """
 
@@ -141,7 +143,7 @@ class FlippingErrorReductionClassifier(FlippingErrorReduction, Classifier):
     Example:
         >>> from lightning_flip.models import MLP
         >>> model = FlippingErrorReductionClassifier(MLP(64, 10), num_classes=10, restrict="all", initial="copy")
-        >>> model.restrict, model.fer_temperature, model.num_classes
+        >>> model.mixin_options.restrict, model.mixin_options.fer_temperature, model.num_classes
         ('all', 5.0, 10)
     """
 
@@ -157,7 +159,7 @@ class FocalDistillationClassifier(FocalDistillation, Classifier):
         >>> from lightning_flip.models import MLP
         >>> old = FocalDistillationClassifier(MLP(64, 10), num_classes=10, focal_weight=0.0)  # plain training
         >>> new = FocalDistillationClassifier(MLP(64, 10, hidden=(256, 256)), num_classes=10, reference=old)
-        >>> new.focal_alpha, new.focal_beta, new.focal_distance
+        >>> new.mixin_options.focal_alpha, new.mixin_options.focal_beta, new.mixin_options.focal_distance
         (1.0, 5.0, 'kl')
     """
 
@@ -184,7 +186,7 @@ class LabelSmoothingClassifier(LabelSmoothing, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> LabelSmoothingClassifier(MLP(64, 10), num_classes=10, smoothing=0.2).smoothing
+        >>> LabelSmoothingClassifier(MLP(64, 10), num_classes=10, smoothing=0.2).mixin_options.smoothing
         0.2
     """
 
@@ -197,7 +199,7 @@ class LearningWithRetrospectionClassifier(LearningWithRetrospection, Classifier)
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> LearningWithRetrospectionClassifier(MLP(64, 10), num_classes=10, lwr_interval=1).lwr_interval
+        >>> LearningWithRetrospectionClassifier(MLP(64, 10), num_classes=10, lwr_interval=1).mixin_options.lwr_interval
         1
     """
 
@@ -210,7 +212,7 @@ class MixupClassifier(Mixup, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> MixupClassifier(MLP(64, 10), num_classes=10, mixup_alpha=0.2).mixup_alpha
+        >>> MixupClassifier(MLP(64, 10), num_classes=10, mixup_alpha=0.2).mixin_options.mixup_alpha
         0.2
     """
 
@@ -224,7 +226,8 @@ class NaivePositiveCongruentClassifier(NaivePositiveCongruent, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> NaivePositiveCongruentClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt").naive_weight
+        >>> model = NaivePositiveCongruentClassifier(MLP(64, 10), num_classes=10, reference="old.ckpt")
+        >>> model.mixin_options.naive_weight
         1.0
     """
 
@@ -239,7 +242,7 @@ class PairwiseLabelSmoothingClassifier(PairwiseLabelSmoothing, Classifier):
     Example:
         >>> from lightning_flip.models import MLP
         >>> model = PairwiseLabelSmoothingClassifier(MLP(64, 10), num_classes=10, smoothing_weight=0.3)
-        >>> model.smoothing_weight, model.smoothing_head.weight.shape
+        >>> model.mixin_options.smoothing_weight, model.smoothing_head.weight.shape
         (0.3, torch.Size([10, 128]))
     """
 
@@ -252,7 +255,7 @@ class SelfAdaptiveTrainingClassifier(SelfAdaptiveTraining, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> SelfAdaptiveTrainingClassifier(MLP(64, 10), num_classes=10, sat_warmup=10).sat_warmup
+        >>> SelfAdaptiveTrainingClassifier(MLP(64, 10), num_classes=10, sat_warmup=10).mixin_options.sat_warmup
         10
     """
 
@@ -265,7 +268,7 @@ class SnapshotDistillationClassifier(SnapshotDistillation, Classifier):
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> SnapshotDistillationClassifier(MLP(64, 10), num_classes=10, sd_cycles=3).sd_cycles
+        >>> SnapshotDistillationClassifier(MLP(64, 10), num_classes=10, sd_cycles=3).mixin_options.sd_cycles
         3
     """
 
@@ -279,7 +282,7 @@ class SoftTargetsClassifier(SoftTargets, Classifier):
     Example:
         >>> from lightning_flip.models import MLP
         >>> model = SoftTargetsClassifier(MLP(64, 10), num_classes=10, targets="soft_targets/filtered_best.safetensors")
-        >>> model.kd_weight, model.kd_temperature, model.unvisited
+        >>> model.mixin_options.kd_weight, model.mixin_options.kd_temperature, model.mixin_options.unvisited
         (1.0, 1.0, 'error')
     """
 
@@ -292,6 +295,7 @@ class TeacherFreeRegularizationClassifier(TeacherFreeRegularization, Classifier)
 
     Example:
         >>> from lightning_flip.models import MLP
-        >>> TeacherFreeRegularizationClassifier(MLP(64, 10), num_classes=10, tf_multiplier=10.0).tf_multiplier
+        >>> model = TeacherFreeRegularizationClassifier(MLP(64, 10), num_classes=10, tf_multiplier=10.0)
+        >>> model.mixin_options.tf_multiplier
         10.0
     """

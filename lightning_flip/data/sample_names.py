@@ -140,7 +140,11 @@ def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str
 
 
 def _checksums(names: Sequence[str]) -> npt.NDArray[np.uint32]:
-    return np.fromiter((zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names), np.uint32, len(names))
+    try:
+        return np.fromiter(map(zlib.crc32, map(str.encode, names)), np.uint32, len(names))
+    except UnicodeEncodeError:  # file names that are no UTF-8
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        return np.fromiter(map(zlib.crc32, encoded), np.uint32, len(names))
 
 
 def _hash_of(codes: npt.NDArray[np.uint32]) -> str:
@@ -229,7 +233,7 @@ def _paths_in(dataset: Any, listed: Any, at: Positions) -> list[str] | None:
     paths = [entry[0] for entry in chosen] if isinstance(chosen[0], (list, tuple)) else list(chosen)
     if set(map(type, paths)) != {str}:
         paths = list(map(_path_of, chosen))
-    if len(set(paths)) < (len(at) if whole else len(np.unique(at))):
+    if len(set(paths)) < (len(at) if whole else np.count_nonzero(np.bincount(at))):
         return None  # several samples of one file
     named = [path.removeprefix(root) for path in paths]
     return named if os.sep == "/" else [name.replace(os.sep, "/") for name in named]

@@ -77,22 +77,33 @@ def average_behavior(
     return blended if copy is None else torch.where(copy[:, None], new, blended)
 
 
-def restriction_weights(epoch: int, total_epochs: int) -> tuple[float, float]:
-    """Alpha = 1 - 0.9 k / M and beta = 0.9 k / M.
+def restriction_weights(
+    epoch: int,
+    total_epochs: int,
+    *,
+    alpha_range: tuple[float, float] = (1.0, 0.1),
+    beta_range: tuple[float, float] = (0.0, 0.9),
+) -> tuple[float, float]:
+    """Alpha = 1 - 0.9 k / M and beta = 0.9 k / M, or two other lines.
 
     Args:
         epoch: k, counted from 1 as in the paper.
         total_epochs: M.
+        alpha_range: alpha at k = 0 and at k = M.
+        beta_range: beta at k = 0 and at k = M.
 
     Returns:
-        alpha and beta; beyond M they stay at 0.1 and 0.9.
+        alpha and beta; beyond M they stay as they are there.
 
     Example:
         >>> restriction_weights(5, 10)
         (0.55, 0.45)
+        >>> restriction_weights(5, 10, alpha_range=(1.0, 1.0), beta_range=(0.0, 2.0))
+        (1.0, 1.0)
     """
-    beta = 0.9 * min(epoch, total_epochs) / total_epochs
-    return 1.0 - beta, beta
+    done = min(epoch, total_epochs)
+    alpha, beta = (first + (last - first) * done / total_epochs for first, last in (alpha_range, beta_range))
+    return alpha, beta
 
 
 def flipping_error_reduction_loss(

@@ -35,11 +35,11 @@ def cycle_of(epoch: int, total_epochs: int, cycles: int) -> int:
     return min(epoch, total_epochs - 1) * cycles // total_epochs
 
 
-def cosine_of_cycle(epoch: int, total_epochs: int, cycles: int) -> float:
+def cosine_of_cycle(epoch: int | float, total_epochs: int, cycles: int) -> float:
     """(1 + cos(pi i / n)) / 2 in the i-th of the n epochs of a cycle, i from 0.
 
     Args:
-        epoch: e, counted from 0.
+        epoch: e, counted from 0; 2.5 is half of the third epoch.
         total_epochs: M.
         cycles: C.
 
@@ -50,7 +50,7 @@ def cosine_of_cycle(epoch: int, total_epochs: int, cycles: int) -> float:
         >>> [round(cosine_of_cycle(epoch, 8, 2), 3) for epoch in range(9)]
         [1.0, 0.854, 0.5, 0.146, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
-    cycle = cycle_of(epoch, total_epochs, cycles)
+    cycle = cycle_of(math.floor(epoch), total_epochs, cycles)
     if epoch >= total_epochs:
         return 0.0
     start, end = (-(-number * total_epochs // cycles) for number in (cycle, cycle + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from jaxtyping import Float, Int
@@ -114,6 +115,8 @@ def distillation_loss(
 ) -> Float[Tensor, ...]:
     """Beta t^2 H(teacher_t, softmax(z / t)) + (1 - beta) CE, smoothed or forward-corrected where labels are noisy.
 
+    A beta above 1 leaves no CE: beta = 2 is the loss of the Filter-KD authors' code, which multiplies by 2 t^2.
+
     With beta = 1 and t = 1, the default, it is H(q, softmax(z)), the loss of the Filter-KD paper's students. The cross
     entropy has the gradient of KL divergence; t^2 keeps that gradient's size when t changes (Hinton et al. 2015).
 
@@ -135,7 +138,7 @@ def distillation_loss(
         teacher: logits or probabilities ``[B, K]``; no gradient flows into them.
         target: labels ``[B]`` or distributions ``[B, K]``; needed where ``weight`` is not 1, and for "excess".
         temperature: t > 0, of both.
-        weight: beta in [0, 1].
+        weight: beta >= 0.
         teacher_is: "logits" or "probs".
         smoothing: a in [0, 1); 0 is no smoothing.
         transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``; no gradient flows into it, it is checked
@@ -159,8 +162,8 @@ def distillation_loss(
         >>> distillation_loss(torch.tensor([[50.0, -50.0]]), T[:1], teacher_is="probs", transition=T)  # its entropy
         tensor(0.3251)
     """
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight must be in [0, 1]; got {weight}.")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight must be at least 0 and finite; got {weight}.")
     if weight < 1 and target is None:
         raise ValueError(f"weight={weight} leaves {1 - weight:.3g} for the cross entropy, which needs target.")
     if reduction == "excess" and target is None:
@@ -170,7 +173,7 @@ def distillation_loss(
     plain = not smoothing and transition is None
     if reduction == "excess" and plain and target is not None and fuses(student_logits, target):
         z, factor = widen(student_logits), weight * temperature**2
-        return soft_excess(z, target, soft, labels=-weight, soft=factor, temperature=temperature)
+        return soft_excess(z, target, soft, labels=-min(weight, 1.0), soft=factor, temperature=temperature)
     if smoothing or transition is not None:
         tempered = widen(student_logits) / temperature
         loss = student_cross_entropy(tempered, soft, smoothing=smoothing, transition=transition, reduction="none")

@@ -21,6 +21,7 @@ __all__ = [
     "ClassReduction",
     "Direction",
     "Distance",
+    "OldSamples",
     "backward_compatible_loss",
     "focal_distillation_loss",
     "naive_positive_congruent_loss",
@@ -30,6 +31,7 @@ __all__ = [
 Distance = Literal["kl", "logits"]
 Direction = Literal["old_new", "new_old"]
 ClassReduction = Literal["mean", "sum"]
+OldSamples = Literal["batch", "mean"]
 
 
 def old_model_right(
@@ -69,6 +71,7 @@ def focal_distillation_loss(
     direction: Direction = "old_new",
     class_reduction: ClassReduction = "mean",
     old_classes: Int[Tensor, " K_old"] | None = None,
+    old_samples: OldSamples = "batch",
     reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """F_i D_i of every sample, Eq. 7-9; cross entropy and the weight lambda are not in it.
@@ -93,6 +96,8 @@ def focal_distillation_loss(
         class_reduction: "mean" or "sum" over classes, of "logits" alone.
         old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs, where the new model
             knows more classes. D then runs over those logits alone, and F is 0 for samples of all other classes.
+        old_samples: what the mean is over with ``old_classes``: the "batch", or the batch's samples of old classes
+            ("mean", as the public code). "mean" multiplies each F with B over the number of these samples.
         reduction: "mean", "none" or "sum" over samples; the mean divides by B, samples with F = 0 included. "excess" is
             the mean, too, for there is no CE in it.
 
@@ -109,14 +114,14 @@ def focal_distillation_loss(
         tensor([6., 1.])
     """
     _check_choices(distance=(distance, Distance), direction=(direction, Direction))
-    _check_choices(class_reduction=(class_reduction, ClassReduction))
+    _check_choices(class_reduction=(class_reduction, ClassReduction), old_samples=(old_samples, OldSamples))
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be greater than 0 and finite; got {temperature}.")
     old_classes = _check_shapes(new_logits, old_logits, target, old_classes)
     new, old = widen(new_logits), widen(old_logits.detach())
     weights = old_model_right(old, target, old_classes=old_classes).to(new.dtype) * beta + alpha
     if old_classes is not None:
-        weights = torch.where(_known(target, old_classes), weights, torch.zeros_like(weights))
+        weights = _of_old_classes(weights, _known(target, old_classes), old_samples)
         new = new.index_select(1, old_classes)
     old = old.to(new.dtype)
     if distance == "logits":
@@ -137,6 +142,7 @@ def naive_positive_congruent_loss(
     target: Int[Tensor, " B"],
     *,
     old_classes: Int[Tensor, " K_old"] | None = None,
+    old_samples: OldSamples = "batch",
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
     """[old right] CE: samples that the old model gets right count once more (Eq. 5-6, "naive").
@@ -146,23 +152,27 @@ def naive_positive_congruent_loss(
         old_logits: ``[B, K_old]``.
         target: labels ``[B]``.
         old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs.
+        old_samples: with ``old_classes``, the mean over the "batch", or over its samples of old classes ("mean").
         reduction: "mean", "none" or "sum".
 
     Returns:
         The loss in nats.
 
     Raises:
-        ValueError: for another shape or number of classes.
+        ValueError: for another shape, number of classes, or option.
 
     Example:
         >>> old = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
         >>> naive_positive_congruent_loss(torch.zeros(2, 2), old, torch.tensor([0, 1]), reduction="none")
         tensor([0.6931, 0.0000])
     """
+    _check_choices(old_samples=(old_samples, OldSamples))
     old_classes = _check_shapes(new_logits, old_logits, target, old_classes)
     losses = cross_entropy(new_logits, target, reduction="none")
-    right = old_model_right(old_logits, target, old_classes=old_classes)
-    return reduce_loss(_weighted(right.to(losses.dtype), losses), reduction)
+    weights = old_model_right(old_logits, target, old_classes=old_classes).to(losses.dtype)
+    if old_classes is not None and old_samples == "mean":
+        weights = _of_old_classes(weights, _known(target, old_classes), old_samples)
+    return reduce_loss(_weighted(weights, losses), reduction)
 
 
 def backward_compatible_loss(
@@ -172,6 +182,7 @@ def backward_compatible_loss(
     target: Int[Tensor, " B"],
     *,
     old_classes: Int[Tensor, " K_old"] | None = None,
+    old_samples: OldSamples = "batch",
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
     """CE(W_old h): the old classifier layer reads the new model's features (backward-compatible training).
@@ -183,13 +194,14 @@ def backward_compatible_loss(
         target: labels ``[B]`` of the new model, below K_old unless ``old_classes`` is given.
         old_classes: int ``[K_old]``, the new model's class of each row of W_old; samples of other classes have the
             loss 0.
+        old_samples: with ``old_classes``, the mean over the "batch", or over its samples of old classes ("mean").
         reduction: "mean", "none" or "sum"; the mean divides by B.
 
     Returns:
         The loss in nats.
 
     Raises:
-        ValueError: if the features have another width than the layer takes.
+        ValueError: if the features have another width than the layer takes, or for another option.
 
     Example:
         >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -199,6 +211,7 @@ def backward_compatible_loss(
         ... )
         tensor([0.6931, 0.0000])
     """
+    _check_choices(old_samples=(old_samples, OldSamples))
     if features.ndim != 2 or features.shape[1] != weight.shape[1]:
         raise ValueError(
             f"the old classifier layer takes {weight.shape[1]} features, the new model's features have the shape "
@@ -215,7 +228,7 @@ def backward_compatible_loss(
     matches = target[:, None] == old_classes[None, :]
     known = matches.any(dim=1)
     losses = cross_entropy(logits, matches.to(torch.uint8).argmax(dim=1), reduction="none")
-    return reduce_loss(torch.where(known, losses, torch.zeros_like(losses)), reduction)
+    return reduce_loss(_of_old_classes(losses, known, old_samples), reduction)
 
 
 def _divergence(log_q: Float[Tensor, "B K"], log_p: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
@@ -248,6 +261,16 @@ def _weighted(weights: Float[Tensor, " B"], values: Float[Tensor, " B"]) -> Floa
 
 def _known(target: Int[Tensor, " B"], old_classes: Int[Tensor, " K_old"]) -> Bool[Tensor, " B"]:
     return (target[:, None] == old_classes[None, :]).any(dim=1)
+
+
+def _of_old_classes(
+    values: Float[Tensor, " B"], known: Bool[Tensor, " B"], old_samples: OldSamples
+) -> Float[Tensor, " B"]:
+    """Values of samples of old classes, and 0; with "mean", the mean over the batch is that over these samples."""
+    values = torch.where(known, values, torch.zeros_like(values))
+    if old_samples == "batch":
+        return values
+    return values * (len(known) / known.sum().clamp(min=1).to(values.dtype))
 
 
 def _check_shapes(new: Tensor, old: Tensor, target: Tensor, old_classes: Tensor | None) -> Tensor | None:

@@ -59,7 +59,7 @@ class BackwardCompatible(ReferencedLoss):
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Update(BackwardCompatible, Classifier): ...
         >>> model = Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), features_from="network.classifier")
-        >>> model.step_source.features_from
+        >>> model.mixin_options.features_from
         'network.classifier'
     """
 
@@ -76,16 +76,18 @@ class BackwardCompatible(ReferencedLoss):
         check_paths('a layer, "" for the last nn.Linear', features_from=features_from, classifier_from=classifier_from)
         if not 0 <= backward_weight < math.inf:
             raise ValueError(f"backward_weight must be at least 0 and finite; got {backward_weight}.")
-        self.backward_weight = backward_weight
-        self.classifier_from = classifier_from
+        self.mixin_options.take(
+            backward_weight=backward_weight, features_from=features_from, classifier_from=classifier_from
+        )
         if backward_weight:
-            self.step_source = replace(self.step_source, features_from=features_from)
-        self._old_layer = FrozenLayer()
+            self._mixin.source = replace(self._mixin.source, features_from=features_from)
+        self._mixin.old_layer = FrozenLayer()
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Take the classifier layer out of the reference, if it counts."""
+        options = self.mixin_options
         super().begin_fit(trainer)
-        if not self.backward_weight:
+        if not options.backward_weight:
             return
         source = self._old_source()
         if isinstance(source, (str, Path)) and Path(source).suffix in CACHED_SUFFIXES:
@@ -94,40 +96,45 @@ class BackwardCompatible(ReferencedLoss):
                 "reference= the old model itself: a checkpoint or a module."
             )
         with options_called(**OPTION_NAMES):
-            old = load_model(source, model_class=self._old_class(), network=self._reference.network)
-        if isinstance(old, EnsembleClassifier) and not self.classifier_from:
+            old = load_model(source, model_class=self._old_class(), network=self._mixin.reference.network)
+        if isinstance(old, EnsembleClassifier) and not options.classifier_from:
             raise ValueError(
                 f"the reference of {type(self).__name__} is an EnsembleClassifier, and each of its members has a "
                 "classifier layer of its own. Pass one of the members as reference=, or name a layer (classifier_from)."
             )
-        layer = classifier_layer(old, self.classifier_from, "classifier_from", linear=True)
+        layer = classifier_layer(old, options.classifier_from, "classifier_from", linear=True)
         assert isinstance(layer, nn.Linear)
         weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
         if len(weight) == 1:  # one logit z counts as [0, z]
             weight = torch.cat([torch.zeros_like(weight), weight])
             bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
         device = trainer.strategy.root_device
-        self._old_layer.weight, self._old_layer.bias = weight.to(device), None if bias is None else bias.to(device)
+        self._mixin.old_layer.weight, self._mixin.old_layer.bias = (
+            weight.to(device),
+            None if bias is None else bias.to(device),
+        )
 
     def end_fit(self) -> None:
         """Let go of the old layer."""
         super().end_fit()
-        self._old_layer.weight = self._old_layer.bias = None
+        self._mixin.old_layer.weight = self._mixin.old_layer.bias = None
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """CE(W_new h) + w CE(W_old h) of every sample."""
-        if not self.backward_weight:
+        options = self.mixin_options
+        if not options.backward_weight:
             return None
         self.require_labels(step)
-        weight = self._old_layer.weight
+        weight = self._mixin.old_layer.weight
         assert weight is not None
         assert step.features is not None
         old = backward_compatible_loss(
             step.features,
             weight,
-            self._old_layer.bias,
+            self._mixin.old_layer.bias,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, len(weight)),
+            old_samples=self.mixin_options.old_samples,
             reduction="none",
         )
-        return cross_entropy(step.logits, step.target, reduction="none") + self.backward_weight * old
+        return cross_entropy(step.logits, step.target, reduction="none") + old * float(options.backward_weight)

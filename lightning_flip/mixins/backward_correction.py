@@ -61,15 +61,15 @@ class BackwardCorrection(LossTerm):
         super().__init__(*args, **kwargs)
         check_numbers(backward_eps=backward_eps)
         check_share(backward_eps, "backward_eps")
-        self.backward_eps = backward_eps
+        self.mixin_options.take(backward_eps=backward_eps)
         if correction_alpha is not None:
             check_numbers(correction_alpha=correction_alpha)
-        self._correction = TransitionSource(transition, correction_alpha, inverse_transition)
+        self._mixin.correction = TransitionSource(transition, correction_alpha, inverse_transition)
 
     @property
     def awaits_transition(self) -> bool:
         """Whether an estimate is still to come."""
-        return self._correction.awaited
+        return bool(self._mixin.correction.awaited)
 
     def take_transition(self, transition: Tensor) -> None:
         """Correct with an estimated transition from the next step on; other corrections keep their own.
@@ -80,17 +80,17 @@ class BackwardCorrection(LossTerm):
         Raises:
             ValueError: if it is not row-stochastic, or singular.
         """
-        if self._correction.estimated:
-            self._correction.take(transition)
+        if self._mixin.correction.estimated:
+            self._mixin.correction.take(transition)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Read the transition's file."""
         super().begin_fit(trainer)
-        self._correction.begin(trainer)
+        self._mixin.correction.begin(trainer)
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """sum_j (M^T s)_j (-log p_j) of every sample, with M = T^-1."""
-        inverse = self._correction.prepared(step.logits)
+        inverse = self._mixin.correction.prepared(step.logits)
         if inverse is None:
             return None
-        return smeared_loss(step.logits, step.target, inverse, eps=self.backward_eps, reduction="none")
+        return smeared_loss(step.logits, step.target, inverse, eps=self.mixin_options.backward_eps, reduction="none")

@@ -6,7 +6,8 @@ import functools
 import inspect
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.mixins._names import MixinOptions, check_definition, check_instance, group_hyperparameters
 from lightning_flip.mixins.base_loss import check_base_loss
 from lightning_flip.mixins.loop import TermLoop, add_loop, with_loop
 from lightning_flip.mixins.options import (
     accepted_arguments,
-    check_definition,
     check_table_dtype,
     owners_of,
     storage_dtype,
@@ -70,7 +71,9 @@ class LossTerm(Stacked, _Module):
         allow_changed_data: start with empty tables on other data than those of the checkpoint, or of the epoch before,
             instead of refusing them. Data that have grown at their end are followed in any case.
         num_samples: number of samples, needed with ``index_from`` only.
-        total_epochs: M of a schedule, where the Trainer has no ``max_epochs`` and no ``max_steps``.
+        total_epochs: M of a schedule. None takes the smaller of the Trainer's ``max_epochs`` and ``max_steps`` over the
+            steps of an epoch. So it is needed without both, and with ``max_steps`` if there are several optimizers or
+            the number of batches in an epoch is not known.
         table_dtype: storage type of tables, "float16" halves them; None: that of the computation.
         **kwargs: passed on to the module.
 
@@ -88,7 +91,7 @@ class LossTerm(Stacked, _Module):
         ...         prob = step.logits.softmax(dim=1).gather(1, step.target[:, None])[:, 0]
         ...         return (prob - 0.5) ** 2
         >>> class Hesitant(Hesitation, Classifier): ...
-        >>> Hesitant(network=MLP(4, 3), num_classes=3, term_weight=0.5).term_weight
+        >>> Hesitant(network=MLP(4, 3), num_classes=3, term_weight=0.5).mixin_options.term_weight
         0.5
     """
 
@@ -103,10 +106,11 @@ class LossTerm(Stacked, _Module):
     #: What to change when the loss runs away. A method that says so has its loss watched.
     divergence_advice: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    @classmethod
+    def _define(cls) -> None:
+        super()._define()
         check_corrections(cls)
-        check_definition(cls, LossTerm)
+        check_definition(cls)
         # A class left of the mixins may name callbacks of its own and never ask for theirs.
         owner = next(part for part in cls.__mro__ if "configure_callbacks" in vars(part))
         if owner is not LossTerm:
@@ -130,6 +134,7 @@ class LossTerm(Stacked, _Module):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_instance(self, made=False)
         check_numbers(term_weight=term_weight)
         check_flags(allow_changed_data=allow_changed_data)
         if base_loss not in ("cross_entropy", "any"):
@@ -142,16 +147,18 @@ class LossTerm(Stacked, _Module):
                 if count < 1:
                     raise ValueError(f"{name} must be at least 1; got {count}.")
         check_table_dtype(table_dtype)
-        self.term_weight = term_weight
-        self.base_loss = base_loss
         source = StepSource(logits_from, target_from, index_from, loader, outputs=outputs, labels=labels)
-        self.step_source = source.completed_by(self)
-        self.allow_changed_data = allow_changed_data
-        self.num_samples = num_samples
-        self.total_epochs = total_epochs
-        self.table_dtype = table_dtype
-        self._corrections = methods_that(type(self), "corrects_noise")
-        self._term_loop = TermLoop()
+        self.mixin_options = MixinOptions(
+            term_weight=term_weight,
+            base_loss=base_loss,
+            allow_changed_data=allow_changed_data,
+            num_samples=num_samples,
+            total_epochs=total_epochs,
+            table_dtype=table_dtype,
+        )
+        self._mixin = SimpleNamespace(
+            loop=TermLoop(), source=source.completed_by(self), corrections=methods_that(type(self), "corrects_noise")
+        )
 
     # -- what a method defines ------------------------------------------------------------------------
 
@@ -227,20 +234,7 @@ class LossTerm(Stacked, _Module):
         Returns:
             A :class:`~lightning_flip.tables.SampleTable`.
         """
-        return self._loop.table(name, step, width)
-
-    def _schedule(self) -> tuple[int, int]:
-        """k, counted from 1, and M of a schedule.
-
-        Returns:
-            The running epoch and M: ``total_epochs`` if given, else the Trainer's ``max_epochs``, else
-            ``max_steps`` over batches an epoch. A resumed run keeps the M that it began with, as its earlier epochs
-            were weighted by it.
-
-        Raises:
-            ValueError: if the Trainer trains without an end.
-        """
-        return self._loop.epochs(self.trainer, self.total_epochs)
+        return self._term_loop.table(name, step, width)
 
     def storage_dtype(self, step: SampleStep) -> torch.dtype:
         """Storage type of this module's tables.
@@ -251,7 +245,7 @@ class LossTerm(Stacked, _Module):
         Returns:
             ``table_dtype``, or the type of the computation.
         """
-        return storage_dtype(self.table_dtype, step.logits)
+        return storage_dtype(self.mixin_options.table_dtype, step.logits)
 
     def require_labels(self, step: SampleStep) -> None:
         """Refuse targets that are distributions, for methods that ask whether a sample was right.
@@ -270,42 +264,19 @@ class LossTerm(Stacked, _Module):
 
     # -- the loop -------------------------------------------------------------------------------------
 
-    def on_observe(self, step: SampleStep) -> None:
-        """Have every method of the class observe rows.
-
-        Args:
-            step: as for :meth:`observe`.
-        """
-        for method in self._methods("observe"):
-            method(self, step)
-
     @property
-    def _holds_samples(self) -> bool:
-        """Whether a method knows samples by their position, which then have to stay the same."""
-        observers = any(owners_of(type(self), name, LossTerm) for name in ("observe", "visit"))
-        return observers or bool(methods_that(type(self), "finds_by_position"))
-
-    @property
-    def _loop(self) -> TermLoop:
-        return self._term_loop.bind(self)
-
-    def on_new_epoch(self, epoch: int) -> None:
-        """Tell every method of the class that an epoch begins.
-
-        Args:
-            epoch: its number, counted from 1.
-        """
-        for method in self._methods("new_epoch"):
-            method(self, epoch)
+    def _term_loop(self) -> TermLoop:
+        loop: TermLoop = self._mixin.loop
+        return loop.bind(self, LossTerm)
 
     def keep_training_targets(self) -> None:
         """Keep, in every step from now on until the fit ends, what the loss pulls each prediction towards."""
-        self._loop.keeps_targets = True
+        self._term_loop.keeps_targets = True
 
     @property
     def kept_training_targets(self) -> tuple[Tensor, Tensor] | None:
         """True classes and targets of the last step, both ``[B, K]``; None where the mixins took no part in it."""
-        return self._loop.targets
+        return self._term_loop.targets
 
     def configure_callbacks(self) -> Any:
         """The module's own callbacks and the one that runs the loss terms.
@@ -313,7 +284,7 @@ class LossTerm(Stacked, _Module):
         Returns:
             A list of callbacks.
         """
-        return add_loop(super().configure_callbacks(), self._loop)
+        return add_loop(super().configure_callbacks(), self._term_loop)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's step, with the term added to its loss.
@@ -330,8 +301,8 @@ class LossTerm(Stacked, _Module):
         output = step(*args, **kwargs)
         if not self.automatic_optimization:
             return output  # regularized() was called in there
-        if self._loop.attachment is not None:
-            self._loop.attachment.note_output(output)
+        if self._term_loop.attachment is not None:
+            self._term_loop.attachment.note_output(output)
         if isinstance(output, dict):
             return {**output, "loss": self.regularized(output["loss"])} if "loss" in output else output
         return self.regularized(output) if output is not None else None
@@ -346,15 +317,16 @@ class LossTerm(Stacked, _Module):
         Returns:
             The loss to be minimized.
         """
-        loop = self._loop
+        options = self.mixin_options
+        loop = self._term_loop
         attachment = loop.running()
         if attachment is None:
             return loss
         attachment.note_loss(loss)
-        visits = self._methods("visit")
+        visits = loop.methods("visit")
         # Rows are checked when their block is read; what a method writes at once has to be checked at once.
         checked = visits or not loop.compared
-        step = (attachment.sample_step if checked else attachment.unchecked_step)(self.step_source)
+        step = (attachment.sample_step if checked else attachment.unchecked_step)(self._mixin.source)
         if step is None:
             return loss
         loop.begin_step(self.trainer, step)
@@ -365,21 +337,21 @@ class LossTerm(Stacked, _Module):
                 "logits -= 2."
             )
         if not loop.compared:
-            loop.compared = self.base_loss != "cross_entropy" or check_base_loss(
+            loop.compared = options.base_loss != "cross_entropy" or check_base_loss(
                 loss, _plain(step), step.logits.dtype, type(self).__name__, step.choice, labels=step.has_labels
             )
         given = self.step_for_methods(step)
         try:
-            excess = self._excess(step, given)
+            excess = _excess_of(self, step, given)
         except (RuntimeError, IndexError):
-            attachment.sample_step(self.step_source)  # says more about labels that are outside the classes
+            attachment.sample_step(self._mixin.source)  # says more about labels that are outside the classes
             raise
         if loop.keeps_targets and loop.added_for is not attachment.batch:
             loop.targets = training_targets(self, step, given, owners_of(type(self), "method_loss", LossTerm))
         if self.brings_distributions(step):
             warn_of_distributions(self)
         if excess is not None:
-            loss = loss + (excess if self.term_weight == 1 else self.term_weight * excess)
+            loss = loss + (excess if options.term_weight == 1 else options.term_weight * excess)
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
             loop.added_for = attachment.batch
             if visits:
@@ -390,25 +362,37 @@ class LossTerm(Stacked, _Module):
                 loop.divergence.add(loss.detach(), step.num_classes)
         return loss
 
-    def _excess(self, step: SampleStep, given: SampleStep) -> Tensor | None:
-        """The mean over the batch of what all methods add to cross entropy; None if they add nothing."""
-        found: list[Tensor | None] = []
-        for method in self._methods("method_loss"):
-            if _takes_reduction(method):
-                found.append(method(self, given, reduction="excess"))
-                continue
-            losses = method(self, given)
-            found.append(None if losses is None else (losses - _plain(given)).mean())
-        if given is not step:
-            found.append((_plain(given) - _plain(step)).mean())
-        excess = [mean for mean in found if mean is not None]
-        return functools.reduce(torch.add, excess) if excess else None
+    def save_hyperparameters(
+        self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, logger: bool = True
+    ) -> None:
+        """As LightningModule does, with the options of mixins in a group, ``hparams["mixin_options"]``.
 
-    def _methods(self, name: str) -> list[Callable[..., Any]]:
-        owners = self._term_loop.owners
-        if name not in owners:
-            owners[name] = owners_of(type(self), name, LossTerm)
-        return [vars(owner)[name] for owner in owners[name]]
+        Args:
+            *args: names to save, or one object with all hyperparameters; all of the constructor's by default.
+            ignore: names to leave out.
+            frame: the constructor's frame; the caller's by default.
+            logger: whether they go to the logger.
+        """
+        current = inspect.currentframe()
+        frame = frame or (None if current is None else current.f_back)
+        super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
+        if all(isinstance(arg, str) for arg in args):
+            group_hyperparameters(self)
+
+
+def _excess_of(module: LossTerm, step: SampleStep, given: SampleStep) -> Tensor | None:
+    """The mean over the batch of what all methods add to cross entropy; None if they add nothing."""
+    found: list[Tensor | None] = []
+    for method in module._term_loop.methods("method_loss"):
+        if _takes_reduction(method):
+            found.append(method(module, given, reduction="excess"))
+            continue
+        losses = method(module, given)
+        found.append(None if losses is None else (losses - _plain(given)).mean())
+    if given is not step:
+        found.append((_plain(given) - _plain(step)).mean())
+    excess = [mean for mean in found if mean is not None]
+    return functools.reduce(torch.add, excess) if excess else None
 
 
 def _plain(step: SampleStep) -> Tensor:

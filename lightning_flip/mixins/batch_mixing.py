@@ -48,8 +48,9 @@ class BatchMixing(LossTerm):
         ValueError: if an option is out of range, or a module with one logit would get distributions.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    @classmethod
+    def _define(cls) -> None:
+        super()._define()
         mixers = owners_of(cls, "mix_parts", BatchMixing)
         if len(mixers) > 1:
             raise TypeError(
@@ -73,13 +74,11 @@ class BatchMixing(LossTerm):
                 f"written; got {input_from!r}."
             )
         check_choices(mixed_targets=(mixed_targets, ("distributions", "labels")))
-        self.mixed_targets = mixed_targets
-        self.input_from = input_from
-        self.classifier_from = classifier_from
-        self._mixed_before = False
-        self._mixture: Tensor | None = None
-        self._mixed_distributions = False
-        if self.term_weight == 0:
+        self.mixin_options.take(mixed_targets=mixed_targets, input_from=input_from, classifier_from=classifier_from)
+        self._mixin.mixed_before = False
+        self._mixin.mixture = None
+        self._mixin.mixed_distributions = False
+        if self.mixin_options.term_weight == 0:
             return
         outputs = self.mixed_layer().out_features
         if outputs == 1 and mixed_targets == "distributions":
@@ -87,15 +86,15 @@ class BatchMixing(LossTerm):
                 f"{type(self).__name__}: the classifier layer has one output, and the loss of a module with one logit "
                 'cannot take distributions [B, 2]. Pass mixed_targets="labels".'
             )
-        self._mixed_classes = max(outputs, 2)  # one logit z counts as [0, z]
+        self._mixin.mixed_classes = max(outputs, 2)  # one logit z counts as [0, z]
 
     # -- what a method defines ------------------------------------------------------------------------
 
-    def mixes(self, batch_idx: int) -> bool:
+    def mixes(self, number: int) -> bool:
         """Whether a batch is mixed.
 
         Args:
-            batch_idx: its number in the epoch, counted from 0.
+            number: of batches that the run has trained on before this one, in all epochs; a resumed run keeps counting.
 
         Returns:
             True for every batch, where a method says nothing else.
@@ -127,7 +126,7 @@ class BatchMixing(LossTerm):
             AttributeError: if there is no such layer.
             TypeError: if it is no ``nn.Linear``.
         """
-        layer = classifier_layer(self, self.classifier_from, "classifier_from", linear=True)
+        layer = classifier_layer(self, self.mixin_options.classifier_from, "classifier_from", linear=True)
         assert isinstance(layer, nn.Linear)
         return layer
 
@@ -140,7 +139,7 @@ class BatchMixing(LossTerm):
         Returns:
             Distributions ``[B, K]``, or the step's labels ``[B]`` where the batch was not mixed.
         """
-        return step.target if self._mixture is None else self._mixture
+        return step.target if self._mixin.mixture is None else self._mixin.mixture
 
     def require_unmixed(self, known: str) -> None:
         """Refuse a batch that was mixed.
@@ -152,7 +151,7 @@ class BatchMixing(LossTerm):
             TypeError: if it was.
         """
         super().require_unmixed(known)
-        if self._mixture is not None:
+        if self._mixin.mixture is not None:
             raise TypeError(
                 f"{type(self).__name__}: {known} for each single sample, and {self._mixer().__name__} has mixed the "
                 "samples of this batch. Leave out the one or the other."
@@ -163,16 +162,16 @@ class BatchMixing(LossTerm):
     def step_for_methods(self, step: SampleStep) -> SampleStep:
         """The step with the mixture as target, which methods beside this one need, whatever the module was given."""
         step = super().step_for_methods(step)
-        return step if self._mixture is None or not step.has_labels else replace(step, target=self._mixture)
+        return step if self._mixin.mixture is None or not step.has_labels else replace(step, target=self._mixin.mixture)
 
     def brings_distributions(self, step: SampleStep) -> bool:
         """Whether they were distributions before they were mixed."""
-        return super().brings_distributions(step) if self._mixture is None else self._mixed_distributions
+        return super().brings_distributions(step) if self._mixin.mixture is None else self._mixin.mixed_distributions
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Have the module's loss compared again on its first mixed batch."""
         super().begin_fit(trainer)
-        self._mixed_before = False
+        self._mixin.mixed_before = False
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's step on the mixed batch, with the term added to its loss.
@@ -184,45 +183,47 @@ class BatchMixing(LossTerm):
         Returns:
             What the module's step returned, with another loss.
         """
-        attachment = self._loop.running()
-        if attachment is None or not self.mixes(self.trainer.fit_loop.batch_idx):
+        attachment = self._term_loop.running()
+        # In Lightning's own checkpoints. Its `ready` would count a batch twice that a failure interrupted.
+        if attachment is None or not self.mixes(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed):
             return super().training_step(*args, **kwargs)
         batch = args[0] if args else kwargs["batch"]
-        batch = attachment.alter_batch(batch, self.step_source, self._mixed)
+        batch = attachment.alter_batch(batch, self._mixin.source, self._mixed)
         if args:
             args = (batch, *args[1:])
         else:
             kwargs = {**kwargs, "batch": batch}
-        if not self._mixed_before:  # the first comparison saw labels, if the run began with a batch of originals
-            self._mixed_before = True
-            self._loop.compared = False
+        if not self._mixin.mixed_before:  # the first comparison saw labels, if the run began with a batch of originals
+            self._mixin.mixed_before = True
+            self._term_loop.compared = False
         try:
             return super().training_step(*args, **kwargs)
         except Exception as error:
-            if self.mixed_targets == "distributions":
+            if self.mixin_options.mixed_targets == "distributions":
                 error.add_note(
                     f"{type(self).__name__} gave training_step a mixed batch, whose targets are distributions, float "
                     '[B, K]. If the module cannot take them, pass mixed_targets="labels".'
                 )
             raise
         finally:
-            self._mixture = None
+            self._mixin.mixture = None
 
     def _mixed(self, batch: Any) -> Any:
         """A batch of the user's form with everything mixed."""
-        source = self.step_source
-        at, target_at = input_place(batch, self.input_from), target_place(batch, source.target_from)
+        options = self.mixin_options
+        source = self._mixin.source
+        at, target_at = input_place(batch, options.input_from), target_place(batch, source.target_from)
         inputs, target = select(batch, at, "input_from"), find_target(batch, source.target_from)
         parts: list[Tensor] = []
         tree_map(lambda leaf: parts.append(leaf) if isinstance(leaf, Tensor) else None, inputs)
         _check_parts(parts, at, len(target), type(self).__name__)
-        distributions = one_hot_targets(target, self._mixed_classes, parts[0])
+        distributions = one_hot_targets(target, self._mixin.mixed_classes, parts[0])
         seed = keyed_seed(self.trainer, self._mixer().__name__)
         mixed, distributions = self.mix_parts(parts, distributions.to(parts[0].device), seed)
         waiting = iter(mixed)
         batch = with_part(batch, at, tree_map(lambda leaf: next(waiting) if isinstance(leaf, Tensor) else leaf, inputs))
-        self._mixture, self._mixed_distributions = distributions, target.ndim == 2
-        return batch if self.mixed_targets == "labels" else with_part(batch, target_at, distributions)
+        self._mixin.mixture, self._mixin.mixed_distributions = distributions, target.ndim == 2
+        return batch if options.mixed_targets == "labels" else with_part(batch, target_at, distributions)
 
     def _mixer(self) -> type:
         return owners_of(type(self), "mix_parts", BatchMixing)[0]

@@ -72,7 +72,7 @@ class ClassWiseSelfDistillation(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Consistent(ClassWiseSelfDistillation, Classifier): ...
-        >>> Consistent(network=MLP(4, 3), num_classes=3, class_wise_weight=3.0).class_wise_weight
+        >>> Consistent(network=MLP(4, 3), num_classes=3, class_wise_weight=3.0).mixin_options.class_wise_weight
         3.0
     """
 
@@ -88,36 +88,36 @@ class ClassWiseSelfDistillation(LossTerm):
             check_class_wise(class_wise_temperature, class_wise_weight)
         except ValueError as error:
             raise ValueError(f"class_wise_{error}") from None
-        if callable(self.step_source.logits_from):
+        if callable(self._mixin.source.logits_from):
             raise TypeError(
                 "logits_from is a function of the step's output, so that there is no submodule to run on the partners. "
                 "Give logits_from the path of one."
             )
-        self.class_wise_temperature = class_wise_temperature
-        self.class_wise_weight = class_wise_weight
-        self._pairs = PairsOfDataset()
+        self.mixin_options.take(class_wise_temperature=class_wise_temperature, class_wise_weight=class_wise_weight)
+        self._mixin.pairs = PairsOfDataset()
 
     def end_fit(self) -> None:
         """Let go of the dataset."""
         super().end_fit()
-        self._pairs.clear()
+        self._mixin.pairs.clear()
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + w t^2 KL of every sample."""
-        if not self.class_wise_weight:
+        options = self.mixin_options
+        if not options.class_wise_weight:
             return None
         self.require_labels(step)
         return class_wise_self_distillation_loss(
             step.logits,
             step.target,
             self._partner_logits(step),
-            temperature=self.class_wise_temperature,
-            weight=self.class_wise_weight,
+            temperature=options.class_wise_temperature,
+            weight=options.class_wise_weight,
             reduction=reduction,
         )
 
     def _partner_logits(self, step: SampleStep) -> Tensor:
-        attachment, source = self._loop.attachment, self.step_source
+        attachment, source = self._term_loop.attachment, self._mixin.source
         assert attachment is not None
         record, positions = attachment.record(source), attachment.positions(source)
         if record is None or positions is None:
@@ -126,7 +126,7 @@ class ClassWiseSelfDistillation(LossTerm):
                 "none: its dataset is iterable or has keys that are not integers, or it is not a torch DataLoader. Use "
                 "a map-style dataset."
             )
-        pairs = self._pairs.of(record.dataset)
+        pairs = self._mixin.pairs.of(record.dataset)
         with keyed_randomness(self.trainer, ClassWiseSelfDistillation.__name__):
             other = attachment.transferred(load_samples(record, pairs.of_samples(positions)), source)
         check_inputs(step, "the network, once more,")

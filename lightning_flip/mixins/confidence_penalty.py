@@ -29,7 +29,7 @@ class ConfidencePenalty(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Modest(ConfidencePenalty, Classifier): ...
-        >>> Modest(network=MLP(4, 3), num_classes=3).entropy_weight
+        >>> Modest(network=MLP(4, 3), num_classes=3).mixin_options.entropy_weight
         0.1
     """
 
@@ -40,10 +40,11 @@ class ConfidencePenalty(LossTerm):
         check_numbers(entropy_weight=entropy_weight)
         if not 0 <= entropy_weight < math.inf:
             raise ValueError(f"entropy_weight must be at least 0 and finite; got {entropy_weight}.")
-        self.entropy_weight = float(entropy_weight)
+        self.mixin_options.take(entropy_weight=float(entropy_weight))
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE - w H(p, p) of every sample."""
-        if not self.entropy_weight:
+        options = self.mixin_options
+        if not options.entropy_weight:
             return None
-        return confidence_penalty_loss(step.logits, step.target, weight=self.entropy_weight, reduction=reduction)
+        return confidence_penalty_loss(step.logits, step.target, weight=options.entropy_weight, reduction=reduction)

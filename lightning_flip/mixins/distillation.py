@@ -30,13 +30,14 @@ class Distillation(ReferencedLoss):
     Args:
         *args: passed on to the module.
         kd_temperature: t > 0, of both.
-        kd_weight: beta in [0, 1]; 0 is training on the labels alone, and loads no teacher.
+        kd_weight: beta >= 0; 0 is training on the labels alone, and loads no teacher; above 1 the labels do not count,
+            and 2 is the factor of the Filter-KD authors' code, 2 t^2.
         kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
         kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
             T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
         kd_transition: T instead, row-stochastic ``[K, K]``, or the path of a file that holds it (.npz, .npy, .csv),
             which is read when a fit begins.
-        **kwargs: options of :class:`ReferencedLoss` (but ``old_classes``) and :class:`LossTerm`, and the module's.
+        **kwargs: options of :class:`ReferencedLoss` (but those of old classes) and :class:`LossTerm`, and the module's.
 
     Raises:
         ValueError: if an option is out of range, T is not row-stochastic, two of ``kd_smoothing``,
@@ -46,7 +47,8 @@ class Distillation(ReferencedLoss):
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Student(Distillation, Classifier): ...
         >>> teacher = MLP(4, 3, hidden=(256, 256))
-        >>> Student(network=MLP(4, 3), num_classes=3, reference=teacher, kd_temperature=2.0).kd_temperature
+        >>> model = Student(network=MLP(4, 3), num_classes=3, reference=teacher, kd_temperature=2.0)
+        >>> model.mixin_options.kd_temperature
         2.0
     """
 
@@ -66,30 +68,29 @@ class Distillation(ReferencedLoss):
         super().__init__(*args, **kwargs)
         check_numbers(kd_temperature=kd_temperature, kd_weight=kd_weight)
         check_distillation(kd_temperature, kd_weight)
-        if self.old_classes is not None:
+        if self.mixin_options.old_classes is not None:
             raise ValueError(
                 "old_classes: a teacher's distribution has to be over all of the student's classes. Train the teacher "
                 "on the same ones, or draw a new model to an old one with FocalDistillation."
             )
-        self.kd_temperature = kd_temperature
-        self.kd_weight = kd_weight
-        self.kd_smoothing = kd_smoothing
-        self._kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
-        if self._kd_correction is not None:
+        self.mixin_options.take(kd_temperature=kd_temperature, kd_weight=kd_weight, kd_smoothing=kd_smoothing)
+        self._mixin.kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
+        if self._mixin.kd_correction is not None:
             self.declare_correction(Distillation)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Read the transition's file, and load the teacher, if it counts."""
         super().begin_fit(trainer)
-        if self._kd_correction is not None:
-            self._kd_correction.begin(trainer)
-        if self.kd_weight:
+        if self._mixin.kd_correction is not None:
+            self._mixin.kd_correction.begin(trainer)
+        if self.mixin_options.kd_weight:
             self.load_reference(trainer)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """The distillation loss of every sample."""
-        treated = treatment(step.logits, self.kd_smoothing, self._kd_correction)
-        if not self.kd_weight:
+        options = self.mixin_options
+        treated = treatment(step.logits, options.kd_smoothing, self._mixin.kd_correction)
+        if not options.kd_weight:
             return labels_alone(step, treated, reduction)
         teacher = self.reference_logits(step)
         if teacher.shape[1] != step.num_classes:
@@ -101,8 +102,8 @@ class Distillation(ReferencedLoss):
             step.logits,
             teacher,
             step.target,
-            temperature=self.kd_temperature,
-            weight=self.kd_weight,
+            temperature=options.kd_temperature,
+            weight=options.kd_weight,
             **treated,
             reduction=reduction,
         )

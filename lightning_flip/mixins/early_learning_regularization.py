@@ -24,7 +24,8 @@ class EarlyLearningRegularization(LossTerm):
 
     Each sample has a target r, which starts at 0 and moves at every visit, before the loss reads it:
     r <- beta r + (1 - beta) p~, where p~ is p clamped to [1e-4, 1 - 1e-4], divided by its sum, without gradient. The
-    loss is CE + lambda log(1 - <r, p>), with gradient through p. A table of N x K numbers is kept.
+    loss is CE + lambda log(1 - <r, p>), with gradient through p. A table of N x K numbers is kept. A sample that a
+    batch has twice moves twice; in the authors' code its last visit alone counts.
 
     ===================  ============  ==========
     its paper            elr_momentum  elr_weight
@@ -46,7 +47,7 @@ class EarlyLearningRegularization(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Early(EarlyLearningRegularization, Classifier): ...
-        >>> Early(network=MLP(4, 3), num_classes=3, elr_momentum=0.9, elr_weight=7.0).elr_weight
+        >>> Early(network=MLP(4, 3), num_classes=3, elr_momentum=0.9, elr_weight=7.0).mixin_options.elr_weight
         7.0
     """
 
@@ -59,47 +60,47 @@ class EarlyLearningRegularization(LossTerm):
             raise ValueError(f"elr_momentum must be in [0, 1); got {elr_momentum}.")
         if not 0 <= elr_weight < math.inf:
             raise ValueError(f"elr_weight must be at least 0 and finite; got {elr_weight}.")
-        self.elr_momentum = float(elr_momentum)
-        self.elr_weight = float(elr_weight)
-        self._elr_rows = VisitedRows()
+        self.mixin_options.take(elr_momentum=float(elr_momentum), elr_weight=float(elr_weight))
+        self._mixin.elr_rows = VisitedRows()
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + lambda log(1 - <r, p>) of every sample, r with this visit in it."""
-        if not self.elr_weight:
+        options = self.mixin_options
+        if not options.elr_weight:
             return None
         self.require_labels(step)
-        attachment = self._loop.attachment
+        attachment = self._term_loop.attachment
         assert attachment is not None
         probs = widen(step.logits.detach()).softmax(dim=1)
 
         def rows_after() -> Tensor:
             rows = self.table(TABLE, step, step.num_classes).pending_rows(step.index).to(probs.dtype)
-            return rows_after_visits(step, rows, self._visit, probs)
+            return rows_after_visits(step, rows, self._elr_visit, probs)
 
-        running = self._elr_rows.after(step, attachment.batch, rows_after)
+        running = self._mixin.elr_rows.after(step, attachment.batch, rows_after)
         return early_learning_loss(
-            step.logits, step.target, running, weight=self.elr_weight, probs=probs, reduction=reduction
+            step.logits, step.target, running, weight=options.elr_weight, probs=probs, reduction=reduction
         )
 
     def visit(self, step: SampleStep) -> None:
         """Write r with this visit in it."""
-        if not self.elr_weight:
+        if not self.mixin_options.elr_weight:
             return
         table = self.table(TABLE, step, step.num_classes)
-        moved = self._elr_rows.of(step)
+        moved = self._mixin.elr_rows.of(step)
         if moved is None:
-            moved = self._visit(table.pending_rows(step.index).to(step.logits.dtype), step.logits.softmax(dim=1))
+            moved = self._elr_visit(table.pending_rows(step.index).to(step.logits.dtype), step.logits.softmax(dim=1))
         table.update(step.index, moved, step.valid)
 
     def new_epoch(self, epoch: int) -> None:
         """The merged rows of the epoch before are those that checkpoints hold once."""
-        if TABLE in self._loop.tables:
-            self._loop.tables[TABLE].commit()
+        if TABLE in self._term_loop.tables:
+            self._term_loop.tables[TABLE].commit()
 
     def end_fit(self) -> None:
         """Let go of the last batch."""
         super().end_fit()
-        self._elr_rows.clear()
+        self._mixin.elr_rows.clear()
 
-    def _visit(self, rows: Tensor, probs: Tensor) -> Tensor:
-        return early_learning_target(rows, probs, momentum=self.elr_momentum, probs=probs)
+    def _elr_visit(self, rows: Tensor, probs: Tensor) -> Tensor:
+        return early_learning_target(rows, probs, momentum=self.mixin_options.elr_momentum, probs=probs)

@@ -48,6 +48,9 @@ class FlippingErrorReduction(LossTerm):
         confidence: "label" is c = p_y (Eq. 3); "predicted", our option, is c = max p, which is better in
             our runs with noisy labels. With ``restrict="correct"`` the two are the same.
         temperature_squared: whether the regularizer is multiplied with t^2.
+        alpha_range: alpha at k = 0 and at k = M, on a line between; both at least 0. The paper's numbers are the
+            default, and options of the authors' script.
+        beta_range: the same of beta.
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
@@ -56,7 +59,7 @@ class FlippingErrorReduction(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Robust(FlippingErrorReduction, Classifier): ...
-        >>> Robust(network=MLP(4, 3), num_classes=3, fer_mu=0.5).fer_mu
+        >>> Robust(network=MLP(4, 3), num_classes=3, fer_mu=0.5).mixin_options.fer_mu
         0.5
     """
 
@@ -73,6 +76,8 @@ class FlippingErrorReduction(LossTerm):
         initial: Literal["zeros", "copy"] = "zeros",
         confidence: Literal["label", "predicted"] = "label",
         temperature_squared: bool = True,
+        alpha_range: tuple[float, float] = (1.0, 0.1),
+        beta_range: tuple[float, float] = (0.0, 0.9),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -88,19 +93,26 @@ class FlippingErrorReduction(LossTerm):
         ):
             if choice not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {choice!r}.")
-        self.fer_temperature = fer_temperature
-        self.fer_mu = fer_mu
-        self.restrict = restrict
-        self.average = average
-        self.initial = initial
-        self.confidence = confidence
-        self.temperature_squared = temperature_squared
+        self.mixin_options.take(
+            fer_temperature=fer_temperature,
+            fer_mu=fer_mu,
+            restrict=restrict,
+            average=average,
+            initial=initial,
+            confidence=confidence,
+            temperature_squared=temperature_squared,
+            alpha_range=_ends("alpha_range", alpha_range),
+            beta_range=_ends("beta_range", beta_range),
+        )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """Eq. 5 of every sample."""
+        options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        alpha, beta = restriction_weights(*self._schedule())
+        alpha, beta = restriction_weights(
+            *self._term_loop.schedule(), alpha_range=options.alpha_range, beta_range=options.beta_range
+        )
         return flipping_error_reduction_loss(
             step.logits,
             step.target,
@@ -108,33 +120,47 @@ class FlippingErrorReduction(LossTerm):
             table.seen(step.index),
             alpha=alpha,
             beta=beta,
-            temperature=self.fer_temperature,
-            temperature_squared=self.temperature_squared,
+            temperature=options.fer_temperature,
+            temperature_squared=options.temperature_squared,
             zeros_elsewhere=True,
             reduction=reduction,
         )
 
     def observe(self, step: SampleStep) -> None:
         """Eq. 3 for the samples that were right (or all)."""
+        options = self.mixin_options
         table = self.table(TABLE, step, step.num_classes)
-        if self.restrict == "correct":
+        if options.restrict == "correct":
             stored = step.logits.argmax(dim=1) == step.target
         else:
             stored = torch.ones_like(step.target, dtype=torch.bool)
         if step.valid is not None:
             stored = stored & step.valid
-        new = behavior(step.logits, temperature=self.fer_temperature)
+        new = behavior(step.logits, temperature=options.fer_temperature)
         pending = None
-        if self.average:
+        if options.average:
             pending = before, known = table.pending(step.index)
             labels = step.target.clamp(0, step.num_classes - 1)[:, None]
             probs = step.logits.softmax(dim=1)
-            sure = probs.gather(1, labels)[:, 0] if self.confidence == "label" else probs.amax(dim=1)
-            first = ~known if self.initial == "copy" else None
-            new = average_behavior(before.to(new.dtype), new, sure, mu=self.fer_mu, copy=first)
+            sure = probs.gather(1, labels)[:, 0] if options.confidence == "label" else probs.amax(dim=1)
+            first = ~known if options.initial == "copy" else None
+            new = average_behavior(before.to(new.dtype), new, sure, mu=options.fer_mu, copy=first)
         table.update(step.index, new, stored, before=pending)
 
     def new_epoch(self, epoch: int) -> None:
         """What one epoch stored is used from the next one on."""
-        if TABLE in self._loop.tables:
-            self._loop.tables[TABLE].commit()
+        if TABLE in self._term_loop.tables:
+            self._term_loop.tables[TABLE].commit()
+
+
+def _ends(name: str, ends: Any) -> tuple[float, float]:
+    """Where a weight begins and ends."""
+    expected = f"{name} must be two finite numbers of at least 0, the weight at k = 0 and at k = M; got {ends!r}."
+    try:
+        first, last = ends
+        check_numbers(first=first, last=last)
+    except (TypeError, ValueError):
+        raise TypeError(expected) from None
+    if not (0 <= first < math.inf and 0 <= last < math.inf):
+        raise ValueError(expected)
+    return float(first), float(last)

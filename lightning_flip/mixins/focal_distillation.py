@@ -33,7 +33,8 @@ class FocalDistillation(ReferencedLoss):
 
     Args:
         *args: passed on to the module.
-        focal_weight: lambda >= 0; 0 is training without a reference, bit for bit, and loads none.
+        focal_weight: lambda >= 0; 0 is training without a reference, bit for bit, and loads none. The paper has 1; with
+            "logits", 2 is public code, which leaves out the half.
         focal_alpha: alpha >= 0, the weight of every sample.
         focal_beta: beta >= 0, the weight added where the old model is right; the paper tries 0 to 20.
         focal_distance: "kl" or "logits".
@@ -48,7 +49,7 @@ class FocalDistillation(ReferencedLoss):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Update(FocalDistillation, Classifier): ...
-        >>> Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), focal_beta=10.0).focal_beta
+        >>> Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), focal_beta=10.0).mixin_options.focal_beta
         10.0
     """
 
@@ -83,23 +84,26 @@ class FocalDistillation(ReferencedLoss):
             focal_direction=(focal_direction, ("old_new", "new_old")),
             class_reduction=(class_reduction, ("mean", "sum")),
         )
-        self.focal_weight = focal_weight
-        self.focal_alpha = focal_alpha
-        self.focal_beta = focal_beta
-        self.focal_distance = focal_distance
-        self.focal_temperature = focal_temperature
-        self.focal_direction = focal_direction
-        self.class_reduction = class_reduction
+        self.mixin_options.take(
+            focal_weight=focal_weight,
+            focal_alpha=focal_alpha,
+            focal_beta=focal_beta,
+            focal_distance=focal_distance,
+            focal_temperature=focal_temperature,
+            focal_direction=focal_direction,
+            class_reduction=class_reduction,
+        )
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Load the reference, if it counts."""
         super().begin_fit(trainer)
-        if self.focal_weight:
+        if self.mixin_options.focal_weight:
             self.load_reference(trainer)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + lambda F D of every sample."""
-        if not self.focal_weight:
+        options = self.mixin_options
+        if not options.focal_weight:
             return None
         self.require_labels(step)
         old = self.reference_logits(step)
@@ -107,15 +111,16 @@ class FocalDistillation(ReferencedLoss):
             step.logits,
             old,
             step.target,
-            alpha=self.focal_alpha,
-            beta=self.focal_beta,
-            distance=self.focal_distance,
-            temperature=self.focal_temperature,
-            direction=self.focal_direction,
-            class_reduction=self.class_reduction,
+            alpha=options.focal_alpha,
+            beta=options.focal_beta,
+            distance=options.focal_distance,
+            temperature=options.focal_temperature,
+            direction=options.focal_direction,
+            class_reduction=options.class_reduction,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            old_samples=self.mixin_options.old_samples,
             reduction=reduction,
         )
         if reduction == "excess":
-            return self.focal_weight * drawn
-        return cross_entropy(step.logits, step.target, reduction="none") + self.focal_weight * drawn
+            return drawn * float(options.focal_weight)
+        return cross_entropy(step.logits, step.target, reduction="none") + drawn * float(options.focal_weight)

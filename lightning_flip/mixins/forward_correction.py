@@ -55,12 +55,12 @@ class ForwardCorrection(LossTerm):
         super().__init__(*args, **kwargs)
         if correction_alpha is not None:
             check_numbers(correction_alpha=correction_alpha)
-        self._correction = TransitionSource(transition, correction_alpha, _log_columns)
+        self._mixin.correction = TransitionSource(transition, correction_alpha, _log_columns)
 
     @property
     def awaits_transition(self) -> bool:
         """Whether an estimate is still to come."""
-        return self._correction.awaited
+        return bool(self._mixin.correction.awaited)
 
     def take_transition(self, transition: Tensor) -> None:
         """Correct with an estimated transition from the next step on; other corrections keep their own.
@@ -71,17 +71,17 @@ class ForwardCorrection(LossTerm):
         Raises:
             ValueError: if it is not row-stochastic.
         """
-        if self._correction.estimated:
-            self._correction.take(transition)
+        if self._mixin.correction.estimated:
+            self._mixin.correction.take(transition)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Read the transition's file."""
         super().begin_fit(trainer)
-        self._correction.begin(trainer)
+        self._mixin.correction.begin(trainer)
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """-log (p T)_y of every sample; H(s, p T) for a distribution s."""
-        log_columns = self._correction.prepared(step.logits)
+        log_columns = self._mixin.correction.prepared(step.logits)
         if log_columns is None:
             return None
         return noisy_label_loss(step.logits, step.target, log_columns, reduction="none")

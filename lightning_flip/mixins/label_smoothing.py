@@ -28,7 +28,7 @@ class LabelSmoothing(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Smoothed(LabelSmoothing, Classifier): ...
-        >>> Smoothed(network=MLP(4, 3), num_classes=3, smoothing=0.2).smoothing
+        >>> Smoothed(network=MLP(4, 3), num_classes=3, smoothing=0.2).mixin_options.smoothing
         0.2
     """
 
@@ -39,12 +39,14 @@ class LabelSmoothing(LossTerm):
         super().__init__(*args, **kwargs)
         check_numbers(smoothing=smoothing)
         check_smoothing(smoothing)
-        self.smoothing = smoothing
+        self.mixin_options.take(smoothing=smoothing)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """(1 - a) CE + a H(u, p) of every sample."""
-        return label_smoothing_loss(step.logits, step.target, smoothing=self.smoothing, reduction=reduction)
+        return label_smoothing_loss(
+            step.logits, step.target, smoothing=self.mixin_options.smoothing, reduction=reduction
+        )
 
     def soft_target(self, step: SampleStep) -> Tensor:
         """(1 - a) e_y + a u."""
-        return smoothed_target(step.target, step.num_classes, step.logits, smoothing=self.smoothing)
+        return smoothed_target(step.target, step.num_classes, step.logits, smoothing=self.mixin_options.smoothing)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lightning_flip.functional.behavior import learning_with_retrospection_loss, restriction_weights
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins.base import LossTerm, Reduced
+from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.option_kinds import check_numbers, check_whole
 
@@ -30,6 +32,8 @@ class LearningWithRetrospection(LossTerm):
         *args: passed on to the module.
         lwr_temperature: t > 0.
         lwr_interval: epochs a round; the paper uses 5 for ResNet and ShuffleNet, 1 for WRN.
+        lwr_unvisited: from the second round on, what a sample without a row trains with: "cross_entropy", or "uniform"
+            as the authors' code, whose rows begin at 0: the loss above with a row of equal logits.
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
@@ -38,14 +42,21 @@ class LearningWithRetrospection(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Retrospective(LearningWithRetrospection, Classifier): ...
-        >>> Retrospective(network=MLP(4, 3), num_classes=3, lwr_interval=1).lwr_interval
+        >>> Retrospective(network=MLP(4, 3), num_classes=3, lwr_interval=1).mixin_options.lwr_interval
         1
     """
 
     softens_target = True
     replaces_cross_entropy = True
 
-    def __init__(self, *args: Any, lwr_temperature: float = 5.0, lwr_interval: int = 5, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lwr_temperature: float = 5.0,
+        lwr_interval: int = 5,
+        lwr_unvisited: Literal["cross_entropy", "uniform"] = "cross_entropy",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_numbers(lwr_temperature=lwr_temperature)
         check_whole(lwr_interval=lwr_interval)
@@ -53,23 +64,27 @@ class LearningWithRetrospection(LossTerm):
             raise ValueError(f"lwr_temperature must be greater than 0 and finite; got {lwr_temperature}.")
         if lwr_interval < 1:
             raise ValueError(f"lwr_interval must be at least 1 epoch; got {lwr_interval}.")
-        self.lwr_temperature = lwr_temperature
-        self.lwr_interval = lwr_interval
+        check_choices(lwr_unvisited=(lwr_unvisited, ("cross_entropy", "uniform")))
+        self.mixin_options.take(lwr_temperature=lwr_temperature, lwr_interval=lwr_interval, lwr_unvisited=lwr_unvisited)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
         """The loss of every sample."""
+        options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
-        epoch, total = self._schedule()
-        alpha, beta = restriction_weights(epoch // self.lwr_interval * self.lwr_interval, total)
+        epoch, total = self._term_loop.schedule()
+        alpha, beta = restriction_weights(epoch // options.lwr_interval * options.lwr_interval, total)
+        known = table.seen(step.index)
+        if options.lwr_unvisited == "uniform" and epoch > options.lwr_interval:
+            known = torch.ones_like(known)  # rows that nobody wrote are 0
         return learning_with_retrospection_loss(
             step.logits,
             step.target,
             table.rows(step.index).to(widen(step.logits).dtype),
-            table.seen(step.index),
+            known,
             alpha=alpha,
             beta=beta,
-            temperature=self.lwr_temperature,
+            temperature=options.lwr_temperature,
             reduction=reduction,
         )
 
@@ -79,5 +94,5 @@ class LearningWithRetrospection(LossTerm):
 
     def new_epoch(self, epoch: int) -> None:
         """At the start of a round, the rows of the round before become readable."""
-        if TABLE in self._loop.tables and (epoch - 1) % self.lwr_interval == 0:
-            self._loop.tables[TABLE].commit()
+        if TABLE in self._term_loop.tables and (epoch - 1) % self.mixin_options.lwr_interval == 0:
+            self._term_loop.tables[TABLE].commit()

@@ -15,9 +15,10 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_flip.mixins._names import check_instance
 from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
-from lightning_flip.mixins.options import schedule
-from lightning_flip.mixins.stacking import warn_of_stack
+from lightning_flip.mixins.options import owners_of, schedule
+from lightning_flip.mixins.stacking import methods_that, warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
 from lightning_flip.steps._held_data import HeldData
 from lightning_flip.steps._hooks import restore_hooks, skip_unused_hooks
@@ -45,11 +46,12 @@ class TermLoop(pl.Callback):
 
     def __init__(self) -> None:
         self._module: Callable[[], LossTerm | None] = _nobody
+        self._base: type = object
         self.attachment: Attachment | None = None
         self._tables: dict[str, SampleTable] = {}
         self.states: dict[str, dict[str, Any]] = {}  # what methods keep beside tables: plain values and tensors
         self._data = HeldData()
-        self.owners: dict[str, list[type]] = {}  # the module's mixins that define a method, looked up once a fit
+        self._methods: dict[str, list[Callable[..., Any]]] = {}
         self.epoch = -1
         self.compared = False
         self.added_for: object = None
@@ -76,16 +78,17 @@ class TermLoop(pl.Callback):
             self.attachment.flush()
         return self._tables
 
-    def bind(self, module: LossTerm) -> TermLoop:
+    def bind(self, module: LossTerm, base: type) -> TermLoop:
         """Belong to a module.
 
         Args:
             module: the module whose terms these are.
+            base: the base class of all methods, which declares their hooks.
 
         Returns:
             The loop itself.
         """
-        self._module = weakref.ref(module)
+        self._module, self._base = weakref.ref(module), base
         return self
 
     # -- hooks --------------------------------------------------------------------------------------
@@ -93,14 +96,14 @@ class TermLoop(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach for fitting; a run from the first epoch begins with empty tables."""
         module = self._module()
-        if stage != TrainerFn.FITTING or module is not pl_module or module.term_weight == 0:
+        if stage != TrainerFn.FITTING or module is not pl_module or module.mixin_options.term_weight == 0:
             return  # a Trainer keeps the callbacks of a module that it trained before
         warn_of_stack(module)
-        self.owners = {}
+        self._methods = {}
         self._kept = True
         skip_unused_hooks(self, trainer)
-        module.step_source = module.step_source.completed_by(module)
-        self.attachment = attach(trainer, pl_module, self, module.step_source, ("train",))
+        module._mixin.source = module._mixin.source.completed_by(module)
+        self.attachment = attach(trainer, pl_module, self, module._mixin.source, ("train",))
         self.compared = False
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
@@ -114,6 +117,7 @@ class TermLoop(pl.Callback):
         """Let the methods make ready what they need; the module lies on its device by now."""
         module = self._module()
         if self.attachment is not None and module is not None:
+            check_instance(module)  # setup hooks may have taken a name
             module.begin_fit(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -184,7 +188,7 @@ class TermLoop(pl.Callback):
             "data": self._data.state(),
         }
         module = self._module()
-        found = None if module is None else known_state(module, module.step_source)
+        found = None if module is None else known_state(module, module._mixin.source)
         if found is not None:
             checkpoint[CHECKPOINT_KEY]["logits"] = found
         if self.states:
@@ -198,8 +202,10 @@ class TermLoop(pl.Callback):
         """Keep the tables of a checkpoint until their size is known."""
         if trainer.state.fn != TrainerFn.FITTING or CHECKPOINT_KEY not in checkpoint or self.attachment is None:
             return
-        state = checkpoint[CHECKPOINT_KEY]
-        restore(pl_module, pl_module.step_source, state.get("logits"))
+        module, state = self._module(), checkpoint[CHECKPOINT_KEY]
+        if module is None:
+            return
+        restore(pl_module, module._mixin.source, state.get("logits"))
         check_version(state, "LossTerm", trainer)
         self._data.load(state.get("data"))
         self.total_epochs = state.get("total_epochs")
@@ -244,14 +250,17 @@ class TermLoop(pl.Callback):
         """
         module = self._module()
         if self.attachment is not None and module is not None:
-            for data in self.attachment.identify(module.step_source, "train"):
+            for data in self.attachment.identify(module._mixin.source, "train"):
                 self._compare(module, data)
 
     @property
     def holds_samples(self) -> bool:
         """Whether a method remembers samples by their position; else it does not matter whether they change."""
         module = self._module()
-        return module is not None and module._holds_samples
+        if module is None:
+            return False
+        observes = bool(self.methods("observe") or self.methods("visit"))
+        return observes or bool(methods_that(type(module), "finds_by_position"))
 
     @property
     def owner_name(self) -> str:
@@ -261,7 +270,9 @@ class TermLoop(pl.Callback):
     def _compare(self, module: LossTerm, data: LoaderData) -> None:
         if not self.holds_samples:
             return
-        self._data.compare(type(module).__name__, data, self._restart if module.allow_changed_data else None)
+        self._data.compare(
+            type(module).__name__, data, self._restart if module.mixin_options.allow_changed_data else None
+        )
 
     def _restart(self, split: str, loader: int) -> None:
         """Forget the tables, which are of other data."""
@@ -285,7 +296,7 @@ class TermLoop(pl.Callback):
             ValueError: if the base loss is to be mean cross entropy.
         """
         module = self._module()
-        if module is None or module.base_loss == "any":
+        if module is None or module.mixin_options.base_loss == "any":
             return False
         if sure:
             raise ValueError(
@@ -334,8 +345,10 @@ class TermLoop(pl.Callback):
         if module is not None:
             if step.data is not None:
                 self._compare(module, step.data)
+            observers = self.methods("observe")
             for part in step.pieces():
-                module.on_observe(part)
+                for observe in observers:
+                    observe(module, part)
 
     def running(self) -> Attachment | None:
         """The attachment, if the term is to be added to the running step.
@@ -346,23 +359,27 @@ class TermLoop(pl.Callback):
             ``training_step``: its samples are others.
         """
         module, attachment = self._module(), self.attachment
-        if module is None or attachment is None or module.term_weight == 0:
+        if module is None or attachment is None or module.mixin_options.term_weight == 0:
             return None
         if not module.trainer.training:
             return None
         tuning = not any(callback is self for callback in getattr(module.trainer, "callbacks", ()))
         return None if tuning else attachment
 
-    def epochs(self, trainer: pl.Trainer, given: int | None) -> tuple[int, int]:
-        """K and M of a schedule, see ``LossTerm._schedule``.
-
-        Args:
-            trainer: the running Trainer.
-            given: M, if the user says it.
+    def schedule(self) -> tuple[int, int]:
+        """k, counted from 1, and M of a schedule.
 
         Returns:
-            k and M.
+            The running epoch and M: ``total_epochs`` if given, else the smaller of the Trainer's ``max_epochs`` and
+            ``max_steps`` over the optimizer steps of an epoch. A resumed run keeps the M that it began with, as its
+            earlier epochs were weighted by it.
+
+        Raises:
+            ValueError: if the Trainer trains without an end.
         """
+        module = self._module()
+        assert module is not None
+        trainer, given = module.trainer, module.mixin_options.total_epochs
         if given is None and self.total_epochs is not None:
             given = self.total_epochs
             with contextlib.suppress(ValueError):  # a Trainer without an end may continue such a run
@@ -375,6 +392,21 @@ class TermLoop(pl.Callback):
         self._kept = False
         epoch, self.total_epochs = schedule(trainer, given)
         return epoch, self.total_epochs
+
+    def methods(self, name: str) -> list[Callable[..., Any]]:
+        """What each method of the module's class defines under a name of :class:`LossTerm`, looked up once a fit.
+
+        Args:
+            name: of a hook.
+
+        Returns:
+            Functions, from left to right.
+        """
+        if name not in self._methods:
+            module = self._module()
+            owners = [] if module is None else owners_of(type(module), name, self._base)
+            self._methods[name] = [vars(owner)[name] for owner in owners]
+        return self._methods[name]
 
     # -- tables -------------------------------------------------------------------------------------
 
@@ -395,7 +427,7 @@ class TermLoop(pl.Callback):
         """
         module = self._module()
         assert module is not None
-        num_samples = step.table_size(module.num_samples)
+        num_samples = step.table_size(module.mixin_options.num_samples)
         if name not in self._tables:
             dtype = module.storage_dtype(step)
             needed = SampleTable.bytes_needed(num_samples, width, dtype)
@@ -437,7 +469,8 @@ class TermLoop(pl.Callback):
         assert module is not None
         for name, state in list(self._loaded.items()):  # a table must be there before its rows can be committed
             self.table(name, step, state["rows"].shape[1])
-        module.on_new_epoch(trainer.current_epoch + 1)
+        for new_epoch in self.methods("new_epoch"):
+            new_epoch(module, trainer.current_epoch + 1)
         self.epoch = trainer.current_epoch
 
     def _sync(self) -> None:
@@ -484,7 +517,7 @@ def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
 
     @functools.wraps(configure)
     def configure_callbacks(self: LossTerm) -> list[Any]:
-        return add_loop(configure(self), self._loop)
+        return add_loop(configure(self), self._term_loop)
 
     return configure_callbacks
 

@@ -36,7 +36,7 @@ class Mixup(BatchMixing):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Mixed(Mixup, Classifier): ...
-        >>> Mixed(network=MLP(4, 3), num_classes=3, mixup_alpha=0.2).mixup_alpha
+        >>> Mixed(network=MLP(4, 3), num_classes=3, mixup_alpha=0.2).mixin_options.mixup_alpha
         0.2
     """
 
@@ -47,11 +47,11 @@ class Mixup(BatchMixing):
         check_numbers(mixup_alpha=mixup_alpha)
         if not (mixup_alpha > 0 and math.isfinite(mixup_alpha)):
             raise ValueError(f"mixup_alpha must be greater than 0 and finite; got {mixup_alpha}.")
-        self.mixup_alpha = mixup_alpha
+        self.mixin_options.take(mixup_alpha=mixup_alpha)
 
     def mix_parts(self, parts: list[Tensor], target: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
         """What torchvision makes of the batch."""
-        mixup = _mixup(self.mixup_alpha)
+        mixup = _mixup(self.mixin_options.mixup_alpha)
         # torchvision knows batches of images only, so that each part goes in as images of one row.
         images = [tv_tensors.Image(part.reshape(len(part), 1, 1, -1)) for part in parts]
         with torch.random.fork_rng(devices=[]):

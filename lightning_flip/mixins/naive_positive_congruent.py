@@ -34,7 +34,7 @@ class NaivePositiveCongruent(ReferencedLoss):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Update(NaivePositiveCongruent, Classifier): ...
-        >>> Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), naive_weight=2.0).naive_weight
+        >>> Update(network=MLP(4, 3), num_classes=3, reference=MLP(4, 3), naive_weight=2.0).mixin_options.naive_weight
         2.0
     """
 
@@ -43,17 +43,18 @@ class NaivePositiveCongruent(ReferencedLoss):
         check_numbers(naive_weight=naive_weight)
         if not 0 <= naive_weight < math.inf:
             raise ValueError(f"naive_weight must be at least 0 and finite; got {naive_weight}.")
-        self.naive_weight = naive_weight
+        self.mixin_options.take(naive_weight=naive_weight)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Load the reference, if it counts."""
         super().begin_fit(trainer)
-        if self.naive_weight:
+        if self.mixin_options.naive_weight:
             self.load_reference(trainer)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """CE + w [old right] CE of every sample."""
-        if not self.naive_weight:
+        options = self.mixin_options
+        if not options.naive_weight:
             return None
         self.require_labels(step)
         old = self.reference_logits(step)
@@ -62,8 +63,9 @@ class NaivePositiveCongruent(ReferencedLoss):
             old,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
+            old_samples=self.mixin_options.old_samples,
             reduction="mean" if reduction == "excess" else "none",
         )
         if reduction == "excess":
-            return self.naive_weight * again
-        return cross_entropy(step.logits, step.target, reduction="none") + self.naive_weight * again
+            return again * float(options.naive_weight)
+        return cross_entropy(step.logits, step.target, reduction="none") + again * float(options.naive_weight)

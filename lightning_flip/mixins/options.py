@@ -10,64 +10,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lightning_flip.models.loading import is_lightning_class
 from lightning_flip.steps._length import training_length
 
 __all__ = [
     "accepted_arguments",
     "check_choices",
-    "check_definition",
     "check_table_dtype",
     "owners_of",
     "schedule",
     "storage_dtype",
 ]
-
-
-def check_definition(cls: type, base: type) -> None:
-    """Refuse mixins right of their module and options that would swallow each other.
-
-    Args:
-        cls: the class being defined.
-        base: the base class of all mixins.
-
-    Raises:
-        TypeError: for a wrong order, or one option name in two places.
-    """
-    modules = [part for part in cls.__mro__ if is_lightning_class(part) and not issubclass(part, base)]
-    if not modules:
-        return  # a mixin by itself
-    first_module = cls.__mro__.index(modules[0])
-    mixins = [part for part in cls.__mro__ if issubclass(part, base) and not is_lightning_class(part)]
-    for mixin in mixins:
-        if cls.__mro__.index(mixin) > first_module:
-            raise TypeError(
-                f"{mixin.__name__} stands right of {modules[0].__name__} and would never see its training_step. "
-                f"Write: class {cls.__name__}({mixin.__name__}, {modules[0].__name__})."
-            )
-    _check_option_names(cls, mixins, modules)
-
-
-def _check_option_names(cls: type, mixins: list[type], modules: list[type]) -> None:
-    owners: dict[str, type] = {}
-    for part in [*mixins, *modules]:
-        for name in _own_options(part, keyword_only=part in mixins):
-            other = owners.get(name)
-            if other is not None and (other in mixins):
-                raise TypeError(
-                    f"{cls.__name__}: the option {name!r} is {other.__name__}'s and {part.__name__}'s; one would "
-                    f"swallow the other's value. Rename it in {part.__name__}, or do not combine the two."
-                )
-            owners.setdefault(name, part)
-
-
-def _own_options(cls: type, *, keyword_only: bool) -> list[str]:
-    init = vars(cls).get("__init__")
-    if init is None or cls.__module__.startswith(("torch.", "lightning.", "pytorch_lightning.")):
-        return []
-    kinds = {inspect.Parameter.KEYWORD_ONLY, *(() if keyword_only else (inspect.Parameter.POSITIONAL_OR_KEYWORD,))}
-    parameters = list(inspect.signature(init).parameters.values())[1:]
-    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
 def accepted_arguments(
@@ -167,7 +119,8 @@ def owners_of(cls: type, name: str, base: type) -> list[type]:
     """
     owners: list[type] = []
     for part in cls.__mro__:
-        if name in vars(part) and part is not base and not any(issubclass(owner, part) for owner in owners):
+        ours = issubclass(part, base) and part is not base  # a name of the user's module is its own
+        if ours and name in vars(part) and not any(issubclass(owner, part) for owner in owners):
             owners.append(part)
     return owners
 
@@ -184,15 +137,22 @@ def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
         The running epoch and their number.
 
     Raises:
-        ValueError: if the Trainer trains without an end, or ``max_steps`` counts the steps of several optimizers.
+        ValueError: if the Trainer trains without an end, ``max_steps`` counts the steps of several optimizers, or it is
+            not known how many batches an epoch has.
     """
     if total_epochs is not None:
         return trainer.current_epoch + 1, total_epochs
-    if trainer.max_steps not in (None, -1) and len(trainer.optimizers) > 1:
-        raise ValueError(
-            f"the schedule of this loss needs the number of epochs M, and max_steps={trainer.max_steps} counts the "
-            f"steps of {len(trainer.optimizers)} optimizers together. Pass total_epochs=."
-        )
+    if trainer.max_steps not in (None, -1):
+        problem = ""
+        if len(trainer.optimizers) > 1:
+            problem = f"counts the steps of {len(trainer.optimizers)} optimizers together"
+        elif math.isinf(trainer.num_training_batches):
+            problem = "says nothing of epochs, as the number of batches in an epoch is not known (iterable data)"
+        if problem:
+            raise ValueError(
+                f"the schedule of this loss needs the number of epochs M, and max_steps={trainer.max_steps} {problem}. "
+                "Pass total_epochs=."
+            )
     epochs, _ = training_length(trainer)
     if not math.isfinite(epochs):
         raise ValueError(

@@ -32,6 +32,8 @@ __all__ = ["PairwiseLabelSmoothing", "SmoothingHead"]
 class SmoothingHead(nn.Module):
     """W_t h + b_t: a layer like the classifier layer, whose outputs become the smoothing distribution.
 
+    It has a bias b_t if the classifier layer has one.
+
     It is no ``nn.Linear``, so that whoever looks for the last one still finds the classifier layer. Making it draws
     no random number from the run's generators: its start follows from torch's seed and the classifier layer's weights.
 
@@ -45,14 +47,18 @@ class SmoothingHead(nn.Module):
         torch.Size([2, 3])
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, classifier: nn.Linear, num_classes: int) -> None:
         super().__init__()
         weight = classifier.weight.detach()
         key = 0 if weight.is_meta else zlib.crc32(weight.float().cpu().numpy().tobytes())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(torch.initial_seed() ^ key)
-            layer = nn.Linear(classifier.in_features, num_classes).to(classifier.weight)
-        self.weight, self.bias = layer.weight, layer.bias
+            bias = classifier.bias is not None
+            layer = nn.Linear(classifier.in_features, num_classes, bias=bias).to(classifier.weight)
+        self.weight = layer.weight
+        self.register_parameter("bias", layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute the outputs before the sigmoid.
@@ -65,14 +71,21 @@ class SmoothingHead(nn.Module):
         """
         return F.linear(features, self.weight, self.bias)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Heads of 0.1 had a bias in any case, which a run or model from there keeps."""
+        if self.bias is None and f"{prefix}bias" in state_dict:
+            self.bias = nn.Parameter(self.weight.detach().new_zeros(len(self.weight)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 class PairwiseLabelSmoothing(BatchMixing):
     """Trains on averaged pairs, whose targets are smoothed by a distribution that is learned (PLS).
 
-    Batches of odd number are averages of two samples, x_ij = (x_i + x_j) / 2 with q = (e_yi + e_yj) / 2 and j a random
-    permutation of the batch; those of even number are the samples themselves. The loss is (1 - w) H(q, p) +
-    w H(u', p), where u' = softmax(sigmoid(W_t h + b_t)) comes from a second head on the features h that enter the
-    classifier layer; gradient flows through u' into head and features.
+    Every other batch of the run, beginning with its second one, is of averages of two samples, x_ij = (x_i + x_j) / 2
+    with q = (e_yi + e_yj) / 2 and j a random permutation of the batch; the others are the samples themselves. Batches
+    are counted over all epochs, and a resumed run keeps counting. The loss is (1 - w) H(q, p) + w H(u', p), where
+    u' = softmax(sigmoid(W_t h + b_t)) comes from a second head on the features h that enter the classifier layer, with
+    a bias b_t if that layer has one; gradient flows through u' into head and features.
 
     The head is ``smoothing_head``, a part of the module: in its parameters, optimizer and checkpoint. The module's
     forward never runs it, so that it costs nothing outside of training. Without it a checkpoint loads into the plain
@@ -101,6 +114,7 @@ class PairwiseLabelSmoothing(BatchMixing):
 
     softens_target = True
     replaces_cross_entropy = True
+    smoothing_head: SmoothingHead | None
 
     def __init__(
         self,
@@ -115,15 +129,17 @@ class PairwiseLabelSmoothing(BatchMixing):
         check_flags(alternate=alternate)
         check_smoothing_weight(smoothing_weight)
         check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none")))
-        self.smoothing_weight = smoothing_weight
-        self.smoothing_distribution = smoothing_distribution if smoothing_weight else "none"
-        self.alternate = alternate
-        self.smoothing_head: SmoothingHead | None = None
-        if self.term_weight and self.smoothing_distribution == "learned":
+        self.mixin_options.take(
+            smoothing_weight=smoothing_weight,
+            smoothing_distribution=smoothing_distribution if smoothing_weight else "none",
+            alternate=alternate,
+        )
+        self.smoothing_head = None
+        if self.mixin_options.term_weight and self.mixin_options.smoothing_distribution == "learned":
             layer = self.mixed_layer()
             path = next(name for name, part in self.named_modules() if part is layer)
-            self.step_source = replace(self.step_source, features_from=path)
-            self.smoothing_head = SmoothingHead(layer, self._mixed_classes)
+            self._mixin.source = replace(self._mixin.source, features_from=path)
+            self.smoothing_head = SmoothingHead(layer, self._mixin.mixed_classes)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Say so if no optimizer trains the head."""
@@ -139,9 +155,9 @@ class PairwiseLabelSmoothing(BatchMixing):
                 "distribution is not learned. Give configure_optimizers self.parameters()."
             )
 
-    def mixes(self, batch_idx: int) -> bool:
+    def mixes(self, number: int) -> bool:
         """Whether the batch is one of averages."""
-        return batch_idx % 2 == 1 or not self.alternate
+        return number % 2 == 1 or not self.mixin_options.alternate
 
     def mix_parts(self, parts: list[Tensor], target: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
         """Averages of every sample and its partner in a random permutation of the batch."""
@@ -151,25 +167,27 @@ class PairwiseLabelSmoothing(BatchMixing):
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
         """(1 - w) H(q, p) + w H(u', p) of every pair."""
+        options = self.mixin_options
         q = self.mixture(step)
-        if self.smoothing_distribution == "none":
+        if options.smoothing_distribution == "none":
             return None if q is step.target else cross_entropy(step.logits, q, reduction="none")
         if self.smoothing_head is None:
-            return label_smoothing_loss(step.logits, q, smoothing=self.smoothing_weight, reduction="none")
+            return label_smoothing_loss(step.logits, q, smoothing=options.smoothing_weight, reduction="none")
         assert step.features is not None
         head_logits = self.smoothing_head(step.features)
         return pairwise_label_smoothing_loss(
-            step.logits, q, head_logits, smoothing_weight=self.smoothing_weight, reduction="none"
+            step.logits, q, head_logits, smoothing_weight=options.smoothing_weight, reduction="none"
         )
 
     def soft_target(self, step: SampleStep) -> Tensor:
         """(1 - w) q + w u'."""
-        q, w = self.mixture(step), self.smoothing_weight
-        if self.smoothing_distribution == "none":
+        options = self.mixin_options
+        q, w = self.mixture(step), float(options.smoothing_weight)
+        if options.smoothing_distribution == "none":
             return q
         if self.smoothing_head is None:
             return smoothed_target(q, step.num_classes, step.logits, smoothing=w)
         assert step.features is not None
         with torch.no_grad():
             learned = learned_smoothing(self.smoothing_head(step.features))
-        return (1 - w) * one_hot_targets(q, step.num_classes, learned) + w * learned
+        return one_hot_targets(q, step.num_classes, learned) * (1 - w) + learned * w

@@ -8,13 +8,14 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_flip.mixins.base import LossTerm
+from lightning_flip.mixins.options import check_choices
 from lightning_flip.models.loading import is_lightning_class, load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
 from lightning_flip.steps.cached_logits import CachedLogits
@@ -97,11 +98,13 @@ class ReferencedLoss(LossTerm):
         reference_network: the network that a state_dict belongs to, or its name in torchvision.
         reference_compile: whether the reference runs through ``torch.compile``; a text names the backend.
         old_classes: the new model's class of each of the old model's outputs, where the two differ.
+        old_samples: what the method's loss is averaged over with ``old_classes``: the "batch", or its samples of old
+            classes ("mean", as the public code of PCT; on each rank, and in each accumulated batch, its own ones).
         **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
         TypeError: if an option is of the wrong kind.
-        ValueError: if ``old_classes`` names a class twice or a negative one.
+        ValueError: if ``old_classes`` names a class twice or a negative one, or ``old_samples`` is something else.
 
     Example:
         >>> from lightning_flip.mixins import FocalDistillation
@@ -125,6 +128,7 @@ class ReferencedLoss(LossTerm):
         reference_network: nn.Module | str | None = None,
         reference_compile: bool | str = False,
         old_classes: Sequence[int] | None = None,
+        old_samples: Literal["batch", "mean"] = "batch",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -145,11 +149,11 @@ class ReferencedLoss(LossTerm):
             ) from None
         if classes is not None and (len(set(classes)) != len(classes) or min(classes, default=0) < 0):
             raise ValueError(f"old_classes must be different classes, counted from 0; got {list(classes)}.")
-        self.reference_compile = reference_compile
-        self.old_classes = classes
+        check_choices(old_samples=(old_samples, ("batch", "mean")))
+        self.mixin_options.take(old_samples=old_samples, reference_compile=reference_compile, old_classes=classes)
         # Copied now: it may be the very network that is going to be trained, or restored from a checkpoint.
         source = load_model(reference) if isinstance(reference, nn.Module) else reference
-        self._reference = ReferenceSource(source, reference_class, reference_network)
+        self._mixin.reference = ReferenceSource(source, reference_class, reference_network)
 
     def save_hyperparameters(
         self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, logger: bool = True
@@ -173,7 +177,7 @@ class ReferencedLoss(LossTerm):
     def end_fit(self) -> None:
         """Let go of the reference, so that its memory on the device is free."""
         super().end_fit()
-        self._reference.release()
+        self._mixin.reference.release()
 
     # -- what a method uses ---------------------------------------------------------------------------
 
@@ -189,18 +193,19 @@ class ReferencedLoss(LossTerm):
         Raises:
             ValueError: without ``reference``, or for a source that cannot be loaded.
         """
-        if self._reference.loaded is None:
+        loaded: Reference | None = self._mixin.reference.loaded
+        if loaded is None:
             with options_called(**OPTION_NAMES):
                 loaded = load_reference(
                     self._old_source(),
                     model_class=self._old_class(),
-                    network=self._reference.network,
-                    logits_from=self.step_source.logits_from,
-                    compile=self.reference_compile,
+                    network=self._mixin.reference.network,
+                    logits_from=self._mixin.source.logits_from,
+                    compile=self.mixin_options.reference_compile,
                 )
             loaded.prepare(trainer)
-            self._reference.loaded = loaded
-        return self._reference.loaded
+            self._mixin.reference.loaded = loaded
+        return loaded
 
     def reference_logits(self, step: SampleStep) -> Tensor:
         """What the reference says to the samples of a step; several methods of a class share one forward.
@@ -214,25 +219,26 @@ class ReferencedLoss(LossTerm):
         Raises:
             TypeError: if it is a table of logits, and the batch was mixed.
         """
-        attachment, loaded = self._loop.attachment, self._reference.loaded
+        attachment, loaded = self._term_loop.attachment, self._mixin.reference.loaded
         assert attachment is not None
         if loaded is not None and isinstance(loaded.source, CachedLogits):
             self.require_unmixed(f"{loaded.source.name} has logits")
-        return self._reference.answer(step, attachment)
+        answer: Tensor = self._mixin.reference.answer(step, attachment)
+        return answer
 
     def _old_source(self) -> Any:
         """What ``reference`` is; without it, an error says what to pass."""
-        if self._reference.source is None:
+        if self._mixin.reference.source is None:
             raise ValueError(
                 f"{type(self).__name__} holds the new model against an old one, and there is none. Pass reference=: "
                 "the path of the old model's checkpoint, of its cached logits, or a module."
             )
-        return self._reference.source
+        return self._mixin.reference.source
 
     def _old_class(self) -> Any:
         """``reference_class``, else the class right of the mixins."""
-        if self._reference.model_class is not None:
-            return self._reference.model_class
+        if self._mixin.reference.model_class is not None:
+            return self._mixin.reference.model_class
         modules = [part for part in type(self).__mro__ if is_lightning_class(part)]
         return next(part for part in modules if not issubclass(part, LossTerm))
 
@@ -249,16 +255,17 @@ class ReferencedLoss(LossTerm):
         Raises:
             ValueError: if the numbers do not fit.
         """
-        if self.old_classes is None:
+        options = self.mixin_options
+        if options.old_classes is None:
             if outputs != num_classes:
                 raise ValueError(
                     f"the reference has {outputs} outputs, {type(self).__name__} has {num_classes}. Pass old_classes=, "
                     "the new model's class of each of the reference's outputs."
                 )
             return None
-        if len(self.old_classes) != outputs or max(self.old_classes) >= num_classes:
+        if len(options.old_classes) != outputs or max(options.old_classes) >= num_classes:
             raise ValueError(
                 f"old_classes must name one of {num_classes} classes for each of the reference's {outputs} outputs; "
-                f"got {list(self.old_classes)}."
+                f"got {list(options.old_classes)}."
             )
-        return torch.tensor(self.old_classes)
+        return torch.tensor(options.old_classes)

@@ -27,7 +27,8 @@ class SelfAdaptiveTraining(LossTerm):
     Each sample has a target r, which starts as its label, one-hot. The first epochs train with CE and leave r alone;
     then it moves at every visit, before the loss reads it: r <- m r + (1 - m) p, without gradient. The loss is
     w H(r, p), where the weights w = max r are scaled to mean 1 in the batch; with several ranks, or with accumulated
-    gradients, in each part of it. A table of N x K numbers is kept.
+    gradients, in each part of it. A table of N x K numbers is kept. A sample that a batch has twice moves twice; in the
+    authors' code its last visit alone counts.
 
     Args:
         *args: passed on to the module.
@@ -41,7 +42,7 @@ class SelfAdaptiveTraining(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Adaptive(SelfAdaptiveTraining, Classifier): ...
-        >>> Adaptive(network=MLP(4, 3), num_classes=3, sat_warmup=10).sat_warmup
+        >>> Adaptive(network=MLP(4, 3), num_classes=3, sat_warmup=10).mixin_options.sat_warmup
         10
     """
 
@@ -56,18 +57,18 @@ class SelfAdaptiveTraining(LossTerm):
             raise ValueError(f"sat_momentum must be in [0, 1); got {sat_momentum}.")
         if sat_warmup < 0:
             raise ValueError(f"sat_warmup must be at least 0 epochs; got {sat_warmup}.")
-        self.sat_momentum = float(sat_momentum)
-        self.sat_warmup = sat_warmup
-        self._sat_rows = VisitedRows()
+        self.mixin_options.take(sat_momentum=float(sat_momentum), sat_warmup=sat_warmup)
+        self._mixin.sat_rows = VisitedRows()
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Say so, if the run ends before the method begins."""
+        options = self.mixin_options
         super().begin_fit(trainer)
         epochs = trainer.max_epochs
-        if epochs is not None and 0 < epochs <= self.sat_warmup:
+        if epochs is not None and 0 < epochs <= options.sat_warmup:
             rank_zero_warn(
-                f"sat_warmup={self.sat_warmup} epochs of cross entropy come before self-adaptive training, and the run "
-                f"ends after {epochs}: this is plain training. Lower sat_warmup."
+                f"sat_warmup={options.sat_warmup} epochs of cross entropy come before self-adaptive training, and the "
+                f"run ends after {epochs}: this is plain training. Lower sat_warmup."
             )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
@@ -75,14 +76,14 @@ class SelfAdaptiveTraining(LossTerm):
         self.require_labels(step)
         if self._warming_up:
             return None
-        attachment = self._loop.attachment
+        attachment = self._term_loop.attachment
         assert attachment is not None
 
         def rows_after() -> Tensor:
             rows = _or_label(self.table(TABLE, step, step.num_classes).pending(step.index), step)
-            return rows_after_visits(step, rows.to(widen(step.logits).dtype), self._visit)
+            return rows_after_visits(step, rows.to(widen(step.logits).dtype), self._sat_visit)
 
-        running = self._sat_rows.after(step, attachment.batch, rows_after)
+        running = self._mixin.sat_rows.after(step, attachment.batch, rows_after)
         return self_adaptive_loss(step.logits, running, valid=step.valid, target=step.target, reduction=reduction)
 
     def visit(self, step: SampleStep) -> None:
@@ -90,28 +91,28 @@ class SelfAdaptiveTraining(LossTerm):
         if self._warming_up:
             return
         table = self.table(TABLE, step, step.num_classes)
-        moved = self._sat_rows.of(step)
+        moved = self._mixin.sat_rows.of(step)
         if moved is None:
             rows = _or_label(table.pending(step.index), step)
-            moved = self._visit(rows.to(step.logits.dtype), step.logits)
+            moved = self._sat_visit(rows.to(step.logits.dtype), step.logits)
         table.update(step.index, moved, step.valid)
 
     def new_epoch(self, epoch: int) -> None:
         """The merged rows of the epoch before are those that checkpoints hold once."""
-        if TABLE in self._loop.tables:
-            self._loop.tables[TABLE].commit()
+        if TABLE in self._term_loop.tables:
+            self._term_loop.tables[TABLE].commit()
 
     def end_fit(self) -> None:
         """Let go of the last batch."""
         super().end_fit()
-        self._sat_rows.clear()
+        self._mixin.sat_rows.clear()
 
     @property
     def _warming_up(self) -> bool:
-        return bool(self.trainer.current_epoch < self.sat_warmup)
+        return bool(self.trainer.current_epoch < self.mixin_options.sat_warmup)
 
-    def _visit(self, rows: Tensor, logits: Tensor) -> Tensor:
-        return self_adaptive_target(rows, logits, momentum=self.sat_momentum)
+    def _sat_visit(self, rows: Tensor, logits: Tensor) -> Tensor:
+        return self_adaptive_target(rows, logits, momentum=self.mixin_options.sat_momentum)
 
 
 def _or_label(found: tuple[Tensor, Tensor], step: SampleStep) -> Tensor:

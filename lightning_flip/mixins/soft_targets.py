@@ -57,7 +57,8 @@ class SoftTargets(LossTerm):
         *args: passed on to the module.
         targets: path of the file.
         kd_temperature: t > 0, of both.
-        kd_weight: beta in [0, 1]; 0 is training on the labels alone, and reads no file.
+        kd_weight: beta >= 0; 0 is training on the labels alone, and reads no file; above 1 the labels do not count, and
+            2 is the factor of the Filter-KD authors' code, 2 t^2.
         kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
         kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
             T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
@@ -77,7 +78,8 @@ class SoftTargets(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class Student(SoftTargets, Classifier): ...
-        >>> Student(network=MLP(4, 3), num_classes=3, targets="teacher/filtered_best.safetensors").kd_weight
+        >>> model = Student(network=MLP(4, 3), num_classes=3, targets="teacher/filtered_best.safetensors")
+        >>> model.mixin_options.kd_weight
         1.0
     """
 
@@ -102,72 +104,76 @@ class SoftTargets(LossTerm):
         check_distillation(kd_temperature, kd_weight)
         check_paths("a file of soft targets", files=True, targets=targets)
         check_choices(unvisited=(unvisited, ("error", "cross_entropy")))
-        self.targets = None if targets is None else str(targets)
-        self.kd_temperature = kd_temperature
-        self.kd_weight = kd_weight
-        self.kd_smoothing = kd_smoothing
-        self._kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
-        if self._kd_correction is not None:
+        self.mixin_options.take(
+            targets=None if targets is None else str(targets),
+            kd_temperature=kd_temperature,
+            kd_weight=kd_weight,
+            kd_smoothing=kd_smoothing,
+        )
+        self._mixin.kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
+        if self._mixin.kd_correction is not None:
             self.declare_correction(SoftTargets)
-        self.unvisited = unvisited
-        self._targets = TargetSource(self.targets)
+        self.mixin_options.take(unvisited=unvisited)
+        self._mixin.soft_targets = TargetSource(self.mixin_options.targets)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
         """Read the transition's file, and that of the targets, if it counts, and put it where the module is."""
+        options = self.mixin_options
         super().begin_fit(trainer)
-        if self._kd_correction is not None:
-            self._kd_correction.begin(trainer)
-        if not self.kd_weight:
+        if self._mixin.kd_correction is not None:
+            self._mixin.kd_correction.begin(trainer)
+        if not options.kd_weight:
             return
-        if self._targets.path is None:
+        if self._mixin.soft_targets.path is None:
             raise ValueError(
                 f"{type(self).__name__} trains on soft targets, and there are none. Pass targets=: the path of a file "
                 "that PredictionFilter wrote while a teacher trained on the same data."
             )
-        loaded = StoredTargets(self._targets.path)
-        if self.unvisited == "error":
+        loaded = StoredTargets(self._mixin.soft_targets.path)
+        if options.unvisited == "error":
             loaded.require_visited()
         loaded.to(trainer.strategy.root_device)
-        self._targets.loaded, self._targets.compared = loaded, False
+        self._mixin.soft_targets.loaded, self._mixin.soft_targets.compared = loaded, False
 
     def end_fit(self) -> None:
         """Let go of the table, so that its memory on the device is free."""
         super().end_fit()
-        self._targets.loaded = None
+        self._mixin.soft_targets.loaded = None
 
     def new_epoch(self, epoch: int) -> None:
         """Look at the labels of the epoch before, where the data set keeps none."""
-        if self._targets.loaded is not None:
-            self._targets.loaded.check()
+        if self._mixin.soft_targets.loaded is not None:
+            self._mixin.soft_targets.loaded.check()
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """The distillation loss of every sample."""
-        treated = treatment(step.logits, self.kd_smoothing, self._kd_correction)
-        if not self.kd_weight:
+        options = self.mixin_options
+        treated = treatment(step.logits, options.kd_smoothing, self._mixin.kd_correction)
+        if not options.kd_weight:
             return labels_alone(step, treated, reduction)
-        stored = self._targets.loaded
+        stored = self._mixin.soft_targets.loaded
         assert stored is not None
-        self.require_unmixed(f"{self._targets.path} has soft targets")
-        if not self._targets.compared:
-            attachment = self._loop.attachment
-            record = None if attachment is None else attachment.record(self.step_source)
-            known = record is not None and self.step_source.index_from is None
+        self.require_unmixed(f"{self._mixin.soft_targets.path} has soft targets")
+        if not self._mixin.soft_targets.compared:
+            attachment = self._term_loop.attachment
+            record = None if attachment is None else attachment.record(self._mixin.source)
+            known = record is not None and self._mixin.source.index_from is None
             dataset = record.dataset if record is not None and known and step.num_samples is not None else None
-            num_samples = self.num_samples if self.num_samples is not None else step.num_samples
+            num_samples = options.num_samples if options.num_samples is not None else step.num_samples
             every = getattr(self.trainer, "log_every_n_steps", 50)
             stored.compare(dataset, num_samples, step.num_classes, every=every)
-            self._targets.compared = True
+            self._mixin.soft_targets.compared = True
         probs, visited = stored.rows(step)
-        if self.unvisited != "error":
+        if options.unvisited != "error":
             # Any distribution will do: at another temperature an empty row gives NaN, which no mask takes out again.
             probs = torch.where(visited[:, None], probs, 1 / step.num_classes)
-        everything = self.unvisited == "error"
+        everything = options.unvisited == "error"
         loss = distillation_loss(
             step.logits,
             probs,
             step.target,
-            temperature=self.kd_temperature,
-            weight=self.kd_weight,
+            temperature=options.kd_temperature,
+            weight=options.kd_weight,
             teacher_is="probs",
             **treated,
             reduction=reduction if everything else "none",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import weakref
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_flip.mixins._names import MixinClass, MixinOptions
 from lightning_flip.mixins.options import owners_of
 from lightning_flip.steps import SampleStep
 
@@ -17,11 +19,15 @@ _WARNED_OF_STACK: weakref.WeakSet[type] = weakref.WeakSet()
 _WARNED_OF_DISTRIBUTIONS: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-class Stacked:
+class Stacked(metaclass=MixinClass):
     """What a loss term knows of those that stand in one class with it."""
 
-    term_weight: float
-    _corrections: list[str]
+    mixin_options: MixinOptions
+    _mixin: Any
+
+    @classmethod
+    def _define(cls) -> None:
+        """Check a class when it is defined; overrides call ``super``."""
 
     @classmethod
     def softening_methods(cls) -> list[str]:
@@ -72,9 +78,9 @@ class Stacked:
         Raises:
             ValueError: if another method of the class corrects it already.
         """
-        self._corrections.append(method.__name__)
-        if len(self._corrections) > 1:
-            raise ValueError(_two_corrections(type(self), self._corrections))
+        self._mixin.corrections.append(method.__name__)
+        if len(self._mixin.corrections) > 1:
+            raise ValueError(_two_corrections(type(self), self._mixin.corrections))
 
     def require_unmixed(self, known: str) -> None:
         """Refuse a batch that another method of the class has mixed, for methods that have a row for each sample.
@@ -103,7 +109,7 @@ def methods_that(cls: type, attribute: str) -> list[str]:
         >>> methods_that(Stack, "softens_target")
         ['LabelSmoothing', 'Mixup']
     """
-    return [owner.__name__ for owner in owners_of(cls, attribute, object) if vars(owner)[attribute]]
+    return [owner.__name__ for owner in owners_of(cls, attribute, Stacked) if vars(owner)[attribute]]
 
 
 def check_corrections(cls: type) -> None:
@@ -129,7 +135,7 @@ def warn_of_stack(module: Stacked) -> None:
         module: the module whose fit begins.
     """
     softening, replacing = module.softening_methods(), module.replacing_methods()
-    problems, most = [], max(1.0, (1 + 1e-9) / module.term_weight)
+    problems, most = [], max(1.0, (1 + 1e-9) / module.mixin_options.term_weight)
     if len(softening) > most:
         problems.append(
             f"{', '.join(softening)} each soften the target, and their differences to cross entropy add up: together "

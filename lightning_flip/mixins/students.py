@@ -40,8 +40,8 @@ def check_distillation(temperature: float, weight: float) -> None:
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"kd_temperature must be greater than 0 and finite; got {temperature}.")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"kd_weight must be in [0, 1]; got {weight}.")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"kd_weight must be at least 0 and finite; got {weight}.")
 
 
 def student_correction(

@@ -43,7 +43,7 @@ class TeacherFreeRegularization(LossTerm):
     Example:
         >>> from lightning_flip.models import MLP, Classifier
         >>> class TeacherFree(TeacherFreeRegularization, Classifier): ...
-        >>> TeacherFree(network=MLP(4, 3), num_classes=3, tf_multiplier=3).tf_multiplier
+        >>> TeacherFree(network=MLP(4, 3), num_classes=3, tf_multiplier=3).mixin_options.tf_multiplier
         3.0
     """
 
@@ -63,29 +63,32 @@ class TeacherFreeRegularization(LossTerm):
         check_numbers(
             tf_weight=tf_weight, tf_temperature=tf_temperature, tf_multiplier=tf_multiplier, tf_confidence=tf_confidence
         )
-        self.tf_weight = float(tf_weight)
-        self.tf_temperature = float(tf_temperature)
-        self.tf_multiplier = float(tf_multiplier)
-        self.tf_confidence = float(tf_confidence)
+        self.mixin_options.take(
+            tf_weight=float(tf_weight),
+            tf_temperature=float(tf_temperature),
+            tf_multiplier=float(tf_multiplier),
+            tf_confidence=float(tf_confidence),
+        )
         check_teacher_free(
-            weight=self.tf_weight,
-            temperature=self.tf_temperature,
-            multiplier=self.tf_multiplier,
-            confidence=self.tf_confidence,
+            weight=self.mixin_options.tf_weight,
+            temperature=self.mixin_options.tf_temperature,
+            multiplier=self.mixin_options.tf_multiplier,
+            confidence=self.mixin_options.tf_confidence,
             prefix="tf_",
         )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
         """(1 - a) CE + a m mean_K[q (log q - log p)] of every sample."""
-        if not self.tf_weight:
+        options = self.mixin_options
+        if not options.tf_weight:
             return None
         self.require_labels(step)
         return teacher_free_loss(
             step.logits,
             step.target,
-            weight=self.tf_weight,
-            temperature=self.tf_temperature,
-            multiplier=self.tf_multiplier,
-            confidence=self.tf_confidence,
+            weight=options.tf_weight,
+            temperature=options.tf_temperature,
+            multiplier=options.tf_multiplier,
+            confidence=options.tf_confidence,
             reduction=reduction,
         )

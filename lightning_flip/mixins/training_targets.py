@@ -45,7 +45,7 @@ def training_targets(
                 "there are no training targets to show. Leave TrainingTargets out of this run."
             )
         difference = difference + _distributions(target, step) - labels
-    return labels, own + module.term_weight * difference
+    return labels, own + difference * module.mixin_options.term_weight
 
 
 def _distributions(target: Tensor, step: SampleStep) -> Tensor:

@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from lightning_flip.models.cyclic_cosine import CyclicCosine
+
 __all__ = ["Classifier", "momentum_sgd"]
 
 _INPUT_KEYS = ("input", "inputs", "x", "image", "images", "pixel_values", "features")
@@ -62,6 +64,7 @@ class Classifier(LightningModule):
         optimizer: called with the module's parameters. In YAML: ``class_path`` and ``init_args`` of an optimizer.
         lr_scheduler: called with the optimizer and stepped once an epoch; ``ReduceLROnPlateau`` follows
             ``val_loss``. None keeps the learning rate. A cosine over the whole run wants ``T_max`` = ``max_epochs``.
+            ``CyclicCosine`` with ``steps_per_epoch`` is stepped once an optimizer step.
         num_classes: number of classes ``K``.
 
     Raises:
@@ -197,9 +200,11 @@ class Classifier(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
+        every_step = isinstance(scheduler, CyclicCosine) and scheduler.steps_per_epoch > 1
+        interval = "step" if every_step else "epoch"
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": "val_loss"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val_loss"},
         }
 
     def _evaluate(self, batch: Any, split: str, loader: int) -> None:

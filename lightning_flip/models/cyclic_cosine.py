@@ -16,18 +16,21 @@ class CyclicCosine(LRScheduler):
 
     The learning rate in the i-th of a cycle's n epochs is min_lr + (lr - min_lr) (1 + cos(pi i / n)) / 2, i from 0.
     Cycles are those of :class:`~lightning_flip.mixins.SnapshotDistillation`, whatever M and C are: where M is no
-    multiple of C, lengths differ by one epoch. Step it once an epoch, as a Trainer does by default. Every value follows
-    from the epoch alone, so that a resumed run goes on exactly.
+    multiple of C, lengths differ by one epoch. Step it once an epoch, as a Trainer does by default, or with
+    ``steps_per_epoch`` once an optimizer step (``interval="step"``), and i is the share of epochs that is done. Every
+    value follows from the number of steps alone, so that a resumed run continues exactly.
 
     Args:
         optimizer: whose learning rates it sets.
         total_epochs: M, the Trainer's ``max_epochs``.
         cycles: C.
         min_lr: where each cycle ends.
-        last_epoch: the epoch before the first one, -1 for a new run.
+        last_epoch: the step before the first one, -1 for a new run.
+        steps_per_epoch: how often it is stepped in an epoch: 1, or the number of optimizer steps,
+            ceil(batches / ``accumulate_grad_batches``).
 
     Raises:
-        ValueError: if ``total_epochs`` or ``cycles`` is below 1, or ``min_lr`` below 0.
+        ValueError: if ``total_epochs``, ``cycles`` or ``steps_per_epoch`` is below 1, or ``min_lr`` below 0.
 
     Example:
         >>> import torch
@@ -42,25 +45,34 @@ class CyclicCosine(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_epochs: int, cycles: int = 4, min_lr: float = 0.0, last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        total_epochs: int,
+        cycles: int = 4,
+        min_lr: float = 0.0,
+        last_epoch: int = -1,
+        steps_per_epoch: int = 1,
     ) -> None:
         if total_epochs < 1 or cycles < 1 or not min_lr >= 0:
             raise ValueError(
                 "CyclicCosine needs total_epochs >= 1, cycles >= 1 and min_lr >= 0; got "
                 f"{total_epochs}, {cycles} and {min_lr}."
             )
+        if steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be at least 1; got {steps_per_epoch}.")
         self.total_epochs = total_epochs
         self.cycles = cycles
         self.min_lr = min_lr
+        self.steps_per_epoch = steps_per_epoch
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rates of the running epoch.
+        """Learning rates of the running epoch or step.
 
         Returns:
             One for each of the optimizer's groups.
         """
-        share = cosine_of_cycle(self.last_epoch, self.total_epochs, self.cycles)
+        share = cosine_of_cycle(self.last_epoch / self.steps_per_epoch, self.total_epochs, self.cycles)
         return [self.min_lr + (float(base) - self.min_lr) * share for base in self.base_lrs]
 
     def cycle(self, epoch: int) -> int:

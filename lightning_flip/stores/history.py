@@ -219,13 +219,15 @@ class History:
         Args:
             k: how many, at least 1.
             split: which split.
-            by: `"mislabelled"`, lowest `aum` first; `"forgotten"`, most forgetting events first, then lowest `aum`; or
-                `"flipped"`, wrong at the last visit though right before, those most often right first.
+            by: `"mislabelled"`, lowest `aum` first; `"forgotten"`, never right first (as Toneva et al.), then most
+                forgetting events, then lowest `aum`; or `"flipped"`, wrong at the last visit though right before, those
+                most often right first.
             loader: which of the split's loaders.
 
         Returns:
             At most k rows of `statistics`, the worst first, equal ones by index. Samples never seen are left out, and
-            so are samples never forgotten (not flipped) where those are asked for: fewer than k rows may come back.
+            so are samples that were learned and never forgotten (not flipped) where those are asked for: fewer than k
+            rows may come back.
 
         Raises:
             ValueError: when k is under 1 or `by` is unknown.

@@ -53,7 +53,8 @@ def rank_suspects(statistics: pa.Table, by: Suspicion) -> pa.Table:
         by: what to look for; samples never seen are left out.
 
             - `"mislabelled"`: lowest `aum` first, NaN last;
-            - `"forgotten"`: of the samples with a forgetting event, most events first, then lowest `aum`;
+            - `"forgotten"`: of the samples that were never right and of those with a forgetting event, the former first
+              (Toneva et al. count them as forgotten at every visit), then most events first, then lowest `aum`;
             - `"flipped"`: of the samples that were right once and wrong at the last visit, most often right first.
 
     Returns:
@@ -65,16 +66,21 @@ def rank_suspects(statistics: pa.Table, by: Suspicion) -> pa.Table:
         ...     "aum": [0.5, -3.0, 1.0], "last_right": [False, False, True]})
         >>> rank_suspects(table, "mislabelled")["index"].to_pylist()
         [1, 0, 2]
+        >>> rank_suspects(table, "forgotten")["index"].to_pylist()
+        [1, 0]
         >>> rank_suspects(table, "flipped")["index"].to_pylist()
         [0]
     """
-    seen = pc.greater(statistics["visits"], 0)
+
+    def ranked(chosen: pa.ChunkedArray, *keys: tuple[str, str]) -> pa.Table:
+        return statistics.filter(pc.and_(seen, chosen)).sort_by([*keys, ("index", "ascending")])
+
+    seen, lowest_margin = pc.greater(statistics["visits"], 0), ("aum", "ascending")
     if by == "mislabelled":
-        chosen, keys = seen, [("aum", "ascending")]
-    elif by == "forgotten":
-        chosen = pc.greater(statistics["forgetting_events"], 0)
-        keys = [("forgetting_events", "descending"), ("aum", "ascending")]
-    else:
-        chosen = pc.and_(pc.greater(statistics["times_right"], 0), pc.invert(statistics["last_right"]))
-        keys = [("times_right", "descending")]
-    return statistics.filter(pc.and_(seen, chosen)).sort_by([*keys, ("index", "ascending")])
+        return ranked(seen, lowest_margin)
+    if by == "forgotten":
+        never = ranked(pc.equal(statistics["times_right"], 0), lowest_margin)
+        events = ("forgetting_events", "descending")
+        return pa.concat_tables([never, ranked(pc.greater(statistics[events[0]], 0), events, lowest_margin)])
+    flipped = pc.and_(pc.greater(statistics["times_right"], 0), pc.invert(statistics["last_right"]))
+    return ranked(flipped, ("times_right", "descending"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import socket
 import time
 import warnings
 from collections import Counter
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.stores import read_history
+from tests.ports import free_port
 
 CLASSES = 3
 MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
@@ -219,9 +219,7 @@ def run_ranks(world: int, target: Any, *args: Any, seconds: float = 60.0) -> lis
     Returns:
         Exit code of every rank; None for one that had to be killed.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_as_rank, args=(rank, port, target, args)) for rank in range(world)]
     for process in processes:

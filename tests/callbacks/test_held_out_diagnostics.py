@@ -183,7 +183,7 @@ def test_the_loss_is_the_cross_entropy_against_the_targets() -> None:
     class Kept(Paired):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             loss = super().training_step(batch, batch_idx)
-            step = self._loop.attachment.sample_step(self.step_source)
+            step = self._term_loop.attachment.sample_step(self.step_source)
             _, target = self.kept_training_targets
             errors.append(
                 float(loss.detach() - (-(target * step.logits.detach().log_softmax(dim=1)).sum(dim=1)).mean())
@@ -223,7 +223,7 @@ def test_nobody_pays_who_does_not_look() -> None:
     assert model.kept_training_targets is None
     table_of(model)
     assert model.kept_training_targets is None
-    assert not model._loop.keeps_targets  # looked at once, and no more
+    assert not model._term_loop.keeps_targets  # looked at once, and no more
 
 
 # -- features ----------------------------------------------------------------------------------------------------

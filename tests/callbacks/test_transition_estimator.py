@@ -79,7 +79,7 @@ def test_the_correction_begins_with_the_epoch_after_it(kind: Any, tmp_path: Path
     estimator = TransitionEstimator(tmp_path / "T.npz", warmup_epochs=2)
     fit(model, estimator, callbacks=[Look()])
     assert waited == [True] * 6 + [False] * 3
-    assert model._correction.matrix.equal(estimator.transition)
+    assert model._mixin.correction.matrix.equal(estimator.transition)
 
 
 def test_a_later_fit_takes_the_file(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_later_fit_takes_the_file(tmp_path: Path) -> None:
     fit(Lookup(some_logits(3, COUNT)), first)
     model = CorrectedLookup(some_logits(3, COUNT), transition=tmp_path / "T.npz")
     make_trainer().fit(model, loader(COUNT))
-    assert model._correction.matrix.equal(first.transition)
+    assert model._mixin.correction.matrix.equal(first.transition)
 
 
 def test_it_leaves_a_plain_fit_as_it_is(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def fit_on_ranks(world: int) -> None:
     model = CorrectedLookup(some_logits(3, 11), transition="estimate")
     trainer = make_trainer(devices=world, strategy="ddp" if world > 1 else "auto", callbacks=[estimator])
     trainer.fit(model, loader(11, 2, shuffle=True))
-    assert model._correction.matrix.equal(estimator.transition)
+    assert model._mixin.correction.matrix.equal(estimator.transition)
     torch.save(estimator.transition, f"rank-{world}-{trainer.global_rank}.pt")
 
 

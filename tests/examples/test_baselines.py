@@ -68,8 +68,8 @@ def test_the_cycles_of_the_learning_rate_are_the_teachers() -> None:
     built = cli.training_cli([f"--config={path}", "--trainer.accelerator=cpu"], run=False)
     scheduler = built.model.configure_optimizers()["lr_scheduler"]["scheduler"]
     assert isinstance(scheduler, CyclicCosine)
-    assert scheduler.cycles == built.model.sd_cycles == 4
-    assert scheduler.total_epochs == built.model.total_epochs == built.trainer.max_epochs == 30
+    assert scheduler.cycles == built.model.mixin_options.sd_cycles == 4
+    assert scheduler.total_epochs == built.model.mixin_options.total_epochs == built.trainer.max_epochs == 30
 
 
 def test_the_readme_tells_all_of_them() -> None:

@@ -101,6 +101,15 @@ def test_the_weights_go_from_cross_entropy_to_one_tenth(total: int) -> None:
     assert restriction_weights(total + 5, total) == restriction_weights(total, total) == pytest.approx((0.1, 0.9))
 
 
+@given(st.integers(1, 300), st.integers(1, 300), *[st.tuples(st.floats(0, 3), st.floats(0, 3))] * 2)
+def test_weights_run_on_a_line_from_one_end_to_the_other(epoch: int, total: int, one: Any, other: Any) -> None:
+    done = min(epoch / total, 1.0)
+    expected = [(1 - done) * first + done * last for first, last in (one, other)]
+    assert restriction_weights(epoch, total, alpha_range=one, beta_range=other) == pytest.approx(expected, abs=1e-12)
+    beta = 0.9 * min(epoch, total) / total
+    assert restriction_weights(epoch, total) == (1.0 - beta, beta)  # as before there were options, to the last bit
+
+
 @pytest.mark.parametrize(
     ("k", "t", "squared", "progress"), list(product((2, 5), (1.0, 5.0, 20.0), (True, False), (0.25, 1)))
 )

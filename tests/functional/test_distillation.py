@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_flip.functional import distillation_loss, soften
+from lightning_flip.functional import _closed_form, distillation_loss, soften
 from tests.oracles import filter_kd as oracle
 
 B, K = 5, 4
@@ -25,7 +25,7 @@ def tensors(seed=0, spread=2.0):
 
 
 @pytest.mark.parametrize("teacher_is", ["logits", "probs"])
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, 2.0])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 10.0])
 def test_loss_and_gradient_are_the_loops(temperature, weight, teacher_is):
     student, teacher, target = tensors()
@@ -40,6 +40,32 @@ def test_loss_and_gradient_are_the_loops(temperature, weight, teacher_is):
     mean = distillation_loss(student, teacher, target, **options)
     torch.testing.assert_close(mean, loss.mean())
     torch.testing.assert_close(distillation_loss(student, teacher, target, reduction="sum", **options), loss.sum())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("weight", [0.4, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_what_a_mixin_adds_is_the_loops(temperature, weight, fused, monkeypatch):
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    student, teacher, target = tensors()
+    student.requires_grad_()
+    options = {"temperature": temperature, "weight": weight}
+    excess = distillation_loss(student, teacher, target, reduction="excess", **options)
+    excess.backward()
+    numbers = student.detach().numpy(), teacher.numpy(), target.numpy()
+    (loss, gradient), (plain, by_plain) = (oracle.distillation(*numbers, *o) for o in (options.values(), (1.0, 0.0)))
+    np.testing.assert_allclose(excess.item(), np.mean(loss - plain), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(student.grad.numpy(), (gradient - by_plain) / len(loss), rtol=0, atol=1e-10)
+
+
+def test_twice_the_loss_is_that_of_the_authors():
+    """`KLDivLoss(reduction="batchmean")(log p, q) * (t * t * 2.0)`, and its gradient."""
+    student, teacher, target = tensors()
+    z, same = student.clone().requires_grad_(), student.clone().requires_grad_()
+    distillation_loss(z, teacher, target, temperature=3.0, weight=2.0).backward()
+    divergence = F.kl_div((same / 3).log_softmax(1), (teacher / 3).softmax(1), reduction="batchmean")
+    (divergence * (3.0 * 3.0 * 2.0)).backward()
+    torch.testing.assert_close(z.grad, same.grad)
 
 
 def test_gradients_by_finite_differences():
@@ -125,8 +151,9 @@ def test_never_below_the_teachers_entropy(seed, temperature, weight):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"weight": 1.5}, "weight must be in"),
-        ({"weight": math.nan}, "weight must be in"),
+        ({"weight": -0.5}, "weight must be at least 0"),
+        ({"weight": math.inf}, "weight must be at least 0 and finite"),
+        ({"weight": math.nan}, "weight must be at least 0"),
         ({"weight": 0.5}, "needs target"),
         ({"temperature": 0.0}, "temperature must be greater than 0"),
         ({"temperature": math.nan}, "temperature must be greater than 0"),

@@ -53,7 +53,7 @@ def as_numpy(options: dict[str, Any]) -> dict[str, Any]:
 
 @both
 @pytest.mark.parametrize("teacher_is", ["logits", "probs"])
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, 2.0])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_loss_and_gradient_are_the_loops(temperature: float, weight: float, teacher_is: Any, treated: Any) -> None:
     student, teacher, target = tensors()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_flip.functional import (
+    _closed_form,
     backward_compatible_loss,
     focal_distillation_loss,
     naive_positive_congruent_loss,
@@ -67,15 +68,18 @@ def test_random_cases_are_the_oracle(seed: int, rows: int, classes: int, options
     new, old = rng.normal(scale=4, size=(rows, classes)), rng.normal(scale=4, size=(rows, known))
     target = rng.integers(0, classes, size=rows)
     expected = oracle.focal_distillation(new, old, target, old_classes=old_classes.tolist(), **options)
-    got = focal_distillation_loss(
-        torch.from_numpy(new),
-        torch.from_numpy(old),
-        torch.from_numpy(target),
-        old_classes=torch.from_numpy(old_classes),
-        reduction="none",
-        **options,
-    )
-    assert close(got, expected)
+    for old_samples in ("batch", "mean"):
+        got = focal_distillation_loss(
+            torch.from_numpy(new),
+            torch.from_numpy(old),
+            torch.from_numpy(target),
+            old_classes=torch.from_numpy(old_classes),
+            old_samples=old_samples,
+            reduction="none",
+            **options,
+        )
+        weight = oracle.weight_of_old_samples(target, old_classes.tolist(), old_samples)
+        assert close(got, weight * expected)
 
 
 def test_the_naive_loss_is_the_oracle() -> None:
@@ -221,6 +225,52 @@ def test_samples_of_new_classes_have_no_part() -> None:
     assert (compatible[~known] == 0).all()
     local = torch.where(target[known] == 4, 0, 1)
     assert close(compatible[known], oracle.cross_entropy((h @ W.T)[known].numpy(), local.numpy()))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("labelled", [[4, 0, 1, 1, 2], [0, 2, 3, 3, 0], [4, 1, 4, 4, 1]], ids=["some", "none", "all"])
+def test_the_mean_over_samples_of_old_classes(
+    labelled: list[int], fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    old_classes, target = torch.tensor([4, 1]), torch.tensor(labelled)
+    known = [i for i, label in enumerate(labelled) if label in (4, 1)]
+    new, old = (part[: len(labelled)] for part in (logits(0).requires_grad_(), logits(1, 2)))
+    h, W = logits(2, 7)[: len(labelled)], logits(3, 7, 2)
+    shared: dict[str, Any] = {"old_classes": old_classes, "old_samples": "mean"}
+    for reduction in ("mean", "excess"):
+        got = focal_distillation_loss(new, old, target, **shared, reduction=reduction)
+        every = oracle.focal_distillation(new.detach().numpy(), old.numpy(), target.numpy(), old_classes=[4, 1])
+        assert close(got, np.mean(every[known]) if known else np.zeros(()))
+        (gradient,) = torch.autograd.grad(got, new, retain_graph=True)
+        if known:
+            alone = focal_distillation_loss(new[known], old[known], target[known], old_classes=old_classes)
+            torch.testing.assert_close(gradient, torch.autograd.grad(alone, new)[0], rtol=0, atol=1e-10)
+        else:
+            assert gradient.count_nonzero() == 0
+    naive = naive_positive_congruent_loss(new, old, target, **shared)
+    every = oracle.naive(new.detach().numpy(), old.numpy(), target.numpy(), [4, 1])
+    assert close(naive, np.mean(every[known]) if known else np.zeros(()))
+    compatible = backward_compatible_loss(h, W, None, target, **shared)
+    local = np.array([[4, 1].index(labelled[i]) for i in known], dtype=int)
+    assert close(compatible, oracle.cross_entropy((h @ W.T)[known].numpy(), local).mean() if known else np.zeros(()))
+
+
+def test_twice_the_distance_of_logits_is_the_mean_squared_error_of_public_code() -> None:
+    new, old, target = logits(0).requires_grad_(), logits(1), labels()
+    weights = (1 + 5 * (old.argmax(dim=1) == target).double())[:, None]
+    expected = (torch.nn.functional.mse_loss(new, old, reduction="none") * weights).mean()
+    found = 2 * focal_distillation_loss(new, old, target, distance="logits")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, new)[0] for loss in (found, expected)), rtol=0, atol=1e-10)
+
+
+def test_without_old_classes_the_batch_is_of_old_samples() -> None:
+    for loss in (focal_distillation_loss, naive_positive_congruent_loss):
+        args = logits(0), logits(1), labels()
+        assert loss(*args, old_samples="mean").equal(loss(*args))
+        with pytest.raises(ValueError, match="old_samples must be one of 'batch', 'mean'; got 'sum'"):
+            inspect.unwrap(loss)(*args, old_samples="sum")
 
 
 def test_all_classes_in_another_order_are_a_permutation() -> None:

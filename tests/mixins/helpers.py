@@ -119,12 +119,12 @@ class Recorder(pl.Callback):
         if outputs:
             self.losses.append(float(outputs["loss"]))
         if self.table is not None:
-            table = pl_module._loop.tables[self.table]
+            table = pl_module._term_loop.tables[self.table]
             self.read.append((table.rows(self.every).numpy(), table.seen(self.every).numpy()))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self.table is not None:
-            rows, seen = pl_module._loop.tables[self.table].pending(self.every)
+            rows, seen = pl_module._term_loop.tables[self.table].pending(self.every)
             self.left.append((rows.numpy(), seen.numpy()))
 
 

@@ -84,7 +84,7 @@ def start_of(model: Any) -> TwoHeads:
 
 def classes_of(net: TwoHeads) -> int:
     """K."""
-    return len(net.weights["net.2.bias"])
+    return len(net.weights["net.2.weight"])
 
 
 def partners_of(x: Floats, mixed: Floats, share: float = 0.5) -> list[int]:
@@ -114,15 +114,15 @@ def replay(net: TwoHeads, ranks: list[list[dict[str, Any]]], gradient: Any, lr: 
 class PlsGradient:
     """What pairwise label smoothing computes from a step's notes; keeps the partners that it found."""
 
-    def __init__(self, steps: int, w: float = 0.5, distribution: str = "learned", alternate: bool = True) -> None:
-        self.steps, self.w, self.distribution, self.alternate = steps, w, distribution, alternate
+    def __init__(self, w: float = 0.5, distribution: str = "learned", alternate: bool = True) -> None:
+        self.w, self.distribution, self.alternate = w, distribution, alternate
         self.partners: list[list[int]] = []
 
     def __call__(self, net: TwoHeads, number: int, notes: dict[str, Any]) -> Any:
         x, y = notes["original"]
         given, target = notes["mixed"]
         partner = list(range(len(x)))
-        if number % self.steps % 2 or not self.alternate:
+        if oracle.is_pairs(number) or not self.alternate:
             partner = partners_of(x, given)
             assert sorted(partner) == list(range(len(x)))
             self.partners.append(partner)

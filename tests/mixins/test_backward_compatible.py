@@ -204,7 +204,7 @@ def test_after_a_fit_no_hook_and_no_layer_is_left() -> None:
     trainer = quiet(max_epochs=1)
     trainer.fit(model, data())
     assert_nothing_left(trainer)
-    assert model._old_layer.weight is None
+    assert model._mixin.old_layer.weight is None
     assert Compatible(network(), backward_weight=0.0).step_source.features_from is None
 
 

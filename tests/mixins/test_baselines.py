@@ -61,7 +61,7 @@ def data(classes: int = K) -> Any:
 
 
 def rows_of(model: Any, table: str) -> Any:
-    return model._loop.tables[table].pending(EVERY)[0].numpy()
+    return model._term_loop.tables[table].pending(EVERY)[0].numpy()
 
 
 @pytest.mark.parametrize(("classes", "fused"), [(2, True), (K, True), (K, False)])
@@ -328,13 +328,13 @@ def test_an_option_out_of_range_is_named(method: str, options: dict[str, Any]) -
 
 def test_the_papers_values_are_the_defaults() -> None:
     make = {case.kind: case.kind(new_network()) for case in DEFAULTS}
-    assert make[Penalized].entropy_weight == 0.1
+    assert make[Penalized].mixin_options.entropy_weight == 0.1
     free = make[TeacherFree]
     assert (free.tf_weight, free.tf_temperature, free.tf_multiplier) == (0.1, 20, 100)
-    assert (make[Snapshots].sd_cycles, make[Snapshots].sd_temperature) == (4, 3)
+    assert (make[Snapshots].mixin_options.sd_cycles, make[Snapshots].mixin_options.sd_temperature) == (4, 3)
     early = next(make[case.kind] for case in DEFAULTS if case.table == "early_learning")
     assert (early.elr_momentum, early.elr_weight) == (0.7, 3)
-    assert (make[Adaptive].sat_momentum, make[Adaptive].sat_warmup) == (0.9, 60)
+    assert (make[Adaptive].mixin_options.sat_momentum, make[Adaptive].mixin_options.sat_warmup) == (0.9, 60)
 
 
 class Mixing(LitNet):
@@ -374,7 +374,7 @@ def test_a_warm_up_longer_than_the_run_is_said() -> None:
 def test_tables_of_half_the_size(case: Case, dtype: str) -> None:
     model = case.kind(new_network(), table_dtype=dtype, lr=0.1, **case.options)
     losses = train(model, data()).losses
-    assert model._loop.tables[case.table].dtype == getattr(torch, dtype)
+    assert model._term_loop.tables[case.table].dtype == getattr(torch, dtype)
     assert losses == pytest.approx(expected(case, lr=0.1)[0].step_losses, abs=0.05)
 
 

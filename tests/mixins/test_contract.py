@@ -69,7 +69,7 @@ def test_a_mixin_right_of_another_ones_module_is_seen_too() -> None:
     class Fine(Robust, LabelSmoothing):
         """Python puts it between FER and the module."""
 
-    assert Fine(network(), smoothing=0.2).smoothing == 0.2
+    assert Fine(network(), smoothing=0.2).mixin_options.smoothing == 0.2
 
 
 def test_two_mixins_with_one_option_name_cannot_stand_together() -> None:
@@ -341,7 +341,7 @@ def test_a_trainer_may_go_on_with_another_module(tmp_path: Any) -> None:
     trainer = quiet(max_epochs=1)
     robust, plain, twin = Robust(network()), LitNet(network()), LitNet(network())
     trainer.fit(robust, data())
-    left = robust._loop.tables["behavior"].state_dict()
+    left = robust._term_loop.tables["behavior"].state_dict()
     trainer.fit_loop.max_epochs = 2
     trainer.fit(plain, data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
@@ -352,7 +352,7 @@ def test_a_trainer_may_go_on_with_another_module(tmp_path: Any) -> None:
     other.fit(twin, data())
     for name, value in plain.state_dict().items():
         assert value.equal(twin.state_dict()[name])
-    for name, tensor in robust._loop.tables["behavior"].state_dict().items():
+    for name, tensor in robust._term_loop.tables["behavior"].state_dict().items():
         assert tensor.equal(left[name])
 
 

@@ -66,7 +66,7 @@ def run(method: Any, batches: Any, spot: Spot | None = None, value: float = floa
     model = made(Notes, 0.0, network(), base_loss="any")
     model.seen, model.spot, model.value = [], spot, value
     quiet(max_epochs=EPOCHS).fit(model, loader(inputs(), labels(K), batches))
-    (table,) = model._loop.tables.values()
+    (table,) = model._term_loop.tables.values()
     return model.seen, table.pending(torch.arange(N))
 
 

@@ -31,7 +31,7 @@ def kd_term(temperature=1.0, weight=1.0):
     return term
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.4])
+@pytest.mark.parametrize("weight", [1.0, 0.4, 2.0])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 10.0])
 def test_a_run_is_the_numpy_loop(temperature, weight):
     model = Student(network(), reference=old_network(), kd_temperature=temperature, kd_weight=weight)
@@ -85,7 +85,7 @@ def test_other_classes_are_refused():
         train(Student(network()), data())
 
 
-@pytest.mark.parametrize("options", [{"kd_temperature": -1.0}, {"kd_weight": 2.0}, {"kd_weight": float("nan")}])
+@pytest.mark.parametrize("options", [{"kd_temperature": -1.0}, {"kd_weight": -0.5}, {"kd_weight": float("nan")}])
 def test_wrong_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Student(network(), reference=old_network(), **options)

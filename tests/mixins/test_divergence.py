@@ -197,7 +197,7 @@ def test_a_resumed_run_compares_with_the_first_start(tmp_path: Path) -> None:
     trainer.fit(first, data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["lightning_flip"]["first_loss"]
-    assert saved == pytest.approx(float(first._loop.divergence.first_loss or 0))
+    assert saved == pytest.approx(float(first._term_loop.divergence.first_loss or 0))
     assert saved > math.log(4)
     resumed = FocalPoisoned(network(), lr=0.0, reference=old_network(), base_loss="any")
     resumed.at = 5  # the first step after the resumption: it must not be what the rest is compared with
@@ -209,11 +209,11 @@ def test_a_resumed_run_compares_with_the_first_start(tmp_path: Path) -> None:
 def test_a_second_fit_begins_anew() -> None:
     model = Focal(network(), lr=0.0, reference=old_network())
     quiet(max_epochs=1).fit(model, data())
-    before = model._loop.divergence.first_loss
+    before = model._term_loop.divergence.first_loss
     for weight in model.parameters():
         weight.data.mul_(3)
     quiet(max_epochs=1).fit(model, data())
-    assert model._loop.divergence.first_loss != before
+    assert model._term_loop.divergence.first_loss != before
 
 
 def diverge_on_one_rank(folder: str) -> None:

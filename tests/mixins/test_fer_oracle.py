@@ -75,6 +75,28 @@ def test_temperature_and_mu(options: dict[str, Any]) -> None:
     assert found(4, expected(4, options), options) == []
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha_range": (1.0, 0.5)},
+        {"beta_range": (0.1, 2.0)},
+        {"alpha_range": (1.0, 1.0), "beta_range": (0.0, 0.5), "restrict": "all"},
+        {"alpha_range": (0.0, 0.0), "beta_range": (1.0, 1.0), "temperature_squared": False},  # the behavior alone
+    ],
+    ids=str,
+)
+def test_where_the_weights_begin_and_end(options: dict[str, Any], fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    assert found(4, expected(4, options), options) == []
+    assert "step losses" in found(4, expected(4, {}), options)
+
+
+def test_ends_that_a_file_gives_as_lists_are_the_same() -> None:
+    options: dict[str, Any] = {"alpha_range": [1, 0.5], "beta_range": [0, 1]}
+    assert found(4, expected(4, {name: tuple(ends) for name, ends in options.items()}), options) == []
+
+
 def test_total_epochs_stands_above_the_trainers_own_number() -> None:
     assert found(4, expected(4, {}, total=10), {"total_epochs": 10}) == []
     assert found(4, expected(4, {}, total=10), {}) != []
@@ -119,7 +141,7 @@ def test_m_is_the_number_of_epochs_that_there_will_be(
 
     class Watched(Robust):
         def on_train_batch_end(self, *args: Any) -> None:
-            seen.append(self._schedule())
+            seen.append(self._term_loop.schedule())
 
     model = Watched(as_torch(NumpyNet.random(D, H, 4, seed=0)))
     data = loader(inputs(), labels(4), [[np.array([n, n + 1]) for n in range(batches)]] * 8)
@@ -165,17 +187,21 @@ def reversed_divergence(patch: Patch) -> None:
 
 
 def epochs_counted_from_zero(patch: Patch) -> None:
-    patch.setattr(implementation, "restriction_weights", lambda epoch, total: restriction_weights(epoch - 1, total))
+    patch.setattr(
+        implementation, "restriction_weights", lambda epoch, total, **ends: restriction_weights(epoch - 1, total)
+    )
 
 
 def weights_swapped(patch: Patch) -> None:
-    patch.setattr(implementation, "restriction_weights", lambda epoch, total: restriction_weights(epoch, total)[::-1])
+    patch.setattr(
+        implementation, "restriction_weights", lambda epoch, total, **ends: restriction_weights(epoch, total)[::-1]
+    )
 
 
 def rows_read_in_the_same_epoch(patch: Patch) -> None:
     def observe(self: Any, step: SampleStep) -> None:
         ORIGINAL_OBSERVE(self, step)
-        self._loop.tables["behavior"].commit()
+        self._term_loop.tables["behavior"].commit()
 
     patch.setattr(FlippingErrorReduction, "observe", observe)
 
@@ -296,7 +322,7 @@ def test_halved_table_stays_near_the_double_one() -> None:
     trace = expected(4, {})
     model = Robust(as_torch(NumpyNet.random(D, H, 4, seed=0)), table_dtype="float16")
     recorder = train(model, loader(inputs(), labels(4), shuffled_batches()), "behavior")
-    table = model._loop.tables["behavior"]
+    table = model._term_loop.tables["behavior"]
     assert table.dtype == torch.float16
     assert widen(table.rows(torch.arange(N))).dtype == torch.float32
     assert recorder.losses == pytest.approx(trace.step_losses, abs=0.05)

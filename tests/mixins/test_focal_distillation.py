@@ -196,7 +196,7 @@ def test_hyperparameters_do_not_hold_the_reference(save: str, tmp_path: Path) ->
 
     old = Saves(hidden=9)
     model = Chooses(hidden=5, lr=0.1, reference=old, reference_class=Saves, focal_beta=2.0)
-    assert not {"reference", "reference_class", "reference_network"} & set(model.hparams)
+    assert not {"reference", "reference_class", "reference_network"} & {*model.hparams, *model.hparams["mixin_options"]}
     assert model.hparams["lr"] == 0.1
     trainer = quiet(max_epochs=1)
     trainer.fit(model, data())
@@ -204,15 +204,18 @@ def test_hyperparameters_do_not_hold_the_reference(save: str, tmp_path: Path) ->
     content = torch.load(tmp_path / "new.ckpt", weights_only=True)
     assert not {"reference", "reference_class", "reference_network"} & set(content["hyper_parameters"])
     again = Chooses.load_from_checkpoint(tmp_path / "new.ckpt")
-    assert again.focal_beta == 2.0
+    assert again.mixin_options.focal_beta == 2.0
     assert again.net[0].out_features == 5
 
 
 def test_the_plain_classifier_keeps_plain_hyperparameters() -> None:
     model = FocalClassifier(MLP(4, 3), num_classes=3, reference=MLP(4, 3), reference_network=MLP(4, 3))
     with_path = FocalClassifier(MLP(4, 3), num_classes=3, reference="old.ckpt", focal_beta=2.0)
-    assert not {"network", "reference", "reference_class", "reference_network"} & set(model.hparams)
-    assert dict(with_path.hparams) == {**model.hparams, "focal_beta": 2.0}
+    assert not {"network", "reference", "reference_class", "reference_network"} & {
+        *model.hparams,
+        *model.hparams["mixin_options"],
+    }
+    assert dict(with_path.hparams["mixin_options"]) == {**model.hparams["mixin_options"], "focal_beta": 2.0}
 
 
 def test_a_new_model_is_loaded_and_run_where_the_old_file_is_gone(tmp_path: Path) -> None:
@@ -241,7 +244,9 @@ def test_copies_train_the_same(kind: Any, copied: Any) -> None:
     assert losses == train(model, data()).losses
     assert losses != train(LitNet(network()), data()).losses
     again = copied(model)
-    assert (again._reference is model._reference) == (copied is copy.deepcopy)  # averaging needs no second old model
+    assert (again._mixin.reference is model._mixin.reference) == (
+        copied is copy.deepcopy
+    )  # averaging needs no second old model
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
@@ -300,7 +305,7 @@ def test_searching_a_learning_rate_needs_no_reference(kind: Any) -> None:
     model = kind(network(), lr=1e-9, reference="gone.ckpt")
     trainer: Any = quiet()
     Tuner(trainer).lr_find(model, data(), num_training=4, min_lr=1e-12, max_lr=1e-9, update_attr=False)
-    assert model._loop.divergence.first_loss is None
+    assert model._term_loop.divergence.first_loss is None
 
 
 def test_manual_optimization() -> None:
@@ -331,7 +336,7 @@ def test_a_compiled_reference_says_the_same() -> None:
 def test_after_a_fit_nothing_is_held() -> None:
     model = Focal(network(), reference=old_network())
     train(model, data())
-    assert model._reference.loaded is None
+    assert model._mixin.reference.loaded is None
 
 
 # -- forms of training -----------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_a_run_is_the_numpy_loop(smoothing: float, classes: int) -> None:
     model = Smoothed(network(classes), smoothing=smoothing)
     recorder = train(model, loader(inputs(), labels(classes), shuffled_batches()))
     assert differences(model, recorder, trace) == []
-    assert model._loop.tables == {}
+    assert model._term_loop.tables == {}
     model = Smoothed(network(classes), smoothing=smoothing + 0.01)
     recorder = train(model, loader(inputs(), labels(classes), shuffled_batches()))
     assert "step losses" in differences(model, recorder, trace)

@@ -99,7 +99,7 @@ def test_a_run_with_alpha_is_the_numpy_loop(kind: Any, alpha: float, classes: in
     trace = numpy_run(sample_loss(kind, oracle.smoothing(classes, alpha)), classes)
     model = kind(network(classes), correction_alpha=alpha)
     assert differences(model, train(model, data(classes)), trace) == []
-    assert model._loop.tables == {}
+    assert model._term_loop.tables == {}
     model = kind(network(classes), correction_alpha=alpha + 0.01)
     assert "step losses" in differences(model, train(model, data(classes)), trace)
 
@@ -395,9 +395,12 @@ def test_copies_and_plain_hyperparameters(kind: Any) -> None:
 
     matrix = smoothing_matrix(3, 0.2)
     model = Corrected(network=MLP(4, 3), num_classes=3, transition=matrix)
-    assert "transition" not in model.hparams  # a tensor is no plain value
-    assert dict(Corrected(network=MLP(4, 3), num_classes=3, transition="estimate").hparams)["transition"] == "estimate"
-    assert copy.deepcopy(model)._correction.matrix.equal(matrix)
+    assert "transition" not in model.hparams["mixin_options"]  # a tensor is no plain value
+    assert (
+        Corrected(network=MLP(4, 3), num_classes=3, transition="estimate").hparams["mixin_options"]["transition"]
+        == "estimate"
+    )
+    assert copy.deepcopy(model)._mixin.correction.matrix.equal(matrix)
     assert not any("correction" in name for name in model.state_dict())
 
 

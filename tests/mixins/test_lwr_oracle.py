@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_flip.functional import _closed_form
 from lightning_flip.functional.behavior import restriction_weights
 from lightning_flip.mixins import LearningWithRetrospection
 from lightning_flip.mixins import learning_with_retrospection as implementation
@@ -54,6 +55,20 @@ def test_a_run_is_the_numpy_loop(interval: int, temperature: float, classes: int
     assert found(classes, trace, lwr_interval=interval, lwr_temperature=temperature) == []
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_samples_without_a_row_can_be_drawn_to_the_uniform_distribution(
+    interval: int, temperature: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    trace = expected(4, interval=interval, temperature=temperature, unvisited="uniform")
+    assert not trace.readable[interval - 1].all()  # a row is missing when the second round begins
+    options: dict[str, Any] = {"lwr_interval": interval, "lwr_temperature": temperature}
+    assert found(4, trace, **options, lwr_unvisited="uniform") == []
+    assert "step losses" in found(4, trace, **options)
+
+
 def test_another_number_of_epochs() -> None:
     assert found(4, expected(4, interval=2, total_epochs=20), lwr_interval=2, total_epochs=20) == []
 
@@ -74,15 +89,15 @@ ORIGINAL = LearningWithRetrospection.observe
 def rounds_of_one_epoch(patch: Patch) -> None:
     def new_epoch(self: Any, epoch: int) -> None:
         if epoch > 1:
-            self._loop.tables["retrospection"].commit()
+            self._term_loop.tables["retrospection"].commit()
 
     patch.setattr(LearningWithRetrospection, "new_epoch", new_epoch)
 
 
 def rounds_begin_one_epoch_early(patch: Patch) -> None:
     def new_epoch(self: Any, epoch: int) -> None:
-        if "retrospection" in self._loop.tables and epoch % self.lwr_interval == 0:
-            self._loop.tables["retrospection"].commit()
+        if "retrospection" in self._term_loop.tables and epoch % self.mixin_options.lwr_interval == 0:
+            self._term_loop.tables["retrospection"].commit()
 
     patch.setattr(LearningWithRetrospection, "new_epoch", new_epoch)
 
@@ -90,7 +105,7 @@ def rounds_begin_one_epoch_early(patch: Patch) -> None:
 def rows_read_at_once(patch: Patch) -> None:
     def observe(self: Any, step: Any) -> None:
         ORIGINAL(self, step)
-        self._loop.tables["retrospection"].commit()
+        self._term_loop.tables["retrospection"].commit()
 
     patch.setattr(LearningWithRetrospection, "observe", observe)
 

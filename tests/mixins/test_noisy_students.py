@@ -271,10 +271,10 @@ def test_a_corrected_student_and_forward_correction_are_two_corrections(kind: An
 def test_copies_pickles_and_plain_hyperparameters() -> None:
     matrix = torch.from_numpy(skewed(3))
     model = DistillationClassifier(MLP(4, 3), num_classes=3, kd_transition=matrix)
-    assert "kd_transition" not in model.hparams  # a tensor is no plain value
-    assert model.hparams["kd_smoothing"] == 0.0
+    assert "kd_transition" not in model.hparams["mixin_options"]  # a tensor is no plain value
+    assert model.hparams["mixin_options"]["kd_smoothing"] == 0.0
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        torch.testing.assert_close(twin._kd_correction.matrix, matrix, rtol=0, atol=0)
+        torch.testing.assert_close(twin._mixin.kd_correction.matrix, matrix, rtol=0, atol=0)
     assert not any("correction" in name for name in model.state_dict())
 
 

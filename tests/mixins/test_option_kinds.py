@@ -25,8 +25,11 @@ WRONG: dict[str, list[Any]] = {
     "bool": ["false", None, 0, [True]],
     "Literal": ["no such", None, 3, ["all"]],
 }
+WRONG_ENDS = [None, 0.5, "ab", (1.0,), (1.0, 0.5, 0.1), (1.0, "0.1"), (True, 0.1), (NAN, 0.1), (1.0, INF), (-0.1, 1.0)]
 # What no annotation says.
 WRONG_FOR: dict[str, list[Any]] = {
+    "alpha_range": WRONG_ENDS,
+    "beta_range": WRONG_ENDS,
     "classifier_from": [None, 3, ["net"]],
     "features_from": [None, 3, ["net"]],
     "index_from": [1.5, ["id"], True],
@@ -105,7 +108,7 @@ def test_whole_numbers_of_other_libraries_are_whole() -> None:
     for listed in (np.arange(4), torch.arange(4), range(4)):
         method = next(method for method in METHODS if method.__name__ == "FocalDistillation")
         model = before(method, LitNet)(network(), reference=old_network(), old_classes=listed)
-        assert model.old_classes == (0, 1, 2, 3)
+        assert model.mixin_options.old_classes == (0, 1, 2, 3)
 
 
 def test_a_source_of_a_callback_is_checked_as_well() -> None:

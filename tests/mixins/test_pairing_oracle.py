@@ -44,11 +44,11 @@ def test_pairwise_label_smoothing_is_the_oracles(options: dict[str, Any], mixed_
     net = start_of(model)
     distribution = options.get("smoothing_distribution", "learned") if options.get("smoothing_weight", 1) else "none"
     assert ("smoothing_head.weight" in net.weights) == (distribution == "learned")
-    gradient = PlsGradient(5, options.get("smoothing_weight", 0.5), distribution, options.get("alternate", True))
+    gradient = PlsGradient(options.get("smoothing_weight", 0.5), distribution, options.get("alternate", True))
     quiet().fit(model, shuffled())
     replay(net, [model.given], gradient)
     same_weights(model, net)
-    assert len(gradient.partners) == (8 if gradient.alternate else 20)
+    assert len(gradient.partners) == (10 if gradient.alternate else 20)
     assert len({tuple(partner) for partner in gradient.partners}) > 5  # drawn anew for every batch
 
 
@@ -88,7 +88,7 @@ def test_class_wise_self_distillation_is_the_oracles(temperature: float, weight:
 
 
 KINDS: list[Any] = [
-    (Paired, lambda: PlsGradient(3)),
+    (Paired, PlsGradient),
     (Mixed, MixupGradient),
     (Consistent, ClassWiseGradient),
 ]

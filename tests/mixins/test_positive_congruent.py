@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_flip.functional import _closed_form
 from lightning_flip.mixins import FocalDistillation, NaivePositiveCongruent
 from lightning_flip.mixins import naive_positive_congruent as implementation
 from lightning_flip.steps import Reference
@@ -21,7 +22,9 @@ from tests.mixins.updates import (
     Focal,
     K,
     Naive,
+    compatible_term,
     data,
+    focal_term,
     naive_term,
     network,
     numpy_run,
@@ -35,6 +38,33 @@ def test_a_run_is_the_numpy_loop(weight: float, classes: int) -> None:
     trace = numpy_run(naive_term(weight, classes), classes)
     model = Naive(network(classes), reference=old_network(classes), naive_weight=weight)
     assert differences(model, train(model, data(classes)), trace) == []
+
+
+GROWN: list[Any] = [
+    (Focal, focal_term, {"focal_weight": 0.7}, {"weight": 0.7}),
+    (Focal, focal_term, {"focal_distance": "logits", "focal_weight": 0.1}, {"distance": "logits", "weight": 0.1}),
+    (Focal, focal_term, {"focal_temperature": 2.0, "focal_alpha": 0.5}, {"temperature": 2.0, "alpha": 0.5}),
+    (Naive, naive_term, {"naive_weight": 0.7}, {"weight": 0.7}),
+    (Compatible, compatible_term, {"backward_weight": 0.7}, {"weight": 0.7}),
+]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("old_samples", ["batch", "mean"])
+@pytest.mark.parametrize(("kind", "term", "options", "named"), GROWN)
+def test_what_samples_of_old_classes_are_averaged_over(
+    kind: Any, term: Any, options: Any, named: Any, old_samples: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_closed_form, "FUSED", fused)
+    grown: dict[str, Any] = {"old_classes": [3, 1], "old_samples": old_samples}
+    shares = {np.isin(labels(K)[batch], [3, 1]).mean() for epoch in shuffled_batches() for batch in epoch}
+    assert {0.0, 1.0} < shares  # batches of new classes alone, of old ones alone, and of both
+    trace = numpy_run(term(classes=K, **named, **grown))
+    model = kind(network(), reference=old_network(2), **options, **grown)
+    assert differences(model, train(model, data()), trace) == []
+    grown["old_samples"] = {"batch": "mean", "mean": "batch"}[old_samples]
+    other = kind(network(), reference=old_network(2), **options, **grown)
+    assert "step losses" in differences(other, train(other, data()), trace)
 
 
 def test_another_weight_is_seen() -> None:
@@ -101,16 +131,27 @@ class Halves(torch.utils.data.Sampler[list[int]]):
         return N // 8
 
 
-def fit_on(world: int, kind: Any, folder: str) -> None:
+class OneAfterTheOther(Halves):
+    """The halves of both ranks on one."""
+
+    def __iter__(self) -> Any:
+        for pair in zip(Halves(0, 2), Halves(1, 2), strict=True):
+            yield from pair
+
+    def __len__(self) -> int:
+        return 2 * N // 8
+
+
+def fit_on(world: int, kind: Any, folder: str, sampler: Any = Halves, options: Any = (), **trained: Any) -> None:
     strategy = "ddp" if world > 1 else "auto"
-    trainer = quiet(devices=world, strategy=strategy, use_distributed_sampler=False, max_epochs=2)
+    trainer = quiet(devices=world, strategy=strategy, use_distributed_sampler=False, max_epochs=2, **trained)
 
     class Data(pl.LightningDataModule):
         def train_dataloader(self) -> Any:
             tensors = TensorDataset(torch.from_numpy(inputs()), torch.from_numpy(labels(K)))
-            return DataLoader(tensors, batch_sampler=Halves(trainer.global_rank, world))
+            return DataLoader(tensors, batch_sampler=sampler(trainer.global_rank, world))
 
-    model = kind(network(), lr=0.1, reference=old_network())
+    model = kind(network(), lr=0.1, **{"reference": old_network(), **dict(options)})
     trainer.fit(model, Data())
     assert all(not name.startswith("reference") for name, _ in model.named_parameters())
     if trainer.is_global_zero:
@@ -126,6 +167,19 @@ def test_two_ranks_are_one(kind: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10)
     plain = LitNet(network(), lr=0.1)
     assert not one["net.0.weight"].allclose(plain.state_dict()["net.0.weight"], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Focal, Naive, Compatible])
+def test_the_mean_over_old_samples_is_of_each_ranks_own_ones(kind: Any, tmp_path: Path) -> None:
+    options = {"reference": old_network(2), "old_classes": [3, 1], "old_samples": "mean"}
+    assert run_ranks(2, fit_on, 2, kind, str(tmp_path), Halves, options) == [0, 0]
+    fit_on(1, kind, str(tmp_path), OneAfterTheOther, options, accumulate_grad_batches=2)
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10)
+    fit_on(1, kind, str(tmp_path), Halves, options)
+    whole = torch.load(tmp_path / "1.pt", weights_only=True)
+    assert not whole["net.0.weight"].allclose(one["net.0.weight"], atol=1e-6)
 
 
 class Both(FocalDistillation, NaivePositiveCongruent, LitNet):
@@ -149,7 +203,7 @@ def test_two_methods_share_one_forward_of_the_reference(monkeypatch: pytest.Monk
     both = train(model, data()).losses
     assert np.array(both) == pytest.approx(focal + naive - plain, abs=1e-12)
     assert asked == [batch.tolist() for epoch in shuffled_batches() for batch in epoch]
-    assert model._reference._answer is None
+    assert model._mixin.reference._answer is None
 
 
 def test_an_evaluation_of_the_closure_asks_for_its_own_inputs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def data() -> DataLoader[Any]:
 
 
 def snapshot(model: Any) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = model._loop.states[STATE]["weights"]
+    weights: dict[str, Tensor] = model._term_loop.states[STATE]["weights"]
     return weights
 
 
@@ -87,7 +88,7 @@ class Watch(pl.Callback):
         self.modes: list[bool] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        state = pl_module._loop.states.get(STATE)
+        state = pl_module._term_loop.states.get(STATE)
         self.taught.append(None if state is None else {name: value.clone() for name, value in state["weights"].items()})
         self.modes.append(all(part.training for part in pl_module.modules()))
 
@@ -123,7 +124,7 @@ def test_the_teacher_answers_in_eval_mode_to_the_same_batch() -> None:
     class Again(Snapshots):
         def method_loss(self, step: Any) -> Any:
             loss = super().method_loss(step)
-            state = self._loop.states.get(STATE)
+            state = self._term_loop.states.get(STATE)
             if state is not None:
                 teacher = network()
                 own = {name.removeprefix("net."): value for name, value in state["weights"].items()}
@@ -150,7 +151,7 @@ def test_it_is_kept_out_of_everything_but_the_loop() -> None:
     assert len(list(model.modules())) == len(list(plain.modules()))
     assert not any(value.requires_grad for value in snapshot(model).values())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert twin._loop.states == {}
+        assert twin._term_loop.states == {}
 
 
 def without_dropout() -> Features:
@@ -364,17 +365,22 @@ class Cosine:
         return CyclicCosine(optimizer, **self.options)
 
 
-def classifier(total: int, cycles: int, **options: Any) -> Any:
-    cosine = Cosine(total_epochs=total, cycles=cycles)
+def classifier(total: int, cycles: int, steps: int = 1, **options: Any) -> Any:
+    cosine = Cosine(total_epochs=total, cycles=cycles, steps_per_epoch=steps)
     return SnapshotDistillationClassifier(MLP(D, K), lr_scheduler=cosine, num_classes=K, **options).double()
 
 
 class Rates(pl.Callback):
     def __init__(self) -> None:
         self.rates: list[float] = []
+        self.stepped: list[tuple[int, float]] = []  # the teacher's cycle and the rate of each optimizer step
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        cycle = pl_module._term_loop.states.get(STATE, {"cycle": 0})["cycle"]
+        self.stepped.append((cycle, optimizer.param_groups[0]["lr"]))
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
@@ -387,8 +393,23 @@ def test_the_rate_begins_again_with_each_teacher() -> None:
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
 @pytest.mark.parametrize(("total", "cycles"), [(6, 3), (4, 4)])
 def test_a_rate_with_other_cycles_than_the_teacher_is_refused(total: int, cycles: int) -> None:
-    with pytest.raises(ValueError, match=r"Give CyclicCosine total_epochs=4 and cycles=3"):
+    with pytest.raises(ValueError, match=r"Give CyclicCosine total_epochs=4, cycles=3 and steps_per_epoch=1, or"):
         quiet().fit(classifier(total, cycles, sd_cycles=3), data())
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
+@pytest.mark.parametrize(("accumulated", "steps"), [(1, 3), (2, 2)])
+def test_a_rate_that_falls_in_every_step_begins_again_with_each_teacher(accumulated: int, steps: int) -> None:
+    rates, options = Rates(), {"max_epochs": 5, "accumulate_grad_batches": accumulated}
+    quiet(callbacks=[rates], **options).fit(classifier(5, 2, steps, sd_cycles=2), data())
+    first, second = ([rate for cycle, rate in rates.stepped if cycle == number] for number in (0, 1))
+    assert [len(first), len(second)] == [3 * steps, 2 * steps]
+    for found in (first, second):
+        expected = [0.025 * (1 + math.cos(math.pi * step / len(found))) for step in range(len(found))]
+        assert found == pytest.approx(expected, abs=1e-12)
+    wrong = quiet(**options | {"accumulate_grad_batches": 3 - accumulated})
+    with pytest.raises(ValueError, match=rf"stepped {5 - steps} times\. Give .* steps_per_epoch={5 - steps}, or"):
+        wrong.fit(classifier(5, 2, steps, sd_cycles=2), data())
 
 
 def test_a_run_without_an_end_has_no_cycles() -> None:

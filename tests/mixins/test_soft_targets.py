@@ -80,7 +80,7 @@ def kd_term(rows, temperature=1.0, weight=1.0, visited=None):
 # -- the loss ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.4])
+@pytest.mark.parametrize("weight", [1.0, 0.4, 2.0])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 10.0])
 def test_a_run_is_the_numpy_loop(temperature, weight):
     write()
@@ -254,8 +254,8 @@ def test_a_table_of_unknown_origin_is_used_with_a_warning():
     [
         ({"kd_temperature": 0.0}, "kd_temperature must be greater than 0"),
         ({"kd_temperature": float("inf")}, "kd_temperature must be greater than 0"),
-        ({"kd_weight": -0.1}, r"kd_weight must be in \[0, 1\]"),
-        ({"kd_weight": 1.1}, r"kd_weight must be in \[0, 1\]"),
+        ({"kd_weight": -0.1}, "kd_weight must be at least 0"),
+        ({"kd_weight": float("inf")}, "kd_weight must be at least 0 and finite"),
         ({"unvisited": "skip"}, "unvisited must be one of"),
     ],
 )
@@ -286,10 +286,10 @@ def test_the_table_is_in_no_checkpoint_and_is_let_go_of(caplog):
     said = [record.getMessage() for record in caplog.records if "soft targets of" in record.getMessage()]
     assert len(said) == 1  # once a fit, with its size
     assert "[24, 4] = 0.0 MB to cpu" in said[0]
-    assert model._targets.loaded is None
+    assert model._mixin.soft_targets.loaded is None
     assert set(model.state_dict()) == set(LitNet(network()).state_dict())
-    assert copy.deepcopy(model)._targets is model._targets
-    restore, arguments = model._targets.__reduce__()  # spawned ranks read the file themselves
+    assert copy.deepcopy(model)._targets is model._mixin.soft_targets
+    restore, arguments = model._mixin.soft_targets.__reduce__()  # spawned ranks read the file themselves
     assert (restore(*arguments).path, restore(*arguments).loaded) == (FILE, None)
 
 

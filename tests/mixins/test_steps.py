@@ -267,7 +267,7 @@ def test_a_closure_records_what_its_first_evaluation_saw() -> None:
     robust = Searching(network(), restrict="all", average=False)
     train(robust, loader(inputs(), labels(K), batches), max_epochs=1)
     first = (network()(torch.from_numpy(inputs())) / 5.0).softmax(dim=1).detach()
-    rows, _ = robust._loop.tables["behavior"].pending(torch.arange(N))
+    rows, _ = robust._term_loop.tables["behavior"].pending(torch.arange(N))
     torch.testing.assert_close(rows, first, rtol=0, atol=1e-12)
 
 
@@ -276,7 +276,7 @@ def test_searching_a_learning_rate_records_nothing() -> None:
     robust.lr = 1e-9  # so that the weights are restored to what they were, and were hardly moved between
     trainer: Any = quiet(max_epochs=EPOCHS)
     Tuner(trainer).lr_find(robust, data(), num_training=4, min_lr=1e-12, max_lr=1e-9, update_attr=False)
-    assert robust._loop.tables == {}
+    assert robust._term_loop.tables == {}
     robust.lr = LR
     robust.load_state_dict({f"net.{name}": value for name, value in network().state_dict().items()})
     recorder = Recorder()
@@ -299,7 +299,7 @@ def test_half_precision_runs_and_keeps_single_precision_tables(method: Any, prec
     batches: Any = FixedBatches(shuffled_batches())
     recorder = train(narrow, DataLoader(TensorDataset(x, y), batch_sampler=batches), precision=precision)
     assert np.isfinite(recorder.losses).all()
-    for table in narrow._loop.tables.values():
+    for table in narrow._term_loop.tables.values():
         assert table.dtype == torch.float32
 
 

@@ -63,7 +63,7 @@ def oracle(**options: Any) -> FerTrace:
 
 
 def tables(module: Any) -> dict[str, Any]:
-    result: dict[str, Any] = module._loop.tables
+    result: dict[str, Any] = module._term_loop.tables
     return result
 
 
@@ -280,7 +280,7 @@ def test_loading_a_classifier_keeps_the_options(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     loaded = RobustClassifier.load_from_checkpoint(tmp_path / "a.ckpt", network=MLP(D, K))
     for name, value in OPTIONS.items():
-        assert getattr(loaded, name) == loaded.hparams[name] == value, name
+        assert getattr(loaded.mixin_options, name) == loaded.hparams["mixin_options"][name] == value, name
 
 
 def test_loading_a_users_module_keeps_the_options(tmp_path: Path) -> None:
@@ -290,4 +290,4 @@ def test_loading_a_users_module_keeps_the_options(tmp_path: Path) -> None:
     loaded = RobustSaved.load_from_checkpoint(tmp_path / "a.ckpt")
     assert loaded.lr == 0.2
     for name, value in OPTIONS.items():
-        assert getattr(loaded, name) == loaded.hparams[name] == value, name
+        assert getattr(loaded.mixin_options, name) == loaded.hparams["mixin_options"][name] == value, name

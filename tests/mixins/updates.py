@@ -74,7 +74,13 @@ def numpy_run(term: Term, classes: int = K, lr: float = LR, epochs: int = 4, bat
     return trace
 
 
-def focal_term(classes: int = K, weight: float = 1.0, old_classes: Sequence[int] | None = None, **options: Any) -> Term:
+def focal_term(
+    classes: int = K,
+    weight: float = 1.0,
+    old_classes: Sequence[int] | None = None,
+    old_samples: Any = "batch",
+    **options: Any,
+) -> Term:
     """lambda F D, its gradient by hand."""
     y, known = labels(classes), list(range(classes)) if old_classes is None else list(old_classes)
     settings = {"distance": "kl", "temperature": 100.0, "class_reduction": "mean"} | options
@@ -93,26 +99,32 @@ def focal_term(classes: int = K, weight: float = 1.0, old_classes: Sequence[int]
             else:
                 row = (new_row - old_row) / (len(known) if settings["class_reduction"] == "mean" else 1)
             gradient[i, known] = weight * weights[i] * row
-        return weight * losses, gradient, np.zeros_like(hidden)
+        share = oracle.weight_of_old_samples(y[batch], old_classes, old_samples)
+        return share * weight * losses, share * gradient, np.zeros_like(hidden)
 
     return term
 
 
-def naive_term(weight: float = 1.0, classes: int = K) -> Term:
+def naive_term(
+    weight: float = 1.0, classes: int = K, old_classes: Sequence[int] | None = None, old_samples: Any = "batch"
+) -> Term:
     """w [old right] CE."""
-    y = labels(classes)
+    y, outputs = labels(classes), classes if old_classes is None else len(old_classes)
 
     def term(batch: Ints, logits: Floats, hidden: Floats) -> tuple[Floats, Floats, Floats]:
-        old = old_net(classes).forward(inputs()[batch])
-        right = np.array(oracle.old_is_right(old, y[batch]))[:, None]
+        old = old_net(outputs).forward(inputs()[batch])
+        right = np.array(oracle.old_is_right(old, y[batch], old_classes))[:, None]
         gradient = np.array([softmax(row) for row in logits]) - np.eye(classes)[y[batch]]
-        losses = weight * oracle.naive(logits, old, y[batch])
-        return losses, weight * right * gradient, np.zeros_like(hidden)
+        share = weight * oracle.weight_of_old_samples(y[batch], old_classes, old_samples)
+        losses = share * oracle.naive(logits, old, y[batch], old_classes)
+        return losses, share * right * gradient, np.zeros_like(hidden)
 
     return term
 
 
-def compatible_term(weight: float = 1.0, classes: int = K, old_classes: Sequence[int] | None = None) -> Term:
+def compatible_term(
+    weight: float = 1.0, classes: int = K, old_classes: Sequence[int] | None = None, old_samples: Any = "batch"
+) -> Term:
     """w CE(W_old h)."""
     y, known = labels(classes), list(range(classes)) if old_classes is None else list(old_classes)
     W, b = old_net(len(known)).W2, old_net(len(known)).b2
@@ -126,6 +138,7 @@ def compatible_term(weight: float = 1.0, classes: int = K, old_classes: Sequence
             place = known.index(int(label))
             losses[i] = weight * oracle.cross_entropy(z[None], np.array([place]))[0]
             gradient[i] = weight * (W @ (softmax(z) - np.eye(len(known))[place]))
-        return losses, np.zeros_like(logits), gradient
+        share = oracle.weight_of_old_samples(y[batch], old_classes, old_samples)
+        return share * losses, np.zeros_like(logits), share * gradient
 
     return term

@@ -53,6 +53,28 @@ def test_uneven_cycles_begin_at_the_full_rate_exactly_where_the_number_changes(t
             assert cosine_of_cycle(epoch, total, cycles) < cosine_of_cycle(epoch - 1, total, cycles)
 
 
+def annealed(step: int, total: int, cycles: int, steps: int, lr: float, least: float) -> float:
+    """The rate of a step by counting: the cycle of its epoch, and which of the cycle's steps it is."""
+    numbers = [epoch * cycles // total for epoch in range(total) for _ in range(steps)]  # of every step its cycle
+    own = [number for number, cycle in enumerate(numbers) if cycle == numbers[step]]
+    return least + (lr - least) * (1 + math.cos(math.pi * own.index(step) / len(own))) / 2
+
+
+@pytest.mark.parametrize(("total", "cycles"), [(12, 4), (10, 3), (7, 5), (2, 4), (1, 1)])
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_stepped_with_the_optimizer_it_falls_within_epochs(total: int, cycles: int, steps: int) -> None:
+    options: dict[str, Any] = {"min_lr": 0.01, "steps_per_epoch": steps}
+    ours = rates(lambda optimizer: CyclicCosine(optimizer, total, cycles, **options), total * steps)
+    expected = [annealed(step, total, cycles, steps, 0.2, 0.01) for step in range(total * steps)]
+    assert ours == pytest.approx(expected, abs=1e-14)
+
+
+def test_stepped_with_the_optimizer_equal_cycles_are_torchs_warm_restarts() -> None:
+    ours = rates(lambda optimizer: CyclicCosine(optimizer, 6, 3, steps_per_epoch=5), 30)
+    torchs = rates(lambda optimizer: CosineAnnealingWarmRestarts(optimizer, 10), 30)
+    assert ours == pytest.approx(torchs)
+
+
 def test_beyond_the_end_the_last_cycle_stays_at_its_end() -> None:
     assert rates(lambda optimizer: CyclicCosine(optimizer, 4, 2, min_lr=0.05), 7)[4:] == [0.05] * 3
     assert cycle_of(100, 4, 2) == 1
@@ -90,6 +112,12 @@ def test_numbers_that_are_none(options: dict[str, Any], more: dict[str, Any]) ->
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
     with pytest.raises(ValueError, match="CyclicCosine needs total_epochs >= 1, cycles >= 1 and min_lr >= 0"):
         CyclicCosine(optimizer, **options, **more)
+
+
+def test_an_epoch_has_a_step() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1; got 0"):
+        CyclicCosine(optimizer, 4, steps_per_epoch=0)
 
 
 @pytest.mark.parametrize("numbers", [(0, 0, 1), (0, 1, 0), (-1, 4, 2)])

@@ -53,8 +53,12 @@ def distillation(
     weight: float = 1.0,
     teacher_is: str = "logits",
 ) -> tuple[Floats, Floats]:
-    """Loss of each sample [B], and its gradient by the student's logits [B, K], from METHODS' formula by hand."""
+    """Loss of each sample [B], and its gradient by the student's logits [B, K], from METHODS' formula by hand.
+
+    A weight above 1 multiplies what the teacher says, and leaves nothing for the labels.
+    """
     losses, gradients = [], []
+    left = 1 - weight if weight < 1 else 0.0
     for z, said, y in zip(student, teacher, target, strict=True):
         if teacher_is == "probs":
             said = [math.log(value) if value > 0 else -math.inf for value in said]
@@ -65,12 +69,12 @@ def distillation(
         for k in range(len(soft)):
             if soft[k] > 0:
                 cross -= soft[k] * log_p_t[k]
-        losses.append(weight * temperature**2 * cross - (1 - weight) * log_p[int(y)])
+        losses.append(weight * temperature**2 * cross - left * log_p[int(y)])
         row = []
         for k in range(len(soft)):
             towards_teacher = temperature * (math.exp(log_p_t[k]) - soft[k])
             towards_label = math.exp(log_p[k]) - (1.0 if k == int(y) else 0.0)
-            row.append(weight * towards_teacher + (1 - weight) * towards_label)
+            row.append(weight * towards_teacher + left * towards_label)
         gradients.append(row)
     return np.array(losses), np.array(gradients)
 

@@ -56,6 +56,7 @@ def distillation(
 ) -> tuple[Floats, Floats]:
     """Loss of each sample [B], and its gradient by the student's logits [B, K]; targets are labels or distributions."""
     losses, gradients = [], []
+    left = 1 - weight if weight < 1 else 0.0
     for z, said, y in zip(student, teacher, target, strict=True):
         classes = len(z)
         if teacher_is == "probs":
@@ -66,7 +67,7 @@ def distillation(
         log_p = log_softmax_of([float(value) for value in z])
         to_teacher, by_tempered = compared(soft, log_p_t, smoothing, transition)
         to_label, by_logits = compared(hard, log_p, smoothing, transition)
-        losses.append(weight * temperature**2 * to_teacher + (1 - weight) * to_label)
+        losses.append(weight * temperature**2 * to_teacher + left * to_label)
         parts = zip(by_tempered, by_logits, strict=True)
-        gradients.append([weight * temperature * tempered + (1 - weight) * plain for tempered, plain in parts])
+        gradients.append([weight * temperature * tempered + left * plain for tempered, plain in parts])
     return np.array(losses), np.array(gradients)

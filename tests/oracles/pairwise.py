@@ -36,6 +36,11 @@ def mixed(x: Floats, target: Floats, partner: Sequence[int], share: float = 0.5)
     return inputs, targets
 
 
+def is_pairs(number: int) -> bool:
+    """Whether a batch is one of averages: every other one of the run, whose batches are counted from 0."""
+    return number % 2 == 1
+
+
 def one_hot(y: Ints, classes: int) -> Floats:
     rows = np.zeros((len(y), classes))
     for i, label in enumerate(y):
@@ -92,10 +97,10 @@ class TwoHeads:
         """Hidden features, logits and second head's outputs (empty without a second head)."""
         w = self.weights
         hidden = np.tanh(x @ w["net.0.weight"].T + w["net.0.bias"])
-        logits = hidden @ w["net.2.weight"].T + w["net.2.bias"]
+        logits = hidden @ w["net.2.weight"].T + w.get("net.2.bias", 0.0)
         if "smoothing_head.weight" not in w:
             return hidden, logits, np.zeros((len(x), 0))
-        return hidden, logits, hidden @ w["smoothing_head.weight"].T + w["smoothing_head.bias"]
+        return hidden, logits, hidden @ w["smoothing_head.weight"].T + w.get("smoothing_head.bias", 0.0)
 
     def gradients(self, x: Floats, by_logits: Floats, by_head: Floats) -> dict[str, Floats]:
         """Gradients of the mean loss by every weight, from those of each sample's loss."""
@@ -108,7 +113,8 @@ class TwoHeads:
             grads["smoothing_head.weight"] = by_head.T @ hidden / count
             grads["smoothing_head.bias"] = by_head.sum(axis=0) / count
         down = down * (1 - hidden**2)
-        return grads | {"net.0.weight": down.T @ x / count, "net.0.bias": down.sum(axis=0) / count}
+        grads |= {"net.0.weight": down.T @ x / count, "net.0.bias": down.sum(axis=0) / count}
+        return {name: grad for name, grad in grads.items() if name in w}  # layers without a bias
 
     def step(self, ranks: Sequence[dict[str, Floats]], lr: float) -> None:
         """One step with the mean of the ranks' gradients."""

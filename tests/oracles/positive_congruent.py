@@ -89,6 +89,22 @@ def focal_distillation(
     return np.array(values, dtype=np.float64)
 
 
+def weight_of_old_samples(
+    target: NDArray, old_classes: Sequence[int] | None, old_samples: Literal["batch", "mean"]
+) -> float:
+    """What a loss that only samples of old classes have is multiplied with, before the mean over the batch is taken.
+
+    "batch" leaves it; "mean" makes it the mean over the samples of old classes, and 0 where the batch has none.
+    """
+    if old_samples == "batch" or old_classes is None:
+        return 1.0
+    count = 0
+    for label in target:
+        if int(label) in [int(k) for k in old_classes]:
+            count += 1
+    return len(target) / count if count else 0.0
+
+
 def naive(new: NDArray, old: NDArray, target: NDArray, old_classes: Sequence[int] | None = None) -> Floats:
     """[old right] CE(new) of each sample: what the naive treatment adds, [B]."""
     right = old_is_right(old, target, old_classes)

@@ -98,6 +98,8 @@ class FerOptions:
     initial: Literal["zeros", "copy"] = "zeros"
     confidence: Literal["label", "predicted"] = "label"
     temperature_squared: bool = True
+    alpha_range: tuple[float, float] = (1.0, 0.1)
+    beta_range: tuple[float, float] = (0.0, 0.9)
     total_epochs: int
 
 
@@ -106,6 +108,7 @@ class LwrOptions:
     """Options of LWR; `total_epochs` is the M of the schedule."""
 
     interval: int = 1
+    unvisited: Literal["cross_entropy", "uniform"] = "cross_entropy"
     temperature: float = 5.0
     temperature_squared: bool = True
     total_epochs: int
@@ -167,9 +170,15 @@ def restricted_loss(
     temperature: float,
     temperature_squared: bool,
     divergence: Literal["cross_entropy", "kl"],
+    alpha_range: tuple[float, float] = (1.0, 0.1),
+    beta_range: tuple[float, float] = (0.0, 0.9),
 ) -> tuple[float, Floats]:
-    """(1 - 0.9 s) CE + 0.9 s t^2 D(b^, softmax(z / t)) and its gradient by z, where s is `progress` = k / M."""
-    alpha, beta = 1.0 - 0.9 * progress, 0.9 * progress
+    """alpha CE + beta t^2 D(b^, softmax(z / t)) and its gradient by z.
+
+    Where s is `progress` = k / M, a weight is (1 - s) times where its range begins and s times where it ends; so alpha
+    is 1 - 0.9 s and beta 0.9 s.
+    """
+    alpha, beta = ((1.0 - progress) * first + progress * last for first, last in (alpha_range, beta_range))
     scale = temperature**2 if temperature_squared else 1.0
     hard, dhard = cross_entropy(logits, label)
     soft, dsoft = soft_target_loss(logits, behavior, temperature)
@@ -245,6 +254,8 @@ def fer_loop(net: NumpyNet, x: Floats, y: Ints, batches_per_epoch: Batches, opti
             options.temperature,
             options.temperature_squared,
             "cross_entropy",
+            options.alpha_range,
+            options.beta_range,
         )
 
     def visit(index: int, logits: Floats) -> None:
@@ -277,12 +288,13 @@ def lwr_loop(net: NumpyNet, x: Floats, y: Ints, batches_per_epoch: Batches, opti
     next_stored, visited = stored.copy(), readable.copy()
 
     def sample_loss(epoch: int, index: int, logits: Floats) -> tuple[float, Floats]:
-        if epoch <= options.interval or not readable[index]:
+        if epoch <= options.interval or (options.unvisited == "cross_entropy" and not readable[index]):
             return cross_entropy(logits, int(y[index]))
+        uniform = np.full(len(logits), 1.0 / len(logits))
         return restricted_loss(
             logits,
             int(y[index]),
-            softmax(stored[index] / options.temperature),
+            softmax(stored[index] / options.temperature) if readable[index] else uniform,
             (epoch // options.interval) * options.interval / options.total_epochs,
             options.temperature,
             options.temperature_squared,

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lightning_flip.stores import HistoryError, PartKey, open_run, read_history, write_part, write_samples
-from lightning_flip.stores.sample_statistics import Suspicion
+from lightning_flip.stores.sample_statistics import Suspicion, rank_suspects
 
 TARGETS = {0: 2, 3: 0, 4: 1, 7: 1, 9: 0, 11: 2}  # indices with gaps; 11 is never visited
 
@@ -173,13 +174,29 @@ def suspicious(run_folder: Path, write_rows: Callable) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("by", "expected"), [("mislabelled", [2, 3, 1, 0]), ("forgotten", [3, 0, 1]), ("flipped", [1, 0, 3])]
+    ("by", "expected"), [("mislabelled", [2, 3, 1, 0]), ("forgotten", [2, 3, 0, 1]), ("flipped", [1, 0, 3])]
 )
 def test_suspects(suspicious: Path, by: Suspicion, expected: list[int]) -> None:
     history = read_history(suspicious)
     assert history.suspects(99, by=by)["index"].to_pylist() == expected
     assert history.suspects(2, by=by)["index"].to_pylist() == expected[:2]
     assert history.suspects(1, by=by).schema == history.statistics("train").schema
+
+
+def test_what_was_never_learned_is_the_most_forgotten() -> None:
+    """Toneva et al. count it as forgotten at every visit; who was learned and kept is not there."""
+    rng = np.random.default_rng(0)
+    visits = rng.integers(0, 6, size=200)
+    right = np.minimum(rng.integers(0, 6, size=200), visits)
+    events = np.minimum(rng.integers(0, 3, size=200), right)
+    margins = rng.integers(-2, 3, size=200).astype(float)
+    table = {"index": np.arange(200), "visits": visits, "times_right": right, "forgetting_events": events}
+    found = rank_suspects(pa.table({**table, "aum": margins, "last_right": right > events}), "forgotten")
+    often = {i: float("inf") if right[i] == 0 else events[i] for i in range(200) if visits[i]}
+    expected = sorted((i for i in often if often[i]), key=lambda i: (-often[i], margins[i], i))
+    assert found["index"].to_pylist() == expected
+    assert 10 < len(expected) < 190
+    assert found.column_names == [*table, "aum", "last_right"]
 
 
 @pytest.mark.parametrize(("k", "by"), [(0, "mislabelled"), (3, "odd")])

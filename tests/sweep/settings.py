@@ -149,7 +149,7 @@ SETTINGS = [
         method=mixins.PairwiseLabelSmoothing,
         config="pairwise/pls.yaml",
         together="each rank averages pairs of its own batches",
-        replay=PlsGradient,
+        replay=lambda steps: PlsGradient(),
     ),
     Setting(
         method=mixins.SelfAdaptiveTraining,

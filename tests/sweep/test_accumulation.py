@@ -27,7 +27,7 @@ class Stepping(LitNet):
 
 def kept(model: Any) -> dict[str, Any]:
     """What the method's tables hold."""
-    return {name: table.state_dict() for name, table in model._loop.tables.items()}
+    return {name: table.state_dict() for name, table in model._term_loop.tables.items()}
 
 
 @every_setting

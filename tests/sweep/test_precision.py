@@ -20,7 +20,7 @@ def losses(setting: Setting, precision: str) -> Floats:
     model = made(setting, LitNet, network().float(), lr=0.05)
     recorder = fit(setting, model, data(dataset=points(dtype=torch.float32)), precision=precision)
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
-    assert all(table.dtype == torch.float32 for table in model._loop.tables.values())
+    assert all(table.dtype == torch.float32 for table in model._term_loop.tables.values())
     assert all(value.isfinite().all() for value in model.state_dict().values())
     return np.array(recorder.losses)
 

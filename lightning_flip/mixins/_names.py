@@ -1,0 +1,237 @@
+"""What belongs to the mixins of a class and what belongs to the user's module: names, options, hyperparameters."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import re
+from abc import ABCMeta
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lightning_flip.models.loading import is_lightning_class
+
+__all__ = ["GROUP", "MixinClass", "MixinOptions", "check_definition", "check_instance", "group_hyperparameters"]
+
+#: The attribute that holds the options, and the hyperparameter in which they are saved.
+GROUP = "mixin_options"
+STATE = "_mixin"
+
+
+class MixinOptions(SimpleNamespace):
+    """The options of all mixins of a module, as attributes.
+
+    Example:
+        >>> options = MixinOptions(fer_mu=1.0)
+        >>> options.take(fer_mu=0.5)
+        >>> options.fer_mu
+        0.5
+    """
+
+    def take(self, **options: Any) -> None:
+        """Set options.
+
+        Args:
+            **options: their values.
+        """
+        vars(self).update(options)
+
+
+class MixinClass(ABCMeta):
+    """The class of classes made of mixins: what has to be done around their constructor as a whole.
+
+    ``mixin_options={...}``, as it stands in saved hyperparameters, is passed on as single options; one that is given by
+    itself goes first. An option that nobody takes is refused with the nearest one, and so is a name of the mixins that
+    the constructor has given to something else. It is an ``ABCMeta`` because modules may be abstract.
+    """
+
+    def __init__(cls, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not __init_subclass__: the subclasses of an abstract class include one that it refused, which answers
+        # issubclass() for its parents from then on.
+        getattr(super(cls, cls), "_define", lambda: None)()  # the first class has nobody above it
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make an instance."""
+        kwargs = {**kwargs.pop(GROUP, {}), **kwargs}
+        try:
+            made = super().__call__(*args, **kwargs)
+        except TypeError as error:
+            _refuse_unknown(cls, str(error), kwargs, error)
+            raise
+        check_instance(made)
+        return made
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, for whoever asks a class."""
+        constructor: Any = getattr(cls, "__init__")  # noqa: B009 - mypy would take it for an instance's
+        return inspect.Signature(list(inspect.signature(constructor).parameters.values())[1:])
+
+
+def check_definition(cls: type) -> None:
+    """Refuse mixins right of their module, and names that two of the classes would take from each other.
+
+    Args:
+        cls: the class being defined.
+
+    Raises:
+        TypeError: for a wrong order, one option name in two places, or one name of a method or attribute.
+    """
+    mixins = _mixins_of(cls)
+    _check_siblings(cls, mixins)
+    modules = [part for part in cls.__mro__ if is_lightning_class(part) and not isinstance(part, MixinClass)]
+    if not modules:
+        return  # a mixin by itself
+    first_module = cls.__mro__.index(modules[0])
+    for mixin in mixins:
+        if cls.__mro__.index(mixin) > first_module:
+            raise TypeError(
+                f"{mixin.__name__} stands right of {modules[0].__name__} and would never see its training_step. "
+                f"Write: class {cls.__name__}({mixin.__name__}, {modules[0].__name__})."
+            )
+    _check_options(cls, mixins, modules)
+    owners = _owners(mixins)
+    for part in cls.__mro__[first_module:]:
+        if not _is_library(part):
+            _refuse_taken(cls.__name__, part.__name__, owners, vars(part))
+
+
+def check_instance(module: Any, *, made: bool = True) -> None:
+    """Refuse attributes of a module that hide a name of its mixins.
+
+    Args:
+        module: an instance.
+        made: whether the mixins have set what they keep on the module themselves.
+
+    Raises:
+        TypeError: if there are such.
+    """
+    held = vars(module)
+    found = set(held).union(*(held.get(kind, ()) for kind in ("_modules", "_parameters", "_buffers")))
+    mixins = _mixins_of(type(module))
+    owners = _owners(mixins)
+    if made:
+        found -= {GROUP, STATE}.union(*(vars(part).get("__annotations__", ()) for part in mixins))
+    _refuse_taken(type(module).__name__, type(module).__name__, owners, found)
+
+
+def group_hyperparameters(module: pl.LightningModule) -> None:
+    """Move the options of mixins among a module's hyperparameters into a group of their own.
+
+    What LightningCLI saves is its configuration, with which it makes the module again: it stays as it is.
+
+    Args:
+        module: the module, whose hyperparameters have just been saved.
+    """
+    hparams: Any = module.hparams
+    fields: dict[str, Any] = vars(module)
+    if not isinstance(hparams, dict) or "_instantiator" in hparams:
+        return
+    taken = {name: hparams.pop(name) for name in mixin_options(type(module)) if name in hparams}
+    if taken:
+        hparams[GROUP] = {**hparams.get(GROUP, {}), **taken}
+        fields["_hparams_initial"] = copy.deepcopy(hparams)
+
+
+def mixin_options(cls: type) -> Iterator[str]:
+    """The names of the options of all mixins of a class.
+
+    Args:
+        cls: a class made of mixins.
+
+    Yields:
+        Names, from left to right.
+    """
+    for part in _mixins_of(cls):
+        yield from _own_options(part, keyword_only=True)
+
+
+def _mixins_of(cls: type) -> list[type]:
+    """The mixins in a class, from left to right, their base included."""
+    return [part for part in cls.__mro__ if isinstance(part, MixinClass) and not is_lightning_class(part)]
+
+
+def _owners(mixins: Iterable[type]) -> dict[str, str]:
+    """The names that mixins use on a module, each with the mixin that has it."""
+    owners = {GROUP: "LossTerm", STATE: "LossTerm"}
+    for part in mixins:
+        for name in {*vars(part), *vars(part).get("__annotations__", ())}:
+            if not name.startswith("__") and name != "_abc_impl" and not hasattr(pl.LightningModule, name):
+                owners[name] = part.__name__
+    return owners
+
+
+def _refuse_taken(cls: str, taker: str, owners: dict[str, str], names: Iterable[str]) -> None:
+    taken = sorted(set(owners) & set(names))
+    if taken:
+        raise TypeError(
+            f"{cls}: {taker} uses the name {taken[0]!r} for something of its own, and {owners[taken[0]]} needs it: one "
+            f"would hide the other. Rename it in {taker}"
+            + (f", and {', '.join(map(repr, taken[1:]))} as well." if taken[1:] else ".")
+        )
+
+
+def _check_siblings(cls: type, mixins: list[type]) -> None:
+    """Refuse two mixins of which one would hide what the other one calls."""
+    for place, left in enumerate(mixins):
+        for right in mixins[place + 1 :]:
+            if issubclass(left, right) or not any(
+                part.__module__.startswith("lightning_flip.") for part in (left, right)
+            ):
+                continue
+            shared = {base for base in left.__mro__ if base in right.__mro__}
+            for name in vars(left).keys() & vars(right).keys():
+                if name.startswith("__") or name == "_abc_impl" or hasattr(pl.LightningModule, name):
+                    continue
+                if not any(name in vars(base) for base in shared):
+                    raise TypeError(
+                        f"{cls.__name__}: {left.__name__} and {right.__name__} both define {name!r}, and the one would "
+                        "hide the other. Rename it in one of them."
+                    )
+
+
+def _check_options(cls: type, mixins: list[type], modules: list[type]) -> None:
+    owners: dict[str, type] = {}
+    for part in [*mixins, *modules]:
+        for name in _own_options(part, keyword_only=part in mixins):
+            other = owners.get(name)
+            if other is not None and (other in mixins):
+                raise TypeError(
+                    f"{cls.__name__}: the option {name!r} is {other.__name__}'s and {part.__name__}'s; one would "
+                    f"swallow the other's value. Rename it in {part.__name__}, or do not combine the two."
+                )
+            owners.setdefault(name, part)
+
+
+def _own_options(cls: type, *, keyword_only: bool) -> list[str]:
+    init = vars(cls).get("__init__")
+    if init is None or _is_library(cls):
+        return []
+    kinds = {inspect.Parameter.KEYWORD_ONLY, *(() if keyword_only else (inspect.Parameter.POSITIONAL_OR_KEYWORD,))}
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def _is_library(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in ("builtins", "abc", "typing", "torch", "lightning", "pytorch_lightning")
+
+
+def _refuse_unknown(cls: type, message: str, given: dict[str, Any], error: TypeError) -> None:
+    """Say which option was meant, if a constructor of the class has got one that it does not take."""
+    found = re.match(r"(?P<owner>.+)\.__init__\(\) got an unexpected keyword argument '(?P<name>\w+)'", message)
+    if found is None or found["name"] not in given:
+        return
+    if found["owner"] not in {part.__qualname__ for part in cls.__mro__} | {part.__name__ for part in cls.__mro__}:
+        return  # something that a constructor calls
+    owners: dict[str, str] = {}
+    for part in cls.__mro__:
+        for name in _own_options(part, keyword_only=False):
+            owners.setdefault(name, part.__name__)
+    nearest = difflib.get_close_matches(found["name"], owners, n=1)
+    hint = f" Did you mean {nearest[0]}= of {owners[nearest[0]]}?" if nearest else f" It has {', '.join(owners)}."
+    raise TypeError(f"{cls.__name__} has no option {found['name']!r}.{hint}") from error
