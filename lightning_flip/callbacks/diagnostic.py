@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_flip.callbacks._log_keys import LoggingWatcher
 from lightning_flip.callbacks.clean_pass import clean_steps
-from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding, prefix_of
+from lightning_flip.callbacks.diagnostic_files import DiagnosticFiles, Finding
 from lightning_flip.callbacks.prediction_files import on_first_rank
 from lightning_flip.callbacks.prediction_rows import PredictionRows
 from lightning_flip.callbacks.run_folder import (
@@ -26,7 +27,6 @@ from lightning_flip.callbacks.run_folder import (
     open_folder,
     recall_run,
 )
-from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.reports.drawing import new_figure
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.option_kinds import check_whole
@@ -39,7 +39,7 @@ TRAIN = ("train", 0)
 _PLACES = "lightning_flip_diagnostics"
 
 
-class Diagnostic(StepWatcher):
+class Diagnostic(LoggingWatcher):
     """Keeps some columns of every sample of a pass, and describes them when the pass is over.
 
     A subclass says which columns (:meth:`columns`) and what they amount to (:meth:`describe`). What is found goes into
@@ -62,8 +62,9 @@ class Diagnostic(StepWatcher):
             see :class:`PredictionHistory`, and on resumption the folder of before. A validation or test that no fit
             went before writes into the ``log_dir``, without a logger into the ``default_root_dir``.
         overwrite: in a fit, remove all that another run has recorded in ``dirpath``; replace tables that are there.
-        name: tells two of one Trainer apart: it ends the names of files and of what is logged.
-        **options: where the parts of a step are, and whether labels and data may change; see
+        name: tells two of one Trainer apart: it ends the names of files; None: the ``prefix``.
+        **options: ``prefix=`` of numbers and figures that are logged and ``prog_bar=`` (``docs/logged.md``); where the
+            parts of a step are, and whether labels and data may change, see
             :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Attributes:
@@ -71,7 +72,8 @@ class Diagnostic(StepWatcher):
             rank, and None before.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range; in a fit, validation or test, if the module or another callback logs
+            one of the keys.
         FileExistsError: when a fit begins at its first epoch, or a validation or test, and a table is there.
 
     Example:
@@ -79,6 +81,7 @@ class Diagnostic(StepWatcher):
 
         >>> class LargestLogit(Diagnostic):
         ...     title = "largest_logit"
+        ...     logs = ("largest_logit",)
         ...
         ...     def __init__(self, **options):
         ...         super().__init__(val=True, **options)
@@ -108,7 +111,7 @@ class Diagnostic(StepWatcher):
         figures: bool = True,
         dirpath: str | Path | None = None,
         overwrite: bool = False,
-        name: str = "",
+        name: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(train=train, val=val, name=name, **options)
@@ -134,7 +137,7 @@ class Diagnostic(StepWatcher):
         self._folder: Path | None = None
         self._place: RunFolder | None = None
         self._run_id: str | None = None
-        self._figure: tuple[Key, int, Callable[[], Any]] | None = None
+        self._figure: tuple[Key, str, int, Callable[[], Any]] | None = None
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,6 +184,10 @@ class Diagnostic(StepWatcher):
             key: split and loader.
             scalars: as :meth:`describe` gave them, without a prefix.
         """
+
+    def _keys(self, pl_module: pl.LightningModule, stage: str) -> list[str]:
+        """The keys of numbers, and of figures if they are drawn."""
+        return self._keys_of((*self.logs, *([self.title] if self.figures else ())), pl_module, stage)
 
     # -- hooks --------------------------------------------------------------------------------------------
 
@@ -273,7 +280,7 @@ class Diagnostic(StepWatcher):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the epoch, if it is due."""
         if self.train and self.fitting and self._due(trainer.current_epoch):
-            self._conclude(trainer, pl_module, TRAIN, log=pl_module.log)
+            self._conclude(trainer, pl_module, TRAIN, log=True)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the pass, if it is due."""
@@ -282,7 +289,7 @@ class Diagnostic(StepWatcher):
         for loader in range(len(trainer.num_val_batches)):  # on every rank, whether or not it has seen a batch of each
             self._epoch["val", loader] = trainer.current_epoch
             if not self.fitting or self._due(trainer.current_epoch):
-                self._conclude(trainer, pl_module, ("val", loader), log=pl_module.log)
+                self._conclude(trainer, pl_module, ("val", loader), log=True)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the test."""
@@ -290,14 +297,14 @@ class Diagnostic(StepWatcher):
             return
         for loader in range(len(trainer.num_test_batches)):
             self._epoch["test", loader] = trainer.current_epoch
-            self._conclude(trainer, pl_module, ("test", loader), log=pl_module.log)
+            self._conclude(trainer, pl_module, ("test", loader), log=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the last epoch and the last validation pass, unless that was done."""
         if not self.fitting:
             return
         for key in sorted(self._epoch):
-            self._conclude(trainer, pl_module, key, log=None)
+            self._conclude(trainer, pl_module, key, log=False)
         on_first_rank(trainer, functools.partial(self._draw, trainer))
 
     def rescue(self, trainer: pl.Trainer) -> None:
@@ -348,7 +355,8 @@ class Diagnostic(StepWatcher):
         others = [other for other in trainer.callbacks if type(other) is type(self) and other is not self]  # type: ignore[attr-defined]
         if any(other.name == self.name for other in others):
             raise ValueError(
-                f"two {type(self).__name__} of this Trainer would log under the same names. Give one of them a name=."
+                f"two {type(self).__name__} of this Trainer would write the same files. Give one of them a name=, or a "
+                "prefix=, which is its name as well."
             )
 
     def _open(self, trainer: pl.Trainer, splits: list[str]) -> None:
@@ -399,7 +407,7 @@ class Diagnostic(StepWatcher):
         pl_module: pl.LightningModule,
         key: Key,
         *,
-        log: Callable[..., Any] | None,
+        log: bool,
     ) -> None:
         epoch = self._epoch.pop(key, None)
         if epoch is None:
@@ -414,17 +422,17 @@ class Diagnostic(StepWatcher):
         arrays = None if rows is None else rows.columns
         scalars = on_first_rank(trainer, functools.partial(self._report, trainer, key, epoch, arrays))
         self.concluded(key, scalars)
-        if log is None:
-            return
-        for name, value in scalars.items():
-            named = f"{prefix_of(key)}_{name}_{self.name}" if self.name else f"{prefix_of(key)}_{name}"
-            # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
-            log(named, value, sync_dist=True, reduce_fx="max")
+        if log:
+            self.log_numbers(pl_module, key[0], self._number_of(key), scalars)
+
+    def _number_of(self, key: Key) -> int:
+        """The loader's number in keys; tables of training data know one loader."""
+        return self._train_loader if key == TRAIN else key[1]
 
     def _draw(self, trainer: pl.Trainer) -> None:
         if self._figure is not None and self._files is not None:
-            key, epoch, draw = self._figure
-            self._files.draw(trainer, key, epoch, draw())
+            key, name, epoch, draw = self._figure
+            self._files.draw(trainer, key, epoch, draw(), name=name)
         self._figure = None
 
     def _report(self, trainer: pl.Trainer, key: Key, epoch: int, rows: Arrays | None) -> dict[str, float]:
@@ -438,7 +446,7 @@ class Diagnostic(StepWatcher):
             place = key if self.fitting or key[0] != "val" else ("validate", key[1])
             self._files.add(place, epoch, finding.table)
             if self.figures and finding.draw is not None:
-                self._figure = place, epoch, finding.draw
+                self._figure = place, self._key(key[0], self._number_of(key), self.title), epoch, finding.draw
                 if not (self.draws_last and self.fitting):
                     self._draw(trainer)
         return {name: float(value) for name, value in finding.scalars.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
+from lightning_flip.callbacks._log_keys import split_name
 from lightning_flip.callbacks.figure_logging import log_figure
 from lightning_flip.callbacks.run_folder import RunFolder
 from lightning_flip.stores.atomic import write_text
@@ -20,7 +21,7 @@ from lightning_flip.stores.atomic import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DiagnosticFiles", "Finding", "prefix_of"]
+__all__ = ["DiagnosticFiles", "Finding"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class DiagnosticFiles:
         self._mine.add(path)
         self._begun.add(path)
 
-    def draw(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, figure: Figure) -> list[str]:
+    def draw(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, figure: Figure, *, name: str) -> list[str]:
         """Hand a figure to the Trainer's loggers, or write it.
 
         Args:
@@ -150,18 +151,18 @@ class DiagnosticFiles:
             key: split and loader.
             epoch: counted from 0.
             figure: the figure.
+            name: under which loggers get it.
 
         Returns:
             Where it went.
         """
         if self.place is not None:
             self.place.check()
-        title = self.title(key)
-        path = self.folder / f"{title}-epoch-{epoch:04d}.png"
-        return log_figure(trainer, title, figure, step=trainer.global_step, path=path)
+        path = self.folder / f"{self.title(key)}-epoch-{epoch:04d}.png"
+        return log_figure(trainer, name, figure, step=trainer.global_step, path=path)
 
     def title(self, key: tuple[str, int]) -> str:
-        """Name of a table and of its figures.
+        """Name of the files of a table and of its figures.
 
         Args:
             key: split and loader.
@@ -169,23 +170,7 @@ class DiagnosticFiles:
         Returns:
             Without a suffix.
         """
-        return f"{prefix_of(key)}_{self._title}"
-
-
-def prefix_of(key: tuple[str, int]) -> str:
-    """How names of what is logged or written of a loader begin.
-
-    Args:
-        key: split and loader.
-
-    Returns:
-        "val", and for further loaders "val_1".
-
-    Example:
-        >>> prefix_of(("val", 0)), prefix_of(("test", 2))
-        ('val', 'test_2')
-    """
-    return key[0] if key[1] == 0 else f"{key[0]}_{key[1]}"
+        return f"{split_name(*key)}_{self._title}"
 
 
 def _known(cell: Any) -> Any:

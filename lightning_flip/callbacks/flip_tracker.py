@@ -10,6 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_flip.callbacks._log_keys import LoggingWatcher
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import VisitStatistics, is_distributed
@@ -19,7 +20,7 @@ __all__ = ["FlipTracker"]
 _COUNTS = ("seen", "compared", "wrong", "wrongly_flipped", "to_wrong", "to_right", "changed")
 
 
-class FlipTracker(StatefulWatcher):
+class FlipTracker(LoggingWatcher, StatefulWatcher):
     """Logs what flipped in every pass over the validation data, and by option in each training epoch.
 
     - ``val_flipping_error``: FE, Eq. 7 of the FER paper, the share wrong now that was right in an earlier pass;
@@ -30,31 +31,42 @@ class FlipTracker(StatefulWatcher):
     - ``val_coverage``: the share of the data set that this pass saw; the rates above are over what was seen.
 
     Flips and churn are over samples that were seen before, and 0 in the first pass. RFE of a pass
-    without errors is 0. A second validation loader logs ``val_1_...``; training logs ``train_...``. The
-    names have no slash, so that ``ModelCheckpoint(monitor=...)`` takes them.
+    without errors is 0. A second validation loader logs ``val_1_...``; training logs ``train_...``.
+    ``ModelCheckpoint(monitor=...)`` takes each of these keys. Trackers of several heads need a ``prefix=`` each, which
+    their keys begin with.
 
     Args:
         train: also follow training batches, as they were predicted before their update.
         val: follow the validation loaders.
-        name: tells two trackers of one Trainer apart in a checkpoint.
+        name: tells two trackers of one Trainer apart in a checkpoint; None: by their ``prefix``.
         num_samples: number of samples, needed with ``index_from`` only.
-        **options: where the parts of a step are, and whether labels and data may change; see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        **options: ``prefix=`` and ``prog_bar=`` of what is logged (``docs/logged.md``); where the parts of a step are,
+            and whether labels and data may change, see :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
-        ValueError: if neither training nor validation is to be followed.
+        ValueError: if neither training nor validation is to be followed; in a fit, if the module or another callback
+            logs one of the keys.
 
     Example:
         >>> FlipTracker(train=True).state_key
         "FlipTracker{'train': True, 'val': True, 'name': ''}"
     """
 
+    logs = (
+        "flipping_error",
+        "relative_flipping_error",
+        "flips_to_wrong",
+        "flips_to_right",
+        "churn",
+        "coverage",
+    )
+
     def __init__(
         self,
         *,
         train: bool = False,
         val: bool = True,
-        name: str = "",
+        name: str | None = None,
         num_samples: int | None = None,
         **options: Any,
     ) -> None:
@@ -200,11 +212,7 @@ class FlipTracker(StatefulWatcher):
         self._passes[key] += 1
         if pl_module is None:
             return
-        split, loader = key
-        prefix = split if loader == 0 else f"{split}_{loader}"
-        for name, value in _rates(counts, statistics.num_samples).items():
-            # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
-            pl_module.log(f"{prefix}_{name}", value, sync_dist=True, reduce_fx="max")
+        self.log_numbers(pl_module, *key, _rates(counts, statistics.num_samples))
 
 
 def _rates(counts: dict[str, int], num_samples: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from lightning_flip.callbacks._log_keys import LoggingWatcher
 from lightning_flip.callbacks.old_models import OldModels
 from lightning_flip.callbacks.old_predictions import MISSING
 from lightning_flip.callbacks.watcher import StatefulWatcher
@@ -26,7 +27,7 @@ __all__ = ["NegativeFlipMonitor"]
 _COUNTS = ("seen", *FlipCounts._fields, "missing", "contradicting")
 
 
-class NegativeFlipMonitor(StatefulWatcher):
+class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
     """Logs in every pass over the validation data, and by option in each training epoch, how the update goes.
 
     - ``val_negative_flip_rate``: NFR, Eq. 2 of the positive-congruent training paper, the share that the old model
@@ -36,9 +37,9 @@ class NegativeFlipMonitor(StatefulWatcher):
     - ``val_error``: ER_new, the share that this model gets wrong.
 
     A second validation loader logs ``val_1_...``; training logs ``train_...``, of the batches as they were predicted
-    before their update, with dropout and augmentation. The names have no slash, so that
-    ``ModelCheckpoint(monitor="val_negative_flip_rate")`` takes them. Several ranks log the rates over all of them.
-    ``trainer.validate`` logs the validation rates as well.
+    before their update, with dropout and augmentation. ``ModelCheckpoint(monitor="val_negative_flip_rate")`` takes
+    each of these keys. Several ranks log the rates over all of them. ``trainer.validate`` logs the validation rates as
+    well. A module that logs ``val_error`` itself is refused until the monitor has a ``prefix=``.
 
     Args:
         reference: the old model: everything that :func:`lightning_flip.steps.reference.load_reference` takes (a
@@ -59,13 +60,14 @@ class NegativeFlipMonitor(StatefulWatcher):
             the best of all its classes.
         class_labels: the label that each output of the new model stands for, to read files whose labels are no
             numbers of outputs; by default the data set's own ``class_labels``.
-        name: tells two monitors of one Trainer apart in a checkpoint.
-        **options: where the parts of a step are, and whether labels and data may change; see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        name: tells two monitors of one Trainer apart in a checkpoint; None: by their ``prefix``.
+        **options: ``prefix=`` and ``prog_bar=`` of what is logged (``docs/logged.md``); where the parts of a step are,
+            and whether labels and data may change, see :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Raises:
         PredictionError: if a file of predictions lacks samples, has other targets for them, or cannot be read.
-        ValueError: if a model's number of outputs does not fit, a reference is missing, or nothing is to be followed.
+        ValueError: if a model's number of outputs does not fit, a reference is missing, or nothing is to be followed;
+            in a fit or validation, if the module or another callback logs one of the keys.
 
     Example:
         >>> import torch
@@ -73,6 +75,8 @@ class NegativeFlipMonitor(StatefulWatcher):
         >>> NegativeFlipMonitor(MLP(4, 3), train=True).state_key
         "NegativeFlipMonitor{'train': True, 'val': True, 'name': ''}"
     """
+
+    logs = ("negative_flip_rate", "relative_negative_flip_rate", "error")
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class NegativeFlipMonitor(StatefulWatcher):
         reference_compile: bool = False,
         old_classes: Sequence[int] | None = None,
         class_labels: Sequence[int | str] | None = None,
-        name: str = "",
+        name: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(train=train, val=val, name=name, **options)
@@ -148,8 +152,7 @@ class NegativeFlipMonitor(StatefulWatcher):
         """Log the training epoch's rates."""
         self.flush()
         if self.train and self.fitting:
-            position = self.source.loader if isinstance(self.source.loader, int) else 0
-            self._finish_pass(trainer, pl_module, "train", position)
+            self._finish_pass(trainer, pl_module, "train", self._train_loader)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the pass's rates."""
@@ -201,10 +204,7 @@ class NegativeFlipMonitor(StatefulWatcher):
             "relative_negative_flip_rate": flips.relative_negative_flip_rate(),
             "error": share(flips.new_wrong, flips.total),
         }
-        prefix = split if split == "train" or loader == 0 else f"{split}_{loader}"
-        for name, value in rates.items():
-            # All ranks hold the same number: "max" hands it on exactly, a mean over three ranks might not.
-            pl_module.log(f"{prefix}_{name}", value, sync_dist=True, reduce_fx="max", add_dataloader_idx=False)
+        self.log_numbers(pl_module, split, loader, rates)
 
     def _refuse(self, split: str, loader: int, counts: Sequence[int], where: str) -> None:
         seen, missing, contradicting = counts[0], *counts[-2:]

@@ -16,6 +16,8 @@ from lightning_flip.steps import SampleStep
 
 __all__ = ["NoiseAccuracy"]
 
+_PARTS = ("all_true", "clean_true", "noisy_true", "noisy_label", "all_label")
+
 
 class NoiseAccuracy(NoiseDiagnostic):
     """Accuracy on all, clean and mislabelled training samples, against true and given labels (Table 3 of LS-noise).
@@ -40,6 +42,7 @@ class NoiseAccuracy(NoiseDiagnostic):
     """
 
     title = "noise_accuracy"
+    logs = tuple(f"accuracy_{part}" for part in _PARTS)
 
     def __init__(self, *, every_n_epochs: int | None = 1, **kwargs: Any) -> None:
         super().__init__(every_n_epochs=every_n_epochs, **kwargs)
@@ -51,6 +54,5 @@ class NoiseAccuracy(NoiseDiagnostic):
     def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
         """The shares of right ones."""
         found = noise_accuracies(rows["pred"], rows["label"], self.true_labels(rows))
-        parts = ("all_true", "clean_true", "noisy_true", "noisy_label", "all_label")
-        shares = {part: share for part in parts if (share := getattr(found, part)) is not None}
+        shares = {part: share for part in _PARTS if (share := getattr(found, part)) is not None}
         return Finding(found.table(), found, scalars={f"accuracy_{part}": share for part, share in shares.items()})

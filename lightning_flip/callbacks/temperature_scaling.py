@@ -80,6 +80,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     """
 
     title = "calibration"
+    logs = ("ece_unscaled", "temperature", "ece_scaled")
     draws_last = True
     loads_always = True
 

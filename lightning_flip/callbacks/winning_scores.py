@@ -40,6 +40,7 @@ class WinningScores(Diagnostic):
     """
 
     title = "winning_scores"
+    logs = ("mean_winning_score",)
     draws_last = True
 
     def __init__(self, *, lowest: float = 0.1, bins: int = 18, every_n_epochs: int | None = 1, **kwargs: Any) -> None:

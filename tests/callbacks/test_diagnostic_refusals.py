@@ -45,13 +45,15 @@ def untrained(callbacks: list[Any], error: Any, match: str, data: Any = None, mo
     assert [row for row in model.seen if row[0] == "train"] == []
 
 
-def test_two_of_one_kind_need_names() -> None:
-    untrained([NoiseAccuracy(), NoiseAccuracy(mode="eval")], ValueError, "two NoiseAccuracy .* same names.*name=")
+def test_two_of_one_kind_need_a_prefix_or_where_nothing_is_logged_a_name() -> None:
+    untrained([NoiseAccuracy(), NoiseAccuracy(mode="eval")], ValueError, "NoiseAccuracy.* would both log .*prefix=")
     elsewhere = NoiseAccuracy(dirpath="elsewhere")  # what is logged has no folder
-    untrained([NoiseAccuracy(), elsewhere], ValueError, "two NoiseAccuracy .* same names")
-    trainer = make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(), NoiseAccuracy(mode="eval", name="eval")])
+    untrained([NoiseAccuracy(), elsewhere], ValueError, "NoiseAccuracy.* would both log .*prefix=")
+    gaps = [LogitGaps(figures=False), LogitGaps(figures=False, mode="eval")]
+    untrained(gaps, ValueError, "two LogitGaps .* same files.*name=.*prefix=")
+    trainer = make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(), NoiseAccuracy(mode="eval", prefix="eval_")])
     trainer.fit(Watched(noise=True), noisy_loader(N))
-    assert {"train_accuracy_all_true", "train_accuracy_all_true_eval"} <= set(trainer.callback_metrics)
+    assert {"train_accuracy_all_true", "eval_train_accuracy_all_true"} <= set(trainer.callback_metrics)
 
 
 def test_a_missing_matplotlib_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,7 +224,7 @@ def trained(callbacks: list[Any], **options: Any) -> tuple[Any, ...]:
 def test_training_is_bit_for_bit_undisturbed() -> None:
     watchers = [
         *everything(),
-        NoiseAccuracy(mode="eval", name="eval", dirpath="run"),
+        NoiseAccuracy(mode="eval", prefix="eval_", dirpath="run"),
         LogitGaps(mode="eval", name="eval", every_n_epochs=1, dirpath="run"),
         FeatureProjection(every_n_epochs=1, samples_per_class=2, dirpath="run"),
     ]

@@ -199,7 +199,7 @@ def test_mixed_targets_are_left_out_with_one_warning():
 
 
 def test_two_trackers_keep_their_states_apart(tmp_path):
-    both = [FlipTracker(), FlipTracker(name="again"), FlipTracker(train=True)]
+    both = [FlipTracker(), FlipTracker(name="again", prefix="a_"), FlipTracker(train=True, prefix="b_", name="")]
     trainer = make_trainer(max_epochs=1, callbacks=both)
     trainer.fit(Lookup(some_logits(1, 4), some_logits(1, 5)), loader(4), loader(5, seed=1))
     trainer.save_checkpoint(tmp_path / "end.ckpt")

@@ -107,7 +107,7 @@ def test_a_rank_that_has_padding_alone_takes_part(kind: str) -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_callbacks_that_come_back_are_read_to_again(in_place: bool) -> None:
-    first, second = FlipTracker(train=True, name="first"), FlipTracker(train=True, name="second")
+    first, second = FlipTracker(train=True, prefix="first_"), FlipTracker(train=True, prefix="second_")
 
     class Swap(pl.Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

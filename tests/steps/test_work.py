@@ -242,7 +242,7 @@ def test_hooks_are_called_exactly_where_a_class_implements_them() -> None:
                 called[type(callback).__name__] = {name for name in STEP_HOOKS if callable(getattr(callback, name))}
 
     mine, data = copy.deepcopy(Mine()), TensorDataset(torch.rand(8, 4), torch.arange(8) % 3)
-    pl.Trainer(**QUIET, max_epochs=1, callbacks=[mine, FlipTracker(val=True, name="plain"), Note()]).fit(
+    pl.Trainer(**QUIET, max_epochs=1, callbacks=[mine, FlipTracker(val=True, prefix="plain_"), Note()]).fit(
         Classifier(network=MLP(4, 3), num_classes=3), DataLoader(data, 4)
     )
     assert mine.seen == 2
