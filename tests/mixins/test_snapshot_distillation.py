@@ -379,7 +379,7 @@ class Rates(pl.Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        cycle = pl_module._loop.states.get(STATE, {"cycle": 0})["cycle"]
+        cycle = pl_module._term_loop.states.get(STATE, {"cycle": 0})["cycle"]
         self.stepped.append((cycle, optimizer.param_groups[0]["lr"]))
 
 
