@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train twelve small models on digits and print what flipped
 	$(BIN)/python examples/digits/demo.py
 
+# Where Python is told to write no bytecode, every process that a test starts compiles the package again: 2 s each.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## every test, doctests included
 	$(BIN)/python -m pytest -n logical --dist worksteal
 

@@ -38,10 +38,19 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+os.environ["MASTER_PORT"] = str(free_port())  # for fixtures of a module or session, which are there before a test's
+
+
 @pytest.fixture(autouse=True)
 def _own_port(monkeypatch) -> None:
     """Lightning's process groups meet at this port; the one it would choose may be another worker's by then."""
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch) -> None:
+    """Four milliseconds a call, thousands of calls, and no test cuts the power; tests/stores keeps the real one."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)

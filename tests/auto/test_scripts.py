@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -120,18 +121,32 @@ def run(tmp_path, entry_points, text, *arguments, returns=0, **variables):
     return done.stdout + done.stderr
 
 
+def run_unrecorded(monkeypatch, text, *arguments):
+    """The same script in this process, which has imported everything already."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    monkeypatch.delenv("LIGHTNING_FLIP", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(text, "train.py", "exec"), {"__name__": "__main__"})
+
+
+def saved_in(folder):
+    checkpoint, drawn = (torch.load(folder / name, weights_only=True) for name in ("saved.ckpt", "drawn.pt"))
+    for state in checkpoint["callbacks"].values():  # the paths of two folders
+        state.clear()
+    return checkpoint, drawn
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_script_of_each_package(tmp_path, entry_points, package):
-    saved = {}
-    for name, variables in {"off": {}, "on": {"LIGHTNING_FLIP": "runs", "LIGHTNING_FLIP_STRICT": "1"}}.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        said = run(tmp_path, entry_points, HEAD + PLAIN, package, folder, **variables)
-        assert ("recording into" in said) == (name == "on")
-        saved[name] = [torch.load(folder / file, weights_only=True) for file in ("saved.ckpt", "drawn.pt")]
-        for state in saved[name][0]["callbacks"].values():  # the paths of two folders
-            state.clear()
-    assert_same(saved["off"], saved["on"])
+def test_a_script_of_each_package(tmp_path, entry_points, package, monkeypatch):
+    off, on = tmp_path / "off", tmp_path / "on"
+    off.mkdir()
+    on.mkdir()
+    run_unrecorded(monkeypatch, HEAD + PLAIN, package, off)
+    assert not list(tmp_path.rglob("version_0"))
+    variables = {"LIGHTNING_FLIP": "runs", "LIGHTNING_FLIP_STRICT": "1"}
+    assert "recording into" in run(tmp_path, entry_points, HEAD + PLAIN, package, on, **variables)
+    assert_same(saved_in(off), saved_in(on))
     history = read_history(tmp_path / "runs" / "version_0")
     assert history.passes("train") == history.passes("val") == [(0, 0), (1, 0), (2, 0)]
     assert history.to_arrow("train").num_rows == 90

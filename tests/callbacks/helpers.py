@@ -207,7 +207,7 @@ def silence() -> None:
     warnings.simplefilter("ignore")
 
 
-def run_ranks(world: int, target: Any, *args: Any, seconds: float = 60.0) -> list[int | None]:
+def run_ranks(world: int, target: Any, *args: Any, seconds: float = 120.0) -> list[int | None]:
     """Call target(*args) in one process a rank, as a cluster does, which also sees the ranks' exceptions through.
 
     Args:

@@ -119,24 +119,30 @@ def test_the_history_has_what_the_network_said(edit, moment, manual):
         assert stored_rows("run", split) == expected_rows(model.seen, split)
 
 
-@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+def everything(folder, edit, moment, manual):
+    """With a learning rate of 0 the weights are the same, and with them all that is to be recorded."""
+    extra = [ZigZag(folder), PredictionFilter(0.3, dirpath=folder), LearningPath(CHOSEN, dirpath=folder)]
+    tracker = fit(Edited(edit, moment, manual=manual, rate=0.0), folder, extra)
+    return {
+        "rows": stored_rows(folder),
+        "tracker": statistics(tracker),
+        "zigzag": read_zigzag(folder).to_pydict(),
+        "soft": read_soft_targets(Path(folder, "soft_targets/filtered_last.safetensors")).probs.tolist(),
+        "paths": read_paths(Path(folder, "paths")).path.tolist(),
+    }
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["automatic", "manual"])
+def without_edits(request, tmp_path_factory):
+    """Whether steps optimize by hand, and what everybody has of a module without edits."""
+    return request.param, everything(tmp_path_factory.mktemp("plain"), None, "forward", request.param)
+
+
 @pytest.mark.parametrize("moment", ["forward", "loss"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_everybody_has_what_a_module_without_edits_gives_them(edit, moment, manual):
-    """With a learning rate of 0 the weights are the same, and with them all that is to be recorded."""
-    found = {}
-    for name, chosen in (("plain", None), ("edited", edit)):
-        extra = [ZigZag(name), PredictionFilter(0.3, dirpath=name), LearningPath(CHOSEN, dirpath=name)]
-        tracker = fit(Edited(chosen, moment, manual=manual, rate=0.0), name, extra)
-        soft = read_soft_targets(Path(name, "soft_targets/filtered_last.safetensors"))
-        found[name] = {
-            "rows": stored_rows(name),
-            "tracker": statistics(tracker),
-            "zigzag": read_zigzag(name).to_pydict(),
-            "soft": soft.probs.tolist(),
-            "paths": read_paths(Path(name, "paths")).path.tolist(),
-        }
-    assert_same(found["edited"], found["plain"])
+def test_everybody_has_what_a_module_without_edits_gives_them(edit, moment, without_edits):
+    manual, plain = without_edits
+    assert_same(everything("edited", edit, moment, manual), plain)
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])

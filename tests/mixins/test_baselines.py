@@ -47,7 +47,7 @@ from tests.mixins.helpers import (
     shuffled_batches,
     train,
 )
-from tests.mixins.test_neutral import Plain, identical, trained
+from tests.mixins.test_neutral import Plain, identical, plain, trained
 from tests.mixins.test_tables import RestOfEpoch, Saver
 
 EVERY = torch.arange(N)
@@ -80,8 +80,8 @@ def test_losses_weights_and_tables_are_the_numpy_loops(
 
 @every_case
 def test_the_oracle_is_not_plain_training(case: Case) -> None:
-    plain = train(LitNet(new_network()), data()).losses
-    assert np.abs(np.array(expected(case)[0].step_losses) - plain).max() > 1e-3
+    alone = train(LitNet(new_network()), data()).losses
+    assert np.abs(np.array(expected(case)[0].step_losses) - alone).max() > 1e-3
 
 
 @every_method
@@ -118,13 +118,11 @@ def kind(case: Case, module: Any = Plain) -> Any:
 
 
 @every_method
-def test_weight_zero_is_off_and_one_is_on_and_draws_no_random_number(case: Case) -> None:
-    off = trained(Plain)
-    assert identical(trained(kind(case), term_weight=0.0, **case.options), off)
+def test_weight_one_is_on_and_draws_no_random_number(case: Case) -> None:
+    """tests/sweep has that weight zero is off, and that a run repeats itself."""
     on = trained(kind(case), **case.options)
-    assert any(not value.equal(off[0][name]) for name, value in on[0].items())
-    assert on[1].equal(off[1])
-    assert identical(trained(kind(case), **case.options), on)
+    assert any(not value.equal(plain()[0][name]) for name, value in on[0].items())
+    assert on[1].equal(plain()[1])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,7 @@ def test_weight_zero_is_off_and_one_is_on_and_draws_no_random_number(case: Case)
 )
 @pytest.mark.filterwarnings("ignore:sat_warmup=3")
 def test_options_that_switch_a_method_off_do_so_to_the_last_bit(case: Case, options: dict[str, Any]) -> None:
-    assert identical(trained(kind(case), **options), trained(Plain))
+    assert identical(trained(kind(case), **options), plain())
 
 
 @every_method
@@ -151,25 +149,6 @@ def test_accumulated_gradients_see_every_batch_once(case: Case) -> None:
     assert 2 * np.array(recorder.losses) == pytest.approx(trace.step_losses, abs=1e-10)
     if case.table is not None:
         np.testing.assert_allclose(rows_of(model, case.table), rows, rtol=0, atol=1e-10)
-
-
-class Named(TensorDataset):
-    def __getitem__(self, index: Any) -> Any:
-        x, y = super().__getitem__(index)
-        return {"pixel_values": x, "labels": y}
-
-
-class LitNamed(LitNet):
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(batch["pixel_values"]), batch["labels"])
-
-
-@every_method
-def test_batches_that_are_dicts(case: Case) -> None:
-    plain = data()
-    named = DataLoader(Named(*plain.dataset.tensors), batch_sampler=plain.batch_sampler)
-    model = kind(case, LitNamed)(new_network(), **case.options)
-    assert differences(model, train(model, named), expected(case)[0]) == []
 
 
 @every_method

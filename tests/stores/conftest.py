@@ -17,6 +17,11 @@ def columns_of(rows: Rows) -> dict[str, np.ndarray]:
     return table | {name: np.array([row.get(name, 0.5) for row in rows], np.float32) for name in floats}
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk() -> None:
+    """Here everything is written as it is for users."""
+
+
 @pytest.fixture
 def write_rows() -> WritePart:
     """write_rows(folder, rows, split=..., epoch=..., pass_=..., rank=...), rows as dicts in the order of time."""
