@@ -120,8 +120,8 @@ def _check(logits: Tensor, target: Tensor) -> None:
     masked = logits.gather(1, target.long()[:, None]) == -math.inf
     if not (logits < math.inf).all() or masked.any():
         raise ValueError(
-            "logits must be finite to fit a temperature, but for classes that are masked with minus infinity and are no "
-            "sample's label; got NaN or infinity. Look for bad inputs."
+            "logits must be finite to fit a temperature, but for masked classes (minus infinity) that are not the "
+            "label; got NaN or infinity. Look for bad inputs."
         )
 
 

@@ -150,8 +150,8 @@ def soft_cross_entropy(
 ) -> Float[Tensor, ...]:
     """H(q, softmax(z / t)) = -sum_j q_j log softmax(z / t)_j.
 
-    It has the gradient of KL(q || softmax(z / t)) and also serves a q whose mass is under one. A class that is masked (a
-    logit of minus infinity) adds nothing where q is 0, and makes the loss infinite where it is not.
+    It has the gradient of KL(q || softmax(z / t)) and also serves a q whose mass is under one. A masked class (a logit
+    of minus infinity) adds nothing where q is 0, and makes the loss infinite where it is not.
 
     Args:
         q: non-negative weights ``[B, K]``; no gradient flows into them.

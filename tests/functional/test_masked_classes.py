@@ -105,7 +105,7 @@ def of_partner(z: Any, y: int, other: Any) -> Any:
 
 _CLASS_WISE: Any = (class_wise.class_wise_loss, class_wise.class_wise_gradient)
 
-# name: the loss of all samples, and that of one in numpy, from its number, logits, label and rows without masked classes
+# name: the loss of all samples, and that of one in numpy from its number, logits, label and rows without masked classes
 LOSSES: dict[str, tuple[Loss, Any, tuple[Tensor, ...]]] = {
     "fer": (lambda z, **o: flipping_error_reduction_loss(z, Y, Q, KNOWN, **SCHEDULE, **o), reduced, (Q,)),
     "lwr": (
@@ -387,7 +387,7 @@ def test_uncertainty_and_temperature_of_masked_logits(z: Tensor) -> None:
     labels = torch.multinomial((logits / 2).softmax(dim=1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
     expected = best_temperature(logits.tolist(), labels.tolist())
     assert fit_temperature(logits, labels) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="finite .* masked"):
+    with pytest.raises(ValueError, match=r"finite .* masked"):
         fit_temperature(z.detach(), torch.tensor([1, 3, 4, 1, 1, 2, 0]))
 
 
