@@ -221,9 +221,7 @@ class TermLoop(pl.Callback):
         self._tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
         self.states = {name: dict(kept) for name, kept in state.get("states", {}).items()}
         self.divergence.first_loss = state.get("first_loss")
-        self.ignoring = self.ignoring or state.get(
-            "ignoring", False
-        )  # the same way of computing a loss, to the last bit
+        self.ignoring |= state.get("ignoring", False)  # losses are computed as before, to the last bit
         if state["partial"] and trainer.world_size > 1:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: the rows that other ranks wrote since "

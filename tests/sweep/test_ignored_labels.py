@@ -312,7 +312,7 @@ def test_the_comparison_sees_a_mean_over_all_samples(monkeypatch: pytest.MonkeyP
 
 
 def test_the_comparison_sees_labels_that_are_noticed_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_flip.mixins.loop._holds", lambda labels, label: False)
+    monkeypatch.setattr("lightning_flip.mixins.loop.holds", lambda labels, label: False)
     with pytest.raises(AssertionError):
         test_it_is_as_if_they_were_not_in_the_batches(LSR, first=False)
 
@@ -324,6 +324,6 @@ def test_visits_without_a_label_leave_the_table_alone() -> None:
     given, out = batches(first=False)
     model = made(FER, Ignoring, restrict="all")
     quiet(max_epochs=EPOCHS).fit(model, loader(given, targets(out)))
-    (table,) = model._loop.tables.values()
+    (table,) = model._term_loop.tables.values()
     seen = table.pending(torch.arange(N))[1]
     assert set((~seen).nonzero()[:, 0].tolist()) == out

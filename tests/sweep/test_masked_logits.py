@@ -100,8 +100,8 @@ def test_it_is_the_run_with_a_finite_mask(setting: Setting, fused: bool, monkeyp
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-10)
     for name, value in weights(model).items():
         np.testing.assert_allclose(value, weights(finite)[name], rtol=0, atol=1e-10, err_msg=name)
-    for name, table in model._loop.tables.items():
-        rows = [one.pending(torch.arange(N))[0] for one in (table, finite._loop.tables[name])]
+    for name, table in model._term_loop.tables.items():
+        rows = [one.pending(torch.arange(N))[0] for one in (table, finite._term_loop.tables[name])]
         torch.testing.assert_close(*(row.clamp(min=-1e4) for row in rows), rtol=0, atol=1e-10)
 
 
