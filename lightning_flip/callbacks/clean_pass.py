@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,7 +16,9 @@ from torch.utils.data import BatchSampler, DataLoader
 from lightning_flip.callbacks.clean_forward import clean_capture, clean_logits, transferred, undisturbed
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.steps import Attachment, SampleStep, StepSource, find_target
+from lightning_flip.steps._choice import Choice
 from lightning_flip.steps.capture import LogitCapture
+from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.features import FeatureCapture, classifier_layer
 from lightning_flip.tables import gather_rows
 
@@ -78,11 +81,12 @@ def clean_steps(
 
     Raises:
         TypeError: if the training data cannot be asked for by position.
-        ValueError: if there are no logits ``[B, K]``, or no features where they are asked for.
+        ValueError: if there are no logits ``[B, K]``, or no features where they are asked for; for NaN logits.
     """
     loader = _loader_by_position(trainer, source)
     positions = range(len(loader.dataset)) if samples is None else samples  # type: ignore[arg-type]
     loader = _in_order(loader, positions[trainer.global_rank :: trainer.world_size])
+    checks, choice = ValueChecks(), attachment.choice(source)
     with undisturbed(module, attachment), _averages(trainer, module, wanted=averaged):
         capture = clean_capture(module, attachment, source)
         features = None
@@ -90,7 +94,9 @@ def clean_steps(
             features = FeatureCapture(classifier_layer(module, source.features_from, "features_from"))
         try:
             for number, item in enumerate(loader):
-                yield _asked(trainer, module, (capture, features), source, item, number)
+                step = _asked(trainer, module, (capture, features), source, item, number)
+                yield _checked(step, item, checks, choice, f"batch {number} of epoch {trainer.current_epoch}")
+            checks.read()
         finally:
             capture.remove()
             if features is not None:
@@ -191,6 +197,24 @@ def _asked(
             )
     target = find_target(batch, source.target_from).to(logits.device)
     return SampleStep(item.index.to(logits.device), logits, target, features=found)
+
+
+def _checked(
+    step: SampleStep, item: IndexedBatch, checks: ValueChecks, choice: Choice | None, moment: str
+) -> SampleStep:
+    """The step with which rows are valid; labels are looked at if it is known which of them the loss leaves out."""
+    valid, bad, problem = checks.look(
+        step.logits,
+        step.target,
+        "a clean evaluation pass",
+        lambda row: f"sample {int(item.index[row])} in {moment}",
+        deferred=step.logits.device.type != "cpu",
+        ignored=None if choice is None else choice.ignored,
+        has_target=choice is not None,
+    )
+    if bad is not None:
+        raise ValueError(problem)
+    return replace(step, valid=valid)
 
 
 def _joined(trainer: pl.Trainer, parts: list[tuple[Tensor, Tensor]], num_samples: int) -> Tensor:

@@ -377,7 +377,7 @@ class Diagnostic(LoggingWatcher):
             on_first_rank(trainer, functools.partial(self._files.begin, splits, overwrite=self.overwrite))
 
     def _keep(self, key: Key, step: SampleStep) -> None:
-        columns = {"index": step.index, **self.columns(step)}
+        columns = {"index": step.index_of_valid, **self.columns(step)}
         if key[0] not in self._said and step.num_samples is not None:
             self._said.add(key[0])
             width = sum(column[:1].numel() * column.element_size() for column in columns.values())
@@ -419,7 +419,7 @@ class Diagnostic(LoggingWatcher):
             for step in self._asked(trainer, pl_module, self.samples()):
                 self._keep(key, step)
         rows = self._rows.pop(key, PredictionRows()).gathered(trainer.strategy.root_device)
-        arrays = None if rows is None else rows.columns
+        arrays = None if rows is None or not len(rows.columns["index"]) else rows.columns
         scalars = on_first_rank(trainer, functools.partial(self._report, trainer, key, epoch, arrays))
         self.concluded(key, scalars)
         if log:

@@ -289,6 +289,8 @@ class LearningPath(StatefulWatcher):
         self.attachment.check()
         if self.mode == "eval" and self._limit.due(self._recording.epoch):
             self._keep(trainer, self._ask(trainer, pl_module))
+        choice = self.attachment.choice(self.source)
+        self._recording.rows.unlabel(self.source.ignore_index if choice is None else choice.ignored)
         self._recording.finish(trainer)
         if self._choice.end_epoch(trainer.strategy.root_device):
             self._passes.renew()

@@ -67,6 +67,13 @@ class LogitGaps(NoiseDiagnostic):
 
     def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
         """The densities."""
+        masked = np.flatnonzero(~np.isfinite(rows["top_gap"]))
+        if len(masked):
+            raise ValueError(
+                f"LogitGaps takes the mean of all logits, and {len(masked)} of {len(rows['index'])} {split} samples, "
+                f"sample {rows['index'][masked[0]]} for one, have classes that are masked (logits of minus infinity), "
+                "so that it is infinite. Name logits from before the mask with logits_from=, or leave LogitGaps out."
+            )
         gaps = logit_gaps(
             label_gap=rows["label_gap"].astype(np.float64),
             true_gap=rows["true_gap"].astype(np.float64),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks.diagnostic import Arrays, Diagnostic
 from lightning_flip.callbacks.soft_target_files import training_data
+from lightning_flip.data.identity import kept_labels
 from lightning_flip.data.origins import true_targets
 
 __all__ = ["NoiseDiagnostic"]
@@ -28,6 +29,7 @@ class NoiseDiagnostic(Diagnostic):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(train=True, val=False, **kwargs)
         self._truth: Tensor | None = None
+        self._data_name = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ask the data set for the true labels, before the work begins.
@@ -46,15 +48,22 @@ class NoiseDiagnostic(Diagnostic):
                 "dataset whose positions are the samples' indices (no index_from=), and loader= where training draws "
                 "from several loaders."
             )
-        truth = true_targets(dataset)
-        if (truth < 0).any():
-            known = "know none" if (truth < 0).all() else f"do not know that of sample {int((truth < 0).argmax())}"
-            raise ValueError(
-                f"{type(self).__name__} compares with true labels, and the training data ({type(dataset).__name__}) "
-                f"{known}. Give the data set a method true_target(index), or wrap it: NoisyLabels(dataset, ...) keeps "
-                "the labels that were there before."
-            )
+        truth, labels = true_targets(dataset), kept_labels(dataset)
+        self._data_name = type(dataset).__name__
+        if (truth < 0).all():
+            raise ValueError(self._unknown("know none"))
+        # A sample without a label, which the loss leaves out, has no row, and need not have a true one.
+        missing = (truth < 0) & (labels >= 0 if labels is not None and len(labels) == len(truth) else False)
+        if missing.any():
+            raise ValueError(self._unknown(f"do not know that of sample {int(missing.argmax())}"))
         self._truth = torch.from_numpy(truth)
+
+    def _unknown(self, what: str) -> str:
+        return (
+            f"{type(self).__name__} compares with true labels, and the training data ({self._data_name}) {what}. Give "
+            "the data set a method true_target(index), or wrap it: NoisyLabels(dataset, ...) keeps the labels that "
+            "were there before."
+        )
 
     def true_labels(self, rows: Arrays) -> npt.NDArray[np.int64]:
         """The true labels of rows.
@@ -67,6 +76,8 @@ class NoiseDiagnostic(Diagnostic):
         """
         assert self._truth is not None
         truth: npt.NDArray[np.int64] = self._truth.numpy()[rows["index"]]
+        if (truth < 0).any():
+            raise ValueError(self._unknown(f"do not know that of sample {rows['index'][truth < 0][0]}"))
         return truth
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

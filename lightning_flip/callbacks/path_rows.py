@@ -14,6 +14,8 @@ from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PathRows"]
 
+_DROPPED = torch.iinfo(torch.int64).min  # the target of a row that is not valid
+
 
 class PathRows:
     """Collects rows without reading anything back from the device.
@@ -55,7 +57,8 @@ class PathRows:
         """Append some rows of a block.
 
         Args:
-            step: the block's rows, with the samples and the time of each.
+            step: the block's rows, with the samples and the time of each; those that are not valid are dropped when
+                the host has them.
             rows: which.
 
         Example:
@@ -72,7 +75,8 @@ class PathRows:
         chosen = torch.tensor(rows)
         self._note([samples[row] for row in rows], times[chosen].tolist())
         chosen = chosen.to(step.logits.device, non_blocking=True)
-        self._targets.append(step.target.index_select(0, chosen))
+        target = step.target if step.valid is None else torch.where(step.valid, step.target, _DROPPED)
+        self._targets.append(target.index_select(0, chosen))
         self._probs.append(step.logits.index_select(0, chosen).softmax(dim=1).float())
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -84,6 +88,16 @@ class PathRows:
         integers, probs = self._tensors(0)
         index, global_step, target = integers.T.numpy()
         return {"index": index, "target": target, "global_step": global_step, "probs": probs.numpy()}
+
+    def unlabel(self, ignored: int | None) -> None:
+        """Give rows the target -1, none, whose label the loss leaves out, or is negative.
+
+        Args:
+            ignored: the label that it leaves out, if that is known.
+        """
+        for place, target in enumerate(self._targets):
+            none = (target < 0) & (target != _DROPPED)
+            self._targets[place] = torch.where(none if ignored is None else none | (target == ignored), -1, target)
 
     def check(self) -> None:
         """Look at the values; waits for the device.
@@ -163,4 +177,5 @@ class PathRows:
             return torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, width)
         target = torch.cat([part.cpu() for part in self._targets])
         integers = torch.stack([torch.tensor(self._index), torch.tensor(self._steps), target], dim=1)
-        return integers, torch.cat([part.cpu() for part in self._probs])
+        kept = target != _DROPPED
+        return integers[kept], torch.cat([part.cpu() for part in self._probs])[kept]

@@ -23,7 +23,7 @@ def step_columns(step: SampleStep, *, top_k: int, logits: bool) -> dict[str, Ten
     """One row for every sample of a step, classes as numbers of outputs; nothing is read back from the device.
 
     Args:
-        step: detached, in at least float32, without padding.
+        step: detached, in at least float32, without padding; a row that is not valid has no label.
         top_k: how many of the best classes to keep, at most K of them.
         logits: keep all logits, in float32.
 
@@ -39,10 +39,13 @@ def step_columns(step: SampleStep, *, top_k: int, logits: bool) -> dict[str, Ten
         ([1], [[1, 2]], 0.4683)
     """
     probs = widen(step.logits).softmax(dim=1).to(torch.float32)
+    labelled = torch.full_like(step.target, step.has_target, dtype=torch.bool)
+    if step.valid is not None:
+        labelled &= step.valid
     columns = {
         "index": step.index,
         "target": step.target,
-        "labelled": torch.full_like(step.target, step.has_target, dtype=torch.bool),
+        "labelled": labelled,
         "pred": step.logits.argmax(dim=1),
         "confidence": probs.amax(dim=1),
         # A label outside the classes is an error, which a device reports when the pass is over.

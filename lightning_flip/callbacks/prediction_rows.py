@@ -66,7 +66,8 @@ class PredictionRows:
         """Append a row for every sample of a step.
 
         Args:
-            tensors: one tensor ``[B, ...]`` a column, ``index`` among them; they are copied.
+            tensors: one tensor ``[B, ...]`` a column, ``index`` among them; they are copied. Rows with a negative index
+                are dropped when the ranks' rows are brought together.
             texts: one sequence of B words a column.
         """
         rows = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -188,6 +189,8 @@ def _merge(per_rank: list[dict[str, npt.NDArray[Any]]], texts: list[dict[str, li
     order = np.lexsort((ranks, places))
     index = np.concatenate([part["index"] for part in per_rank])[order]
     values, last, visits = np.unique(index[::-1], return_index=True, return_counts=True)
+    counted = values >= 0
+    values, last, visits = values[counted], last[counted], visits[counted]
     keep = order[len(order) - 1 - last]
     columns: Columns = {name: np.concatenate([part[name] for part in per_rank])[keep] for name in per_rank[0]}
     for name in texts[0]:

@@ -70,6 +70,8 @@ class PredictionWriter(pl.Callback):
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
         labels: "may_change" where targets are others than the dataset lists; else a difference, up to one renaming of
             labels, is an error.
+        ignore_index: the label of samples that have none, where no loss says it: in ``trainer.predict`` their target is
+            null, elsewhere they have no row. None: what the loss leaves out, or training's did.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it.
 
     Attributes:
@@ -112,6 +114,7 @@ class PredictionWriter(pl.Callback):
         index_from: str | int | Callable[[Any], Any] | None = None,
         outputs: str | None = None,
         labels: Literal["fixed", "may_change"] | None = None,
+        ignore_index: int | None = None,
         sample_id_from: IdsFrom | None = None,
     ) -> None:
         if path is not None and Path(path).suffix != ".parquet":
@@ -128,7 +131,13 @@ class PredictionWriter(pl.Callback):
         self.class_labels = class_labels
         self.overwrite = overwrite
         self.given_source = self.source = StepSource(
-            logits_from, target_from, index_from, outputs=outputs, labels=labels, sample_id_from=sample_id_from
+            logits_from,
+            target_from,
+            index_from,
+            outputs=outputs,
+            labels=labels,
+            ignore_index=ignore_index,
+            sample_id_from=sample_id_from,
         )
         self.paths: list[Path] = []
         self._stage = ""
@@ -266,6 +275,8 @@ class PredictionWriter(pl.Callback):
             self._to_look_at[loader] -= 1
             refuse_changed(seen, self._data.get(loader))
         columns = step_columns(seen, top_k=self.top_k, logits=self.logits)
+        if self._stage != "predict":  # where there is nothing to compare with, a sample need not have a label
+            columns["index"] = seen.index_of_valid
         numbers, words = slice_columns(batch, self.slices, len(step.index), step.num_padding)
         self._rows[loader].add({**columns, **numbers}, words)
 

@@ -41,14 +41,14 @@ class VisitBuffer:
         """Append a row for every sample.
 
         Args:
-            step: detached, of a block; rows that are not valid are recorded as they are.
+            step: detached, of a block; rows that are not valid are dropped when the host has them.
             loader: position of the loader.
         """
         facts = step.predictions
         assert step.global_step is not None
         global_step = step.global_step.to(step.index.device, non_blocking=True)
         place = torch.full_like(step.index, loader)
-        self._integers.append(torch.stack([place, global_step, step.index, facts.pred, step.target]))
+        self._integers.append(torch.stack([place, global_step, step.index_of_valid, facts.pred, step.target]))
         self._measures.append(torch.stack([getattr(facts, name) for name in _MEASURES]).to(self.dtype))
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -105,6 +105,10 @@ class VisitBuffer:
         if not self._integers:
             return torch.zeros(len(_INTEGERS), 0, dtype=torch.int64), torch.zeros(len(_MEASURES), 0, dtype=self.dtype)
         device = self._integers[-1].device  # rows of a checkpoint are on the CPU, later ones may not be
-        self._integers = [torch.cat([rows.to(device) for rows in self._integers], dim=1)]
-        self._measures = [torch.cat([rows.to(device) for rows in self._measures], dim=1)]
-        return self._integers[0], self._measures[0]
+        integers = torch.cat([rows.to(device) for rows in self._integers], dim=1)
+        measures = torch.cat([rows.to(device) for rows in self._measures], dim=1)
+        counted = integers[_INTEGERS.index("index")] >= 0
+        if not counted.all():
+            integers, measures = integers[:, counted], measures[:, counted]
+        self._integers, self._measures = [integers], [measures]
+        return integers, measures

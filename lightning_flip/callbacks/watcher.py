@@ -44,6 +44,7 @@ class StepWatcher(pl.Callback, ABC):
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
         labels: "may_change" keeps the label of every visit (pseudo-labels, label correction) and judges each visit by
             its own; else a label that differs from the first one of its sample stops the run.
+        ignore_index: the label of samples that are not followed, where no loss says it; None: what the loss leaves out.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it; None:
             its ``sample_id(index)``, else the paths of a folder dataset.
         allow_changed_data: start anew on other data than those of the checkpoint, or of the epoch before, instead of
@@ -69,6 +70,7 @@ class StepWatcher(pl.Callback, ABC):
         loader: int | str | None = None,
         outputs: str | None = None,
         labels: Literal["fixed", "may_change"] | None = None,
+        ignore_index: int | None = None,
         sample_id_from: IdsFrom | None = None,
         allow_changed_data: bool = False,
     ) -> None:
@@ -79,7 +81,14 @@ class StepWatcher(pl.Callback, ABC):
         self.val = val
         self.name = name
         self.given_source = StepSource(
-            logits_from, target_from, index_from, loader, outputs=outputs, labels=labels, sample_id_from=sample_id_from
+            logits_from,
+            target_from,
+            index_from,
+            loader,
+            outputs=outputs,
+            labels=labels,
+            ignore_index=ignore_index,
+            sample_id_from=sample_id_from,
         )
         self.allow_changed_data = allow_changed_data
         self.source = self.given_source

@@ -11,12 +11,15 @@ from lightning_flip.data.labels import find_labels
 
 __all__ = ["SameClassPairs"]
 
+_NONE = torch.iinfo(torch.int64).min
+
 
 class SameClassPairs:
     """Draws for each sample a partner of its class, every sample of the class (itself included) being as likely.
 
     Args:
         labels: integer labels ``[N]`` of all samples, each >= 0.
+        ignore_index: the label of samples that have none: each of them is its own partner, and no other's.
 
     Raises:
         ValueError: if they are none, or no labels.
@@ -30,24 +33,28 @@ class SameClassPairs:
         tensor([2, 3, 1])
     """
 
-    def __init__(self, labels: Any) -> None:
+    def __init__(self, labels: Any, *, ignore_index: int | None = None) -> None:
         labels = torch.as_tensor(labels).to("cpu")
-        if labels.ndim != 1 or labels.is_floating_point() or len(labels) == 0 or bool((labels < 0).any()):
+        if ignore_index is not None and not labels.is_floating_point():
+            labels = torch.where(labels == ignore_index, _NONE, labels.to(torch.int64))
+        wrong = (labels < 0) & (labels != _NONE)
+        if labels.ndim != 1 or labels.is_floating_point() or len(labels) == 0 or bool(wrong.any()):
             raise ValueError(
                 f"expected one integer label >= 0 a sample, [N]; got {labels.dtype} of shape {tuple(labels.shape)}"
-                + (f" with values from {labels.min().item()}." if labels.numel() else ".")
+                + (f" with values from {labels[labels != _NONE].min().item()}." if labels.numel() else ".")
             )
         self.labels = labels.to(torch.int64)
-        self.counts = torch.bincount(self.labels)
-        self._order = torch.argsort(self.labels, stable=True)  # positions, class after class
-        self._first = self.counts.cumsum(0) - self.counts
+        self.counts = torch.bincount(self.labels[self.labels >= 0])
+        self._order = torch.argsort(self.labels, stable=True)  # positions, class after class, first those of none
+        self._first = self.counts.cumsum(0) - self.counts + int((self.labels < 0).sum())
 
     @classmethod
-    def of_dataset(cls, dataset: Any) -> SameClassPairs:
+    def of_dataset(cls, dataset: Any, *, ignore_index: int | None = None) -> SameClassPairs:
         """Pairs of a dataset's samples.
 
         Args:
             dataset: a map-style dataset. Where no attribute holds the labels, every sample is visited once.
+            ignore_index: the label of samples that have none.
 
         Returns:
             The pairs.
@@ -59,7 +66,7 @@ class SameClassPairs:
             >>> SameClassPairs.of_dataset([("a", 1), ("b", 0), ("c", 1)]).counts
             tensor([1, 2])
         """
-        return cls(find_labels(dataset))
+        return cls(find_labels(dataset), ignore_index=ignore_index)
 
     def of_samples(self, positions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A partner of each sample.
@@ -71,7 +78,9 @@ class SameClassPairs:
         Returns:
             Positions, int64 ``[B]`` on the CPU.
         """
-        return self.of_classes(self.labels[positions], generator)
+        partners, labels = positions.clone(), self.labels[positions]
+        partners[labels >= 0] = self.of_classes(labels[labels >= 0], generator)
+        return partners
 
     def of_classes(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A sample of each class.
@@ -92,6 +101,8 @@ class SameClassPairs:
             ...
             ValueError: class 1 has no samples, so that none can be drawn from it. Classes with samples: 0, 2.
         """
+        if not len(labels):
+            return labels
         known = (labels >= 0) & (labels < len(self.counts))
         counts = torch.where(known, self.counts[labels.where(known, torch.zeros_like(labels))], 0)
         if bool((counts == 0).any()):

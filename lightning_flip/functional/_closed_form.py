@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from lightning_flip.functional.cross_entropy import weighted_sum
+
 __all__ = ["closed_form", "fuses", "soft_excess"]
 
 # What autograd itself calls, so that the numbers are the same.
@@ -117,7 +119,7 @@ def soft_excess(
         soft: f.
         temperature: t > 0.
         rows: r, bool or float ``[B]``; None: 1 for all.
-        log_q: log q, finite ``[B, K]``.
+        log_q: log q, ``[B, K]``.
     """
     if q is not None and q.dtype != logits.dtype:
         q = q.to(logits.dtype)
@@ -142,7 +144,7 @@ def _soft_rule(
     if not labels and q is not None:
         log_t = (z / temperature).log_softmax(dim=1)
         gradient = _log_softmax_backward(q * (-share / temperature), log_t, 1, z.dtype)
-        return (q * (log_t if log_q is None else log_t - log_q)).sum() * -share, gradient
+        return weighted_sum(q, log_t if log_q is None else log_t - log_q).sum() * -share, gradient
     weights = _row_weights(rows, labels / samples, z)
     log_p = z.log_softmax(dim=1)
     losses, total = _nll_loss(log_p, target, None, 0, -100)
@@ -150,7 +152,7 @@ def _soft_rule(
     by_log_p = _nll_loss_backward(weights, log_p, target, None, 0, -100, total)
     if q is None:  # without temperature
         gradient = _log_softmax_backward(by_log_p - share / classes, log_p, 1, z.dtype)
-        return torch.sub(value, log_p.mean(), alpha=soft), gradient
+        return torch.sub(value, log_p.mean(), alpha=soft) if soft else value, gradient
     if temperature == 1:
         log_t = log_p
         gradient = _log_softmax_backward(torch.sub(by_log_p, q, alpha=share), log_p, 1, z.dtype)
@@ -162,7 +164,8 @@ def _soft_rule(
             alpha=share / temperature,
         )
     drawn = q * (log_t if log_q is None else log_t - log_q)
-    return torch.sub(value, drawn.sum(), alpha=share), gradient
+    # 0 * inf of a masked class adds nothing; logits that are NaN show in the labels' part.
+    return torch.sub(value, drawn.nansum(), alpha=share), gradient
 
 
 def _row_weights(rows: Tensor | None, factor: float, z: Tensor) -> Tensor:

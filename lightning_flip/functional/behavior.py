@@ -16,6 +16,7 @@ from lightning_flip.functional.cross_entropy import (
     cross_entropy,
     reduce_method_loss,
     soft_cross_entropy,
+    weighted_sum,
     widen,
 )
 
@@ -177,7 +178,8 @@ def learning_with_retrospection_loss(
     Args:
         logits: ``[B, K]``.
         target: labels ``[B]``.
-        past_logits: the logits of the round before, ``[B, K]``, finite everywhere; no gradient flows into them.
+        past_logits: the logits of the round before, ``[B, K]``, finite but for masked classes (minus infinity); no
+            gradient flows into them.
         known: ``[B]``, whether there is a row.
         alpha: weight of CE where known.
         beta: weight of the divergence where known.
@@ -199,6 +201,6 @@ def learning_with_retrospection_loss(
         return soft_excess(z, target, q, rows=known, log_q=log_past.to(z.dtype), **options)
     plain = cross_entropy(logits, target, reduction="none")
     log_now = F.log_softmax(widen(logits) / temperature, dim=1)
-    divergence = (log_past.exp() * (log_past - log_now)).sum(dim=1)
+    divergence = weighted_sum(log_past.exp(), log_past - log_now)
     drawn = alpha * plain + beta * temperature**2 * divergence
     return reduce_method_loss(torch.where(known, drawn, plain), logits, target, reduction)

@@ -28,7 +28,8 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
     stays. Waits for the device.
 
     Args:
-        logits: z of held-out samples, ``[N, K]``, finite; probabilities are refused.
+        logits: z of held-out samples, ``[N, K]``, finite but for masked classes (minus infinity) that are not the
+            label; probabilities are refused.
         target: labels ``[N]`` in ``[0, K)``.
 
     Returns:
@@ -76,9 +77,17 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
 
 
 def _spread(z: Tensor) -> float:
-    """Mean distance of logits from their mean, of some samples."""
-    some = z[: max(1, _CHUNK // z.shape[1])].double()
-    return float((some - some.mean(dim=1, keepdim=True)).abs().mean())
+    """Mean distance of logits from their mean, of some samples; masked classes have none."""
+    some, masked = _centered(z[: max(1, _CHUNK // z.shape[1])])
+    return float(some.abs().sum() / (~masked).sum())
+
+
+def _centered(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits less the mean of their row, 0 for classes that are masked with minus infinity, and which those are."""
+    masked = z == -math.inf
+    wide = z.double().masked_fill(masked, 0.0)
+    mean = wide.sum(dim=1, keepdim=True) / (~masked).sum(dim=1, keepdim=True)
+    return (wide - mean).masked_fill(masked, 0.0), masked
 
 
 def _slope(z: Tensor, y: Tensor, b: float) -> tuple[float, float]:
@@ -86,9 +95,8 @@ def _slope(z: Tensor, y: Tensor, b: float) -> tuple[float, float]:
     total = torch.zeros(2, dtype=torch.float64, device=z.device)
     rows = max(1, _CHUNK // z.shape[1])
     for start in range(0, len(z), rows):
-        wide, label = z[start : start + rows].double(), y[start : start + rows]
-        wide = wide - wide.mean(dim=1, keepdim=True)
-        weighted = (b * wide).softmax(dim=1) * wide
+        (wide, masked), label = _centered(z[start : start + rows]), y[start : start + rows]
+        weighted = (b * wide).masked_fill(masked, -math.inf).softmax(dim=1) * wide
         mean = weighted.sum(dim=1)
         variance = (weighted * wide).sum(dim=1) - mean**2
         total += torch.stack([(mean - wide.gather(1, label[:, None])[:, 0]).sum(), variance.sum()])
@@ -106,11 +114,15 @@ def _check(logits: Tensor, target: Tensor) -> None:
         raise TypeError(f"target must be whole numbers, the classes; got {target.dtype}. Distributions have no label.")
     if not len(logits):
         raise ValueError("a temperature needs samples, got none: look at what the validation data hold.")
-    if not torch.isfinite(logits).all():
-        raise ValueError("logits must be finite to fit a temperature; got NaN or infinity. Look for bad inputs.")
     low, high = target.aminmax()
     if int(low) < 0 or int(high) >= logits.shape[1]:
         raise ValueError(f"labels must be in [0, {logits.shape[1]}); got {int(low)} to {int(high)}.")
+    masked = logits.gather(1, target.long()[:, None]) == -math.inf
+    if not (logits < math.inf).all() or masked.any():
+        raise ValueError(
+            "logits must be finite to fit a temperature, but for masked classes (minus infinity) that are not the "
+            "label; got NaN or infinity. Look for bad inputs."
+        )
 
 
 def refuse_probabilities(logits: Float[Tensor, "N K"]) -> None:

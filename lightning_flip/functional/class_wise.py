@@ -9,7 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import fuses, soft_excess
-from lightning_flip.functional.cross_entropy import MethodReduction, cross_entropy, reduce_method_loss, widen
+from lightning_flip.functional.cross_entropy import (
+    MethodReduction,
+    cross_entropy,
+    reduce_method_loss,
+    weighted_sum,
+    widen,
+)
 
 __all__ = ["class_wise_self_distillation_loss"]
 
@@ -54,7 +60,7 @@ def class_wise_self_distillation_loss(
         factor = weight * temperature**2
         return soft_excess(z, target, log_q.exp(), labels=0.0, soft=factor, temperature=temperature, log_q=log_q)
     log_p = F.log_softmax(z / temperature, dim=1)
-    divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
+    divergence = weighted_sum(log_q.exp(), log_q - log_p)
     loss = cross_entropy(logits, target, reduction="none") + weight * temperature**2 * divergence
     return reduce_method_loss(loss, logits, target, reduction)
 

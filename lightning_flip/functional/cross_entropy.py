@@ -16,6 +16,7 @@ __all__ = [
     "reduce_loss",
     "reduce_method_loss",
     "soft_cross_entropy",
+    "weighted_sum",
     "widen",
 ]
 
@@ -42,6 +43,25 @@ def widen(tensor: Float[Tensor, ...]) -> Float[Tensor, ...]:
     if tensor.dtype in (torch.float32, torch.float64):
         return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def weighted_sum(weights: Float[Tensor, "B K"], values: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
+    """sum_j w_j v_j, where a class of weight 0 adds nothing, whatever its value is.
+
+    The log-probability of a class that is masked (a logit of minus infinity) is minus infinity, and 0 * inf is NaN.
+
+    Args:
+        weights: ``[B, K]``.
+        values: ``[B, K]``; infinities count where the weight is not 0.
+
+    Returns:
+        ``[B]``.
+
+    Example:
+        >>> weighted_sum(torch.tensor([[0.5, 0.0]]), torch.tensor([[2.0, -torch.inf]]))
+        tensor([1.])
+    """
+    return (weights * values.masked_fill(weights == 0, 0.0)).sum(dim=1)
 
 
 def reduce_loss(loss: Float[Tensor, ...], reduction: Reduction) -> Float[Tensor, ...]:
@@ -76,7 +96,7 @@ def cross_entropy(
     """CE = -log p_y, or H(q, p) where the target is a distribution q.
 
     Args:
-        logits: ``[B, K]``.
+        logits: ``[B, K]``; minus infinity masks a class, which adds nothing where the target has no mass on it.
         target: labels ``[B]``, or distributions ``[B, K]``.
         reduction: "mean", "none" or "sum".
 
@@ -87,7 +107,12 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor(1.3863)
     """
-    return F.cross_entropy(widen(logits), widen(target) if target.is_floating_point() else target, reduction=reduction)
+    if target.is_floating_point():
+        log_p = widen(logits).log_softmax(dim=1)
+        q = target.to(log_p.dtype)
+        log_p = log_p.masked_fill((q == 0) & (log_p == -torch.inf), 0.0)  # not all of q == 0: q may have a gradient
+        return reduce_loss(-(q * log_p).sum(dim=1), reduction)
+    return F.cross_entropy(widen(logits), target, reduction=reduction)
 
 
 def reduce_method_loss(
@@ -125,7 +150,8 @@ def soft_cross_entropy(
 ) -> Float[Tensor, ...]:
     """H(q, softmax(z / t)) = -sum_j q_j log softmax(z / t)_j.
 
-    It has the gradient of KL(q || softmax(z / t)) and also serves a q whose mass is under one.
+    It has the gradient of KL(q || softmax(z / t)) and also serves a q whose mass is under one. A masked class (a logit
+    of minus infinity) adds nothing where q is 0, and makes the loss infinite where it is not.
 
     Args:
         q: non-negative weights ``[B, K]``; no gradient flows into them.
@@ -141,4 +167,4 @@ def soft_cross_entropy(
         tensor(0.6931)
     """
     log_p = F.log_softmax(widen(logits) / temperature, dim=1)
-    return reduce_loss(-(q.detach().to(log_p.dtype) * log_p).sum(dim=1), reduction)
+    return reduce_loss(-weighted_sum(q.detach().to(log_p.dtype), log_p), reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, reduce_loss, widen
+from lightning_flip.functional.cross_entropy import Reduction, reduce_loss, weighted_sum, widen
 from lightning_flip.functional.smearing import smeared_loss
 from lightning_flip.functional.transitions import check_transition, inverse_transition
 
@@ -80,8 +80,7 @@ def noisy_label_loss(
     if not target.is_floating_point():
         return reduce_loss(-(log_p + log_columns[target]).logsumexp(dim=1), reduction)
     log_noisy = (log_p[:, None, :] + log_columns).logsumexp(dim=2)
-    weights = target.to(log_p.dtype)
-    return reduce_loss(-(weights * log_noisy.masked_fill(weights == 0, 0.0)).sum(dim=1), reduction)
+    return reduce_loss(-weighted_sum(target.to(log_p.dtype), log_noisy), reduction)
 
 
 def backward_correction_loss(

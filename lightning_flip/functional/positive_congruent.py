@@ -240,7 +240,9 @@ def _divergence(log_q: Float[Tensor, "B K"], log_p: Float[Tensor, "B K"]) -> Flo
     x = log_p - log_q
     q, near = log_q.exp(), x.abs() < 1
     small = torch.where(near, x, torch.zeros_like(x))  # no overflow where the other branch is taken
-    return torch.where(near, q * (torch.expm1(small) - small), log_p.exp() - q - q * x).sum(dim=1)
+    # A class that q masks has x = inf, or NaN if p masks it as well, and q x is 0.
+    far = log_p.exp() - q - q * x.masked_fill(q == 0, 0.0)
+    return torch.where(near, q * (torch.expm1(small) - small), far).sum(dim=1)
 
 
 def _focal_rule(z: Tensor, old: Tensor, weights: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -248,7 +250,9 @@ def _focal_rule(z: Tensor, old: Tensor, weights: Tensor, *, temperature: float) 
     log_p, log_q = F.log_softmax(z / temperature, dim=1), F.log_softmax(old / temperature, dim=1)
     x, q = log_p - log_q, log_q.exp()
     apart = torch.where(x < 1, q * torch.expm1(x.clamp(max=1)), log_p.exp() - q)
-    value = _weighted(weights, (apart - q * x).sum(dim=1)).mean() * temperature**2
+    # q x is 0 for a class that q masks, where x is inf or NaN; NaN logits show in the first part.
+    parts = apart - torch.nan_to_num(q * x, nan=0.0, posinf=math.inf, neginf=-math.inf)
+    value = torch.dot(weights, parts.sum(dim=1)) * (temperature**2 / z.shape[0])
     return value, apart * (weights * (temperature / z.shape[0]))[:, None]
 
 

@@ -50,7 +50,7 @@ def confidence_penalty_loss(
     if reduction == "excess" and fuses(logits, target):
         return closed_form(_entropy_rule, widen(logits), weight=weight)
     log_p = widen(logits).log_softmax(dim=1)
-    entropy = -(log_p.exp() * log_p).sum(dim=1)
+    entropy = -(log_p.exp() * _finite(log_p)).sum(dim=1)
     loss = cross_entropy(logits, target, reduction="none") - weight * entropy
     return reduce_method_loss(loss, logits, target, reduction)
 
@@ -103,7 +103,7 @@ def teacher_free_loss(
     """(1 - a) CE + a m mean_K[q (log q - log p)] with the q of :func:`teacher_free_target` (Yuan et al. 2020; TF-Reg).
 
     The divergence is averaged over the K classes, not summed, which is why m is near K; p has no temperature, and there
-    is no t^2.
+    is no t^2. It is infinite where a class is masked (a logit of minus infinity), for q has mass on it.
 
     Args:
         logits: ``[B, K]``.
@@ -130,8 +130,9 @@ def teacher_free_loss(
     log_p = widen(logits).log_softmax(dim=1)
     q = teacher_free_target(target, logits.shape[1], confidence=confidence, temperature=temperature, dtype=log_p.dtype)
     divergence = (q * (q.log() - log_p)).mean(dim=1)
-    plain = cross_entropy(logits, target, reduction="none")
-    loss = (1 - weight) * plain + weight * multiplier * divergence
+    loss = (1 - weight) * cross_entropy(logits, target, reduction="none")
+    if weight * multiplier:  # the divergence is infinite where a class is masked
+        loss = loss + weight * multiplier * divergence
     return reduce_method_loss(loss, logits, target, reduction)
 
 
@@ -200,11 +201,19 @@ def check_teacher_free(
         raise ValueError(f"{prefix}multiplier must be at least 0 and finite; got {multiplier}.")
 
 
+def _finite(log_p: Tensor) -> Tensor:
+    """Log-probabilities without minus infinity, which times a probability of 0 is NaN; e^-10000 is 0 in any type."""
+    return log_p.clamp(min=-1e4)
+
+
 def _entropy_rule(z: Tensor, *, weight: float) -> tuple[Tensor, Tensor]:
     """-w H(p, p), the mean over the batch, and its gradient w p (log p + H)."""
     log_p = z.log_softmax(dim=1)
     p = log_p.exp()
-    parts = p * (weight / z.shape[0]) * log_p
+    if torch.is_grad_enabled():  # entr has no second derivative at 0
+        parts = p * (weight / z.shape[0]) * _finite(log_p)
+    else:
+        parts = torch.special.entr(p) * (-weight / z.shape[0])
     return parts.sum(), torch.addcmul(parts, p, parts.sum(dim=1, keepdim=True), value=-1)
 
 

@@ -144,7 +144,10 @@ def self_adaptive_loss(
     """
     running = running.detach() if running.requires_grad else running
     sure = running.amax(dim=1, keepdim=True)
-    mean = sure.mean() if valid is None else sure[:, 0].where(valid, 0).sum() / valid.sum().clamp(min=1)
+    mean = sure.mean()
+    if valid is not None:
+        count = valid.sum()
+        mean = torch.where(count > 0, sure[:, 0].where(valid, 0).sum() / count, 1.0)
     weights = sure / mean
     if reduction == "excess":
         if target is None:

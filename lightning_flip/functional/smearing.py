@@ -14,6 +14,7 @@ from lightning_flip.functional.cross_entropy import (
     cross_entropy,
     reduce_loss,
     reduce_method_loss,
+    weighted_sum,
     widen,
 )
 from lightning_flip.functional.pairwise import one_hot_targets
@@ -59,8 +60,7 @@ def smeared_loss(
         log_p = log_p.clamp(min=math.log(eps))
     rows = matrix.detach().to(log_p.dtype).to(log_p.device)
     weights = target.to(log_p.dtype) @ rows if target.is_floating_point() else rows[target]
-    # Without weight a class adds nothing, also where its probability is 0 and 0 * inf would be NaN.
-    return reduce_loss(-(weights * log_p.masked_fill(weights == 0, 0.0)).sum(dim=1), reduction)
+    return reduce_loss(-weighted_sum(weights, log_p), reduction)
 
 
 def label_smoothing_loss(
@@ -71,6 +71,8 @@ def label_smoothing_loss(
     reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
     """(1 - a) CE + a H(u, p): cross entropy against (1 - a) e_y + a u, with u uniform over the K classes.
+
+    It is infinite where a class is masked (a logit of minus infinity), for u has mass on it.
 
     Args:
         logits: ``[B, K]``.
@@ -92,9 +94,10 @@ def label_smoothing_loss(
     check_smoothing(smoothing)
     if reduction == "excess" and fuses(logits, target):
         return soft_excess(widen(logits), target, None, labels=-smoothing, soft=smoothing)
-    plain = cross_entropy(logits, target, reduction="none")
-    uniform = -widen(logits).log_softmax(dim=1).mean(dim=1)
-    return reduce_method_loss((1 - smoothing) * plain + smoothing * uniform, logits, target, reduction)
+    loss = cross_entropy(logits, target, reduction="none")
+    if smoothing:  # H(u, p) is infinite where a class is masked
+        loss = (1 - smoothing) * loss - smoothing * widen(logits).log_softmax(dim=1).mean(dim=1)
+    return reduce_method_loss(loss, logits, target, reduction)
 
 
 def smoothed_target(

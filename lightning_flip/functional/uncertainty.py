@@ -57,8 +57,8 @@ def predictive_disagreement(member_logits: Float[Tensor, "M B K"]) -> Float[Tens
     """
     log_probs = _log_probabilities(member_logits)
     log_mean = log_probs.logsumexp(dim=0) - math.log(len(log_probs))
-    # The mean is at least p_m / M, so that the difference stays finite wherever p_m does.
-    divergences = (log_probs.exp() * (log_probs - log_mean)).sum(dim=2)
+    # The mean is at least p_m / M, so that the difference is finite wherever p_m is not 0.
+    divergences = (log_probs.exp() * (log_probs - log_mean).masked_fill(log_probs == -math.inf, 0.0)).sum(dim=2)
     return divergences.mean(dim=0).clamp(0.0, math.log(len(log_probs)))
 
 

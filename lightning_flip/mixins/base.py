@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.mixins._counted import mean_over, with_any_label
 from lightning_flip.mixins._names import MixinOptions, check_definition, check_instance, group_hyperparameters
 from lightning_flip.mixins.base_loss import check_base_loss
 from lightning_flip.mixins.loop import TermLoop, add_loop, with_loop
@@ -166,7 +167,8 @@ class LossTerm(Stacked, _Module):
         """The method's loss of every sample, with gradient into ``step.logits``.
 
         Args:
-            step: the running step.
+            step: the running step. Samples that the module's loss leaves out (``ignore_index``) are not ``valid`` in it
+                and have some label; what is said of them does not count.
 
         A method that has a parameter ``reduction`` is asked with "excess", and may then compute the mean over the batch
         of its loss minus cross entropy in fewer operations, a scalar. Without it, or called without it, losses count.
@@ -330,6 +332,9 @@ class LossTerm(Stacked, _Module):
         if step is None:
             return loss
         loop.begin_step(self.trainer, step)
+        counted = loop.counted(step)
+        if counted is not None:
+            step = with_any_label(step, counted)
         if not loop.compared and step.choice is not None and step.choice.edited:
             raise ValueError(
                 f"{type(self).__name__}: training_step edits the logits in place between the forward and the loss, so "
@@ -337,12 +342,13 @@ class LossTerm(Stacked, _Module):
                 "logits -= 2."
             )
         if not loop.compared:
+            plain = _plain(step) if counted is None else _plain(step)[counted]
             loop.compared = options.base_loss != "cross_entropy" or check_base_loss(
-                loss, _plain(step), step.logits.dtype, type(self).__name__, step.choice, labels=step.has_labels
+                loss, plain, step.logits.dtype, type(self).__name__, step.choice, labels=step.has_labels
             )
         given = self.step_for_methods(step)
         try:
-            excess = _excess_of(self, step, given)
+            excess = _excess_of(self, step, given, counted)
         except (RuntimeError, IndexError):
             attachment.sample_step(self._mixin.source)  # says more about labels that are outside the classes
             raise
@@ -352,14 +358,19 @@ class LossTerm(Stacked, _Module):
             warn_of_distributions(self)
         if excess is not None:
             loss = loss + (excess if options.term_weight == 1 else options.term_weight * excess)
+            if not self.automatic_optimization:
+                loop.total = loss.detach()
         if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
             loop.added_for = attachment.batch
             if visits:
                 for part in step.observed.once():
                     for method in visits:
                         method(self, part)
-            if loop.divergence.advice:
-                loop.divergence.add(loss.detach(), step.num_classes)
+            if loop.divergence.advice:  # of samples that are all left out, the mean is NaN
+                total = loss.detach()
+                loop.divergence.add(
+                    total if counted is None else torch.where(counted.any(), total, 0.0), step.num_classes
+                )
         return loss
 
     def save_hyperparameters(
@@ -380,17 +391,17 @@ class LossTerm(Stacked, _Module):
             group_hyperparameters(self)
 
 
-def _excess_of(module: LossTerm, step: SampleStep, given: SampleStep) -> Tensor | None:
-    """The mean over the batch of what all methods add to cross entropy; None if they add nothing."""
+def _excess_of(module: LossTerm, step: SampleStep, given: SampleStep, counted: Tensor | None) -> Tensor | None:
+    """The mean over the samples that count of what all methods add to cross entropy; None if they add nothing."""
     found: list[Tensor | None] = []
     for method in module._term_loop.methods("method_loss"):
-        if _takes_reduction(method):
+        if counted is None and _takes_reduction(method):
             found.append(method(module, given, reduction="excess"))
             continue
         losses = method(module, given)
-        found.append(None if losses is None else (losses - _plain(given)).mean())
+        found.append(None if losses is None else mean_over(losses - _plain(given), counted))
     if given is not step:
-        found.append((_plain(given) - _plain(step)).mean())
+        found.append(mean_over(_plain(given) - _plain(step), counted))
     excess = [mean for mean in found if mean is not None]
     return functools.reduce(torch.add, excess) if excess else None
 

@@ -217,6 +217,7 @@ class BatchMixing(LossTerm):
         parts: list[Tensor] = []
         tree_map(lambda leaf: parts.append(leaf) if isinstance(leaf, Tensor) else None, inputs)
         _check_parts(parts, at, len(target), type(self).__name__)
+        _refuse_outside(self, target)
         distributions = one_hot_targets(target, self._mixin.mixed_classes, parts[0])
         seed = keyed_seed(self.trainer, self._mixer().__name__)
         mixed, distributions = self.mix_parts(parts, distributions.to(parts[0].device), seed)
@@ -227,6 +228,27 @@ class BatchMixing(LossTerm):
 
     def _mixer(self) -> type:
         return owners_of(type(self), "mix_parts", BatchMixing)[0]
+
+
+def _refuse_outside(module: BatchMixing, target: Tensor) -> None:
+    """Refuse labels that are no class, such as those that a loss leaves out, with which nothing can be mixed."""
+    attachment, trainer, classes = module._term_loop.attachment, module.trainer, module._mixin.mixed_classes
+    if target.ndim > 1 or attachment is None:
+        return
+    samples = attachment.samples(module._mixin.source)
+    moment = f"batch {trainer.fit_loop.batch_idx} of epoch {trainer.current_epoch}"
+
+    def error(row: int) -> Exception:
+        name = samples[row] if row < len(samples) else "of the padding"
+        return ValueError(
+            f"{module._mixer().__name__} mixes labels, and that of sample {name} in {moment} is {int(target[row])}; "
+            f"expected one in [0, {classes}). Take samples without a label out of the training data (Subset)."
+        )
+
+    if target.device.type != "cpu":
+        attachment.defer((target >= 0) & (target < classes), error)
+    elif len(target) and not 0 <= target.numpy().min() <= target.numpy().max() < classes:
+        raise error(next(row for row, label in enumerate(target.tolist()) if not 0 <= label < classes))
 
 
 def _check_parts(parts: list[Tensor], at: str | int, rows: int, name: str) -> None:

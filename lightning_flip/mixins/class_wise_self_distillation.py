@@ -33,10 +33,10 @@ class PairsOfDataset:
     def __reduce__(self) -> Any:
         return PairsOfDataset, ()
 
-    def of(self, dataset: Any) -> SameClassPairs:
-        """The pairs, whose labels are read once for every dataset."""
+    def of(self, dataset: Any, ignored: int | None) -> SameClassPairs:
+        """The pairs, whose labels are read once for every dataset; samples with the ignored label have none."""
         if self._pairs is None or self._dataset is not dataset:
-            self._dataset, self._pairs = dataset, SameClassPairs.of_dataset(dataset)
+            self._dataset, self._pairs = dataset, SameClassPairs.of_dataset(dataset, ignore_index=ignored)
         return self._pairs
 
     def clear(self) -> None:
@@ -126,7 +126,7 @@ class ClassWiseSelfDistillation(LossTerm):
                 "none: its dataset is iterable or has keys that are not integers, or it is not a torch DataLoader. Use "
                 "a map-style dataset."
             )
-        pairs = self._mixin.pairs.of(record.dataset)
+        pairs = self._mixin.pairs.of(record.dataset, None if step.choice is None else step.choice.ignored)
         with keyed_randomness(self.trainer, ClassWiseSelfDistillation.__name__):
             other = attachment.transferred(load_samples(record, pairs.of_samples(positions)), source)
         check_inputs(step, "the network, once more,")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -15,6 +16,8 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_flip.mixins._counted import holds
+from lightning_flip.mixins._infinite import about_infinite
 from lightning_flip.mixins._names import check_instance
 from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
 from lightning_flip.mixins.options import owners_of, schedule
@@ -58,6 +61,9 @@ class TermLoop(pl.Callback):
         self.divergence = DivergenceWatch()
         self.keeps_targets = False
         self._told: set[str] = set()
+        self.ignoring = False  # whether samples that the loss leaves out are looked for in every step
+        self.totals: list[tuple[int, int, torch.Tensor]] = []  # batch, epoch and loss of steps, to be looked at
+        self.total: torch.Tensor | None = None  # with manual optimization, the loss of the running step
         self.targets: tuple[torch.Tensor, torch.Tensor] | None = None
         self._loaded: dict[str, Any] = {}
         self.total_epochs: int | None = None  # M of a schedule, as the run began with it
@@ -105,6 +111,7 @@ class TermLoop(pl.Callback):
         module._mixin.source = module._mixin.source.completed_by(module)
         self.attachment = attach(trainer, pl_module, self, module._mixin.source, ("train",))
         self.compared = False
+        self.ignoring, self.totals, self.total = module._mixin.source.ignore_index is not None, [], None
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
             self.total_epochs = None
@@ -130,6 +137,7 @@ class TermLoop(pl.Callback):
         """Make sure that the term has not been forgotten, and that the loss has not run away."""
         if self.attachment is None:
             return
+        self._look_at_total(trainer, outputs, batch_idx)
         self.divergence.look_now_and_then(trainer, pl_module, self.attachment.flush)
         if outputs is None or self.added_for is self.attachment.batch:
             return
@@ -171,7 +179,7 @@ class TermLoop(pl.Callback):
         if self.attachment is not None:
             self.attachment.flush()
         first_loss = self.divergence.first_loss
-        kept = self._tables or self._loaded or self.states or first_loss is not None
+        kept = self._tables or self._loaded or self.states or first_loss is not None or self.ignoring
         if not kept:
             return
         # In an exception the other ranks may not come: a collective would wait for them for good.
@@ -185,6 +193,7 @@ class TermLoop(pl.Callback):
             "epoch": self.epoch,
             "total_epochs": self.total_epochs,
             "partial": partial,
+            "ignoring": self.ignoring,
             "data": self._data.state(),
         }
         module = self._module()
@@ -212,6 +221,7 @@ class TermLoop(pl.Callback):
         self._tables, self.epoch, self._loaded = {}, state["epoch"], dict(state["tables"])
         self.states = {name: dict(kept) for name, kept in state.get("states", {}).items()}
         self.divergence.first_loss = state.get("first_loss")
+        self.ignoring |= state.get("ignoring", False)  # losses are computed as before, to the last bit
         if state["partial"] and trainer.world_size > 1:
             rank_zero_warn(
                 "this checkpoint was written while an exception was in flight: the rows that other ranks wrote since "
@@ -345,10 +355,87 @@ class TermLoop(pl.Callback):
         if module is not None:
             if step.data is not None:
                 self._compare(module, step.data)
+            self._note_left_out(step)
+            self._note_totals()
             observers = self.methods("observe")
             for part in step.pieces():
                 for observe in observers:
                     observe(module, part)
+
+    # -- samples and losses that do not count --------------------------------------------------------
+
+    def counted(self, step: SampleStep) -> torch.Tensor | None:
+        """Which samples of the running step the module's loss does not leave out (``ignore_index``).
+
+        Until the first that it leaves out is seen, the labels are looked at on the host, without an operation. From
+        then on they are compared in every step; the rows of the steps before are read first, for there is none in them.
+
+        Args:
+            step: the running step.
+
+        Returns:
+            Bool ``[B]``; None if all count, as far as the host knows.
+        """
+        ignored = None if step.choice is None else step.choice.ignored
+        if ignored is None or not step.has_labels or self.attachment is None:
+            return None
+        if not self.ignoring:
+            module = self._module()
+            assert module is not None
+            labels = self.attachment.labels_on_host(step, module._mixin.source)
+            if labels is None or not len(labels) or not holds(labels, ignored):
+                return None
+            self.attachment.flush()
+            self.ignoring = True
+        counted: torch.Tensor = step.target != ignored
+        return counted
+
+    def _note_left_out(self, step: SampleStep) -> None:
+        """Have labels that only a device had seen, and that the loss left out, told of: the mixins counted them."""
+        attachment, module = self.attachment, self._module()
+        if self.ignoring or attachment is None or module is None or step.valid is None or not step.has_labels:
+            return
+        choice = attachment.choice(module._mixin.source)
+        if choice is None or choice.ignored is None or step.target.device.type == "cpu":
+            return
+        samples, label = step.samples, choice.ignored
+
+        def error(row: int) -> Exception:
+            return ValueError(
+                f"{type(module).__name__}: the loss leaves out the label {label}, which sample "
+                f"{'?' if samples is None else samples[row]} of epoch {step.epoch} first had on the device, where the "
+                "host cannot look at labels without waiting, so that the mixins counted it. Have them look in every "
+                f"step: give the module the attribute flip_source = StepSource(ignore_index={label})."
+            )
+
+        attachment.defer(step.target != label, error)
+
+    def _look_at_total(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
+        """Make sure that what was added to a loss is finite: at once on the CPU, with the next block on a device."""
+        loss, self.total = self.total, None
+        if loss is None and isinstance(outputs, Mapping):
+            loss = outputs.get("loss")
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.requires_grad:
+            return
+        if loss.device.type != "cpu":
+            self.totals.append((batch_idx, trainer.current_epoch, loss))
+        elif not math.isfinite(loss.item() if loss.dtype == torch.bfloat16 else loss.numpy()):
+            own, module = None if self.attachment is None else self.attachment.own_loss, self._module()
+            if module is not None and own is not None and bool(own.isfinite().all()):
+                raise ValueError(about_infinite(module, f"batch {batch_idx} of epoch {trainer.current_epoch}"))
+
+    def _note_totals(self) -> None:
+        """Have losses of a device that are infinite told of, where the module's own is cross entropy, which is not."""
+        totals, self.totals = self.totals, []
+        module = self._module()
+        if not totals or module is None or self.attachment is None or module.mixin_options.base_loss != "cross_entropy":
+            return
+
+        def error(place: int) -> Exception:
+            batch, epoch, _ = totals[place]
+            return ValueError(about_infinite(module, f"batch {batch} of epoch {epoch}", name=False))
+
+        self.attachment.defer(~torch.stack([loss.float().reshape(()) for *_, loss in totals]).isinf(), error)
 
     def running(self) -> Attachment | None:
         """The attachment, if the term is to be added to the running step.

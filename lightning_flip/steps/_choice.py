@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from lightning_flip.steps._loss_calls import LossCall
+from lightning_flip.steps._loss_calls import IGNORED, LossCall
 from lightning_flip.steps._loss_targets import Relation, relate, unsupported
 from lightning_flip.steps._outputs import Place, address, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps._search import Output, Search
@@ -40,7 +40,7 @@ class Choice:
         weight: its class weights.
         smoothing: its label smoothing.
         reduction: its reduction.
-        ignored: the label that it leaves out.
+        ignored: the label that it leaves out; None if it leaves none out, or nobody knows.
         looks: what the values of the output look like, whatever the loss says.
         made_by: the submodule that made the inputs of the one that gives the logits.
         edited: whether the output was edited in place before the loss.
@@ -66,7 +66,7 @@ class Choice:
     weight: Tensor | None = field(default=None, compare=False)
     smoothing: float = 0.0
     reduction: str = "mean"
-    ignored: int = -100
+    ignored: int | None = None
     looks: str | None = None
     made_by: str | None = None
     edited: bool = False
@@ -83,8 +83,7 @@ class Choice:
     @property
     def plain(self) -> bool:
         """Whether the loss is the mean cross entropy, as far as its call says it."""
-        as_usual = not 0 <= self.ignored < self.classes and self.reduction != "sum"
-        return as_usual and self.weight is None and not self.smoothing and not self.binary
+        return self.reduction != "sum" and self.weight is None and not self.smoothing and not self.binary
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
         """The loss of some logits as it was called; None where it cannot be computed from them."""
@@ -92,14 +91,17 @@ class Choice:
             return None
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         target = target.to(logits.device)
-        if target.ndim == 1 and bool((((target < 0) | (target >= logits.shape[1])) & (target != self.ignored)).any()):
-            return None
+        ignored = IGNORED if self.ignored is None else self.ignored
+        if target.ndim == 1:
+            outside = (target < 0) | (target >= logits.shape[1])
+            if bool((outside if self.ignored is None else outside & (target != ignored)).any()):
+                return None
         if self.binary:
             return self._binary_loss(wide, target)
         weight = None if self.weight is None or len(self.weight) != logits.shape[1] else self.weight.to(wide)
         reduction = "sum" if self.reduction == "sum" else "mean"
         target = target.to(wide) if target.ndim == 2 else target
-        options: dict[str, Any] = {} if target.ndim == 2 else {"ignore_index": self.ignored}
+        options: dict[str, Any] = {} if target.ndim == 2 else {"ignore_index": ignored}
         return F.cross_entropy(wide, target, weight, reduction=reduction, label_smoothing=self.smoothing, **options)
 
     def _binary_loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
@@ -146,6 +148,7 @@ class Question:
         remembered: what training chose.
         classes: number of classes, where the data or the module say it.
         outputs: the kind that the source gives.
+        ignored: the label that the source leaves out.
     """
 
     batch: Any
@@ -158,6 +161,13 @@ class Question:
     remembered: Choice | None
     classes: int | None
     outputs: str | None
+    ignored: int | None = None
+
+    @property
+    def counted(self) -> bool:
+        """Whether some usual target is one that torch's losses do not leave out by themselves."""
+        target = self.target
+        return target is None or target.ndim > 1 or bool((target != IGNORED).any())
 
 
 @dataclass(eq=False)
@@ -488,7 +498,7 @@ def _by_memory(outputs: list[Output], question: Question) -> Answer | None:
 
 def _by_returned_loss(outputs: list[Output], question: Question) -> Answer | None:
     loss, target = question.returned, question.target
-    if loss is None or target is None or loss.numel() != 1:
+    if loss is None or target is None or loss.numel() != 1 or not question.counted:
         return None
     fitting: list[tuple[Output, str]] = []
     for output in sorted(outputs, key=lambda output: output.depth):
@@ -502,7 +512,9 @@ def _by_returned_loss(outputs: list[Output], question: Question) -> Answer | Non
                 fitting.append((output, kind))
     if len(fitting) != 1:
         return None
-    return _from_output(fitting[0][0], question, fitting[0][1])
+    # Where a label was left out, the loss has shown it; else nobody knows.
+    ignored = IGNORED if target.ndim == 1 and bool((target == IGNORED).any()) else None
+    return _from_output(fitting[0][0], question, fitting[0][1], ignored)
 
 
 def _by_form(outputs: list[Output], question: Question) -> Answer | None:
@@ -526,14 +538,16 @@ def _by_form(outputs: list[Output], question: Question) -> Answer | None:
     return _from_output(outermost[0], question, None)
 
 
-def _from_output(output: Output, question: Question, kind: str | None) -> Answer | None:
+def _from_output(output: Output, question: Question, kind: str | None, ignored: int | None = None) -> Answer | None:
     columns = two_dimensional(output.values)
     if kind is None and columns is not None:
         kind = kind_of_values(columns)
     logits = None if kind is None else as_logits(output.tensor, kind)
     if kind is None or logits is None:
         return None
-    choice = Choice(output.place, kind, logits.shape[1], made_by=output.made_by)
+    if ignored is None and not question.training and question.remembered is not None:
+        ignored = question.remembered.ignored  # no loss says it, but training's did
+    choice = Choice(output.place, kind, logits.shape[1], made_by=output.made_by, ignored=ignored)
     return _answer(choice, output.tensor, output.values, output.inputs, question, None)
 
 
@@ -550,9 +564,14 @@ def _answer(
     given = two_dimensional(values)
     looks = None if given is None else kind_of_values(given)
     choice = replace(choice, kind=kind, classes=logits.shape[1], columns=columns, prefix=prefix, looks=looks)
+    if question.ignored is not None:
+        choice = replace(choice, ignored=question.ignored)
     target = labels if labels is not None else question.target
     equal = False
-    if question.training and not choice.mixed and target is not None and question.returned is not None:
+    known = target is not None and question.returned is not None and question.counted
+    if question.training and not choice.mixed and known:
+        assert target is not None
+        assert question.returned is not None
         decided = choice.name not in ("", "by_hand") or _differ(kept)
         equal = decided and question.returned.numel() == 1 and choice.gives(question.returned, kept, target)
     watch = choice.watch or (choice.by_value and not equal and choice.call is not None)
@@ -564,4 +583,4 @@ def _differ(logits: Tensor) -> bool:
     return bool((logits != logits[:1, :1]).any())
 
 
-_MEAN = Choice(None, "logits", 0)
+_MEAN = Choice(None, "logits", 0, ignored=IGNORED)

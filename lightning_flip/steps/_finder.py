@@ -145,7 +145,7 @@ class Finder:
             kind = self.source.outputs or kind_of_values(columns)
             if kind is None:
                 raise ValueError(_lone_column("logits_from"))
-            self._settle(self, Choice(Place(), kind, max(2, columns.shape[1])))
+            self._settle(self, Choice(Place(), kind, max(2, columns.shape[1]), ignored=self.source.ignore_index))
         assert self.choice is not None
         logits = as_logits(columns, self.choice.kind)
         return None if logits is None else Found(logits, ((), {}), choice=self.choice)

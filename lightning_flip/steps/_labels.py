@@ -81,8 +81,9 @@ class KnownLabels:
         """
         target = target.to(torch.int32)
         if self._table is None:
-            pairs = zip(index.tolist(), target.tolist(), strict=True)
-            first = torch.tensor([self._by_id.setdefault(number, label) for number, label in pairs])
+            counted = [True] * len(index) if valid is None else valid.tolist()
+            rows = zip(index.tolist(), target.tolist(), counted, strict=True)
+            first = torch.tensor([self._by_id.setdefault(n, label) if counts else label for n, label, counts in rows])
             return [Changed(first.to(target.device) == target, first, False)]
         if target.device.type == "cpu" and self._table.knows(index, target):
             return []  # nearly always, and then there is nothing to write

@@ -15,7 +15,10 @@ from torch.overrides import TorchFunctionMode
 from lightning_flip.steps._backward import in_backward
 from lightning_flip.steps._outputs import address
 
-__all__ = ["LossCall", "LossCalls", "never"]
+__all__ = ["IGNORED", "LossCall", "LossCalls", "never"]
+
+#: The label that torch's losses leave out where nobody names another.
+IGNORED = -100
 
 _LOSSES: dict[Any, str] = {
     F.cross_entropy: "cross_entropy",
@@ -58,7 +61,7 @@ class LossCall:
     weight: Tensor | None = None
     smoothing: float = 0.0
     reduction: str = "mean"
-    ignored: int = -100
+    ignored: int | None = None  # the label that it leaves out
     backwards: int = 0  # backward passes of the step before it
 
     @property
@@ -169,7 +172,9 @@ def _loss_call(func: Any, args: Any, kwargs: Any) -> LossCall | None:
         reduction = "sum"
     if given.get("reduce") is False:
         reduction = "none"
-    smoothing, ignored = float(given.get("label_smoothing", 0.0)), int(given.get("ignore_index", -100))
+    smoothing, ignored = float(given.get("label_smoothing", 0.0)), None
+    if "ignore_index" in _SIGNATURES[func].parameters:
+        ignored = int(given.get("ignore_index", IGNORED))
     return LossCall(_LOSSES[func], logits, _copied(logits), target, weight, smoothing, reduction, ignored)
 
 

@@ -529,14 +529,20 @@ class Recorder:
             where = functools.partial(_name_row, step, moments)
             deferred = step.logits.device.type != "cpu"
             valid, bad, problem = (feed.checks or self._checks).look(
-                step.logits, step.target, _STEP_NAMES[feed.split], where, deferred=deferred
+                step.logits,
+                step.target,
+                _STEP_NAMES[feed.split],
+                where,
+                deferred=deferred,
+                ignored=None if feed.choice is None else feed.choice.ignored,
             )
             if bad is not None:
                 errors.append(ValueError(problem))
             elif step.has_labels:
                 valid, bad, changed_error = self._hold_labels(feed, step, valid, where, deferred=deferred)
                 errors.extend([changed_error] if changed_error is not None else [])
-            shown = replace(step, valid=valid) if valid is not None else step if bad is None else step.until(bad)
+            shown = step if valid is None else replace(step, valid=valid)
+            shown = shown if bad is None else shown.until(bad)
             left_out, changed = LeftOut([], True), False
             if bad is None:
                 left_out, changed = steps_left_out(feed.choice, shown, moments, losses, feed.tolerance)
@@ -588,7 +594,7 @@ class Recorder:
             elif not found.same.all():
                 bad = first_false(found.same)
                 assert bad is not None
-                return None, bad, error(bad)
+                return valid, bad, error(bad)
         return valid, None, None
 
     def _give_to(self, reader: Reader, feed: _Feed, step: SampleStep, moments: list[Moment], left_out: LeftOut) -> None:

@@ -43,6 +43,7 @@ def known_state(module: nn.Module | None, source: Any) -> dict[str, Any] | None:
         "looks": choice.looks,
         "classes": choice.classes,
         "prefix": choice.prefix,
+        "ignored": choice.ignored,
         "named": named,
     }
 
@@ -52,7 +53,8 @@ def restore(module: nn.Module, source: Any, state: dict[str, Any] | None) -> Non
     if state is None:
         return
     place = Place.parse(state["place"])
-    choice = Choice(place, state["kind"], state["classes"], looks=state["looks"], prefix=state["prefix"])
+    facts = {"looks": state["looks"], "prefix": state["prefix"], "ignored": state.get("ignored")}
+    choice = Choice(place, state["kind"], state["classes"], **facts)
     known = _CHOICES.setdefault(module, {})
     known.setdefault(source, choice)
     if not state["named"]:

@@ -237,6 +237,34 @@ class Attachment:
         """
         return self._wrapped.captures.choice(source, name) or recall(self._module, source)
 
+    @property
+    def own_loss(self) -> Tensor | None:
+        """The module's own loss in the running or just finished step, if it is known."""
+        return self._running.loss
+
+    def labels_on_host(self, step: SampleStep, source: StepSource) -> Tensor | None:
+        """The labels of the running step where the host can look at them without waiting.
+
+        Args:
+            step: the running step.
+            source: where it was taken from.
+
+        Returns:
+            ``[B]`` on the CPU: the step's own, or those that the loader gave; None if they are on a device alone.
+        """
+        if step.target.device.type == "cpu":
+            return step.target
+        return None if step.choice is None else self._running.labels_on_host(source, step.choice)
+
+    def defer(self, good: Tensor, error: Callable[[int], Exception]) -> None:
+        """Leave an error to the next look at the flags of steps.
+
+        Args:
+            good: bool ``[B]`` on a device, False for what is bad.
+            error: gives the error for the first such place.
+        """
+        self._wrapped.checks.defer(good, error)
+
     def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
         """Change what the running step is given; everybody then sees the targets of the changed batch.
 

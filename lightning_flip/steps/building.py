@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.data.labels import labels_at_hand
-from lightning_flip.steps._choice import Question
+from lightning_flip.steps._choice import Choice, Question
 from lightning_flip.steps._identity import ChangedDataError
 from lightning_flip.steps._loss_targets import target_of
 from lightning_flip.steps._remembered import recall
@@ -75,9 +75,14 @@ class RunningStep:
 
     @property
     def batch_number(self) -> int:
-        """The Trainer's ``batch_idx``, as far as the step takes it; -1 otherwise."""
+        """The Trainer's ``batch_idx``, whether or not the step takes it."""
         numbers = [arg for arg in self._args[1:2] if isinstance(arg, int)]
-        return numbers[0] if numbers else -1
+        trainer: Any = getattr(self._module, "_trainer", None)
+        if numbers or trainer is None:
+            return numbers[0] if numbers else -1
+        loop = trainer._active_loop
+        loop = getattr(loop, "epoch_loop", loop)
+        return -1 if loop is None else int(loop.batch_progress.current.ready) - 1
 
     @property
     def batch(self) -> Any:
@@ -158,17 +163,45 @@ class RunningStep:
         return step
 
     def _look_at(self, step: SampleStep, source: StepSource) -> Tensor | None:
-        samples = self.arrival.listed(source)
+        samples, moment = self.arrival.listed(source), self._moment()
         valid, bad, problem = self._checks.look(
             step.logits.detach(),
             step.target,
             self._name,
-            lambda row: f"sample {samples[row]}",
+            lambda row: f"sample {samples[row]} in {moment}",
             deferred=step.logits.device.type != "cpu",
+            ignored=None if step.choice is None else step.choice.ignored,
+            has_target=step.has_target,
         )
         if bad is not None:
             raise ValueError(problem)
         return valid
+
+    def labels_on_host(self, source: StepSource, choice: Choice) -> Tensor | None:
+        """The labels of the running batch as the loader gave them, if that was on the host.
+
+        Args:
+            source: where to take them from.
+            choice: how the step's logits were found.
+
+        Returns:
+            ``[B]``; None for labels that the step or a device has made.
+        """
+        if choice.loss_targets:
+            return None
+        part = self.arrival.followed(self.arrival.plain, source)
+        with contextlib.suppress(TypeError, ValueError, KeyError, IndexError):
+            target = target_of(part, choice.target, source.target_from)
+            return target if target.device.type == "cpu" and target.ndim == 1 else None
+        return None
+
+    def _moment(self) -> str:
+        """When the running step ran, for errors."""
+        trainer: Any = getattr(self._module, "_trainer", None)
+        if trainer is None:
+            return f"batch {self.batch_number}"
+        text = f"batch {self.batch_number} of epoch {trainer.current_epoch}"
+        return f"{text}, after {trainer.global_step} optimizer steps" if trainer.training else text
 
     def find(self, source: StepSource) -> tuple[Found, Tensor | None] | None:
         """Logits with their graph, and targets on their device.
@@ -236,6 +269,7 @@ class RunningStep:
             recall(self._module, source),
             self._classes(source),
             source.outputs,
+            source.ignore_index,
         )
 
     def _classes(self, source: StepSource) -> int | None:

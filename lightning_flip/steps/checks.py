@@ -30,9 +30,19 @@ class ValueChecks:
             self._advice = f"{self._advice} {advice}"
 
     def look(
-        self, logits: Tensor, target: Tensor, step_name: str, where: Callable[[int], str], *, deferred: bool
+        self,
+        logits: Tensor,
+        target: Tensor,
+        step_name: str,
+        where: Callable[[int], str],
+        *,
+        deferred: bool,
+        ignored: int | None = None,
+        has_target: bool = True,
     ) -> tuple[Tensor | None, int | None, str]:
         """Check rows.
+
+        A logit of minus infinity masks its class, which is no fault unless that is the row's label.
 
         Args:
             logits: ``[B, K]``.
@@ -40,36 +50,64 @@ class ValueChecks:
             step_name: for the error.
             where: names a row, for the error.
             deferred: leave the error to :meth:`read`, because the host should not wait for a device here.
+            ignored: the label that the loss leaves out: such rows are not valid, and no fault.
+            has_target: False for data to predict, whose target says nothing.
 
         Returns:
-            None, the first bad row or None, and what is wrong with it. If deferred, bool ``[B]``, which rows are
-            valid, None and "".
+            Bool ``[B]``, which rows are valid, or None if all are; the first bad row or None; and what is wrong with
+            it. If deferred, which rows are valid, None and "".
         """
         classes = logits.shape[1]
-        if not deferred and _in_order(logits, target):
+        among = ignored is not None and 0 <= ignored < classes and target.ndim == 1
+        if not deferred and not among and _in_order(logits, target):
             return None, None, ""
-        finite = torch.isfinite(logits).all(dim=1)
-        labelled = (target >= 0) & (target < classes) if target.ndim == 1 else torch.isfinite(target).all(dim=1)
+        finite = torch.isfinite(logits.amax(dim=1))  # NaN and infinity are the largest
+        labelled = possible = left_out = torch.ones_like(finite)
+        if has_target and target.ndim == 1:
+            labelled = (target >= 0) & (target < classes)
+            possible = logits.gather(1, target.clamp(0, classes - 1)[:, None])[:, 0] > -math.inf
+        elif has_target:
+            labelled = torch.isfinite(target).all(dim=1)
+            possible = ~((target > 0) & (logits == -math.inf)).any(dim=1)
+        good, valid = finite & labelled & possible, None
+        if ignored is not None and target.ndim == 1:
+            left_out = target == ignored
+            valid = good & ~left_out
+            good = good | (finite & left_out)
 
-        def problem(is_finite: bool, row: int) -> str:
-            if not is_finite:
+        def problem(row: int) -> str:
+            name = where(row)
+            if not finite[row]:
                 return (
-                    f"logits are not finite (NaN or infinity) in {step_name}, first for {where(row)}. Rows with such "
+                    f"logits are not finite (NaN or infinity) in {step_name}, first for {name}. Rows with such "
                     "logits are not stored. Lower the learning rate, clip gradients, or look for bad inputs."
                     f"{self._advice}"
                 )
+            if not labelled[row] and target.ndim == 1:
+                return (
+                    f"labels are outside [0, {classes}) in {step_name}, where the logits have {classes} classes, first "
+                    f"for {name}. Its label is {int(target[row])}. Rows with such labels are not stored. Map the "
+                    "labels, pass target_from= to name the right ones, or leave such samples out with ignore_index=."
+                )
+            if not labelled[row]:
+                return (
+                    f"targets are not finite in {step_name}, first for {name}. Rows with such targets are not stored. "
+                    f"Look for labels outside [0, {classes}) that were mixed or turned into distributions: a sample "
+                    "that a loss leaves out (ignore_index) cannot be mixed with others."
+                )
             return (
-                f"labels are outside [0, {classes}) in {step_name}, where the logits have {classes} classes, first for "
-                f"{where(row)}. Rows with such labels are not stored. Map the labels, or pass target_from= to name the "
-                "right ones."
+                f"the label's class is masked (its logit is minus infinity) in {step_name}, first for {name}. Rows "
+                "with such labels are not stored. Mask only classes that are not the label, or give such samples the "
+                "label that the loss ignores (ignore_index)."
             )
 
         if deferred:
-            valid = finite & labelled
-            self.defer(valid, lambda row: ValueError(problem(bool(finite[row]), row)))
-            return valid, None, ""
-        row = first_false(finite & labelled)
-        return (None, None, "") if row is None else (None, row, problem(bool(finite[row]), row))
+            self.defer(good, lambda row: ValueError(problem(row)))
+            return good if valid is None else valid, None, ""
+        row = first_false(good)
+        if valid is not None and row is None and bool(valid.all()):
+            valid = None
+        return valid, row, "" if row is None else problem(row)
 
     def defer(self, good: Tensor, error: Callable[[int], Exception]) -> None:
         """Leave an error to :meth:`read`.

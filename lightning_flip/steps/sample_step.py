@@ -30,8 +30,8 @@ class SampleStep:
         target: int64 labels ``[B]`` in ``[0, K)``, or float ``[B, K]`` distributions (MixUp, CutMix).
         features: float ``[B, D]`` that entered the classifier layer, where they were asked for.
         inputs: positional and keyword arguments of the forward whose logits these are.
-        valid: bool ``[B]``, False where logits are not finite or a label is outside ``[0, K)``; None when
-            that was checked on the host already. Rows that are not valid are never stored.
+        valid: bool ``[B]``, False where logits are not finite, a label is outside ``[0, K)``, or the loss leaves the
+            sample out (``ignore_index``); None when all rows are valid. Others are never stored, nor counted.
         num_padding: trailing rows that a DistributedSampler added to make the ranks equally long.
         rounds: row positions split so that no index repeats within a round; None when none repeats at all.
         num_samples: length of the dataset that the index points into; None where it has none.
@@ -77,6 +77,11 @@ class SampleStep:
     def has_labels(self) -> bool:
         """Whether the targets are class labels (and not distributions)."""
         return self.target.ndim == 1
+
+    @property
+    def index_of_valid(self) -> Tensor:
+        """The index, -1 for rows that are not valid: they are dropped when the host has them."""
+        return self.index if self.valid is None else torch.where(self.valid, self.index, -1)
 
     def require_below(self, num_samples: int) -> None:
         """Refuse ids that a table has no row for, before a device is asked to write there.

@@ -40,6 +40,9 @@ class StepSource:
         labels: "may_change" keeps the label of every visit, for pseudo-labels and label correction, and judges each
             visit by its own. None or "fixed": a sample has one label for the whole run, and one that differs from the
             first stops it.
+        ignore_index: the label of samples that are not followed, where no loss says it: validations without a loss of a
+            module that has not been trained in this process, losses that are written out. None: what the loss leaves
+            out, -100 with torch's own.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of the
             dataset that gives all of them. None: its ``sample_id(index)``, else the paths of a folder dataset.
 
@@ -62,6 +65,7 @@ class StepSource:
     features_from: str | None = None
     outputs: str | None = None
     labels: str | None = None
+    ignore_index: int | None = None
     sample_id_from: IdsFrom | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +83,8 @@ class StepSource:
                 raise TypeError(f"{name} must be {expected}; got {value!r}.")
         if isinstance(self.logits_from, str):
             Place.parse(self.logits_from)
+        if isinstance(self.ignore_index, bool) or not isinstance(self.ignore_index, (int, type(None))):
+            raise TypeError(f"ignore_index must be a whole number, the label to leave out; got {self.ignore_index!r}.")
         if self.outputs is not None and self.outputs not in KINDS:
             raise ValueError(f"outputs must be one of {', '.join(map(repr, KINDS))}, or None; got {self.outputs!r}.")
         if self.labels not in (None, "fixed", "may_change"):

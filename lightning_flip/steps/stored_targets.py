@@ -125,7 +125,9 @@ class StoredTargets:
                 rank_zero_warn(f"{table.path} holds no labels, so that nobody can tell whether it is of this data.")
             return
         if table.target is not None:
-            wrong = int(((table.target >= 0) & (table.target != labels)).sum())
+            # A label that is no class is that of a sample which the student's loss leaves out.
+            known = (table.target >= 0) & (labels >= 0) & (labels < num_classes)
+            wrong = int((known & (table.target != labels)).sum())
             if wrong:
                 raise SoftTargetError(self._other_labels(f"{wrong} of {len(labels)} samples"))
         fingerprint = manifest.get("dataset_fingerprint")
@@ -158,7 +160,8 @@ class StoredTargets:
         step.require_below(self.table.num_samples)
         if self._by_step and self._target is not None and step.has_labels:
             known = self._target[step.index]
-            other = ((known >= 0) & (known != step.target)).sum()
+            other = (known >= 0) & (known != step.target)
+            other = (other if step.valid is None else other & step.valid).sum()
             self._other = other if self._other is None else self._other + other
             if step.logits.device.type == "cpu" or self._steps % self._every == 0:
                 self.check()

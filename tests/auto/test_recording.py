@@ -456,8 +456,8 @@ def test_values_that_are_checked_later(unnamed_flow, monkeypatch):
 
     look = ValueChecks.look
 
-    def later(self, *args, deferred):
-        return look(self, *args, deferred=True)
+    def later(self, *args, **options):
+        return look(self, *args, **options | {"deferred": True})
 
     monkeypatch.setattr(ValueChecks, "look", later)
     flow = unnamed_flow

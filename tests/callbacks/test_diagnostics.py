@@ -138,8 +138,8 @@ def test_a_pass_is_described_by_what_it_saw_alone() -> None:
 def test_what_a_device_found_wrong_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     look = ValueChecks.look
 
-    def on_a_device(self: Any, *args: Any, deferred: bool) -> Any:
-        return look(self, *args, deferred=True)
+    def on_a_device(self: Any, *args: Any, **options: Any) -> Any:
+        return look(self, *args, **options | {"deferred": True})
 
     monkeypatch.setattr(ValueChecks, "look", on_a_device)
     logits = some_logits(EPOCHS, N)

@@ -39,8 +39,23 @@ def test_a_class_without_samples_is_an_error(missing: int) -> None:
 
 @pytest.mark.parametrize("labels", [[], [0.5], [[0, 1]], [0, -1]])
 def test_what_are_no_labels_is_refused(labels: Any) -> None:
-    with pytest.raises(ValueError, match="expected one integer label >= 0 a sample"):
-        SameClassPairs(np.array(labels))
+    for ignored in (None, -100):
+        with pytest.raises(ValueError, match="expected one integer label >= 0 a sample"):
+            SameClassPairs(np.array(labels), ignore_index=ignored)
+
+
+@pytest.mark.parametrize("none", [-100, 255, 1])
+def test_a_sample_without_a_label_is_its_own_partner_and_no_others(none: int) -> None:
+    labels = torch.tensor([2, none, 2, 0, none, 0])
+    pairs = SameClassPairs(labels, ignore_index=none)
+    positions = torch.arange(6).repeat(200)
+    partners = pairs.of_samples(positions, torch.Generator().manual_seed(0))
+    assert labels[partners].equal(labels[positions])
+    assert partners[positions == 1].eq(1).all()
+    assert partners[positions == 4].eq(4).all()
+    assert set(partners[positions == 0].tolist()) == {0, 2}
+    assert pairs.counts.tolist() == [2, 0, 2]
+    assert SameClassPairs([none, none], ignore_index=none).of_samples(torch.tensor([1, 0])).tolist() == [1, 0]
 
 
 def test_of_a_dataset() -> None:

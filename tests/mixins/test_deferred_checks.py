@@ -33,7 +33,8 @@ Spot = tuple[int, int]  # step, place in its batch
 def _as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks of the CPU are put off, and never read."""
     look = ValueChecks.look
-    monkeypatch.setattr(ValueChecks, "look", lambda self, *args, deferred: look(self, *args, deferred=True))
+    deferring = lambda self, *args, **options: look(self, *args, **options | {"deferred": True})  # noqa: E731
+    monkeypatch.setattr(ValueChecks, "look", deferring)
     monkeypatch.setattr(ValueChecks, "read", lambda self: None)
 
 
