@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from lightning_flip.callbacks.clean_forward import clean_capture, clean_logits, transferred, undisturbed
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.steps import Attachment, SampleStep, StepSource, find_target
-from lightning_flip.steps._choice import Choice
+from lightning_flip.steps._loss_calls import IGNORED
 from lightning_flip.steps.capture import LogitCapture
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.features import FeatureCapture, classifier_layer
@@ -87,6 +87,8 @@ def clean_steps(
     positions = range(len(loader.dataset)) if samples is None else samples  # type: ignore[arg-type]
     loader = _in_order(loader, positions[trainer.global_rank :: trainer.world_size])
     checks, choice = ValueChecks(), attachment.choice(source)
+    # Where nobody follows training, its loss is not known, and may be taken for one of torch's.
+    ignored = choice.ignored if choice is not None else IGNORED if source.ignore_index is None else source.ignore_index
     with undisturbed(module, attachment), _averages(trainer, module, wanted=averaged):
         capture = clean_capture(module, attachment, source)
         features = None
@@ -95,7 +97,7 @@ def clean_steps(
         try:
             for number, item in enumerate(loader):
                 step = _asked(trainer, module, (capture, features), source, item, number)
-                yield _checked(step, item, checks, choice, f"batch {number} of epoch {trainer.current_epoch}")
+                yield _checked(step, item, checks, ignored, f"batch {number} of epoch {trainer.current_epoch}")
             checks.read()
         finally:
             capture.remove()
@@ -199,18 +201,15 @@ def _asked(
     return SampleStep(item.index.to(logits.device), logits, target, features=found)
 
 
-def _checked(
-    step: SampleStep, item: IndexedBatch, checks: ValueChecks, choice: Choice | None, moment: str
-) -> SampleStep:
-    """The step with which rows are valid; labels are looked at if it is known which of them the loss leaves out."""
+def _checked(step: SampleStep, item: IndexedBatch, checks: ValueChecks, ignored: int | None, moment: str) -> SampleStep:
+    """The step with which rows are valid."""
     valid, bad, problem = checks.look(
         step.logits,
         step.target,
         "a clean evaluation pass",
         lambda row: f"sample {int(item.index[row])} in {moment}",
         deferred=step.logits.device.type != "cpu",
-        ignored=None if choice is None else choice.ignored,
-        has_target=choice is not None,
+        ignored=ignored,
     )
     if bad is not None:
         raise ValueError(problem)

@@ -290,7 +290,8 @@ class LearningPath(StatefulWatcher):
         if self.mode == "eval" and self._limit.due(self._recording.epoch):
             self._keep(trainer, self._ask(trainer, pl_module))
         choice = self.attachment.choice(self.source)
-        self._recording.rows.unlabel(self.source.ignore_index if choice is None else choice.ignored)
+        if self.mode == "eval":
+            self._recording.rows.unlabel(self.source.ignore_index if choice is None else choice.ignored)
         self._recording.finish(trainer)
         if self._choice.end_epoch(trainer.strategy.root_device):
             self._passes.renew()

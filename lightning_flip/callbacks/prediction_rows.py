@@ -143,7 +143,9 @@ class PredictionRows:
 def _exchange_facts(own: dict[str, Tensor], texts: Mapping[str, Any], note: Any) -> list[dict[str, Any]]:
     kinds = {name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in own.items()}
     logits = own.get(HALF_COLUMN)
-    largest = float(logits.abs().max()) if logits is not None and logits.numel() else 0.0
+    largest = 0.0
+    if logits is not None and logits.numel():  # minus infinity, of a masked class, fits
+        largest = float(logits.masked_fill(logits == -torch.inf, 0.0).abs().max())
     rows = len(own["index"]) if own else 0
     facts = {"rows": rows, "kinds": kinds, "texts": sorted(texts), "note": note, "largest": largest}
     if not is_distributed():

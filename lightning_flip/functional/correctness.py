@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-__all__ = ["changed_predictions", "correct_predictions", "predicted_labels", "share"]
+__all__ = ["changed_predictions", "correct_predictions", "labels_of_scores", "predicted_labels", "share"]
+
+#: The class of a row of scores that has none, which is equal to no label.
+UNKNOWN = -1
 
 
 def share(part: Integer[Tensor, ""], whole: Integer[Tensor, ""] | int, empty: float = 0.0) -> Float[Tensor, ""]:
@@ -38,7 +41,8 @@ def predicted_labels(
 
     Args:
         preds: integer labels ``[N]``, returned as they are, or floating point scores ``[N, K]``, K >= 2, of which the
-            class with the largest score is taken (the first one of a tie). Half precision scores are fine.
+            class with the largest score is taken (the first one of a tie). Half precision scores are fine, and so is
+            minus infinity, which rules a class out. Scores are looked at, which waits for a device.
         argument: the name of ``preds`` in errors.
 
     Returns:
@@ -46,11 +50,57 @@ def predicted_labels(
 
     Raises:
         TypeError: for a dtype that does not go with the number of dimensions.
-        ValueError: for another number of dimensions, or scores of a single class.
+        ValueError: for another number of dimensions, scores of a single class, or a row that has NaN in it or rules
+            all classes out: such a row has no predicted class.
 
     Example:
         >>> predicted_labels(torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
         tensor([1, 0])
+    """
+    labels = labels_of_scores(preds, argument)
+    if preds.ndim == 2:
+        refuse_unknown(labels == UNKNOWN, argument)
+    return labels
+
+
+def refuse_unknown(unknown: Bool[Tensor, " N"], argument: str, where: str = "", names: Tensor | None = None) -> None:
+    """Refuse rows of scores that have no predicted class; waits for a device.
+
+    Args:
+        unknown: which rows have none.
+        argument: the name of the scores in the error.
+        where: what the rows are of, for the error.
+        names: the samples of the rows, int64 ``[N]``.
+
+    Raises:
+        ValueError: if there are such rows.
+    """
+    rows = unknown.nonzero()[:, 0]
+    if len(rows):
+        row = int(rows[0])
+        sample = "" if names is None else f" (sample {int(names[row])})"
+        raise ValueError(
+            f"{argument} must be numbers, of which one is the largest; {len(rows)} of {len(unknown)} rows{where} have "
+            f"NaN in them or minus infinity for all classes, first row {row}{sample}, counted from 0. They have no "
+            "predicted class. Look at the training (learning rate, bad inputs), or leave such rows out."
+        )
+
+
+def labels_of_scores(
+    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], argument: str = "preds"
+) -> Integer[Tensor, " N"]:
+    """As :func:`predicted_labels`, but :data:`UNKNOWN` for rows without a predicted class, and without waiting.
+
+    Args:
+        preds: integer labels ``[N]`` or scores ``[N, K]``.
+        argument: the name of ``preds`` in errors.
+
+    Returns:
+        Integer labels ``[N]``.
+
+    Example:
+        >>> labels_of_scores(torch.tensor([[0.1, torch.nan], [-torch.inf, 0.2]]))
+        tensor([-1,  1])
     """
     if preds.ndim == 1:
         _check_labels(preds, argument)
@@ -70,13 +120,16 @@ def predicted_labels(
             f"{argument} must score at least two classes; got shape {tuple(preds.shape)}. Turn the single score of a "
             f"binary classifier into labels first: (score > threshold).long()."
         )
-    return preds.argmax(dim=1)
+    best, labels = preds.max(dim=1)
+    return labels.masked_fill(~(best > -torch.inf), UNKNOWN)
 
 
 def correct_predictions(
     preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], target: Integer[Tensor, " N"], argument: str = "preds"
 ) -> Bool[Tensor, " N"]:
     """Which samples are classified correctly.
+
+    Scores are looked at as in :func:`predicted_labels`.
 
     Args:
         preds: integer labels ``[N]`` or scores ``[N, K]``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
@@ -75,6 +76,8 @@ def count_flips(
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     target: Integer[Tensor, " N"],
     arguments: tuple[str, str] = ("old_preds", "new_preds"),
+    *,
+    ignore_index: int | None = None,
 ) -> FlipCounts:
     """Count in which of the four ways two models agree or differ about each label.
 
@@ -84,13 +87,14 @@ def count_flips(
             all of its own classes.
         target: integer labels ``[N]``.
         arguments: the names of ``old_preds`` and ``new_preds`` in errors.
+        ignore_index: the label of samples that are not counted.
 
     Returns:
-        The counts, on the device of the arguments. Nothing is copied to the host.
+        The counts, on the device of the arguments. Of labels nothing is copied to the host; scores are looked at.
 
     Raises:
         TypeError: for wrong dtypes.
-        ValueError: for wrong shapes, or lengths that differ.
+        ValueError: for wrong shapes, lengths that differ, or scores that are NaN, also of samples that are not counted.
 
     Example:
         >>> import torch
@@ -100,4 +104,7 @@ def count_flips(
     """
     old = correct_predictions(old_preds, target, arguments[0])
     new = correct_predictions(new_preds, target, arguments[1])
-    return FlipCounts((old & new).sum(), (old & ~new).sum(), (~old & new).sum(), (~old & ~new).sum())
+    ways = torch.stack([old & new, old & ~new, ~old & new, ~old & ~new])
+    if ignore_index is not None:
+        ways = ways & (target != ignore_index)
+    return FlipCounts(*ways.sum(dim=1))

@@ -25,6 +25,8 @@ def negative_flip_rate(
     old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     target: Integer[Tensor, " N"],
+    *,
+    ignore_index: int | None = None,
 ) -> Float[Tensor, ""]:
     r"""Share of samples that the old model gets right and the new one wrong (NFR).
 
@@ -35,6 +37,7 @@ def negative_flip_rate(
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's integer labels ``[N]`` or scores ``[N, K_new]``.
         target: integer labels ``[N]``.
+        ignore_index: the label of samples that do not count.
 
     Returns:
         0-dim float32 tensor in [0, 1]; 0 without samples.
@@ -49,13 +52,15 @@ def negative_flip_rate(
         >>> negative_flip_rate(old, new, target)
         tensor(0.2500)
     """
-    return count_flips(old_preds, new_preds, target).negative_flip_rate()
+    return count_flips(old_preds, new_preds, target, ignore_index=ignore_index).negative_flip_rate()
 
 
 def positive_flip_rate(
     old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     target: Integer[Tensor, " N"],
+    *,
+    ignore_index: int | None = None,
 ) -> Float[Tensor, ""]:
     """Share of samples that the old model gets wrong and the new one right (PFR).
 
@@ -65,6 +70,7 @@ def positive_flip_rate(
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's integer labels ``[N]`` or scores ``[N, K_new]``.
         target: integer labels ``[N]``.
+        ignore_index: the label of samples that do not count.
 
     Returns:
         0-dim float32 tensor in [0, 1]; 0 without samples.
@@ -79,13 +85,15 @@ def positive_flip_rate(
         >>> positive_flip_rate(old, new, target)
         tensor(0.2500)
     """
-    return count_flips(old_preds, new_preds, target).positive_flip_rate()
+    return count_flips(old_preds, new_preds, target, ignore_index=ignore_index).positive_flip_rate()
 
 
 def relative_negative_flip_rate(
     old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     target: Integer[Tensor, " N"],
+    *,
+    ignore_index: int | None = None,
 ) -> Float[Tensor, ""]:
     r"""Negative flips in units of those that two models with independent errors would have.
 
@@ -96,6 +104,7 @@ def relative_negative_flip_rate(
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's integer labels ``[N]`` or scores ``[N, K_new]``.
         target: integer labels ``[N]``.
+        ignore_index: the label of samples that do not count.
 
     Returns:
         0-dim float32 tensor, at least 0 and without an upper bound: 1 means as many flips as between independent
@@ -112,13 +121,15 @@ def relative_negative_flip_rate(
         >>> relative_negative_flip_rate(old, new, target)
         tensor(1.)
     """
-    return count_flips(old_preds, new_preds, target).relative_negative_flip_rate()
+    return count_flips(old_preds, new_preds, target, ignore_index=ignore_index).relative_negative_flip_rate()
 
 
 def negative_flip_impact(
     old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     target: Integer[Tensor, " N"],
+    *,
+    ignore_index: int | None = None,
 ) -> Float[Tensor, ""]:
     """Share of the new model's errors that are negative flips (NFI).
 
@@ -126,6 +137,7 @@ def negative_flip_impact(
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's integer labels ``[N]`` or scores ``[N, K_new]``.
         target: integer labels ``[N]``.
+        ignore_index: the label of samples that do not count.
 
     Returns:
         0-dim float32 tensor in [0, 1]; 0 where the new model makes no error.
@@ -140,13 +152,15 @@ def negative_flip_impact(
         >>> negative_flip_impact(old, new, target)
         tensor(0.5000)
     """
-    return count_flips(old_preds, new_preds, target).negative_flip_impact()
+    return count_flips(old_preds, new_preds, target, ignore_index=ignore_index).negative_flip_impact()
 
 
 def trust_score(
     old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     target: Integer[Tensor, " N"],
+    *,
+    ignore_index: int | None = None,
 ) -> Float[Tensor, ""]:
     """Share of what the old model gets right that the new one still gets right.
 
@@ -154,6 +168,7 @@ def trust_score(
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's integer labels ``[N]`` or scores ``[N, K_new]``.
         target: integer labels ``[N]``.
+        ignore_index: the label of samples that do not count.
 
     Returns:
         0-dim float32 tensor in [0, 1]; 1 where the old model has nothing right, as nothing can be lost then.
@@ -168,7 +183,7 @@ def trust_score(
         >>> trust_score(old, new, target)
         tensor(0.5000)
     """
-    return count_flips(old_preds, new_preds, target).trust_score()
+    return count_flips(old_preds, new_preds, target, ignore_index=ignore_index).trust_score()
 
 
 def churn(

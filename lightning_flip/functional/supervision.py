@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_flip.functional.correctness import predicted_labels
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.paths import one_hot
 
@@ -141,21 +142,24 @@ def label_recovery(
     """Share of the samples with a wrong label whose most likely class is the true one (Fig. 6).
 
     Args:
-        probs: predictions ``[N, K]``, raw or filtered (logits give the same).
+        probs: predictions ``[N, K]``, raw or filtered (logits give the same). They are looked at, which waits for a
+            device.
         true_target: right labels ``[N]``.
         given_target: labels that the model was trained with ``[N]``.
 
     Returns:
         A share in [0, 1]; NaN where no label is wrong, since there is nothing to recover.
 
+    Raises:
+        ValueError: if a row has NaN in it, and so no most likely class.
+
     Example:
         >>> probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
         >>> label_recovery(probs, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 1]))
         tensor(0.5000)
     """
-    # A quotient of sums: choosing rows by a mask would wait for the device.
     corrupted = true_target != given_target
-    recovered = corrupted & (probs.argmax(dim=1) == true_target)
+    recovered = corrupted & (predicted_labels(probs, "probs") == true_target)
     return recovered.sum() / corrupted.sum()
 
 

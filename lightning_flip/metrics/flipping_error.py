@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.wrappers import BootStrapper, MetricTracker
 
 from lightning_flip.functional.correctness import correct_predictions, share
 from lightning_flip.functional.forgetting import wrongly_flipped
@@ -38,11 +42,19 @@ class FlippingMetric(CountingMetric):
     Lightning's sanity check runs an untrained model through ``validation_step``, and whatever that gets right would be
     remembered. Skip it there: ``if not self.trainer.sanity_checking: self.metric.update(...); self.log(...)``.
 
+    In wrappers of torchmetrics: a ``MetricCollection`` keeps one memory for both metrics, and a clone of it has one of
+    its own from then on. ``MetricTracker`` makes a new metric for every step, which is given the memory of the one
+    before. ``Running`` resets after every update: its last updates are the epoch, and the memory is of all.
+    ``MinMaxMetric`` (by ``update``) takes the extremes of what was computed. ``BootStrapper`` is refused: it draws
+    samples anew in every update, so that no copy would remember a sample's earlier visits.
+
     Args:
         num_samples: N, the number of samples that ``index`` can name, at least 1.
+        ignore_index: the label of samples that are neither counted nor remembered, as in torchmetrics.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Raises:
+        TypeError: in a ``BootStrapper``; if ``ignore_index`` is not a whole number.
         ValueError: if ``num_samples`` is not a positive integer.
     """
 
@@ -72,9 +84,10 @@ class FlippingMetric(CountingMetric):
 
         Raises:
             TypeError: for wrong dtypes.
-            ValueError: for wrong shapes, or lengths that differ.
+            ValueError: for wrong shapes, lengths that differ, or scores on the CPU that are NaN.
         """
-        correct = correct_predictions(preds, target)
+        counted = self._counted(target)
+        correct = correct_predictions(self._labels(preds, "preds", counted, index), target)
         if index.dtype != torch.int64:
             raise TypeError(f"index must be int64; got {index.dtype}. Convert positions with .long().")
         if index.shape != correct.shape:
@@ -84,14 +97,18 @@ class FlippingMetric(CountingMetric):
             )
         # Out of place: a state made in inference mode cannot be written outside of it.
         right = correct.to(self.ever_right.dtype)
+        outcome = right + _WRONG
+        if counted is not None:
+            right, outcome = right * counted, outcome * counted
         self.ever_right = self.ever_right.scatter_reduce(0, index, right, "amax")
-        self.outcome = self.outcome.scatter_reduce(0, index, right + _WRONG, "amax")
+        self.outcome = self.outcome.scatter_reduce(0, index, outcome, "amax")
 
     def flipped(self) -> Tensor:
         """Which samples this epoch gets wrong and some earlier one had right, boolean ``[num_samples]``.
 
         Under several ranks: of the samples that this rank saw this epoch.
         """
+        self._refuse_unknown()
         # The memory holds this epoch too, but a sample that is wrong has no right visit in it.
         return wrongly_flipped(torch.stack((self.ever_right.bool(), self.outcome != _WRONG)))
 
@@ -123,6 +140,22 @@ class FlippingMetric(CountingMetric):
         super().unsync(should_unsync)
         self.ever_right = memory  # merging it once more changes nothing, and a checkpoint now holds all ranks' rows
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlippingMetric:
+        wrapper = _who_copies()
+        if isinstance(wrapper, BootStrapper):
+            raise TypeError(
+                f"BootStrapper draws samples anew in every update, so that no copy of {type(self).__name__} would "
+                "remember their earlier visits. Draw from the samples of metric.flipped() instead."
+            )
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        if isinstance(wrapper, MetricTracker) and len(wrapper) > 1:
+            before = _counterpart(self, wrapper._base_metric, wrapper[-1])
+            if before is not None:
+                copied.ever_right = before.ever_right.clone()
+        return copied
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("outcome", "ever_right"):
             stored = state_dict.get(prefix + name)
@@ -152,6 +185,7 @@ class FlippingError(FlippingMetric):
 
     Args:
         num_samples: N, the number of samples that ``index`` can name, at least 1.
+        ignore_index: the label of samples that are neither counted nor remembered.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -184,6 +218,7 @@ class RelativeFlippingError(FlippingMetric):
 
     Args:
         num_samples: N, the number of samples that ``index`` can name, at least 1.
+        ignore_index: the label of samples that are neither counted nor remembered.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -203,3 +238,22 @@ class RelativeFlippingError(FlippingMetric):
     def compute(self) -> Tensor:
         """The share over the samples that this epoch gets wrong, 0-dim float32."""
         return share(self.flipped().sum(), (self.outcome == _WRONG).sum())
+
+
+def _who_copies() -> Any:
+    """The wrapper of torchmetrics that is copying a metric just now, for each of its steps or draws; else None."""
+    frame, codes = sys._getframe(2), (MetricTracker.increment.__code__, BootStrapper.__init__.__code__)
+    while frame is not None:
+        if frame.f_code in codes:
+            return frame.f_locals["self"]
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _counterpart(metric: FlippingMetric, base: Any, last: Any) -> FlippingMetric | None:
+    """What a metric, or the collection that it is in, was copied to before."""
+    if not isinstance(base, MetricCollection):
+        return last if isinstance(last, FlippingMetric) else None
+    # By items, which give all metrics of a group the state of the one that was updated.
+    name = next((name for name, part in base._modules.items() if part is metric), None)
+    return None if name is None else dict(last.items(keep_base=True))[name]

@@ -28,8 +28,15 @@ class FlipMetric(CountingMetric):
     All subclasses keep the same four counts, so that a ``MetricCollection`` takes them once for all of them. In a
     collection pass the arguments of ``update`` by name: ``collection(preds=..., target=..., old_preds=...)``.
 
+    In wrappers of torchmetrics (``MetricTracker``, ``Running``, ``BootStrapper``, ``MinMaxMetric``) it counts as any
+    other metric does.
+
     Args:
+        ignore_index: the label of samples that are not counted, as in torchmetrics.
         **kwargs: options of :class:`torchmetrics.Metric`.
+
+    Raises:
+        TypeError: if ``ignore_index`` is not a whole number.
     """
 
     both_right: Tensor
@@ -45,6 +52,7 @@ class FlipMetric(CountingMetric):
     @property
     def counts(self) -> FlipCounts:
         """The four counts since the last reset."""
+        self._refuse_unknown()
         return FlipCounts(self.both_right, self.negative, self.positive, self.both_wrong)
 
     def update(self, preds: Tensor, target: Tensor, old_preds: Tensor) -> None:
@@ -57,9 +65,11 @@ class FlipMetric(CountingMetric):
 
         Raises:
             TypeError: for wrong dtypes.
-            ValueError: for wrong shapes, or lengths that differ.
+            ValueError: for wrong shapes, lengths that differ, or scores on the CPU that are NaN.
         """
-        batch = count_flips(old_preds, preds, target, arguments=("old_preds", "preds"))
+        counted = self._counted(target)
+        old, new = self._labels(old_preds, "old_preds", counted), self._labels(preds, "preds", counted)
+        batch = count_flips(old, new, target, ("old_preds", "preds"), ignore_index=self.ignore_index)
         for name, count in batch._asdict().items():
             setattr(self, name, getattr(self, name) + count)
 
@@ -70,6 +80,7 @@ class NegativeFlipRate(FlipMetric):
     See :func:`lightning_flip.functional.flips.negative_flip_rate` for the equation; in [0, 1], 0 without samples.
 
     Args:
+        ignore_index: the label of samples that are not counted.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Example:
@@ -90,6 +101,7 @@ class PositiveFlipRate(FlipMetric):
     See :func:`lightning_flip.functional.flips.positive_flip_rate`; in [0, 1], 0 without samples.
 
     Args:
+        ignore_index: the label of samples that are not counted.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Example:
@@ -114,6 +126,7 @@ class RelativeNegativeFlipRate(FlipMetric):
     of the batches' values.
 
     Args:
+        ignore_index: the label of samples that are not counted.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Example:
@@ -136,6 +149,7 @@ class NegativeFlipImpact(FlipMetric):
     See :func:`lightning_flip.functional.flips.negative_flip_impact`; in [0, 1], 0 where there is no error.
 
     Args:
+        ignore_index: the label of samples that are not counted.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Example:
@@ -156,6 +170,7 @@ class TrustScore(FlipMetric):
     See :func:`lightning_flip.functional.flips.trust_score`; in [0, 1], 1 where the old model has nothing right.
 
     Args:
+        ignore_index: the label of samples that are not counted.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Example:
@@ -191,6 +206,8 @@ class Churn(CountingMetric):
     total: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
+        if kwargs.get("ignore_index") is not None:
+            raise TypeError("Churn has no ignore_index, as it takes no target. Leave the rows out of both predictions.")
         super().__init__(**kwargs)
         self.add_state("changed", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -204,12 +221,14 @@ class Churn(CountingMetric):
 
         Raises:
             TypeError: for wrong dtypes.
-            ValueError: for wrong shapes, or lengths that differ.
+            ValueError: for wrong shapes, lengths that differ, or scores on the CPU that are NaN.
         """
-        changed = changed_predictions(old_preds, preds, arguments=("old_preds", "preds"))
+        old, new = self._labels(old_preds, "old_preds"), self._labels(preds, "preds")
+        changed = changed_predictions(old, new, arguments=("old_preds", "preds"))
         self.changed = self.changed + changed.sum()
         self.total = self.total + changed.numel()
 
     def compute(self) -> Tensor:
         """The share over everything counted, 0-dim float32."""
+        self._refuse_unknown()
         return share(self.changed, self.total)

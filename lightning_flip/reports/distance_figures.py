@@ -149,7 +149,7 @@ def recovery_curve(pred: npt.ArrayLike, true_target: npt.ArrayLike, given_target
         Shares ``[T]`` in [0, 1].
 
     Raises:
-        ValueError: if the shapes do not fit, or no label is wrong.
+        ValueError: if the shapes do not fit, no label is wrong, or a probability is NaN.
 
     Example:
         >>> recovery_curve([[0, 1, 0], [0, 0, 1]], true_target=[0, 0, 0], given_target=[0, 1, 1])
@@ -157,6 +157,13 @@ def recovery_curve(pred: npt.ArrayLike, true_target: npt.ArrayLike, given_target
     """
     classes, truth, given = np.asarray(pred), np.asarray(true_target), np.asarray(given_target)
     if classes.ndim == 3:
+        without = np.argwhere(np.isnan(classes).any(axis=2))
+        if len(without):
+            time, sample = without[0].tolist()
+            raise ValueError(
+                f"pred must be probabilities, of which one is the largest; those of sample {sample} at time {time}, "
+                f"counted from 0, have NaN in them ({len(without)} such rows). Leave such samples out."
+            )
         classes = classes.argmax(axis=2)
     if truth.ndim != 1 or truth.shape != given.shape or classes.ndim != 2 or classes.shape[1:] != truth.shape:
         raise ValueError(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores import PredictionError, PredictionSet
-from lightning_flip.stores.scores import logit_blocks, stack_lists
+from lightning_flip.stores.scores import first_without_class, logit_blocks, stack_lists
 
 __all__ = ["answer_among", "known_labels"]
 
@@ -76,9 +76,9 @@ def answer_among(
         return predictions
     part = rows.take(pa.array(asked))
     if "logits" in rows.column_names:
-        best, probability = _best_by_logits(part, predictions, shared)
+        best, probability = _best_by_logits(part, predictions, shared, asked)
     elif {"top_classes", "top_probs"} <= set(rows.column_names):
-        best, probability = _best_by_top_classes(part, predictions, shared)
+        best, probability = _best_by_top_classes(part, predictions, shared, asked)
     else:
         raise PredictionError(
             f"shared_argmax=True needs the logits of {predictions.name} (or top_classes and top_probs): in {len(asked)}"
@@ -105,17 +105,23 @@ def answer_among(
 
 
 def _best_by_logits(
-    rows: pa.Table, predictions: PredictionSet, shared: pa.Array
+    rows: pa.Table, predictions: PredictionSet, shared: pa.Array, numbers: npt.NDArray[np.int64]
 ) -> tuple[pa.Array, npt.NDArray[np.float32]]:
     best, probability = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     outputs = None
-    for start, logits in logit_blocks(rows["logits"], f"{predictions.name}, column 'logits'"):
+    for start, logits in logit_blocks(rows["logits"], f"{predictions.name}, column 'logits'", numbers):
         if outputs is None:
             outputs = _outputs(predictions, logits.shape[1], shared.type)
             among = np.flatnonzero(np.asarray(pc.is_in(outputs, value_set=shared)))
             if not len(among):
                 raise PredictionError(f"{predictions.name} has no logit of a class that both models know.")
         wide = logits.astype(np.float32)
+        without = first_without_class(wide[:, among])
+        if without is not None:
+            raise PredictionError(
+                f"{predictions.name}, column 'logits', row {numbers[start + without]}, counted from 0, has minus"
+                " infinity for all classes that both models know, and so no answer among them. Leave it out."
+            )
         found = among[wide[:, among].argmax(1)]
         top = wide.max(1, keepdims=True)
         picked = np.take_along_axis(wide, found[:, None], 1)
@@ -143,7 +149,7 @@ def _outputs(predictions: PredictionSet, width: int, kind: pa.DataType) -> pa.Ar
 
 
 def _best_by_top_classes(
-    rows: pa.Table, predictions: PredictionSet, shared: pa.Array
+    rows: pa.Table, predictions: PredictionSet, shared: pa.Array, numbers: npt.NDArray[np.int64]
 ) -> tuple[pa.Array, npt.NDArray[np.float32]]:
     where = f"{predictions.name}, column"
     classes, width = stack_lists(rows["top_classes"], f"{where} 'top_classes'")
@@ -151,6 +157,12 @@ def _best_by_top_classes(
     if len(probs) != len(classes):
         raise PredictionError(f"{predictions.name} must have as many top_probs a row as top_classes.")
     chosen = np.asarray(probs.cast(pa.float32())).reshape(-1, width).copy()
+    without = first_without_class(chosen)
+    if without is not None:
+        raise PredictionError(
+            f"{where} 'top_probs', must hold probabilities, but row {numbers[without]}, counted from 0, has NaN in it."
+            " Such a row has no prediction: leave it out, or write it again."
+        )
     chosen[~np.asarray(pc.is_in(classes.cast(shared.type), value_set=shared)).reshape(-1, width)] = -1
     place = chosen.argmax(1)
     probability = np.take_along_axis(chosen, place[:, None], 1)[:, 0]

@@ -385,7 +385,8 @@ class Recorder:
         with _plainly():
             rows = replace(step, logits=logits).observed
         times = torch.full((len(samples),), moment.global_step)
-        return replace(rows, epoch=epoch, global_step=times, samples=samples, data=self._data_of(feed))
+        data = self._data_of(feed)
+        return replace(rows, epoch=epoch, batch=moment.batch, global_step=times, samples=samples, data=data)
 
     def _show(self, feed: _Feed) -> None:
         """Give the last step to those who need every one, if training is through with its batch."""

@@ -238,6 +238,11 @@ class Attachment:
         return self._wrapped.captures.choice(source, name) or recall(self._module, source)
 
     @property
+    def moment(self) -> str:
+        """Batch and epoch of the running or just finished step, for errors."""
+        return self._running.moment
+
+    @property
     def own_loss(self) -> Tensor | None:
         """The module's own loss in the running or just finished step, if it is known."""
         return self._running.loss

@@ -163,7 +163,7 @@ class RunningStep:
         return step
 
     def _look_at(self, step: SampleStep, source: StepSource) -> Tensor | None:
-        samples, moment = self.arrival.listed(source), self._moment()
+        samples, moment = self.arrival.listed(source), self.moment
         valid, bad, problem = self._checks.look(
             step.logits.detach(),
             step.target,
@@ -195,7 +195,8 @@ class RunningStep:
             return target if target.device.type == "cpu" and target.ndim == 1 else None
         return None
 
-    def _moment(self) -> str:
+    @property
+    def moment(self) -> str:
         """When the running step ran, for errors."""
         trainer: Any = getattr(self._module, "_trainer", None)
         if trainer is None:

@@ -31,7 +31,7 @@ class CachedLogits:
 
     Args:
         index: int64 ``[R]``, the samples' indices, in any order.
-        logits: float ``[R, K]``; float16 is kept as it is, anything else in float32.
+        logits: float ``[R, K]``, minus infinity for masked classes; float16 is kept as it is, anything else in float32.
         num_samples: length of the dataset that was predicted; None where it is not known.
         name: where they came from, for messages.
 
@@ -62,11 +62,12 @@ class CachedLogits:
                 f"{name} must have each index once and none below 0; {repeated} of {len(index)} rows repeat one, the "
                 f"lowest is {int(self._index[0])}."
             )
-        infinite = int((~logits.isfinite().all(dim=1)).sum())
-        if infinite:
+        infinite = (~logits.amax(dim=1).isfinite()).nonzero()[:, 0]  # minus infinity masks a class
+        if len(infinite):
             raise ValueError(
-                f"{name}: {infinite} of {len(logits)} rows have logits that are not finite. Above 65504 float16 has no "
-                "numbers; write them in float32."
+                f"{name}: {len(infinite)} of {len(logits)} rows have logits that are not finite, the first of them row "
+                f"{int(infinite[0])}, sample {int(index[infinite[0]])}. Above 65504 float16 has no numbers; write them "
+                "in float32. A model that gives NaN has no prediction."
             )
         kept = logits if logits.dtype == torch.float16 else logits.float()
         if logits.ndim == 2 and logits.shape[1] > 1 and kind_of_values(logits) == "probs":

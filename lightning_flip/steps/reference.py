@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import rank_zero_info
@@ -103,7 +104,7 @@ class Reference:
         Raises:
             RuntimeError: if the step does not hold the inputs of its forward.
             ValueError: if ``logits_from`` names a part that works on the new model's own features, the old model gives
-                no logits, or the stored ones are of another dataset.
+                no logits or NaN, or the stored ones are of another dataset.
         """
         if isinstance(self.source, CachedLogits):
             return self.source.rows(step)
@@ -126,7 +127,30 @@ class Reference:
                 f"the reference {self._said()} must give logits [{rows}, K] for the inputs of the new model's "
                 f"{place.path or 'forward'}; it gave {got}."
             )
-        return logits[:rows]
+        logits = logits[:rows]
+        self._refuse_nan(logits, step, attachment)
+        return logits
+
+    def _refuse_nan(self, logits: Tensor, step: SampleStep, attachment: Attachment) -> None:
+        """Refuse logits without a largest one; on a device with the next look at the flags of steps."""
+        index, moment, times = step.index, attachment.moment, step.global_step
+        if times is not None and len(times):  # it may be an earlier step than the running one
+            moment = f"batch {step.batch} of epoch {step.epoch}, after {int(times[0])} optimizer steps"
+
+        def error(row: int) -> Exception:
+            return ValueError(
+                f"the reference {self._said()} gave logits with NaN in them, infinity, or minus infinity for all "
+                f"classes, first for sample {int(index[row])} in {moment}. It has no prediction there: look at its "
+                "weights, its precision and the inputs."
+            )
+
+        if logits.device.type != "cpu":
+            attachment.defer(logits.amax(dim=1).isfinite(), error)
+            return
+        wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        largest = wide.numpy().max(axis=1)  # no operation of torch
+        if not np.isfinite(largest).all():
+            raise error(int((~np.isfinite(largest)).argmax()))
 
     def _place(self, device: torch.device, plugin: Precision | None) -> None:
         if self._run is not None and self._device == device and self._plugin is plugin:

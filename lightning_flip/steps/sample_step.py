@@ -39,6 +39,7 @@ class SampleStep:
         has_target: False for data to predict that have no labels; ``target`` is 0 for all of them.
         dataset: the dataset that the index points into; None if the batches carry their samples' ids themselves.
         epoch: the Trainer's ``current_epoch``; -1 for a step that no Trainer ran.
+        batch: number of the batch in its epoch; -1 for the rows of several, and for a step that is running.
         global_step: int64 ``[B]`` on the CPU, optimizer steps taken before each prediction; None for a single batch.
         samples: the index as a list on the host; None for a single batch.
         choice: how the logits were found; None for the rows of a block.
@@ -63,6 +64,7 @@ class SampleStep:
     has_target: bool = True
     dataset: Any = None
     epoch: int = -1
+    batch: int = -1
     global_step: Tensor | None = None
     samples: Sequence[int] | None = None
     choice: Any = None

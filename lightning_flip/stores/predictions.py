@@ -17,7 +17,7 @@ from lightning_flip.stores.errors import PredictionError
 from lightning_flip.stores.prediction_columns import as_confidence, as_ids
 from lightning_flip.stores.prediction_metadata import PredictionMetadata
 from lightning_flip.stores.prediction_set import PredictionSet
-from lightning_flip.stores.scores import list_array, logit_blocks
+from lightning_flip.stores.scores import first_without_class, list_array, logit_blocks
 
 __all__ = ["PredictionError", "PredictionSet", "read_logits", "stage_of", "write_predictions"]
 
@@ -54,7 +54,8 @@ def write_predictions(
             - `confidence` float in [0, 1]: the largest softmax probability; NaN where unknown;
             - `prob_label` float, optional: the probability of the target;
             - `top_classes` [R, k] labels and `top_probs` [R, k] float, optional: the best classes, best first;
-            - `logits` [R, K] float, optional: kept as float16 where given so, else as float32;
+            - `logits` [R, K] float, optional: kept as float16 where given so, else as float32; minus infinity masks a
+              class;
             - any further column [R] of numbers, booleans or text, by which reports can cut slices.
         classes: the label of each of the model's K outputs, so that another model's file can be compared on the classes
             that both know.
@@ -69,7 +70,7 @@ def write_predictions(
 
     Raises:
         FileExistsError: when the file is there and `overwrite` is False.
-        ValueError: when a column is missing, differs in length, or holds what it cannot.
+        ValueError: when a column is missing, differs in length, or holds what it cannot, such as scores that are NaN.
 
     Example:
         >>> import tempfile
@@ -214,6 +215,12 @@ def _as_array(name: str, values: Any, count: int) -> pa.Array | pa.ChunkedArray:
             wide = np.asarray(values)
             if wide.ndim != 2 or not wide.shape[1] or len(wide) != count:
                 raise ValueError(f"columns[{name!r}] must be [{count}, 1 or more], got {wide.shape}.")
+            without = first_without_class(wide) if name != "top_classes" and wide.dtype.kind == "f" else None
+            if without is not None:
+                raise ValueError(
+                    f"columns[{name!r}] must be numbers, but row {without}, counted from 0, has NaN in it, or minus "
+                    "infinity for all classes, and so no prediction. Leave such rows out."
+                )
             if name == "top_probs" or (name == "logits" and wide.dtype != np.float16):
                 wide = wide.astype(np.float32)
             return list_array(wide)

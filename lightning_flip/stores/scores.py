@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import PredictionError
 
-__all__ = ["is_nested", "list_array", "logit_blocks", "stack_lists"]
+__all__ = ["first_without_class", "is_nested", "list_array", "logit_blocks", "stack_lists"]
 
 _BLOCK = 32_768
 
@@ -80,18 +80,39 @@ def stack_lists(column: pa.ChunkedArray, where: str) -> tuple[pa.Array, int]:
     return values, int(lengths[0])
 
 
-def logit_blocks(column: pa.ChunkedArray, where: str) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
+def first_without_class(scores: npt.NDArray[np.floating[Any]]) -> int | None:
+    """Find a row of scores that has no largest one: with NaN in it, or minus infinity for all classes.
+
+    Args:
+        scores: [R, K].
+
+    Returns:
+        Number of the first such row; None where there is none.
+
+    Example:
+        >>> first_without_class(np.array([[0.0, -np.inf], [np.nan, 1.0]]))
+        1
+    """
+    with np.errstate(invalid="ignore"):
+        without = ~(scores.max(axis=1) > -np.inf)
+    return int(without.argmax()) if without.any() else None
+
+
+def logit_blocks(
+    column: pa.ChunkedArray, where: str, numbers: npt.NDArray[np.int64] | None = None
+) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
     """Give a column of logits block by block, so that a large one is never copied whole.
 
     Args:
-        column: [R] lists of K floats.
+        column: [R] lists of K floats; minus infinity masks a class.
         where: what the column is, for messages.
+        numbers: [R] of the rows in their file, for messages; from 0 if None.
 
     Yields:
         The first row's number, and the logits [rows, K] in the type that they are kept in.
 
     Raises:
-        PredictionError: when the column holds anything else.
+        PredictionError: when the column holds anything else, or NaN.
 
     Example:
         >>> [(start, block.tolist()) for start, block in logit_blocks(pa.chunked_array([[[0.5, 1.0]]]), "a.parquet")]
@@ -105,4 +126,12 @@ def logit_blocks(column: pa.ChunkedArray, where: str) -> Iterator[tuple[int, npt
         if width != (expected or width):
             raise PredictionError(f"{where} must hold lists of one length, got lengths {[expected, width]}.")
         expected = width
-        yield start, values.to_numpy(zero_copy_only=False).reshape(-1, width)
+        block = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+        without = first_without_class(block)
+        if without is not None:
+            row = start + without if numbers is None else int(numbers[start + without])
+            raise PredictionError(
+                f"{where} must hold numbers, of which one is the largest, but row {row}, counted from 0, has NaN in it"
+                " or minus infinity for all classes. Such a row has no prediction: leave it out, or write it again."
+            )
+        yield start, block

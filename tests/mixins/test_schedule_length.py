@@ -312,7 +312,12 @@ class Writes(Callback):
         self.folder = folder
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        found = [pl_module._term_loop.schedule(), trainer.num_training_batches, trainer.current_epoch, trainer.global_step]
+        found = [
+            pl_module._term_loop.schedule(),
+            trainer.num_training_batches,
+            trainer.current_epoch,
+            trainer.global_step,
+        ]
         torch.save(found, self.folder / f"{trainer.global_rank}.pt")
 
 
