@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint types contract check docs clean
+.PHONY: demo test test-fast bench lint types contract check docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -17,9 +17,14 @@ demo: $(STAMP) ## train twelve small models on digits and print what flipped
 	$(BIN)/python examples/digits/demo.py
 
 # Where Python is told to write no bytecode, every process that a test starts compiles the package again: 2 s each.
-test: export PYTHONDONTWRITEBYTECODE =
-test: $(STAMP) ## every test, doctests included
-	$(BIN)/python -m pytest -n logical --dist worksteal
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
+
+test: $(STAMP) ## every test, doctests included, on every core
+	$(PYTEST)
+
+test-fast: $(STAMP) ## within a minute: functions, tables, stores, metrics, data, doctests
+	$(PYTEST) -m 'not slow' tests/functional tests/tables tests/stores tests/metrics tests/data tests/oracles lightning_flip
 
 bench: $(STAMP) ## what following every sample costs in a step
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o addopts= -o timeout=0 -s --benchmark-columns=min,median,iqr,rounds

@@ -222,6 +222,7 @@ def test_copies_hand_out_the_same_labels(tensors, duplicate):
     assert again.true_targets.equal(noisy.true_targets)
 
 
+@pytest.mark.slow
 def test_spawned_workers_hand_out_the_same_labels(tensors):
     noisy = NoisyLabels(tensors, rate=0.5)
     loader = DataLoader(noisy, batch_size=16, num_workers=1, multiprocessing_context=get_context("spawn"))

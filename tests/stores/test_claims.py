@@ -90,6 +90,7 @@ def race_of_processes(root: Path, rounds: int, processes: int, threads: int, *, 
     return found
 
 
+@pytest.mark.slow
 def test_of_simultaneous_claims_of_processes_and_threads_exactly_one_succeeds(tmp_path: Path) -> None:
     found = race_of_processes(tmp_path, ROUNDS, processes=3, threads=2)
     for number in range(ROUNDS):
@@ -111,6 +112,7 @@ def test_open_run_is_such_a_claim(tmp_path: Path) -> None:
         assert results.count("refused") == 7
 
 
+@pytest.mark.slow
 def test_200_simultaneous_versioned_claims_get_200_folders(tmp_path: Path) -> None:
     results = together([lambda: claim(tmp_path, versioned=True).folder.name] * 200)
     assert sorted(results) == sorted(f"version_{number}" for number in range(200))

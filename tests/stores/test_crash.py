@@ -29,6 +29,7 @@ for epoch in count(epoch):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_at_random_moments(run_folder: Path) -> None:
     draw = random.Random(7)

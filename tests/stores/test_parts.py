@@ -114,6 +114,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         write_part(tmp_path, PartKey("train", 0, 0, 0), {"index": np.arange(2)})
 
 
+@pytest.mark.slow
 @given(
     split=st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9_.\-]*", fullmatch=True),
     numbers=st.tuples(*[st.integers(0, 10**7)] * 3),
