@@ -183,7 +183,7 @@ def test_the_loss_is_the_cross_entropy_against_the_targets() -> None:
     class Kept(Paired):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             loss = super().training_step(batch, batch_idx)
-            step = self._term_loop.attachment.sample_step(self.step_source)
+            step = self._term_loop.attachment.sample_step(self._mixin.source)
             _, target = self.kept_training_targets
             errors.append(
                 float(loss.detach() - (-(target * step.logits.detach().log_softmax(dim=1)).sum(dim=1)).mean())
