@@ -72,9 +72,9 @@ def _losses_of(choice: Choice | None, step: SampleStep, moments: list[Moment]) -
     starts = ends - counts
     if choice is None or (choice.plain and step.has_labels):
         rows = step.predictions.cross_entropy.double().cpu().numpy()
-        if step.valid is not None:  # the mean is over the others
-            valid = step.valid.cpu().numpy()
-            rows, counts = np.where(valid, rows, 0.0), np.add.reduceat(valid.astype(np.int64), starts)
+        if step.valid is not None and choice is not None and choice.ignored is not None:  # the mean is over the others
+            counted = (step.target != choice.ignored).cpu().numpy()
+            rows, counts = np.where(counted, rows, 0.0), np.add.reduceat(counted.astype(np.int64), starts)
         with np.errstate(invalid="ignore"):  # of nothing it is NaN, as torch's
             return np.asarray(np.add.reduceat(rows, starts) / counts, dtype=np.float64)
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)

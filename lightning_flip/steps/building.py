@@ -202,7 +202,9 @@ class RunningStep:
         if trainer is None:
             return f"batch {self.batch_number}"
         text = f"batch {self.batch_number} of epoch {trainer.current_epoch}"
-        return f"{text}, after {trainer.global_step} optimizer steps" if trainer.training else text
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        runs = trainer.training and progress.processed < progress.ready  # its own optimizer step is still to come
+        return f"{text}, after {trainer.global_step} optimizer steps" if runs else text
 
     def find(self, source: StepSource) -> tuple[Found, Tensor | None] | None:
         """Logits with their graph, and targets on their device.
