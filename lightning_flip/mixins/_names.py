@@ -20,6 +20,8 @@ __all__ = ["GROUP", "MixinClass", "MixinOptions", "check_definition", "check_ins
 #: The attribute that holds the options, and the hyperparameter in which they are saved.
 GROUP = "mixin_options"
 STATE = "_mixin"
+#: What a module of manual optimization may define for itself, to be the same class with and without mixins.
+_OPTIONAL = "regularized"
 
 
 class MixinOptions(SimpleNamespace):
@@ -98,7 +100,7 @@ def check_definition(cls: type) -> None:
     owners = _owners(mixins)
     for part in cls.__mro__[first_module:]:
         if not _is_library(part):
-            _refuse_taken(cls.__name__, part.__name__, owners, vars(part))
+            _refuse_taken(cls.__name__, part.__name__, owners, vars(part).keys() - {_OPTIONAL})
 
 
 def check_instance(module: Any, *, made: bool = True) -> None:

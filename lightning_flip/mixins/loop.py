@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,8 +15,8 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_flip.data.identity import kept_labels
 from lightning_flip.mixins._counted import holds
-from lightning_flip.mixins._infinite import about_infinite
 from lightning_flip.mixins._names import check_instance
 from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
 from lightning_flip.mixins.options import owners_of, schedule
@@ -28,6 +27,7 @@ from lightning_flip.steps._hooks import restore_hooks, skip_unused_hooks
 from lightning_flip.steps._identity import LoaderData
 from lightning_flip.steps._remembered import known_state, restore
 from lightning_flip.steps._state import STATE_VERSION, check_version
+from lightning_flip.steps.checks import first_false
 from lightning_flip.tables import SampleTable
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class TermLoop(pl.Callback):
         self.divergence = DivergenceWatch()
         self.keeps_targets = False
         self._told: set[str] = set()
+        self._may_ignore: bool | None = None  # whether the dataset lists labels that the loss leaves out
         self.ignoring = False  # whether samples that the loss leaves out are looked for in every step
         self.totals: list[tuple[int, int, torch.Tensor]] = []  # batch, epoch and loss of steps, to be looked at
         self.total: torch.Tensor | None = None  # with manual optimization, the loss of the running step
@@ -137,7 +138,7 @@ class TermLoop(pl.Callback):
         """Make sure that the term has not been forgotten, and that the loss has not run away."""
         if self.attachment is None:
             return
-        self._look_at_total(trainer, outputs, batch_idx)
+        self._keep_total(trainer, outputs, batch_idx)
         self.divergence.look_now_and_then(trainer, pl_module, self.attachment.flush)
         if outputs is None or self.added_for is self.attachment.batch:
             return
@@ -193,13 +194,14 @@ class TermLoop(pl.Callback):
             "epoch": self.epoch,
             "total_epochs": self.total_epochs,
             "partial": partial,
-            "ignoring": self.ignoring,
             "data": self._data.state(),
         }
         module = self._module()
         found = None if module is None else known_state(module, module._mixin.source)
         if found is not None:
             checkpoint[CHECKPOINT_KEY]["logits"] = found
+        if self.ignoring:
+            checkpoint[CHECKPOINT_KEY]["ignoring"] = True
         if self.states:
             checkpoint[CHECKPOINT_KEY]["states"] = move_data_to_device(self.states, torch.device("cpu"))
         if first_loss is not None:
@@ -259,6 +261,7 @@ class TermLoop(pl.Callback):
             ChangedDataError: if they are others.
         """
         module = self._module()
+        self._may_ignore = None
         if self.attachment is not None and module is not None:
             for data in self.attachment.identify(module._mixin.source, "train"):
                 self._compare(module, data)
@@ -367,8 +370,9 @@ class TermLoop(pl.Callback):
     def counted(self, step: SampleStep) -> torch.Tensor | None:
         """Which samples of the running step the module's loss does not leave out (``ignore_index``).
 
-        Until the first that it leaves out is seen, the labels are looked at on the host, without an operation. From
-        then on they are compared in every step; the rows of the steps before are read first, for there is none in them.
+        Until the first that it leaves out is seen, labels that the dataset does not list are looked at on the host.
+        From then on all are compared in every step; the rows of the steps before are read first, for there is none in
+        them.
 
         Args:
             step: the running step.
@@ -380,9 +384,7 @@ class TermLoop(pl.Callback):
         if ignored is None or not step.has_labels or self.attachment is None:
             return None
         if not self.ignoring:
-            module = self._module()
-            assert module is not None
-            labels = self.attachment.labels_on_host(step, module._mixin.source)
+            labels = self._labels_to_look_at(step, ignored)
             if labels is None or not len(labels) or not holds(labels, ignored):
                 return None
             self.attachment.flush()
@@ -390,42 +392,51 @@ class TermLoop(pl.Callback):
         counted: torch.Tensor = step.target != ignored
         return counted
 
+    def _labels_to_look_at(self, step: SampleStep, ignored: int) -> torch.Tensor | None:
+        """The step's labels on the host; None if none of them can be the ignored one, or a device alone has them."""
+        attachment, module = self.attachment, self._module()
+        assert attachment is not None
+        assert module is not None
+        source = module._mixin.source
+        if step.choice is not None and not step.choice.loss_targets and source.labels != "may_change":
+            if self._may_ignore is None:
+                record = attachment.record(source)
+                listed = None if record is None else kept_labels(record.dataset)
+                self._may_ignore = listed is None or bool((listed == ignored).any())
+            if not self._may_ignore:
+                return None  # should one come nevertheless, the block tells
+        return attachment.labels_on_host(step, source)
+
     def _note_left_out(self, step: SampleStep) -> None:
-        """Have labels that only a device had seen, and that the loss left out, told of: the mixins counted them."""
+        """Have labels that the loss left out, and that nobody looked for, told of: the mixins counted them."""
         attachment, module = self.attachment, self._module()
         if self.ignoring or attachment is None or module is None or step.valid is None or not step.has_labels:
             return
         choice = attachment.choice(module._mixin.source)
-        if choice is None or choice.ignored is None or step.target.device.type == "cpu":
+        if choice is None or choice.ignored is None:
             return
         samples, label = step.samples, choice.ignored
 
         def error(row: int) -> Exception:
             return ValueError(
                 f"{type(module).__name__}: the loss leaves out the label {label}, which sample "
-                f"{'?' if samples is None else samples[row]} of epoch {step.epoch} first had on the device, where the "
-                "host cannot look at labels without waiting, so that the mixins counted it. Have them look in every "
-                f"step: give the module the attribute flip_source = StepSource(ignore_index={label})."
+                f"{'?' if samples is None else samples[row]} of epoch {step.epoch} first had. The dataset does not "
+                "list it, or a device alone has the labels, so that the mixins counted the sample. Have them look in "
+                f"every step: give the module the attribute flip_source = StepSource(ignore_index={label})."
             )
 
-        attachment.defer(step.target != label, error)
+        self._tell(step.target != label, error)
 
-    def _look_at_total(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
-        """Make sure that what was added to a loss is finite: at once on the CPU, with the next block on a device."""
+    def _keep_total(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
+        """Keep the loss with what was added to it, to be looked at with the next block."""
         loss, self.total = self.total, None
         if loss is None and isinstance(outputs, Mapping):
             loss = outputs.get("loss")
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.requires_grad:
-            return
-        if loss.device.type != "cpu":
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1 and not loss.requires_grad:
             self.totals.append((batch_idx, trainer.current_epoch, loss))
-        elif not math.isfinite(loss.item() if loss.dtype == torch.bfloat16 else loss.numpy()):
-            own, module = None if self.attachment is None else self.attachment.own_loss, self._module()
-            if module is not None and own is not None and bool(own.isfinite().all()):
-                raise ValueError(about_infinite(module, f"batch {batch_idx} of epoch {trainer.current_epoch}"))
 
     def _note_totals(self) -> None:
-        """Have losses of a device that are infinite told of, where the module's own is cross entropy, which is not."""
+        """Have losses that are infinite told of, where the module's own is cross entropy, which is not."""
         totals, self.totals = self.totals, []
         module = self._module()
         if not totals or module is None or self.attachment is None or module.mixin_options.base_loss != "cross_entropy":
@@ -433,9 +444,26 @@ class TermLoop(pl.Callback):
 
         def error(place: int) -> Exception:
             batch, epoch, _ = totals[place]
-            return ValueError(about_infinite(module, f"batch {batch} of epoch {epoch}", name=False))
+            return ValueError(
+                f"{type(module).__name__}: the loss that its mixins add is infinite in batch {batch} of epoch {epoch}. "
+                "If classes are masked (logits of minus infinity), its target has mass on one of them: label smoothing "
+                "has it on all classes, a teacher, a partner or an average of earlier predictions where other classes "
+                "were masked. Mask the same classes of a sample everywhere, or take a method whose target has mass on "
+                "the label alone."
+            )
 
-        self.attachment.defer(~torch.stack([loss.float().reshape(()) for *_, loss in totals]).isinf(), error)
+        losses = [loss.float() if loss.ndim == 0 else loss.float().reshape(()) for *_, loss in totals]
+        self._tell(~torch.stack(losses).isinf(), error)
+
+    def _tell(self, good: torch.Tensor, error: Callable[[int], Exception]) -> None:
+        """Raise the error of the first place that is not good: at once on the CPU, later on a device."""
+        assert self.attachment is not None
+        if good.device.type != "cpu":
+            self.attachment.defer(good, error)
+            return
+        place = first_false(good)
+        if place is not None:
+            raise error(place)
 
     def running(self) -> Attachment | None:
         """The attachment, if the term is to be added to the running step.

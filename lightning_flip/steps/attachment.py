@@ -242,11 +242,6 @@ class Attachment:
         """Batch and epoch of the running or just finished step, for errors."""
         return self._running.moment
 
-    @property
-    def own_loss(self) -> Tensor | None:
-        """The module's own loss in the running or just finished step, if it is known."""
-        return self._running.loss
-
     def labels_on_host(self, step: SampleStep, source: StepSource) -> Tensor | None:
         """The labels of the running step where the host can look at them without waiting.
 

@@ -205,7 +205,7 @@ def test_after_a_fit_no_hook_and_no_layer_is_left() -> None:
     trainer.fit(model, data())
     assert_nothing_left(trainer)
     assert model._mixin.old_layer.weight is None
-    assert Compatible(network(), backward_weight=0.0).step_source.features_from is None
+    assert Compatible(network(), backward_weight=0.0)._mixin.source.features_from is None
 
 
 # -- features of a step -------------------------------------------------------------------------------------

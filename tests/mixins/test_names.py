@@ -113,9 +113,34 @@ def test_attributes_named_like_options_belong_to_the_module(mixin: Any, tmp_path
 @pytest.mark.parametrize("mixin", METHODS, ids=lambda mixin: mixin.__name__)
 def test_methods_named_like_hooks_are_refused_at_class_definition(mixin: Any) -> None:
     for name in [*hooks_of(mixin), "mixin_options", "_mixin"]:
+        if name == "regularized":
+            continue
         own = type("Own", (LitNet,), {name: lambda self: 1})
         with pytest.raises(TypeError, match=rf"Mixed: Own uses the name '{name}' .* Rename it in Own"):
             type("Mixed", (mixin, own), {})
+
+
+def test_module_of_manual_optimization_may_have_a_regularized_for_itself() -> None:
+    class Manual(LitNet):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__(net)
+            self.automatic_optimization = False
+
+        def regularized(self, loss: Tensor) -> Tensor:
+            return loss
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.regularized(super().training_step(batch, batch_idx)))
+            optimizer.step()
+
+    class Mixed(FlippingErrorReduction, Manual): ...
+
+    alone, mixed = weights_after_a_fit(Manual(network())), weights_after_a_fit(Mixed(network()))
+    automatic = weights_after_a_fit(type("Automatic", (FlippingErrorReduction, LitNet), {})(network()))
+    assert all(torch.equal(mixed[name], weight) for name, weight in automatic.items())
+    assert not all(torch.equal(mixed[name], weight) for name, weight in alone.items())
 
 
 @pytest.mark.parametrize("mixin", METHODS, ids=lambda mixin: mixin.__name__)

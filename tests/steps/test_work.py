@@ -185,7 +185,7 @@ METHODS: dict[str, tuple[type[mixins.LossTerm], dict[str, Any], float]] = {
     "TF-Reg": (mixins.TeacherFreeRegularization, {}, 18),
     "Filter-KD": (mixins.SoftTargets, {"targets": "teacher.safetensors"}, 21),
     "KD, t = 4": (mixins.SoftTargets, {"targets": "teacher.safetensors", "kd_temperature": 4.0, "kd_weight": 0.5}, 27),
-    "focal KL": (mixins.FocalDistillation, {"reference": MLP(4, 3)}, 49),
+    "focal KL": (mixins.FocalDistillation, {"reference": MLP(4, 3)}, 50),
     "snapshots": (mixins.SnapshotDistillation, {"sd_cycles": 2}, 29),
 }
 
