@@ -48,7 +48,7 @@ def training_cli(args: Sequence[str], *, run: bool = True, **options: Any) -> Li
     Example:
         >>> model = ["--model=LabelSmoothingClassifier", "--model.network=SmallCNN", "--model.num_classes=10"]
         >>> cli = training_cli([*model, "--data=DigitsDataModule", "--trainer.logger=false"], run=False)
-        >>> cli.model.smoothing, cli.datamodule.batch_size
+        >>> cli.model.mixin_options.smoothing, cli.datamodule.batch_size
         (0.1, 64)
     """
     try:

@@ -309,10 +309,11 @@ def test_the_papers_values_are_the_defaults() -> None:
     make = {case.kind: case.kind(new_network()) for case in DEFAULTS}
     assert make[Penalized].mixin_options.entropy_weight == 0.1
     free = make[TeacherFree]
-    assert (free.tf_weight, free.tf_temperature, free.tf_multiplier) == (0.1, 20, 100)
+    options = free.mixin_options
+    assert (options.tf_weight, options.tf_temperature, options.tf_multiplier) == (0.1, 20, 100)
     assert (make[Snapshots].mixin_options.sd_cycles, make[Snapshots].mixin_options.sd_temperature) == (4, 3)
     early = next(make[case.kind] for case in DEFAULTS if case.table == "early_learning")
-    assert (early.elr_momentum, early.elr_weight) == (0.7, 3)
+    assert (early.mixin_options.elr_momentum, early.mixin_options.elr_weight) == (0.7, 3)
     assert (make[Adaptive].mixin_options.sat_momentum, make[Adaptive].mixin_options.sat_warmup) == (0.9, 60)
 
 

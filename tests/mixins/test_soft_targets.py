@@ -288,7 +288,7 @@ def test_the_table_is_in_no_checkpoint_and_is_let_go_of(caplog):
     assert "[24, 4] = 0.0 MB to cpu" in said[0]
     assert model._mixin.soft_targets.loaded is None
     assert set(model.state_dict()) == set(LitNet(network()).state_dict())
-    assert copy.deepcopy(model)._targets is model._mixin.soft_targets
+    assert copy.deepcopy(model)._mixin.soft_targets is model._mixin.soft_targets
     restore, arguments = model._mixin.soft_targets.__reduce__()  # spawned ranks read the file themselves
     assert (restore(*arguments).path, restore(*arguments).loaded) == (FILE, None)
 

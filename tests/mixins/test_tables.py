@@ -140,6 +140,7 @@ def test_a_checkpoint_holds_the_tables_under_their_own_key_and_loads_safely(tmp_
         "classes": K,
         "prefix": False,
         "named": False,
+        "ignored": -100,
     }
     assert (state["version"], state["total_epochs"]) == (1, EPOCHS)
     assert state["epoch"] == 1

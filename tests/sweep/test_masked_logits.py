@@ -111,27 +111,25 @@ def test_a_target_with_mass_on_every_class_is_refused(
     setting: Setting, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_closed_form, "FUSED", fused)
-    first = int(batches(8, EPOCHS)[0][0][0])
-    where = rf"not finite in batch 0 of epoch 0, first for sample {first}, by {setting.method.__name__}\..*masked"
-    with pytest.raises(ValueError, match=where):
+    with pytest.raises(ValueError, match=rf"{setting.method.__name__}: .* infinite in batch 0 of epoch 0\. .*masked"):
         fit(setting, Masking)
 
 
 def test_soft_targets_of_a_teacher_that_masked_nothing_are_refused() -> None:
     setting = next(setting for setting in SETTINGS if setting.method is mixins.SoftTargets)
-    with pytest.raises(ValueError, match=r"not finite in batch 0 of epoch 0, first for sample \d+, by SoftTargets\."):
+    with pytest.raises(ValueError, match=r"SoftTargets: .* infinite in batch 0 of epoch 0"):
         fit(setting, Masking, spread=True)
 
 
 def test_partners_that_mask_other_classes_are_refused() -> None:
     setting = next(setting for setting in SETTINGS if setting.method is mixins.ClassWiseSelfDistillation)
-    with pytest.raises(ValueError, match=r"not finite in batch 0 of epoch 0, .* by ClassWiseSelfDistillation\."):
+    with pytest.raises(ValueError, match=r"ClassWiseSelfDistillation: .* infinite in batch 0 of epoch 0"):
         fit(setting, Masking)
 
 
 @pytest.mark.parametrize("method", [mixins.LabelSmoothing, mixins.FlippingErrorReduction])
 @pytest.mark.parametrize("manual", [True, False])
-def test_a_mask_that_begins_later_is_noticed_in_its_first_step(method: Any, manual: bool) -> None:
+def test_a_mask_that_begins_later_is_noticed_with_its_block(method: Any, manual: bool) -> None:
     """What FER has stored by then has mass on every class."""
 
     class Later(Masking):
@@ -153,7 +151,7 @@ def test_a_mask_that_begins_later_is_noticed_in_its_first_step(method: Any, manu
 
     setting = next(setting for setting in SETTINGS if setting.method is method)
     options = {"restrict": "all"} if method is mixins.FlippingErrorReduction else {}
-    with pytest.raises(ValueError, match=rf"not finite in batch 0 of epoch 1, .* by {method.__name__}\."):
+    with pytest.raises(ValueError, match=rf"{method.__name__}: .* infinite in batch 0 of epoch 1"):
         fit(setting, Model, **options)
 
 
