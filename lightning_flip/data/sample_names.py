@@ -235,7 +235,11 @@ def _paths_in(dataset: Any, listed: Any, at: Positions) -> list[str] | None:
         paths = list(map(_path_of, chosen))
     if len(set(paths)) < (len(at) if whole else np.count_nonzero(np.bincount(at))):
         return None  # several samples of one file
-    named = [path.removeprefix(root) for path in paths]
+    if min(paths).startswith(root) and max(paths).startswith(root):  # and whatever is between the two
+        begin = len(root)
+        named = [path[begin:] for path in paths]
+    else:
+        named = [path.removeprefix(root) for path in paths]
     return named if os.sep == "/" else [name.replace(os.sep, "/") for name in named]
 
 
