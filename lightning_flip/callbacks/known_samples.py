@@ -10,7 +10,7 @@ import pyarrow as pa
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_flip.data.identity import kept_labels
-from lightning_flip.data.origins import positions_in, true_targets
+from lightning_flip.data.origins import origins, positions_in, true_targets
 from lightning_flip.data.sample_names import sample_names
 from lightning_flip.steps._identity import LoaderData
 from lightning_flip.stores.samples import labels_of
@@ -147,8 +147,9 @@ class KnownSamples:
         if dataset is None or data is None or known.index[-1] >= len(dataset):
             return rows
         with isolate_rng():  # a dataset may read a sample to name it
-            origins, names, true = positions_in(dataset), sample_names(dataset, data.ids_from), true_targets(dataset)
-        rows["source"], rows["source_index"] = origins.source[index], origins.position[index]
+            places, names = positions_in(origins(dataset)), sample_names(dataset, data.ids_from)
+            true = true_targets(dataset)
+        rows["source"], rows["source_index"] = places.source[index], places.position[index]
         lasting = names.kind != "positions"
         rows["sample_id"] = [names.names[place] for place in index.tolist()] if lasting else None
         rows["true_target"] = pa.array(true[index], pa.int32(), mask=true[index] < 0)

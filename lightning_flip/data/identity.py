@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from lightning_flip.data.indexed import IndexedDataset
 from lightning_flip.data.labels import labels_at_hand
-from lightning_flip.data.origins import positions_in
+from lightning_flip.data.origins import origins, positions_in
 from lightning_flip.data.sample_names import IdsFrom, describe_ids
 
 __all__ = ["data_difference", "describe_data", "kept_labels"]
@@ -62,15 +62,15 @@ def describe_data(
         ('Subset(TensorDataset)', 2, 'positions', ['positions'])
     """
     count = len(dataset) if length is None else length
-    labels = kept_labels(dataset)
+    labels, parts = kept_labels(dataset), origins(dataset, count)
     facts: dict[str, Any] = {
         "length": count,
         "dataset": _class_of(dataset),
         "labels": None if labels is None else _hash(labels[:count].astype("<i8").tobytes()),
-        "positions": _hash(*(part.astype("<i8").tobytes() for part in positions_in(dataset, count))),
+        "positions": _hash(*(part.astype("<i8").tobytes() for part in positions_in(parts))),
     }
     if ids:
-        facts["ids"], facts["ids_are"] = describe_ids(dataset, sample_id_from, count)
+        facts["ids"], facts["ids_are"] = describe_ids(dataset, parts, sample_id_from)
     return facts
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from lightning_flip.data.origins import subset_indices
+
 __all__ = ["TARGET_KEYS", "find_labels", "label_of", "labels_at_hand", "read_labels", "with_label", "with_target"]
 
 TARGET_KEYS = ("target", "label", "labels", "y")
@@ -154,7 +156,7 @@ def labels_at_hand(dataset: Any) -> Tensor | None:
 def _listed(dataset: Any) -> Tensor | None:
     if isinstance(dataset, Subset) and not isinstance(getattr(dataset, "targets", None), Tensor):
         labels = labels_at_hand(dataset.dataset)
-        return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+        return None if labels is None else labels[torch.as_tensor(subset_indices(dataset), dtype=torch.int64)]
     if isinstance(dataset, ConcatDataset):
         parts = [labels_at_hand(part) for part in dataset.datasets]
         known = [part for part in parts if part is not None]

@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from lightning_flip.data.indexed import IndexedDataset
 
-__all__ = ["Origin", "Origins", "origins", "positions_in", "true_targets"]
+__all__ = ["Origin", "Origins", "origins", "positions_in", "subset_indices", "true_targets"]
 
 Positions = npt.NDArray[np.int64]
 
@@ -70,23 +70,22 @@ def origins(dataset: Any, length: int | None = None) -> list[Origin]:
     return list(_follow(dataset, rows, rows, (), 0, ""))
 
 
-def positions_in(dataset: Any, length: int | None = None) -> Origins:
-    """Which innermost dataset each sample lies in, and where.
+def positions_in(parts: list[Origin]) -> Origins:
+    """Which innermost dataset each sample is in, and where.
 
     Args:
-        dataset: the dataset given to the DataLoader.
-        length: look only at so many of the first samples.
+        parts: what :func:`origins` gave.
 
     Returns:
         Two arrays.
 
     Example:
-        >>> positions_in(Subset(["a", "b", "c"], [2, 0])).position
+        >>> positions_in(origins(Subset(["a", "b", "c"], [2, 0]))).position
         array([2, 0])
     """
-    count = len(dataset) if length is None else length
+    count = sum(len(origin.rows) for origin in parts)
     found = Origins(np.zeros(count, np.int32), np.zeros(count, np.int64))
-    for origin in origins(dataset, count):
+    for origin in parts:
         found.source[origin.rows] = origin.number
         found.position[origin.rows] = origin.way[-1][1]
     return found
@@ -145,10 +144,29 @@ def _follow(
         yield Origin(rows, way, number, prefix)
 
 
+def subset_indices(dataset: Subset[Any]) -> npt.NDArray[Any]:
+    """The indices that a subset lists, in a fraction of the time that numpy takes to walk through a range.
+
+    Args:
+        dataset: a subset.
+
+    Returns:
+        ``[n]``.
+
+    Example:
+        >>> subset_indices(Subset("abcde", range(4, 0, -2)))
+        array([4, 2])
+    """
+    listed: Any = dataset.indices
+    if isinstance(listed, range):
+        return np.arange(listed.start, listed.stop, listed.step)
+    return np.asarray(listed)
+
+
 def _indices(dataset: Subset[Any], at: Positions) -> Positions | None:
-    """Where samples of a subset are in the dataset that it is of; None where it is asked for in another way."""
+    """The positions of a subset's samples in the dataset that it is of; None if its indices are something else."""
     try:
-        listed = np.asarray(dataset.indices)
+        listed = subset_indices(dataset)
         return listed[at].astype(np.int64) if listed.dtype.kind in "iu" and listed.ndim == 1 else None
     except (TypeError, ValueError, IndexError):
         return None

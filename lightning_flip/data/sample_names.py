@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from lightning_flip.data.origins import Origin, Positions, origins
 
@@ -81,41 +80,46 @@ def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: in
 
 
 def describe_ids(
-    dataset: Any, sample_id_from: IdsFrom | None = None, length: int | None = None
+    dataset: Any, parts: Sequence[Origin], sample_id_from: IdsFrom | None = None
 ) -> tuple[str | None, Kind]:
     """A hash of the ids of all samples in their order, and where they are from.
 
     Args:
         dataset: the dataset given to the DataLoader.
+        parts: where its samples are from, see :func:`~lightning_flip.data.origins.origins`.
         sample_id_from: see :func:`sample_names`.
-        length: look only at so many of the first samples.
 
     Returns:
-        The hash, None where some samples are known by their position alone; and the kind, see :class:`SampleNames`.
+        The hash, None if some samples are known by their position alone; and the kind, see :class:`SampleNames`.
 
     Example:
         >>> class Named(list):
         ...     def sample_id(self, index):
         ...         return self[index]
-        >>> one, other = describe_ids(Named("ab")), describe_ids(Named("ba"))
-        >>> one == describe_ids(Named("abc"), length=2), one == other, describe_ids("ab")
+        >>> def described(data, length=None):
+        ...     return describe_ids(data, origins(data, length))
+        >>> one, other = described(Named("ab")), described(Named("ba"))
+        >>> one == described(Named("abc"), 2), one == other, described("ab")
         (True, False, (None, 'positions'))
     """
-    count = len(dataset) if length is None else length
+    count = sum(len(part.rows) for part in parts)
     if callable(sample_id_from):
-        return _hash_of(_checksums(sample_names(dataset, sample_id_from, count).names)), "column"
+        return _hash_of(_strings(sample_names(dataset, sample_id_from, count).names)), "column"
     kinds: set[Kind] = set()
-    codes = np.zeros(count, np.uint32)
-    for part in origins(dataset, count):
+    places, filled = np.empty(count, np.int64), 0  # of each row's name in the arrays below
+    names: list[pa.Array] = []
+    for part in parts:
         # In the order in which the innermost dataset keeps them: its memory is read from one end to the other.
-        order = np.argsort(part.way[-1][1], kind="stable")
+        order = _ascending(part.way[-1][1])
         found, kind = _named(part.in_order(order), sample_id_from)
         kinds.add(kind)
         if kind != "positions":
-            codes[part.rows[order]] = _checksums(found)
+            places[part.rows[order]] = np.arange(filled, filled + len(order))
+            filled += len(order)
+            names.append(_strings(found))
     if "positions" in kinds or not kinds:
         return None, "positions"
-    return _hash_of(codes), min(kinds)
+    return _hash_of(pa.concat_arrays(names).take(pa.array(places))), min(kinds)
 
 
 def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str] | None:
@@ -139,16 +143,34 @@ def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str
     return None if found.kind == "positions" else found.names
 
 
-def _checksums(names: Sequence[str]) -> npt.NDArray[np.uint32]:
+def _ascending(positions: Positions) -> Positions:
+    """What sorts positions ``[n]``, in linear time if they are dense and none comes twice."""
+    end = int(positions.max()) + 1
+    if end <= 8 * len(positions):
+        places = np.full(end, -1)
+        places[positions] = np.arange(len(positions))
+        order = places[places >= 0]
+        if len(order) == len(positions):
+            return order
+    return np.argsort(positions, kind="stable")
+
+
+def _strings(names: Sequence[str]) -> pa.Array:
     try:
-        return np.fromiter(map(zlib.crc32, map(str.encode, names)), np.uint32, len(names))
-    except UnicodeEncodeError:  # file names that are no UTF-8
-        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-        return np.fromiter(map(zlib.crc32, encoded), np.uint32, len(names))
+        return pa.array(names, pa.large_string())
+    except UnicodeEncodeError:  # file names that are not UTF-8
+        return pa.array([name.encode("utf-8", "surrogatepass") for name in names], pa.large_binary()).view(
+            pa.large_string()
+        )
 
 
-def _hash_of(codes: npt.NDArray[np.uint32]) -> str:
-    return hashlib.sha256(codes.astype("<u4").tobytes()).hexdigest()[:32]
+def _hash_of(names: pa.Array) -> str:
+    """A hash of the bytes of all names and of where each ends."""
+    _, ends, content = names.buffers()
+    digest = hashlib.sha256(ends)
+    if content is not None:  # there is none if all names are empty
+        digest.update(content)
+    return digest.hexdigest()[:32]
 
 
 def _named(part: Origin, sample_id_from: str | None) -> tuple[list[str], Kind]:

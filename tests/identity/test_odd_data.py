@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset, TensorDataset, default_collate
 
 from lightning_flip.callbacks import FlipTracker, LearningPath, PredictionHistory, PredictionWriter
 from lightning_flip.data.identity import describe_data
@@ -318,3 +319,33 @@ def test_predictions_in_another_order_are_refused_in_the_first_batches():
     assert not Path("p.parquet").exists()
     make_trainer(callbacks=[PredictionWriter("p.parquet", labels="may_change")]).test(Counts(), data, verbose=False)
     assert read_predictions("p.parquet").num_samples == 64
+
+
+class Named(Dataset[Any]):
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sample_id(self, index: int) -> str:
+        return self.names[index]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_hash_of_ids_depends_on_the_ids_of_the_rows_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = [f"ä{number}" for number in range(40)]
+    scattered = Named([f"?{number}" for number in range(900)])  # few of many positions
+    chosen = rng.choice(40, 30, replace=seed % 2 == 1)  # with repeats in every other case
+    halves = ConcatDataset([Named(names[:17]), Subset(Named(names[::-1]), range(22, -1, -1))])
+    places = rng.permutation(900)[:30]
+    for place, name in zip(places, chosen, strict=True):
+        scattered.names[place] = names[name]
+    expected = describe_data(Named([names[name] for name in chosen]))
+    for same in (Subset(Named(names), chosen.tolist()), Subset(halves, chosen), Subset(scattered, places.tolist())):
+        assert (describe_data(same)["ids"], describe_data(same)["ids_are"]) == (expected["ids"], "sample_id")
+    other = chosen.copy()
+    other[[3, 4]] = other[[4, 3]] if other[3] != other[4] else (other[3], (other[4] + 1) % 40)
+    assert describe_data(Subset(Named(names), other.tolist()))["ids"] != expected["ids"]
+    assert describe_data(Named(["ab", "c"]))["ids"] != describe_data(Named(["a", "bc"]))["ids"]
