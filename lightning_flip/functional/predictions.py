@@ -56,5 +56,6 @@ def describe_predictions(logits: Float[Tensor, "B K"], target: Int[Tensor, " B"]
     target = target.clamp(0, logits.shape[1] - 1)
     log_p = widen(logits).log_softmax(dim=1)
     log_label = log_p.gather(1, target[:, None])[:, 0]
-    log_best, pred = log_p.max(dim=1)
+    pred = logits.argmax(dim=1)  # not of the log-probabilities, which round logits that are almost equal to a tie
+    log_best = log_p.gather(1, pred[:, None])[:, 0]
     return Predictions(pred, log_label.exp(), log_best.exp(), logit_margin(logits, target), -log_label)

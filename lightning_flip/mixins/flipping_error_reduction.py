@@ -131,7 +131,7 @@ class FlippingErrorReduction(LossTerm):
         options = self.mixin_options
         table = self.table(TABLE, step, step.num_classes)
         if options.restrict == "correct":
-            stored = step.logits.argmax(dim=1) == step.target
+            stored = step.predictions.pred == step.target
         else:
             stored = torch.ones_like(step.target, dtype=torch.bool)
         if step.valid is not None:
@@ -140,9 +140,8 @@ class FlippingErrorReduction(LossTerm):
         pending = None
         if options.average:
             pending = before, known = table.pending(step.index)
-            labels = step.target.clamp(0, step.num_classes - 1)[:, None]
-            probs = step.logits.softmax(dim=1)
-            sure = probs.gather(1, labels)[:, 0] if options.confidence == "label" else probs.amax(dim=1)
+            facts = step.predictions
+            sure = facts.prob_label if options.confidence == "label" else facts.prob_pred
             first = ~known if options.initial == "copy" else None
             new = average_behavior(before.to(new.dtype), new, sure, mu=options.fer_mu, copy=first)
         table.update(step.index, new, stored, before=pending)

@@ -276,6 +276,11 @@ class TermLoop(pl.Callback):
         return observes or bool(methods_that(type(module), "finds_by_position"))
 
     @property
+    def describes(self) -> bool:
+        """Whether rows are read for more than their losses; most methods store what their step already has."""
+        return bool(self.methods("observe"))
+
+    @property
     def owner_name(self) -> str:
         """The name of the module's class, for errors."""
         return type(self._module()).__name__

@@ -71,7 +71,7 @@ def _losses_of(choice: Choice | None, step: SampleStep, moments: list[Moment]) -
     ends = np.cumsum(counts)
     starts = ends - counts
     if choice is None or (choice.plain and step.has_labels):
-        rows = step.predictions.cross_entropy.double().cpu().numpy()
+        rows = step.cross_entropy.double().cpu().numpy()
         if step.valid is not None and choice is not None and choice.ignored is not None:  # the mean is over the others
             counted = (step.target != choice.ignored).cpu().numpy()
             rows, counts = np.where(counted, rows, 0.0), np.add.reduceat(counted.astype(np.int64), starts)

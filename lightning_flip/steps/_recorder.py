@@ -91,6 +91,7 @@ class _Feed:
         self.watchers: list[Reader] = []  # of every step
         self.shown: tuple[SampleStep, Moment] | None = None  # until training is through with its batch
         self.declining: list[Declining] = []  # of the readers, those that may leave a step out
+        self.describes = True  # whether somebody reads predictions, so that the comparison uses them
         self.checks: ValueChecks | None = None  # of its own, if all who read it are tolerant
         self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
         self.filling: Block | None = None
@@ -472,6 +473,7 @@ class Recorder:
         feed.readers = [owner for owner in owners if not owner.every_step]
         feed.watchers = [owner for owner in owners if owner.every_step]
         feed.declining = [owner for owner in owners if hasattr(owner, "declines")]
+        feed.describes = any(getattr(owner, "describes", True) for owner in feed.readers)
 
     def _announce(self, feed: _Feed, block: Block) -> None:
         if feed.split not in self._announced:
@@ -546,6 +548,8 @@ class Recorder:
             shown = shown if bad is None else shown.until(bad)
             left_out, changed = LeftOut([], True), False
             if bad is None:
+                if feed.describes and shown.has_labels:
+                    _ = shown.predictions
                 left_out, changed = steps_left_out(feed.choice, shown, moments, losses, feed.tolerance)
             if changed:
                 self._captures.watch_losses(feed.source)

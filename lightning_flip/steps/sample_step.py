@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.predictions import Predictions, describe_predictions
@@ -150,17 +151,25 @@ class SampleStep:
     @cached_property
     def predictions(self) -> Predictions:
         """Predicted classes, probabilities, margins and cross entropies, computed once for all that look."""
+        pieces = [describe_predictions(logits, target) for logits, target in self._split()]
+        return pieces[0] if len(pieces) == 1 else Predictions(*map(torch.cat, zip(*pieces, strict=True)))
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """-log p_y of every row in nats, computed alone if nobody has asked for :attr:`predictions`."""
+        if "predictions" in vars(self):
+            return self.predictions.cross_entropy
+        last = self.num_classes - 1
+        return torch.cat([cross_entropy(z, y.clamp(0, last), reduction="none") for z, y in self._split()])
+
+    def _split(self) -> Iterator[tuple[Tensor, Tensor]]:
         rows = self._rows_of_a_piece
-        if len(self.logits) <= rows:
-            return describe_predictions(self.logits, self.target)
-        pairs = zip(torch.split(self.logits, rows), torch.split(self.target, rows), strict=True)
-        pieces = [describe_predictions(logits, target) for logits, target in pairs]
-        return Predictions(*(torch.cat(column) for column in zip(*pieces, strict=True)))
+        return zip(torch.split(self.logits, rows), torch.split(self.target, rows), strict=True)
 
     @property
     def _rows_of_a_piece(self) -> int:
         width = self.num_classes * self.logits.element_size()
-        return max(1, _PIECE_BYTES // width) if self.logits.device.type == "cpu" else len(self.logits)
+        return max(1, _PIECE_BYTES // width if self.logits.device.type == "cpu" else len(self.logits))
 
     def recorded(self) -> SampleStep:
         """The rows that count: without those that a DistributedSampler only repeats as padding."""
