@@ -61,6 +61,7 @@ class TermLoop(pl.Callback):
         self.divergence = DivergenceWatch()
         self.keeps_targets = False
         self._told: set[str] = set()
+        self._first = False  # whether the next step is the first of its fit
         self._may_ignore: bool | None = None  # whether the dataset lists labels that the loss leaves out
         self.ignoring = False  # whether samples that the loss leaves out are looked for in every step
         self.totals: list[tuple[int, int, torch.Tensor]] = []  # batch, epoch and loss of steps, to be looked at
@@ -111,7 +112,7 @@ class TermLoop(pl.Callback):
         skip_unused_hooks(self, trainer)
         module._mixin.source = module._mixin.source.completed_by(module)
         self.attachment = attach(trainer, pl_module, self, module._mixin.source, ("train",))
-        self.compared = False
+        self.compared, self._first = False, True
         self.ignoring, self.totals, self.total = module._mixin.source.ignore_index is not None, [], None
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._tables, self.epoch, self._loaded, self.states = {}, -1, {}, {}
@@ -375,9 +376,9 @@ class TermLoop(pl.Callback):
     def counted(self, step: SampleStep) -> torch.Tensor | None:
         """Which samples of the running step the module's loss does not leave out (``ignore_index``).
 
-        Until the first that it leaves out is seen, labels that the dataset does not list are looked at on the host.
-        From then on all are compared in every step; the rows of the steps before are read first, for there is none in
-        them.
+        The labels of a fit's first step are always looked at, which waits for a device once; those of later steps if
+        they are on the host and the dataset does not list them. From the first label on that the loss leaves out, all
+        are compared in every step; the rows of the steps before are read first, as there is none in them.
 
         Args:
             step: the running step.
@@ -389,7 +390,8 @@ class TermLoop(pl.Callback):
         if ignored is None or not step.has_labels or self.attachment is None:
             return None
         if not self.ignoring:
-            labels = self._labels_to_look_at(step, ignored)
+            labels = step.target.cpu() if self._first else self._labels_to_look_at(step, ignored)
+            self._first = False
             if labels is None or not len(labels) or not holds(labels, ignored):
                 return None
             self.attachment.flush()

@@ -98,6 +98,7 @@ class _Feed:
         self.kept: Tensor | None = None  # the logits of the running step as the network gave them
         self.copied = False  # whether they are in the block already
         self.steps = self.rows = 0  # of the running pass
+        self.labelled: Tensor | None = None  # of rows some of which may not count: whether any does
         self.reason = ""  # why there are no rows
         self.choice: Choice | None = None  # how its logits were found last
         self.data: LoaderData | None = None
@@ -421,9 +422,15 @@ class Recorder:
         for feed in self._feeds.values():
             if feed.split != split:
                 continue
-            (steps, rows, reason), feed.steps, feed.rows, feed.reason = (feed.steps, feed.rows, feed.reason), 0, 0, ""
+            steps, rows, labelled, reason = feed.steps, feed.rows, feed.labelled, feed.reason
+            feed.steps, feed.rows, feed.labelled, feed.reason = 0, 0, None, ""
+            readers = [*feed.readers, *feed.watchers]
+            if not reason and labelled is not None and not (rows or labelled):
+                ignored = None if feed.choice is None else feed.choice.ignored
+                reason = f"every sample has the label {ignored}, which the loss leaves out"
+                readers = [reader for reader in readers if reader not in feed.declining]  # it is the module's own loss
             if steps and not rows and reason:
-                for reader in (*feed.readers, *feed.watchers):
+                for reader in readers:
                     reader.nothing_recorded(split, f"{reason} ({steps} of them ran)")
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -612,7 +619,10 @@ class Recorder:
                 if not len(places):
                     return
                 step = step.rows_at(places)
-        feed.rows += len(step.index)
+        if step.valid is None:
+            feed.rows += len(step.index)
+        else:  # a device is not asked before the pass has ended
+            feed.labelled = step.valid.any() if feed.labelled is None else feed.labelled | step.valid.any()
         reader.read(feed.split, feed.loader, step)
 
     def _under_way(self, last: Moment) -> bool:

@@ -339,15 +339,30 @@ def test_labels_that_come_and_go_are_no_change() -> None:
         fit(True)
 
 
-def test_a_pass_without_any_label_records_nothing_and_goes_on() -> None:
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_pass_without_any_label_warns_and_goes_on(deferred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if deferred:
+        as_on_a_device(monkeypatch)
     train = DataLoader(Partly(N, set(range(N))), batch_size=5)
     model = Module(some_logits(EPOCHS, N), some_logits(EPOCHS, VAL, 1))
     tracker, scores = FlipTracker(train=True), WinningScores(dirpath="run", figures=False)
     val = DataLoader(Partly(VAL, set(range(VAL)), seed=1), batch_size=5)
     trainer = make_trainer(callbacks=[PredictionHistory("run"), tracker, scores], max_epochs=2)
-    trainer.fit(model, train, val)
+    with pytest.warns(UserWarning, match="every sample has the label -100") as warned:
+        trainer.fit(model, train, val)
+    told = {str(warning.message) for warning in warned if "every sample" in str(warning.message)}
+    assert {text.partition(":")[0] for text in told} == {"PredictionHistory", "FlipTracker", "WinningScores"}
+    assert sum("pass of val steps" in text for text in told) >= 2
     assert trainer.callback_metrics["train_coverage"] == trainer.callback_metrics["val_coverage"] == 0
     assert stored_rows("run") == []
+
+
+def test_a_pass_with_one_label_does_not_warn(recwarn: pytest.WarningsRecorder) -> None:
+    train = DataLoader(Partly(N, set(range(N)) - {7}), batch_size=5)
+    model = Module(some_logits(EPOCHS, N), some_logits(EPOCHS, VAL, 1))
+    make_trainer(callbacks=[PredictionHistory("run", val=False)], max_epochs=2).fit(model, train)
+    assert set(read_history("run").to_arrow("train")["index"].to_pylist()) == {7}
+    assert not [warning for warning in recwarn if "every sample" in str(warning.message)]
 
 
 def test_a_column_of_ids_instead_of_positions() -> None:

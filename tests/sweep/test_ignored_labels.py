@@ -327,3 +327,37 @@ def test_visits_without_a_label_leave_the_table_alone() -> None:
     (table,) = model._term_loop.tables.values()
     seen = table.pending(torch.arange(N))[1]
     assert set((~seen).nonzero()[:, 0].tolist()) == out
+
+
+class Hooked(Ignoring):
+    """Labels are taken away when the batch is moved, so that the dataset lists others."""
+
+    out: set[int] = set()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        x, y = batch
+        gone = torch.from_numpy(inputs()[sorted(self.out)])
+        return x, y.masked_fill((x[:, None] == gone).all(dim=2).any(dim=1), -100)
+
+
+@SOME
+def test_labels_that_a_hook_takes_away_are_seen_in_the_first_step(setting: Setting) -> None:
+    given, out = batches(first=True)
+    model = made(setting, Hooked)
+    model.out = out
+    quiet(max_epochs=EPOCHS).fit(model, loader(given, labels(K)))
+    expected, _ = fit(setting, given, targets(out))
+    close(weights(model), weights(expected))
+
+
+@SOME
+@pytest.mark.parametrize("first", [True, False])
+def test_on_a_device_the_first_step_of_a_fit_is_looked_at(
+    setting: Setting, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_flip.steps.Attachment.labels_on_host", lambda *args: None)
+    if first:
+        test_it_is_as_if_they_were_not_in_the_batches(setting, first)
+    else:
+        with pytest.raises(ValueError, match="the mixins counted the sample"):
+            test_it_is_as_if_they_were_not_in_the_batches(setting, first)
