@@ -22,7 +22,7 @@ from lightning_flip.callbacks import TransitionEstimator
 from lightning_flip.cli import training_cli
 from lightning_flip.data import NoisyLabels
 from lightning_flip.reports import Spread
-from lightning_flip.reports.rates import expected_calibration_error
+from lightning_flip.reports.runs._rates import expected_calibration_error
 
 CONFIGS = Path(__file__).resolve().parent
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.models import MLP
-from lightning_flip.reports.rates import expected_calibration_error
+from lightning_flip.reports.runs._rates import expected_calibration_error
 
 Weights = list[Tensor]  # of every layer, first to last: weight [M, in, out], bias [M, 1, out]
 

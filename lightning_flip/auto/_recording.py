@@ -18,7 +18,7 @@ from lightning_flip.auto._agreement import agree
 from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.run_folder import continue_history, placed
 from lightning_flip.steps import SampleStep, StepSource
-from lightning_flip.steps.arrival import NoIndexError
+from lightning_flip.steps.loaded_batch import NoIndexError
 from lightning_flip.stores import Claim, claim, discard_empty_run, set_aside
 
 __all__ = ["Recording"]

@@ -1,21 +1,24 @@
 """Callbacks that watch training, one file a topic."""
 
-from lightning_flip.callbacks.diagnostic import Diagnostic
-from lightning_flip.callbacks.diagnostic_files import Finding
+from lightning_flip.callbacks.diagnostics import (
+    Diagnostic,
+    FeatureProjection,
+    Finding,
+    LogitGaps,
+    NoiseAccuracy,
+    TemperatureScaling,
+    TrainingTargets,
+    WinningScores,
+    read_temperature,
+)
 from lightning_flip.callbacks.exact_resume import ExactResume
-from lightning_flip.callbacks.feature_projection import FeatureProjection
 from lightning_flip.callbacks.flip_tracker import FlipTracker
 from lightning_flip.callbacks.learning_path import LearningPath
-from lightning_flip.callbacks.logit_gaps import LogitGaps
 from lightning_flip.callbacks.negative_flip_monitor import NegativeFlipMonitor
-from lightning_flip.callbacks.noise_accuracy import NoiseAccuracy
 from lightning_flip.callbacks.prediction_filter import PredictionFilter
 from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.prediction_writer import PredictionWriter
-from lightning_flip.callbacks.temperature_scaling import TemperatureScaling, read_temperature
-from lightning_flip.callbacks.training_targets import TrainingTargets
 from lightning_flip.callbacks.transition_estimator import TransitionEstimator
-from lightning_flip.callbacks.winning_scores import WinningScores
 from lightning_flip.callbacks.zigzag import ZigZag
 
 __all__ = [

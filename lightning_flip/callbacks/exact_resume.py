@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_flip.steps._state import STATE_VERSION, check_version
+from lightning_flip.steps.state import STATE_VERSION, check_version
 from lightning_flip.tables import is_distributed
 
 __all__ = ["ExactResume"]

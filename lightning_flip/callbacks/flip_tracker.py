@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks._log_keys import LoggingWatcher
+from lightning_flip.callbacks.log_keys import LoggingWatcher
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import VisitStatistics, is_distributed

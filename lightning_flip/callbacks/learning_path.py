@@ -9,13 +9,13 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
-from lightning_flip.callbacks.path_choice import PathChoice, check_samples
-from lightning_flip.callbacks.path_limit import PathLimit, check_times
-from lightning_flip.callbacks.path_passes import PathPasses
-from lightning_flip.callbacks.path_probe import probed_loader
-from lightning_flip.callbacks.path_recording import PathRecording
+from lightning_flip.callbacks._soft_target_files import training_data
+from lightning_flip.callbacks.paths._choice import PathChoice, check_samples
+from lightning_flip.callbacks.paths._limit import PathLimit, check_times
+from lightning_flip.callbacks.paths._passes import PathPasses
+from lightning_flip.callbacks.paths._probe import probed_loader
+from lightning_flip.callbacks.paths._recording import PathRecording
 from lightning_flip.callbacks.run_folder import begin_run
-from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 

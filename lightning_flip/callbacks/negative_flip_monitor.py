@@ -12,9 +12,9 @@ import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lightning_flip.callbacks._log_keys import LoggingWatcher
-from lightning_flip.callbacks.old_models import OldModels
-from lightning_flip.callbacks.old_predictions import MISSING
+from lightning_flip.callbacks._old_models import OldModels
+from lightning_flip.callbacks._old_predictions import MISSING
+from lightning_flip.callbacks.log_keys import LoggingWatcher
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.correctness import share
 from lightning_flip.functional.flip_counts import FlipCounts

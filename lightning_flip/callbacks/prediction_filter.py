@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.callbacks.clean_pass import clean_pass
-from lightning_flip.callbacks.filtered_tables import FilteredTables
+from lightning_flip.callbacks._clean_pass import clean_pass
+from lightning_flip.callbacks._filtered_tables import FilteredTables
+from lightning_flip.callbacks._soft_target_files import SoftTargetFolder, against, clear, training_data
 from lightning_flip.callbacks.run_folder import begin_run, give_up, open_folder, recall_run
-from lightning_flip.callbacks.soft_target_files import SoftTargetFolder, against, clear, training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 

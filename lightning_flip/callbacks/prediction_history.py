@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_flip.callbacks.known_samples import KnownSamples
+from lightning_flip.callbacks._known_samples import KnownSamples
+from lightning_flip.callbacks._visit_buffer import VisitBuffer
 from lightning_flip.callbacks.run_folder import (
     RunFolder,
     begin_run,
@@ -19,13 +20,12 @@ from lightning_flip.callbacks.run_folder import (
     open_folder,
     recall_run,
 )
-from lightning_flip.callbacks.visit_buffer import VisitBuffer
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import ChangedDataError, SampleStep
 from lightning_flip.stores import PartKey, read_samples, set_aside, write_part, write_samples
 from lightning_flip.stores.claims import note_data
-from lightning_flip.stores.parts import HISTORY_FOLDER
-from lightning_flip.stores.samples import SAMPLES_FILE, set_samples_aside
+from lightning_flip.stores.history.parts import HISTORY_FOLDER
+from lightning_flip.stores.history.samples import SAMPLES_FILE, set_samples_aside
 from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]

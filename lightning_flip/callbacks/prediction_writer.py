@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_flip.callbacks.prediction_columns import labels_of_outputs, slice_columns, step_columns
-from lightning_flip.callbacks.prediction_files import (
+from lightning_flip.callbacks.predictions._columns import labels_of_outputs, slice_columns, step_columns
+from lightning_flip.callbacks.predictions._files import (
     RowNote,
     on_first_rank,
     prediction_paths,
@@ -21,12 +21,12 @@ from lightning_flip.callbacks.prediction_files import (
     refuse_paths,
     write_rows,
 )
-from lightning_flip.callbacks.prediction_rows import HALF_COLUMN, PredictionRows
+from lightning_flip.callbacks.predictions._rows import HALF_COLUMN, PredictionRows
 from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, StepSource, attach
-from lightning_flip.steps._identity import LoaderData
-from lightning_flip.steps._remembered import restore_from
-from lightning_flip.stores.predictions import stage_of
+from lightning_flip.steps.identity import LoaderData
+from lightning_flip.steps.remembered import restore_from
+from lightning_flip.stores.predictions.writing import stage_of
 
 __all__ = ["PredictionWriter"]
 

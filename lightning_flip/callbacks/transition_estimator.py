@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks.prediction_files import on_first_rank
+from lightning_flip.callbacks.predictions._files import on_first_rank
 from lightning_flip.callbacks.run_folder import RunFolder, begin_run, give_up, open_folder, recall_run
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.transitions import condition_number, estimate_transition

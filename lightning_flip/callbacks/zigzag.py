@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.callbacks.difficulty import difficulty_of, true_distributions
+from lightning_flip.callbacks._soft_target_files import training_data
+from lightning_flip.callbacks.diagnostics._difficulty import difficulty_of, true_distributions
 from lightning_flip.callbacks.run_folder import RunFolder, begin_run, give_up, open_folder, recall_run
-from lightning_flip.callbacks.soft_target_files import training_data
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps import SampleStep

@@ -7,12 +7,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lightning_flip.cli.comparing import add_compare
-from lightning_flip.cli.experiment import add_experiment
-from lightning_flip.cli.failures import CommandError
-from lightning_flip.cli.gating import add_gate
-from lightning_flip.cli.outputs import complain
-from lightning_flip.cli.status import Status
+from lightning_flip.cli._comparing import add_compare
+from lightning_flip.cli._failures import CommandError
+from lightning_flip.cli._gating import add_gate
+from lightning_flip.cli._outputs import complain
+from lightning_flip.cli._status import Status
+from lightning_flip.cli.experiment.command import add_experiment
 from lightning_flip.cli.training import SUBCOMMANDS, training_cli
 
 __all__ = ["main"]

@@ -13,7 +13,7 @@ from torchmetrics.wrappers import BootStrapper, MetricTracker
 
 from lightning_flip.functional.correctness import correct_predictions, share
 from lightning_flip.functional.forgetting import wrongly_flipped
-from lightning_flip.metrics.counting import CountingMetric
+from lightning_flip.metrics._counting import CountingMetric
 
 __all__ = ["FlippingError", "FlippingMetric", "RelativeFlippingError"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.correctness import changed_predictions, share
 from lightning_flip.functional.flip_counts import FlipCounts, count_flips
-from lightning_flip.metrics.counting import CountingMetric
+from lightning_flip.metrics._counting import CountingMetric
 
 __all__ = [
     "Churn",

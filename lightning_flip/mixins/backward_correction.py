@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lightning_flip.functional.smearing import check_share, smeared_loss
 from lightning_flip.functional.transitions import inverse_transition
+from lightning_flip.mixins._transition_source import Transition, TransitionSource
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.transition_source import Transition, TransitionSource
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["BackwardCorrection"]
 

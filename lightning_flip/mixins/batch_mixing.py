@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_flip.functional.pairwise import one_hot_targets
+from lightning_flip.mixins._keyed_draws import keyed_seed
+from lightning_flip.mixins._options import check_choices, owners_of
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.keyed_draws import keyed_seed
-from lightning_flip.mixins.options import check_choices, owners_of
 from lightning_flip.steps import SampleStep, find_target
 from lightning_flip.steps.batch_parts import input_place, target_place, with_part
 from lightning_flip.steps.features import classifier_layer
-from lightning_flip.steps.option_kinds import check_paths
+from lightning_flip.steps.options import check_paths
 from lightning_flip.steps.targets import select
 
 __all__ = ["BatchMixing"]

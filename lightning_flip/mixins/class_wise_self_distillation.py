@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.functional.class_wise import check_class_wise, class_wise_self_distillation_loss
+from lightning_flip.mixins._keyed_draws import keyed_randomness
+from lightning_flip.mixins._snapshot import answering_part, said_by
 from lightning_flip.mixins.base import LossTerm, Reduced
-from lightning_flip.mixins.keyed_draws import keyed_randomness
-from lightning_flip.mixins.snapshot import answering_part, said_by
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
+from lightning_flip.steps.other_batch import inputs_of, load_samples
 from lightning_flip.steps.reference import check_inputs
-from lightning_flip.steps.second_batch import inputs_of, load_samples
 
 __all__ = ["ClassWiseSelfDistillation"]
 

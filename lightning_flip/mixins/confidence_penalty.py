@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_flip.functional.regularization import confidence_penalty_loss
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["ConfidencePenalty"]
 

@@ -8,12 +8,12 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.mixins._students import check_distillation, labels_alone, student_correction, treatment
+from lightning_flip.mixins._transition_source import Transition
 from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss
-from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
-from lightning_flip.mixins.transition_source import Transition
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["Distillation"]
 

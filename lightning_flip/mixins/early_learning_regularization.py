@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import early_learning_loss, early_learning_target
+from lightning_flip.mixins._visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.mixins.base import LossTerm, Reduced
-from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["EarlyLearningRegularization"]
 

@@ -17,7 +17,7 @@ from lightning_flip.functional.behavior import (
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_flags, check_numbers
+from lightning_flip.steps.options import check_flags, check_numbers
 
 __all__ = ["FlippingErrorReduction"]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import focal_distillation_loss
+from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.base import Reduced
-from lightning_flip.mixins.options import check_choices
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["FocalDistillation"]
 

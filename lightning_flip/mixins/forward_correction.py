@@ -8,10 +8,10 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_flip.functional.loss_correction import noisy_label_loss
+from lightning_flip.mixins._transition_source import Transition, TransitionSource
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.transition_source import Transition, TransitionSource
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["ForwardCorrection"]
 

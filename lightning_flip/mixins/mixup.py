@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins.batch_mixing import BatchMixing
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["Mixup"]
 

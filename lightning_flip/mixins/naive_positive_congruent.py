@@ -13,7 +13,7 @@ from lightning_flip.functional.positive_congruent import naive_positive_congruen
 from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["NaivePositiveCongruent"]
 

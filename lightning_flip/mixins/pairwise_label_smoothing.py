@@ -21,10 +21,10 @@ from lightning_flip.functional.pairwise import (
     pairwise_label_smoothing_loss,
 )
 from lightning_flip.functional.smearing import label_smoothing_loss, smoothed_target
+from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.batch_mixing import BatchMixing
-from lightning_flip.mixins.options import check_choices
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_flags, check_numbers
+from lightning_flip.steps.options import check_flags, check_numbers
 
 __all__ = ["PairwiseLabelSmoothing", "SmoothingHead"]
 

@@ -14,8 +14,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.base import LossTerm
-from lightning_flip.mixins.options import check_choices
 from lightning_flip.models.loading import is_lightning_class, load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
 from lightning_flip.steps.cached_logits import CachedLogits

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.running_targets import self_adaptive_loss, self_adaptive_target
+from lightning_flip.mixins._visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.mixins.base import LossTerm, Reduced
-from lightning_flip.mixins.visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers, check_whole
+from lightning_flip.steps.options import check_numbers, check_whole
 
 __all__ = ["SelfAdaptiveTraining"]
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lightning_flip.functional.cycles import cycle_of
 from lightning_flip.functional.regularization import snapshot_distillation_loss
+from lightning_flip.mixins._snapshot import answering_part, said_earlier, weights_of
 from lightning_flip.mixins.base import LossTerm, Reduced
-from lightning_flip.mixins.snapshot import answering_part, said_earlier, weights_of
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps._length import steps_per_epoch
-from lightning_flip.steps._outputs import Place
-from lightning_flip.steps.option_kinds import check_numbers, check_whole
+from lightning_flip.steps.length import steps_per_epoch
+from lightning_flip.steps.options import check_numbers, check_whole
+from lightning_flip.steps.outputs import Place
 from lightning_flip.steps.reference import check_inputs
 
 __all__ = ["SnapshotDistillation"]

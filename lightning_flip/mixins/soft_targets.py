@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_flip.functional.cross_entropy import reduce_method_loss
 from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
+from lightning_flip.mixins._options import check_choices
+from lightning_flip.mixins._students import check_distillation, labels_alone, student_correction, treatment
+from lightning_flip.mixins._transition_source import Transition
 from lightning_flip.mixins.base import LossTerm, Reduced
-from lightning_flip.mixins.options import check_choices
-from lightning_flip.mixins.students import check_distillation, labels_alone, student_correction, treatment
-from lightning_flip.mixins.transition_source import Transition
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers, check_paths
+from lightning_flip.steps.options import check_numbers, check_paths
 from lightning_flip.steps.stored_targets import StoredTargets
 
 __all__ = ["SoftTargets"]

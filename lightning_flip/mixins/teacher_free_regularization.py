@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_flip.functional.regularization import check_teacher_free, teacher_free_loss
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.option_kinds import check_numbers
+from lightning_flip.steps.options import check_numbers
 
 __all__ = ["TeacherFreeRegularization"]
 

@@ -18,8 +18,8 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from lightning_flip.models.pretrained import TORCHVISION, torchvision_model, torchvision_network
-from lightning_flip.models.weights import find_state_dict, fit_state_dict, mismatch, paths_allowed, read_weights
+from lightning_flip.models._pretrained import TORCHVISION, torchvision_model, torchvision_network
+from lightning_flip.models._weights import find_state_dict, fit_state_dict, mismatch, paths_allowed, read_weights
 
 __all__ = ["ModelSource", "is_lightning_class", "load_model", "options_called"]
 

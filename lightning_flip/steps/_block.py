@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_flip.steps._identity import LoaderData
+from lightning_flip.steps.identity import LoaderData
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 
 __all__ = ["STEPS", "Block", "Moment"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_flip.data.labels import TARGET_KEYS
-from lightning_flip.steps._loss_calls import LossCall
-from lightning_flip.steps._outputs import Place, address, tensors_in
+from lightning_flip.steps.loss_calls import LossCall
+from lightning_flip.steps.outputs import Place, address, tensors_in
 from lightning_flip.steps.targets import find_target
 
 __all__ = ["Relation", "relate", "same", "unsupported"]

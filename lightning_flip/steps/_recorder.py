@@ -15,19 +15,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.steps._block import Block, Moment
-from lightning_flip.steps._choice import Choice
+from lightning_flip.steps._captures import Captures
 from lightning_flip.steps._finder import Found
-from lightning_flip.steps._identity import (
+from lightning_flip.steps._labels import Changed
+from lightning_flip.steps._left_out import LeftOut, steps_left_out
+from lightning_flip.steps._running_step import RunningStep
+from lightning_flip.steps.checks import ValueChecks, first_false
+from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.identity import (
     ChangedDataError,
     DataRegister,
     LoaderData,
     changed_labels,
 )
-from lightning_flip.steps._labels import Changed
-from lightning_flip.steps._left_out import LeftOut, steps_left_out
-from lightning_flip.steps.building import RunningStep
-from lightning_flip.steps.captures import Captures
-from lightning_flip.steps.checks import ValueChecks, first_false
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
 

@@ -12,15 +12,15 @@ import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lightning_flip.steps._choice import Choice
-from lightning_flip.steps._identity import LoaderData
+from lightning_flip.steps._loaders import LoaderRecord
 from lightning_flip.steps._recorder import Tolerant, is_tolerant
-from lightning_flip.steps._remembered import recall
+from lightning_flip.steps._wrapped_trainer import WrappedTrainer
 from lightning_flip.steps.checks import refuse_iterator_steps
-from lightning_flip.steps.loaders import LoaderRecord
+from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.identity import LoaderData
+from lightning_flip.steps.remembered import recall
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
-from lightning_flip.steps.wrapped_trainer import WrappedTrainer
 
 __all__ = ["Attachment", "attach"]
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_flip.data.identity import data_difference, describe_data
-from lightning_flip.steps._identity import ChangedDataError
-from lightning_flip.steps._outputs import as_logits, kind_of_values
+from lightning_flip.steps.identity import ChangedDataError
+from lightning_flip.steps.outputs import as_logits, kind_of_values
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.stores import read_logits
 

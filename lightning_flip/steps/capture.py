@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.steps._backward import in_backward
-from lightning_flip.steps._loss_calls import never
-from lightning_flip.steps._outputs import Place, as_logits, two_dimensional
 from lightning_flip.steps._own_forward import OwnForward, inert_hook
+from lightning_flip.steps.loss_calls import never
+from lightning_flip.steps.outputs import Place, as_logits, two_dimensional
 
 __all__ = ["CaptureHook", "LogitCapture", "LogitSource"]
 

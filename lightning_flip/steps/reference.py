@@ -17,9 +17,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_flip.models.loading import ModelSource, is_lightning_class, load_model
-from lightning_flip.steps._outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps.attachment import Attachment
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES, CachedLogits
+from lightning_flip.steps.outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps.sample_step import SampleStep
 
 __all__ = ["Reference", "check_inputs", "load_reference"]

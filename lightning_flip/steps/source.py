@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from lightning_flip.data.sample_names import IdsFrom
-from lightning_flip.steps._outputs import KINDS, Place
 from lightning_flip.steps.capture import LogitSource
+from lightning_flip.steps.outputs import KINDS, Place
 from lightning_flip.steps.targets import Selector
 
 __all__ = ["StepSource"]

@@ -4,19 +4,24 @@ Nothing here imports torch or lightning, so that reading a history stays quick.
 """
 
 from lightning_flip.stores.claims import Claim, claim, discard_empty_run, open_run
-from lightning_flip.stores.dynamics import PassRows
 from lightning_flip.stores.errors import ClaimLostError, HistoryError, PredictionError
 from lightning_flip.stores.fingerprints import dataset_fingerprint
-from lightning_flip.stores.history import History, read_history
-from lightning_flip.stores.part_key import PartKey
-from lightning_flip.stores.parts import list_parts, set_aside, write_part
+from lightning_flip.stores.history import (
+    History,
+    PartKey,
+    PassRows,
+    RunInfo,
+    list_parts,
+    read_history,
+    read_run,
+    read_samples,
+    set_aside,
+    write_part,
+    write_samples,
+)
 from lightning_flip.stores.path_parts import path_bytes, write_path_part
 from lightning_flip.stores.paths import LearningPaths, read_paths
-from lightning_flip.stores.prediction_readers import read_predictions
-from lightning_flip.stores.prediction_set import PredictionSet
-from lightning_flip.stores.predictions import read_logits, write_predictions
-from lightning_flip.stores.runs import RunInfo, read_run
-from lightning_flip.stores.samples import read_samples, write_samples
+from lightning_flip.stores.predictions import PredictionSet, read_logits, read_predictions, write_predictions
 from lightning_flip.stores.soft_targets import SoftTargetError, SoftTargetTable, read_soft_targets, write_soft_targets
 from lightning_flip.stores.transitions import read_transition, write_transition
 from lightning_flip.stores.zigzag import read_zigzag, write_zigzag

@@ -17,9 +17,9 @@ from typing import Any
 
 from lightning_flip.stores.atomic import atomic_write, make_directory, sync_directory, temporary_files
 from lightning_flip.stores.errors import ClaimLostError, HistoryError
-from lightning_flip.stores.parts import HISTORY_FOLDER, list_parts, remove_parts
-from lightning_flip.stores.runs import FORMAT_VERSION, RUN_FILE, library_version, read_run
-from lightning_flip.stores.samples import SAMPLES_FILE, is_samples_file
+from lightning_flip.stores.history.parts import HISTORY_FOLDER, list_parts, remove_parts
+from lightning_flip.stores.history.runs import FORMAT_VERSION, RUN_FILE, library_version, read_run
+from lightning_flip.stores.history.samples import SAMPLES_FILE, is_samples_file
 from lightning_flip.stores.soft_targets import soft_target_run
 from lightning_flip.stores.zigzag import ZIGZAG_FILE, zigzag_run
 

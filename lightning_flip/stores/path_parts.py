@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_flip.stores.atomic import atomic_write, make_directory
-from lightning_flip.stores.part_key import PartKey
-from lightning_flip.stores.parts import HISTORY_FOLDER
+from lightning_flip.stores.history.part_key import PartKey
+from lightning_flip.stores.history.parts import HISTORY_FOLDER
 
 __all__ = ["PATH_MARK", "PATH_MODES", "path_bytes", "write_path_part"]
 

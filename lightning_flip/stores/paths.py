@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.part_key import PartKey
-from lightning_flip.stores.parts import HISTORY_FOLDER, list_parts
+from lightning_flip.stores.history.part_key import PartKey
+from lightning_flip.stores.history.parts import HISTORY_FOLDER, list_parts
+from lightning_flip.stores.history.runs import RUN_FILE, RunInfo, read_run
 from lightning_flip.stores.path_parts import PATH_MARK, PATH_MODES
-from lightning_flip.stores.runs import RUN_FILE, RunInfo, read_run
 
 __all__ = ["LearningPaths", "read_paths"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_flip.stores.atomic import atomic_write, make_directory
-from lightning_flip.stores.runs import library_version
+from lightning_flip.stores.history.runs import library_version
 
 __all__ = ["SoftTargetError", "SoftTargetTable", "read_soft_targets", "write_soft_targets"]
 

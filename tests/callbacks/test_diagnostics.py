@@ -23,7 +23,7 @@ from lightning_flip.callbacks import (
     WinningScores,
 )
 from lightning_flip.functional import logit_gap
-from lightning_flip.reports.noise_figures import logit_gaps
+from lightning_flip.reports.figures.noise import logit_gaps
 from lightning_flip.steps.checks import ValueChecks
 from tests.callbacks.helpers import (
     Lookup,

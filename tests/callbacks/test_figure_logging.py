@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_flip.callbacks.figure_logging import log_figure
-from lightning_flip.reports.drawing import new_figure
+from lightning_flip.callbacks.diagnostics._figure_logging import log_figure
+from lightning_flip.reports.figures.drawing import new_figure
 
 
 class Recorder(Logger):

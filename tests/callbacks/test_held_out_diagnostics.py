@@ -19,7 +19,7 @@ from lightning_flip.mixins import (
     LossTerm,
     Mixup,
 )
-from lightning_flip.reports.projection_figures import project_features
+from lightning_flip.reports.figures.projection import project_features
 from tests.callbacks.helpers import CLASSES, Lookup, Memory, Watched, loader, make_trainer, some_logits
 from tests.callbacks.noisy import noisy_loader, noisy_points, table
 from tests.mixins.helpers import LitNet, labels

@@ -18,10 +18,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, LearningPath
 from lightning_flip.callbacks.exact_resume import random_states
-from lightning_flip.callbacks.path_rows import PathRows
+from lightning_flip.callbacks.paths._rows import PathRows
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.building import RunningStep
+from lightning_flip.steps._running_step import RunningStep
 from lightning_flip.stores import list_parts, read_paths
 from tests.callbacks.helpers import (
     Lookup,
@@ -334,7 +334,7 @@ def test_difficulty_needs_a_true_distribution():
 @pytest.mark.parametrize("options", [{}, {"mode": "eval"}, {"mode": "eval", "every_n_steps": 1}])
 def test_files_are_no_larger_than_said(options, monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_flip.callbacks.path_limit.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_flip.callbacks.paths._limit.rank_zero_info", said.append)
     fit(LearningPath(CHOSEN, dirpath="run", **options))
     size = sum(path.stat().st_size for path in list_parts("run/paths").values())
     from lightning_flip.stores import path_bytes

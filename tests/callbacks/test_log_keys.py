@@ -27,7 +27,7 @@ from lightning_flip.callbacks import (
     WinningScores,
     read_temperature,
 )
-from lightning_flip.callbacks._log_keys import LoggingWatcher
+from lightning_flip.callbacks.log_keys import LoggingWatcher
 from lightning_flip.cli import training_cli
 from tests.callbacks.helpers import Lookup, Memory, Watched, loader, make_trainer, points, run_ranks, some_logits
 from tests.callbacks.noisy import noisy_loader

@@ -31,7 +31,7 @@ from lightning_flip.callbacks import (
     WinningScores,
     ZigZag,
 )
-from lightning_flip.callbacks._log_keys import LoggingWatcher
+from lightning_flip.callbacks.log_keys import LoggingWatcher
 from lightning_flip.models import MLP, Classifier
 from tests.callbacks.helpers import CLASSES, Memory, loader, make_trainer, points
 from tests.callbacks.noisy import noisy_loader

@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_flip.callbacks import PredictionFilter
+from lightning_flip.callbacks._filtered_tables import FilteredTables
 from lightning_flip.callbacks.exact_resume import random_states
-from lightning_flip.callbacks.filtered_tables import FilteredTables
 from lightning_flip.stores import dataset_fingerprint, write_soft_targets
 from tests.callbacks.helpers import CLASSES, assert_same, loader, make_trainer, points, some_logits
 from tests.callbacks.teachers import FOLDER, LookedUp, Teacher, asked, assert_filtered, read
@@ -433,7 +433,7 @@ def test_sizes_are_said_before_they_are_allocated(caplog, monkeypatch):
     def full(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("lightning_flip.callbacks.filtered_tables.RunningAverage.__init__", full)
+    monkeypatch.setattr("lightning_flip.callbacks._filtered_tables.RunningAverage.__init__", full)
     with pytest.raises(MemoryError, match=r"1000 samples x 100 classes.*do not fit on cpu"):
         FilteredTables(1000, 100, alpha=0.5, device="cpu")
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_flip.callbacks import PredictionWriter
-from lightning_flip.callbacks.prediction_rows import PredictionRows
+from lightning_flip.callbacks.predictions._rows import PredictionRows
 from lightning_flip.cli import training_cli
 from lightning_flip.data import ClassSubset
 from lightning_flip.stores import read_logits, read_predictions

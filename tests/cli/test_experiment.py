@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from lightning_flip import cli
-from lightning_flip.cli import distilling
-from lightning_flip.cli.experiment_state import differences, read_state
-from lightning_flip.cli.failures import CommandError
-from lightning_flip.cli.stage_config import resolve_config
+from lightning_flip.cli._failures import CommandError
+from lightning_flip.cli.experiment import _distilling as distilling
+from lightning_flip.cli.experiment._stage_config import resolve_config
+from lightning_flip.cli.experiment._state import differences, read_state
 from lightning_flip.stores import read_soft_targets
 
 pytestmark = [

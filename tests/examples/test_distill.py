@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lightning_flip import cli
-from lightning_flip.cli.experiment_plan import read_plan
+from lightning_flip.cli.experiment._plan import read_plan
 from lightning_flip.stores import read_soft_targets
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "distill"

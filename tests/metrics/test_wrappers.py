@@ -280,7 +280,7 @@ def test_scores_that_are_nan_are_no_class(scores: torch.Tensor) -> None:
 @pytest.mark.parametrize("scores", BAD)
 def test_on_a_device_it_is_said_when_the_value_is_computed(scores: torch.Tensor, monkeypatch: Any) -> None:
     """The host waits for no device in an update."""
-    from lightning_flip.metrics import counting
+    from lightning_flip.metrics import _counting as counting
 
     monkeypatch.setattr(counting, "_on_host", lambda values: False)
     labels = torch.tensor([1, 0, 1])

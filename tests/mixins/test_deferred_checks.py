@@ -17,7 +17,7 @@ from lightning_flip.mixins import (
     LearningWithRetrospection,
     SelfAdaptiveTraining,
 )
-from lightning_flip.mixins.visited_rows import rows_after_visits
+from lightning_flip.mixins._visited_rows import rows_after_visits
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.sample_step import rounds_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.mixins import FlippingErrorReduction, FocalDistillation, LossTerm
-from lightning_flip.mixins.divergence import DivergenceWatch, advice_of
+from lightning_flip.mixins._divergence import DivergenceWatch, advice_of
 from tests.callbacks.helpers import run_ranks
 from tests.mixins.helpers import LitNet, quiet
 from tests.mixins.updates import Compatible, Focal, Naive, data, network, old_network

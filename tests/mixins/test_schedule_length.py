@@ -17,12 +17,12 @@ from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_flip.callbacks.path_plan import PathPlan
+from lightning_flip.callbacks.paths._plan import PathPlan
 from lightning_flip.mixins import FlippingErrorReduction, LearningWithRetrospection, SnapshotDistillation
 from lightning_flip.mixins import flipping_error_reduction as fer
 from lightning_flip.mixins import learning_with_retrospection as lwr
 from lightning_flip.mixins import snapshot_distillation as snapshots
-from lightning_flip.steps._length import training_length
+from lightning_flip.steps.length import training_length
 from tests.callbacks.helpers import run_ranks
 from tests.mixins.helpers import LitNet, N, quiet
 from tests.mixins.pairing import network, points

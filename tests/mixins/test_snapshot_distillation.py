@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.functional import snapshot_distillation_loss
 from lightning_flip.mixins import SnapshotDistillation
-from lightning_flip.mixins.snapshot import exchanged, weights_of
+from lightning_flip.mixins._snapshot import exchanged, weights_of
 from lightning_flip.models import MLP, CyclicCosine
 from lightning_flip.modules import SnapshotDistillationClassifier
 from lightning_flip.steps import StepSource, attach

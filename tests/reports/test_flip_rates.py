@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lightning_flip.functional import flips
-from lightning_flip.reports.flip_cells import PROPORTIONS, FlipCells, count_cells
-from lightning_flip.reports.flip_rates import FlipRate, flip_rates
 from lightning_flip.reports.intervals import wilson_interval
+from lightning_flip.reports.update._flip_cells import PROPORTIONS, FlipCells, count_cells
+from lightning_flip.reports.update._flip_rates import FlipRate, flip_rates
 from tests.oracles.flips import flip_rates as by_loop
 
 NAMES = {

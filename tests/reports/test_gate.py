@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_flip.reports import GateResult, JoinedPredictions, LimitOutcome, gate
-from lightning_flip.reports.gate_limits import judge_groups, samples_to_decide
+from lightning_flip.reports.gating._limits import judge_groups, samples_to_decide
 
 Integers = npt.NDArray[np.int64]
 ERROR = 0.05
@@ -375,7 +375,7 @@ def test_no_samples_are_an_error() -> None:
 
 
 def test_the_gate_imports_neither_torch_nor_lightning_nor_scipy_before_it_is_asked() -> None:
-    code = "import sys, lightning_flip.reports.gating, lightning_flip.reports.gate_output as o; " + (
+    code = "import sys, lightning_flip.reports.gating.gate, lightning_flip.reports.gating.output as o; " + (
         "print([m for m in ('torch', 'lightning', 'pytorch_lightning', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

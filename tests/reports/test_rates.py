@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
-from lightning_flip.reports.rates import area_under_roc, expected_calibration_error, flipping_errors
+from lightning_flip.reports.runs._rates import area_under_roc, expected_calibration_error, flipping_errors
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_flip.reports import Reliability, plot_reliability, reliability
-from lightning_flip.reports.rates import expected_calibration_error
+from lightning_flip.reports.runs._rates import expected_calibration_error
 
 SAMPLES = st.lists(
     st.tuples(st.one_of(st.floats(0, 1), st.sampled_from([i / 30 for i in range(31)])), st.booleans()), min_size=1

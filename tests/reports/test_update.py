@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lightning_flip.reports
 from lightning_flip.reports import JoinedPredictions, compare
-from lightning_flip.reports.update import compare_joined
+from lightning_flip.reports.update.comparison import compare_joined
 from lightning_flip.stores import PredictionError, PredictionSet
 from tests.oracles.flips import flip_rates as by_loop
 

@@ -18,7 +18,7 @@ from lightning_flip.callbacks.watcher import StepWatcher
 from lightning_flip.mixins import FlippingErrorReduction, LearningWithRetrospection
 from lightning_flip.steps import SampleStep, StepSource, _block, sample_step
 from lightning_flip.steps._block import Block, Moment
-from lightning_flip.steps._identity import LoaderData
+from lightning_flip.steps.identity import LoaderData
 from lightning_flip.stores import read_history, read_paths, read_soft_targets, read_zigzag
 from tests.callbacks.helpers import Watched, assert_same, expected_rows, make_trainer, points, stored_rows
 

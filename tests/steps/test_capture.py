@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lightning_flip.steps import StepSource
-from lightning_flip.steps._outputs import Place, as_logits
+from lightning_flip.steps.outputs import Place, as_logits
 from tests.steps.helpers import (
     UPSTREAM_WARNINGS,
     Passing,

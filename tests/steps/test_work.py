@@ -24,7 +24,7 @@ from lightning_flip.callbacks import FlipTracker, LearningPath, PredictionFilter
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.steps import StepSource, attach
-from lightning_flip.steps._hooks import STEP_HOOKS
+from lightning_flip.steps.hooks import STEP_HOOKS
 from lightning_flip.stores import write_soft_targets
 from tests.steps.helpers import QUIET, UPSTREAM_WARNINGS
 

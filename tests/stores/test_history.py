@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lightning_flip.stores import HistoryError, PartKey, open_run, read_history, write_part, write_samples
-from lightning_flip.stores.sample_statistics import Suspicion, rank_suspects
+from lightning_flip.stores.history._sample_statistics import Suspicion, rank_suspects
 
 TARGETS = {0: 2, 3: 0, 4: 1, 7: 1, 9: 0, 11: 2}  # indices with gaps; 11 is never visited
 

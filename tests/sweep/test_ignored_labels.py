@@ -312,7 +312,7 @@ def test_the_comparison_sees_a_mean_over_all_samples(monkeypatch: pytest.MonkeyP
 
 
 def test_the_comparison_sees_labels_that_are_noticed_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_flip.mixins.loop.holds", lambda labels, label: False)
+    monkeypatch.setattr("lightning_flip.mixins._loop.holds", lambda labels, label: False)
     with pytest.raises(ValueError, match="the mixins counted the sample"):
         test_it_is_as_if_they_were_not_in_the_batches(LSR, first=False)
 

@@ -1,0 +1,190 @@
+"""Where a teacher's soft targets lie, and what their manifests say of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_flip.callbacks._clean_pass import find_training_loader
+from lightning_flip.callbacks._filtered_tables import FilteredTables
+from lightning_flip.callbacks.run_folder import RunFolder
+from lightning_flip.data.identity import describe_data, kept_labels
+from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.sample_names import lasting_ids
+from lightning_flip.steps import StepSource
+from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets, write_soft_targets
+from lightning_flip.stores.atomic import temporary_files
+from lightning_flip.tables import append_rows
+
+__all__ = ["SoftTargetFolder", "against", "clear", "describe_labels", "training_data"]
+
+
+def against(folder: Path, run_id: str | None) -> str:
+    """What speaks against writing a run's soft targets into a folder.
+
+    Args:
+        folder: where the files will lie.
+        run_id: the id that the run's checkpoint names; None for a run that starts.
+
+    Returns:
+        Which files of another run, or such as cannot be read, are there; "" for none.
+
+    Example:
+        >>> against(Path("no/such/folder"), None)
+        ''
+    """
+    others = _others(folder, run_id)
+    if not others:
+        return ""
+    return (
+        f"{folder} holds soft targets of another run, or damaged ones ({', '.join(path.name for path in others)}). "
+        "Choose another dirpath=, resume that run, or pass overwrite=True to remove them."
+    )
+
+
+def clear(folder: Path, run_id: str | None, *, overwrite: bool) -> None:
+    """Remove what a killed process left half-written, and if asked another run's files.
+
+    Args:
+        folder: where the files will lie.
+        run_id: the id that the run's checkpoint names; None for a run that starts.
+        overwrite: remove files of other runs.
+
+    Example:
+        >>> clear(Path("no/such/folder"), None, overwrite=True)
+    """
+    for path in _others(folder, run_id) if overwrite else ():
+        path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)
+    for stale in temporary_files(folder):
+        stale.unlink()
+
+
+def _others(folder: Path, run_id: str | None) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.safetensors")) if run_id is None or not _is_of_run(path, run_id)]
+
+
+def _is_of_run(path: Path, run_id: str) -> bool:
+    try:
+        return read_soft_targets(path).manifest.get("run") == run_id
+    except SoftTargetError:
+        return False
+
+
+def training_data(trainer: pl.Trainer, source: StepSource) -> Any:
+    """The data set whose samples a source follows.
+
+    Args:
+        trainer: the running Trainer.
+        source: names the loader.
+
+    Returns:
+        What the user gave to the DataLoader; None where positions in it are not the samples' indices.
+    """
+    loader = find_training_loader(trainer, source)
+    dataset = getattr(loader, "dataset", None)
+    dataset = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+    return dataset if source.index_from is None and hasattr(dataset, "__len__") else None
+
+
+def describe_labels(dataset: Any, seen: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """What a manifest says of the data: the fingerprint of the labels as training saw them.
+
+    Labels that no step saw are filled in from those that the data set keeps, if the two agree elsewhere. Where they
+    disagree (something between data set and loss maps labels), or the data set keeps none, only what steps saw counts.
+
+    Args:
+        dataset: the training data; None where it is not known.
+        seen: ``[N]``, the labels that steps saw, -1 where none did.
+
+    Returns:
+        ``dataset_fingerprint`` (None where some labels are not known), ``sample_ids``, whether names are in it, and
+        ``labels``, "dataset" or "steps", where such labels are found; ``data``, the dataset's own fingerprint.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.zeros(2, 3), torch.tensor([1, 0]))
+        >>> described = describe_labels(data, np.array([1, -1]))
+        >>> described["labels"], described["sample_ids"], described["dataset_fingerprint"] is None
+        ('dataset', False, False)
+        >>> describe_labels(data, np.array([0, -1]))["dataset_fingerprint"] is None
+        True
+    """
+    labels = None if dataset is None else kept_labels(dataset)
+    if labels is not None and (len(labels) != len(seen) or (labels != seen)[seen >= 0].any()):
+        labels = None
+    known = "steps" if labels is None else "dataset"
+    if labels is None and (seen >= 0).all():
+        labels = seen
+    names = None if dataset is None or labels is None else lasting_ids(dataset)
+    if names is not None and len(names) != len(seen):
+        names = None
+    fingerprint = None if labels is None else dataset_fingerprint(labels, names)
+    facts = None if dataset is None else describe_data(dataset)
+    return {"dataset_fingerprint": fingerprint, "sample_ids": names is not None, "labels": known, "data": facts}
+
+
+class SoftTargetFolder:
+    """Writes one run's tables, each file only when what it says is new.
+
+    Args:
+        place: the run's folder.
+        part: where the files lie in it.
+        facts: what all manifests of the run say.
+    """
+
+    def __init__(self, place: RunFolder, part: Path, facts: dict[str, Any]) -> None:
+        self.folder = place.path / part
+        self._place = place
+        self.facts = facts
+        self._written: dict[str, dict[str, Any]] = {}
+        self._described: tuple[Tensor, dict[str, Any]] | None = None
+
+    def write(
+        self, tables: FilteredTables, dataset: Any, moment: dict[str, Any], evaluated_last: Tensor | None = None
+    ) -> None:
+        """Write what there is.
+
+        Args:
+            tables: the tables.
+            dataset: the training data; None where it is not known.
+            moment: epoch and step of now; the best moment has its own.
+            evaluated_last: ``[N, K]``, what the model says in eval mode now, if asked.
+        """
+        self._place.check(*(self.folder / f"{name}.safetensors" for name in self._written))
+        labels = tables.labels().cpu()
+        if self._described is None or not torch.equal(self._described[0], labels):
+            self._described = labels, describe_labels(dataset, labels.numpy())
+        everywhere = torch.ones(len(labels), dtype=torch.bool)
+        self._write_one("filtered_last", *tables.average.latest(), labels, moment)
+        if evaluated_last is not None:
+            self._write_one("eval_last", evaluated_last, everywhere, labels, moment)
+        if tables.best is not None:
+            self._write_one("filtered_best", *tables.average.kept(), labels, tables.best)
+            if tables.best_eval is not None:  # the data may have grown since then
+                known = torch.arange(len(labels)) < len(tables.best_eval)
+                rows = append_rows(tables.best_eval, len(labels))
+                self._write_one("eval_best", rows, known, labels, tables.best)
+
+    def _write_one(self, name: str, probs: Tensor, visited: Tensor, labels: Tensor, moment: dict[str, Any]) -> None:
+        assert self._described is not None
+        kind, _, which = name.partition("_")
+        manifest = {**self.facts, **self._described[1], "kind": kind, "which": which, **moment}
+        if kind == "eval":
+            manifest["alpha"] = None  # no average: the same whatever it is
+        if self._written.get(name) == manifest:
+            return
+        path = self.folder / f"{name}.safetensors"
+        arrays = probs.cpu().numpy(), visited.cpu().numpy()
+        write_soft_targets(path, *arrays, manifest, target=labels.numpy(), overwrite=True)
+        if name not in self._written:
+            rank_zero_info(f"PredictionFilter: writing {path}")
+        self._written[name] = manifest

@@ -1,0 +1,1 @@
+"""What a learning path records: which samples, how often, in how many bytes."""

@@ -1,0 +1,222 @@
+"""Which training samples a recording of learning paths follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_flip.callbacks.diagnostics._difficulty import difficulty_of, highest, true_distributions
+from lightning_flip.data.identity import kept_labels
+from lightning_flip.steps import SampleStep
+from lightning_flip.tables import PredictionSums
+
+__all__ = ["PathChoice", "check_samples"]
+
+SELECTIONS = ("zigzag", "difficulty")
+
+
+def check_samples(samples: Sequence[int] | None, k: int | None, select: str) -> list[int]:
+    """Check what a recording is to follow.
+
+    Args:
+        samples: indices, or None.
+        k: how many to choose, or None.
+        select: "zigzag" or "difficulty".
+
+    Returns:
+        The indices, none where they are going to be chosen.
+
+    Raises:
+        ValueError: if both or neither are given, or something is out of range.
+
+    Example:
+        >>> check_samples([4, 0], None, "zigzag")
+        [4, 0]
+    """
+    if (samples is None) == (k is None):
+        raise ValueError("say which samples to record: either samples=[...] or k=, not both and not neither.")
+    if select not in SELECTIONS:
+        raise ValueError(f"select must be one of {', '.join(map(repr, SELECTIONS))}; got {select!r}.")
+    if samples is None:
+        if k is None or k < 1:
+            raise ValueError(f"k must be at least 1; got {k}.")
+        return []
+    indices = [int(sample) for sample in samples]
+    if not indices or min(indices) < 0 or len(set(indices)) != len(indices):
+        raise ValueError(f"samples must be one or more different indices from 0; got {list(samples)}.")
+    return indices
+
+
+class PathChoice:
+    """The chosen samples: given ones, or the k of the highest zig-zag or base difficulty.
+
+    Args:
+        samples: given indices; empty where k samples are to be chosen.
+        k: how many to choose.
+        select: "zigzag" or "difficulty".
+        num_samples: number of samples where batches carry ids of their own.
+
+    Attributes:
+        chosen: indices that are recorded now.
+        counting: whether every step of training has to be added up.
+        sums: the table of all samples that zig-zag scores come from; None until the first step, or not needed.
+    """
+
+    def __init__(self, samples: list[int], k: int | None, select: str, num_samples: int | None) -> None:
+        self.k = k
+        self.select = select
+        self.num_samples = num_samples
+        self.counting = k is not None and select == "zigzag"
+        self.sums: PredictionSums | None = None
+        self._waiting: dict[str, Any] | None = None
+        self.choose(samples)
+
+    @property
+    def size(self) -> int:
+        """How many samples are recorded at a time, at most."""
+        return len(self.chosen) if self.k is None else self.k
+
+    def choose(self, samples: list[int]) -> None:
+        """Record these from now on.
+
+        Args:
+            samples: indices.
+        """
+        self.chosen = samples
+        self._members = frozenset(samples)
+
+    def rows_in(self, index: Sequence[int]) -> list[int]:
+        """Where chosen samples are in a batch.
+
+        Args:
+            index: the batch's samples.
+
+        Returns:
+            Positions in the batch.
+
+        Example:
+            >>> PathChoice([4, 0], None, "zigzag", None).rows_in([3, 4, 9, 0])
+            [1, 3]
+        """
+        if self._members.isdisjoint(index):
+            return []
+        return [row for row, sample in enumerate(index) if sample in self._members]
+
+    def start(self, dataset: Any) -> None:
+        """Check given samples, and choose the difficult ones, before training.
+
+        Args:
+            dataset: the training data; None where samples have ids of their own.
+
+        Raises:
+            ValueError: if a sample is not there, or difficulties are not known.
+        """
+        size = self.num_samples if dataset is None else len(dataset)
+        if self.k is None:
+            if size is not None and max(self.chosen) >= size:
+                raise ValueError(
+                    f"samples= names {max(self.chosen)}, and there are {size} training samples; indices count from 0 "
+                    "in the dataset given to the DataLoader."
+                )
+            return
+        if self.select == "difficulty" and not self.chosen:
+            labels = None if dataset is None else kept_labels(dataset)
+            true_probs = None if labels is None else true_distributions(dataset)
+            if labels is None or true_probs is None:
+                raise ValueError(
+                    'select="difficulty" needs a dataset that keeps its labels (targets, labels, or a TensorDataset) '
+                    "and has a method true_distribution(index), such as LabelDistributions(dataset, probs). Give it "
+                    'one, or use select="zigzag" or samples=.'
+                )
+            self.choose(highest(difficulty_of(true_probs, torch.from_numpy(labels)), self.k))
+
+    def prepare(self, step: SampleStep) -> None:
+        """Make the table of sums, if there is none yet.
+
+        Args:
+            step: any step.
+
+        Raises:
+            ValueError: if the number of samples is not known, or the checkpoint's table is of another size.
+        """
+        if not self.counting:
+            return
+        num_samples = step.table_size(self.num_samples)
+        if self.sums is not None:
+            if num_samples > self.sums.num_samples:
+                self.sums.grow(num_samples)
+            return
+        needed = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
+        rank_zero_info(f"LearningPath: sums of {num_samples} samples x {step.num_classes} classes = {needed:.1f} MB")
+        self.sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
+        if self._waiting is not None:
+            self._take_over(step.logits.device)
+            self.prepare(step)
+
+    def _take_over(self, device: torch.device) -> None:
+        """Go on with the sums of a checkpoint."""
+        assert self._waiting is not None
+        self.sums = PredictionSums(*self._waiting["sums"].shape, device=device)
+        self.sums.load_state_dict(self._waiting)
+        self._waiting = None
+
+    def see(self, step: SampleStep) -> None:
+        """Add a step's predictions up; nothing is read back from the device.
+
+        Args:
+            step: detached, in at least float32, without padding.
+        """
+        self.prepare(step)
+        if self.sums is None:
+            return
+        for part in step.pieces():
+            self.sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
+
+    def end_epoch(self, device: torch.device) -> bool:
+        """Merge the ranks' sums and choose anew; a collective that every rank has to reach.
+
+        Args:
+            device: the rank's device, where a checkpoint's table goes that no step has asked for.
+
+        Returns:
+            Whether other samples are recorded from now on.
+        """
+        if not self.counting:
+            return False
+        if self.sums is None and self._waiting is not None:
+            self._take_over(device)
+        if self.sums is None:
+            return False
+        assert self.k is not None
+        self.sums.sync()
+        chosen = highest(self.sums.zigzag(), self.k)
+        changed = chosen != self.chosen
+        self.choose(chosen)
+        return changed
+
+    def state_dict(self, *, merge: bool) -> dict[str, Any]:
+        """Everything needed to go on.
+
+        Args:
+            merge: bring the ranks' sums together before; a collective.
+
+        Returns:
+            Tensors and numbers.
+        """
+        if merge and self.sums is not None:
+            self.sums.sync()
+        sums = self._waiting if self.sums is None else self.sums.state_dict()
+        return {"chosen": list(self.chosen), "sums": sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: what :meth:`state_dict` gave.
+        """
+        if self.k is not None:
+            self.choose(list(state["chosen"])[: self.k])
+            self._waiting = state["sums"]

@@ -1,0 +1,1 @@
+"""What a prediction writer keeps of a pass, and the files it becomes."""

@@ -1,0 +1,279 @@
+"""The files of a pass: where they are, and writing them on one rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_flip.callbacks.predictions._rows import HALF_COLUMN, LARGEST_HALF, GatheredRows
+from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.sample_names import sample_names
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.checks import first_false
+from lightning_flip.steps.identity import ChangedDataError, LoaderData, changed_labels
+from lightning_flip.stores import write_predictions
+
+__all__ = [
+    "RowNote",
+    "named_rows",
+    "on_first_rank",
+    "prediction_paths",
+    "refuse_changed",
+    "refuse_collections",
+    "refuse_paths",
+    "write_rows",
+]
+
+Label = int | str
+
+
+class RowNote(NamedTuple):
+    """What holds for all rows of a loader.
+
+    Attributes:
+        labels: one label an output.
+        num_samples: length of the dataset, None where it has none.
+        positional: whether the index is a position in the dataset, and not carried by the batches.
+        listed: whether the targets have to be those that the dataset lists, up to one renaming.
+    """
+
+    labels: tuple[Label, ...]
+    num_samples: int | None
+    positional: bool
+    listed: bool = False
+
+
+def prediction_paths(
+    trainer: pl.Trainer, path: str | Path | None, loaders: int, *, stage: str, later: bool = False
+) -> list[Path]:
+    """One file a loader.
+
+    Args:
+        trainer: the running Trainer; every rank has to ask, for its ``log_dir`` is broadcast.
+        path: the first loader's file; None: in the Trainer's ``log_dir``.
+        loaders: their number.
+        stage: "validate", "test" or "predict".
+        later: whether ``path`` is another stage's file already.
+
+    Returns:
+        The paths.
+    """
+    if path is None:
+        path, later = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet"), True
+    first = Path(path)
+    if later:
+        first = first.with_name(f"{first.stem}-{stage}{first.suffix}")
+    return [first, *(first.with_name(f"{first.stem}-{loader}{first.suffix}") for loader in range(1, loaders))]
+
+
+def refuse_collections(trainer: pl.Trainer) -> None:
+    """Refuse a pass whose batches are collections, one part from each loader.
+
+    Args:
+        trainer: the running Trainer, whose pass begins.
+
+    Raises:
+        ValueError: if its loaders are gone through at once and not one after another.
+    """
+    mode = getattr(getattr(trainer._active_loop, "_combined_loader", None), "_mode", "sequential")
+    if mode != "sequential":
+        raise ValueError(
+            f"the loaders of this pass are drawn from at once, CombinedLoader(mode={mode!r}), and PredictionWriter "
+            "writes a file for each of them in turn. Pass them as a list, which goes through one after another."
+        )
+
+
+def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Find out before a pass what would only fail after it.
+
+    Args:
+        paths: files in one folder that are going to be written.
+        overwrite: whether files may be replaced.
+
+    Raises:
+        FileExistsError: if one is there already.
+        PermissionError: if no files can be made there.
+
+    Example:
+        >>> refuse_paths([Path("not/there/new.parquet")], overwrite=False)
+    """
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{', '.join(there)} is already there. Choose another path=, or pass overwrite=True to replace it."
+        )
+    parent = next(parent for parent in paths[0].absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(f"{paths[0]} cannot be written: {parent} is no folder that files can be made in.")
+
+
+def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
+    """Let the first rank work, and all ranks hear of the result or of the exception, so that none waits for good.
+
+    Args:
+        trainer: the running Trainer.
+        work: gives plain values.
+
+    Returns:
+        What ``work`` gave, on every rank.
+
+    Raises:
+        Exception: what ``work`` raised; on the other ranks a RuntimeError that tells of it.
+    """
+    problem: Exception | None = None
+    answer = text = None
+    if trainer.is_global_zero:
+        try:
+            answer = work()
+        except Exception as error:  # raised below, when the others know
+            problem, text = error, f"{type(error).__name__}: {error}"
+    answer, text = trainer.strategy.broadcast((answer, text))
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise RuntimeError(f"the first rank failed: {text}")
+    return answer
+
+
+def write_rows(
+    path: Path,
+    rows: GatheredRows | None,
+    *,
+    data: LoaderData | None,
+    model_parameters: int,
+    stage: str,
+    overwrite: bool,
+) -> int | None:
+    """Name the samples and write their rows.
+
+    Args:
+        path: the file.
+        rows: of all ranks, with a :class:`RowNote`; None where there are none.
+        data: of the loader.
+        model_parameters: the model's number of parameters.
+        stage: "validate", "test" or "predict".
+        overwrite: whether a file may be replaced.
+
+    Returns:
+        The number of rows; None where nothing was written.
+
+    Raises:
+        RuntimeError: if this rank cannot name the samples.
+    """
+    if rows is None:
+        return None
+    note: RowNote = rows.note
+    if note.positional and (data is None or data.dataset is None):
+        raise RuntimeError(
+            f"the first rank had no batch of the loader of {path}, and does not know its dataset. Give every rank a "
+            "share of the data, or run on one."
+        )
+    index = rows.columns["index"].tolist()
+    names, facts = [str(place) for place in index], None
+    if note.positional and data is not None:
+        named = sample_names(data.dataset, data.ids_from).names
+        names, facts = [named[place] for place in index], data.facts
+        if note.listed:
+            _refuse_other_labels(path, rows.columns, data.dataset)
+    if rows.repeated:
+        rank_zero_warn(
+            f"PredictionWriter: {rows.repeated} of {len(names)} samples were visited more than once in this pass; "
+            f"{path} keeps the last visit."
+        )
+    if len(set(names)) < len(names):
+        rank_zero_warn(
+            f"PredictionWriter: {len(names)} samples have only {len(set(names))} different sample ids, so that {path} "
+            "cannot be joined with other predictions. Let the dataset's sample_id(index) name every sample differently."
+        )
+    if HALF_COLUMN in rows.columns and rows.columns[HALF_COLUMN].dtype != np.float16:
+        rank_zero_warn(
+            f"PredictionWriter: a logit beyond {LARGEST_HALF:.0f} does not fit into float16; {path} keeps all of them "
+            "as float32."
+        )
+    write_predictions(
+        path,
+        {"sample_id": names, **named_rows(rows.columns, note.labels)},
+        classes=note.labels,
+        model_parameters=model_parameters,
+        num_samples=note.num_samples,
+        data=facts,
+        stage=stage,
+        overwrite=overwrite,
+    )
+    return len(names)
+
+
+def refuse_changed(step: SampleStep, data: LoaderData | None) -> None:
+    """Refuse rows whose targets are not the dataset's labels, up to one renaming; waits for the device.
+
+    Args:
+        step: the rows, without padding.
+        data: of the loader.
+
+    Raises:
+        ChangedDataError: if they are of other samples.
+    """
+    if data is None or data.labels is None:
+        return
+    for found in data.labels.compare(step.index, step.target, step.valid, listed=True):
+        row = first_false(found.same)
+        if row is not None:
+            where = f"sample {int(step.index[row])}"
+            raise ChangedDataError(changed_labels(found, step, row, data.split, data.loader, where))
+
+
+def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> None:
+    """Refuse rows whose targets are not the dataset's labels, up to one renaming: they are of other samples."""
+    listed, labelled = kept_labels(dataset), columns["labelled"]
+    if listed is None or not labelled.any():
+        return
+    index, target = columns["index"][labelled], columns["target"][labelled]
+    classes, first = np.unique(listed[index], return_index=True)
+    expected = target[first][np.searchsorted(classes, listed[index])]
+    wrong = np.flatnonzero(target != expected)
+    if len(wrong):
+        raise ChangedDataError(
+            f"{len(wrong)} of {len(target)} rows of {path} have other labels than the dataset lists, sample "
+            f"{index[wrong[0]]} for one: it has the label {target[wrong[0]]}, and samples that have the same label as "
+            f"this one in the list had {expected[wrong[0]]}. Usual causes: a collate_fn that reorders samples, a "
+            "dataset that gives others than it is asked for, a list that is not what samples have. Keep the order, let "
+            'batches carry ids (index_from=), or, where the list is wrong, pass labels="may_change".'
+        )
+
+
+def named_rows(columns: dict[str, Any], labels: Sequence[Label]) -> dict[str, Any]:
+    """Columns as they are stored: labels instead of numbers of outputs, and none where there was no target.
+
+    Args:
+        columns: the arrays of :func:`~lightning_flip.callbacks.predictions._columns.step_columns`.
+        labels: one label an output.
+
+    Returns:
+        The columns for :func:`lightning_flip.stores.write_predictions`, all but ``sample_id``.
+
+    Example:
+        >>> columns = {"index": np.array([4, 6]), "target": np.array([0, 1]), "labelled": np.array([False, True]),
+        ...     "pred": np.array([1, 1]), "prob_label": np.ones(2)}
+        >>> rows = named_rows(columns, ("cat", "dog"))
+        >>> rows["target"], rows["pred"].tolist(), rows["prob_label"].tolist()
+        ([None, 'dog'], ['dog', 'dog'], [nan, 1.0])
+    """
+    rows = dict(columns)
+    names = np.array(labels)
+    labelled = rows.pop("labelled")
+    if labelled.any():
+        target = names[np.where(labelled, rows["target"], 0)].tolist()
+        rows["target"] = [label if known else None for label, known in zip(target, labelled.tolist(), strict=True)]
+        rows["prob_label"] = np.where(labelled, rows["prob_label"], np.nan)
+    else:
+        del rows["target"], rows["prob_label"]
+    for name in ("pred", "top_classes"):
+        if name in rows:
+            rows[name] = names[rows[name]]
+    return rows

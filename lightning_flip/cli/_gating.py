@@ -1,0 +1,172 @@
+"""``gate``: may the new model replace the old one?"""
+
+from __future__ import annotations
+
+import argparse
+
+from lightning_flip.cli._arguments import (
+    add_prediction_arguments,
+    check_join,
+    join_options,
+    parse_error,
+    parse_limit,
+    read_pair,
+)
+from lightning_flip.cli._failures import told
+from lightning_flip.cli._flip_lines import flip_lines
+from lightning_flip.cli._golden import read_golden_ids
+from lightning_flip.cli._outputs import PRINT, check_outputs, complain, deliver, say, terminal_width
+from lightning_flip.cli._status import Status
+
+__all__ = ["add_gate", "gate_update"]
+
+_DESCRIPTION = """\
+Decide whether a new model may replace the old one. A negative flip is a sample that the old model has right and the
+new one wrong; each limit on their rate (NFR) is decided on an exact one-sided bound:
+
+  pass          the upper bound is within the limit
+  fail          the lower bound is over the limit
+  inconclusive  neither: too few samples, and the report says how many would decide
+"""
+_EXAMPLES = """\
+exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive
+
+example:
+  lightning-flip gate --old old.parquet --new new.parquet --max-nfr 1% --must-not-flip golden_ids.txt --junit gate.xml
+"""
+
+
+# As many as a terminal shows beside the verdict; `compare --worst` lists more.
+_FLIPS_SHOWN = 5
+
+
+def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand.
+
+    Args:
+        commands: the subcommands of a parser.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_gate(parser.add_subparsers())
+        >>> parser.parse_args(["gate", "--old", "a.csv", "--new", "b.csv", "--max-nfr", "1%"]).max_nfr
+        0.01
+    """
+    parser = commands.add_parser(
+        "gate",
+        help="decide whether a new model may replace the old one",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        usage="%(prog)s --old FILE --new FILE LIMIT [LIMIT ...] [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    limits = parser.add_argument_group(
+        "limits", "LIMIT is at least one of these; a rate is a share, 0.01, or a percentage, 1%."
+    )
+    limits.add_argument("--max-nfr", metavar="RATE", type=parse_limit, help="largest NFR over all samples")
+    limits.add_argument(
+        "--max-nfr-per-class", metavar="RATE", type=parse_limit, help="largest NFR among the samples of each class"
+    )
+    limits.add_argument(
+        "--max-nfr-per-slice",
+        metavar="RATE",
+        type=parse_limit,
+        help="largest NFR among the samples of each value of the --slice columns",
+    )
+    limits.add_argument(
+        "--must-not-flip", metavar="FILE", help="ids that must not be negative flips: one a line, or a .json list"
+    )
+    limits.add_argument(
+        "--error",
+        metavar="CHANCE",
+        type=parse_error,
+        default=0.05,
+        help="chance of each wrong decision that the bounds allow (default: %(default)s)",
+    )
+    add_prediction_arguments(parser, required=True)
+    outputs = parser.add_argument_group("output", "Beside the report on the terminal; - prints it instead.")
+    outputs.add_argument("--junit", metavar="FILE", help="JUnit XML, a test case a limit, for continuous integration")
+    outputs.add_argument("--json", metavar="FILE", help="every number and every name, as JSON")
+    outputs.add_argument("--markdown", metavar="FILE", help="for the comment on a pull request")
+
+    def run(arguments: argparse.Namespace) -> Status:
+        try:
+            _check(arguments)
+        except ValueError as error:
+            parser.error(str(error))
+        return gate_update(arguments)
+
+    parser.set_defaults(run=run, misused=parser.error)
+
+
+def gate_update(arguments: argparse.Namespace) -> Status:
+    r"""Read, decide, write the files that were asked for, and say what came out.
+
+    Args:
+        arguments: those of the subcommand.
+
+    Returns:
+        The decision; MISUSE where a file cannot be written.
+
+    Raises:
+        CommandError: when input cannot be read or joined, or scipy is not installed.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> parser = argparse.ArgumentParser()
+        >>> add_gate(parser.add_subparsers())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     old, new, report = (str(Path(folder, name)) for name in ("old.csv", "new.csv", "gate.json"))
+        ...     for path in (old, new):
+        ...         _ = Path(path).write_text("sample_id,target,pred\n" + "".join(f"{i},1,1\n" for i in range(500)))
+        ...     words = ["gate", "--old", old, "--new", new, "--max-nfr", "1%", "--json", report]
+        ...     gate_update(parser.parse_args(words)).name, json.loads(Path(report).read_text())["samples"]
+        Update gate: PASS
+        ...
+        ('PASS', 500)
+    """
+    from lightning_flip.reports.gating.gate import gate
+    from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
+    from lightning_flip.reports.update.joining import join_predictions
+    from lightning_flip.reports.update.worst_flips import worst_flips
+
+    with told():
+        golden = None if arguments.must_not_flip is None else read_golden_ids(arguments.must_not_flip)
+        joined = join_predictions(*read_pair(arguments), **join_options(arguments))
+    with told(ValueError):
+        result = gate(
+            joined,
+            max_nfr=arguments.max_nfr,
+            max_nfr_per_class=arguments.max_nfr_per_class,
+            max_nfr_per_slice=arguments.max_nfr_per_slice,
+            must_not_flip=golden,
+            error=arguments.error,
+        )
+        worst = worst_flips(joined, _FLIPS_SHOWN)
+    writers = {"junit": gate_junit, "json": gate_json, "markdown": gate_markdown}
+    places = {option: getattr(arguments, option) for option in writers}
+    texts = [(f"--{option}", place, writers[option](result)) for option, place in places.items() if place is not None]
+    report = "\n".join([gate_text(result, terminal_width()), *flip_lines(worst)])
+    arrived = deliver(texts)
+    if PRINT in places.values():
+        complain(f"{result.status}: {arguments.old} -> {arguments.new}")
+    else:
+        say(report)
+    return Status(result.exit_code) if arrived else Status.MISUSE
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    limits = ("max_nfr", "max_nfr_per_class", "max_nfr_per_slice", "must_not_flip")
+    if all(getattr(arguments, limit) is None for limit in limits):
+        names = ", ".join(f"--{limit.replace('_', '-')}" for limit in limits)
+        raise ValueError(f"nothing to decide on: give at least one limit ({names})")
+    if arguments.max_nfr_per_slice is not None and not arguments.slices:
+        raise ValueError("--max-nfr-per-slice needs --slice COLUMN, which says what the slices are")
+    if arguments.slices and arguments.max_nfr_per_slice is None:
+        raise ValueError("--slice needs --max-nfr-per-slice RATE, the limit on the slices")
+    check_join(arguments)
+    outputs = {f"--{option}": getattr(arguments, option) for option in ("junit", "json", "markdown")}
+    inputs = [arguments.old, arguments.new, arguments.must_not_flip]
+    check_outputs(outputs, [path for path in inputs if path is not None])

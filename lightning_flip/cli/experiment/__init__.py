@@ -1,0 +1,1 @@
+"""The ``experiment`` command: trainings that follow from each other."""

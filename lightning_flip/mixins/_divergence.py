@@ -1,0 +1,155 @@
+"""Noticing that a loss runs away, without making the host wait for the device in every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_flip.mixins._options import owners_of
+
+__all__ = ["DivergenceWatch", "advice_of"]
+
+FACTOR = 10.0
+
+
+class DivergenceWatch:
+    """Watches the loss of a fit, if there is advice for when it runs away.
+
+    A fit diverges when its loss is not finite, or when the mean of the last ``log_every_n_steps`` steps is over 10
+    times the fit's first loss. That first loss counts as at least log K, the loss of guessing: fine-tuning begins near
+    0, where a rise by that factor is nothing.
+
+    Attributes:
+        advice: what to change; "" switches the watch off.
+        finite_only: whether a rise is left alone, for methods whose loss grows by a schedule.
+        first_loss: the fit's first loss, over all ranks from the first look on; None before the first step.
+
+    Example:
+        >>> watch = DivergenceWatch()
+        >>> watch.advice = "Lower the learning rate."
+        >>> watch.add(torch.tensor(2.5), num_classes=10)
+        >>> watch.limit
+        25.0
+    """
+
+    def __init__(self) -> None:
+        self.advice = ""
+        self.finite_only = False
+        self.first_loss: Tensor | float | None = None
+        self._num_classes = 1
+        self._sum: Tensor | None = None
+        self._steps = 0  # that are in the sum
+        self._batches = 0  # since the last whole window: the same number on every rank
+
+    @property
+    def limit(self) -> float:
+        """The largest mean loss that is no divergence; reading it may wait for the device."""
+        first = math.inf if self.first_loss is None else float(self.first_loss)
+        return FACTOR * max(first, math.log(self._num_classes))
+
+    def add(self, loss: Tensor, num_classes: int) -> None:
+        """Take part of a step.
+
+        Args:
+            loss: the loss of the whole batch, a scalar without graph.
+            num_classes: K.
+        """
+        if not self.advice:
+            return
+        loss = loss.float()
+        if self.first_loss is None:
+            self.first_loss = loss
+        self._num_classes = num_classes
+        self._sum = loss if self._sum is None else self._sum + loss
+        self._steps += 1
+
+    def look_now_and_then(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None]) -> None:
+        """Count a batch, and look every ``log_every_n_steps`` of them.
+
+        Args:
+            trainer: the running Trainer.
+            module: its module, for the error.
+            flush: has waiting rows checked, whose error names the sample.
+
+        Raises:
+            ValueError: if the loss has run away.
+        """
+        self._batches += 1
+        if self._batches >= max(1, getattr(trainer, "log_every_n_steps", 50)):
+            self.look(trainer, module, flush, whole=True)
+
+    def look(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None], *, whole: bool) -> None:
+        """Look at the steps since the last whole window; waits for the device, and for the other ranks.
+
+        Args:
+            trainer: the running Trainer.
+            module: its module, for the error.
+            flush: has waiting rows checked, whose error names the sample.
+            whole: the window is complete and ends here; of fewer steps only the finiteness is asked.
+
+        Raises:
+            ValueError: if the loss has run away.
+        """
+        if not self.advice:
+            return
+        mean = self._mean_of_ranks(trainer)
+        if whole:
+            self._sum, self._steps, self._batches = None, 0, 0
+        if mean is None or (math.isfinite(mean) and (self.finite_only or not whole or mean <= self.limit)):
+            return
+        if math.isfinite(mean):
+            problem = (
+                f"the mean loss of the last steps is {mean:.4g}, more than {FACTOR:g} times what this fit began with "
+                f"({self.limit / FACTOR:.4g})"
+            )
+        else:
+            flush()
+            problem = f"the loss is not finite ({mean})"
+        raise ValueError(
+            f"{type(module).__name__} diverges: {problem} at step {trainer.global_step}, epoch "
+            f"{trainer.current_epoch}. {self.advice}"
+        )
+
+    def _mean_of_ranks(self, trainer: pl.Trainer) -> float | None:
+        """Mean of the window over steps and ranks; None without a step."""
+        # All ranks decide alike: one that stopped alone would leave the others waiting in the next step. A rank whose
+        # steps did nothing takes part with nothing.
+        nothing = torch.zeros((), device=trainer.strategy.root_device)
+        first = nothing if self.first_loss is None else torch.as_tensor(self.first_loss, device=nothing.device)
+        counts = torch.tensor([float(self._steps), float(self.first_loss is not None)], device=nothing.device)
+        sums = torch.stack([nothing if self._sum is None else self._sum.to(nothing.device), first.float(), *counts])
+        if trainer.world_size > 1:
+            reduced = trainer.strategy.reduce(sums, reduce_op="sum")
+            assert isinstance(reduced, Tensor)
+            sums = reduced
+        total, first_loss, steps, known = sums.tolist()
+        self.first_loss = first_loss / known if known else None
+        return total / steps if steps else None
+
+
+def advice_of(cls: type) -> tuple[str, bool]:
+    """How the loss of a class is watched.
+
+    Args:
+        cls: a class made of mixins.
+
+    Returns:
+        What its methods advise when the loss runs away, "" if it is not watched; and whether only its finiteness is
+        asked, because a method without advice may grow by a schedule.
+
+    Example:
+        >>> from lightning_flip.mixins import FlippingErrorReduction, NaivePositiveCongruent
+        >>> class Both(NaivePositiveCongruent, FlippingErrorReduction): ...
+        >>> advice_of(NaivePositiveCongruent)
+        ('Lower the learning rate, or clip gradients.', False)
+        >>> advice_of(Both)[1]
+        True
+    """
+    advices = [vars(owner)["divergence_advice"] for owner in owners_of(cls, "divergence_advice", object)]
+    methods: list[Any] = owners_of(cls, "method_loss", object)
+    return " ".join(dict.fromkeys(advices)), not all(method.divergence_advice for method in methods)

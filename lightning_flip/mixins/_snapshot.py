@@ -1,0 +1,174 @@
+"""A copy of a network's weights, and what the network says with them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_flip.steps import SampleStep
+from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.outputs import Place, as_logits
+
+__all__ = ["answering_part", "evaluating", "exchanged", "said_by", "said_earlier", "weights_of"]
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of parameters and buffers, those outside of the ``state_dict`` included.
+
+    Args:
+        module: any module.
+
+    Returns:
+        Tensors by name, without gradient, where the module's are.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> kept = weights_of(layer)
+        >>> _ = layer.weight.data.zero_()
+        >>> bool(kept["weight"] != 0), kept["weight"].requires_grad
+        (True, False)
+    """
+    return {name: value.detach().clone() for name, value in (*module.named_parameters(), *module.named_buffers())}
+
+
+def answering_part(module: nn.Module, choice: Choice | None) -> nn.Module:
+    """The part of a module whose forward gives the logits.
+
+    Args:
+        module: the module that trains.
+        choice: how its logits are found; None before the first step, and then it is the module itself.
+
+    Returns:
+        The part.
+
+    Example:
+        >>> answering_part(nn.Sequential(nn.Linear(2, 3)), Choice(Place("0"), "logits", 3))
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    return module if choice is None or choice.place is None else module.get_submodule(choice.place.path)
+
+
+def said_by(part: nn.Module, choice: Choice | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Logits of a part for some inputs, read as those of the step are.
+
+    Args:
+        part: what gave the step's logits.
+        choice: how they are found.
+        args: positional inputs.
+        kwargs: inputs by name.
+
+    Returns:
+        ``[B, K]``, or None if there are none.
+    """
+    place, kind = (Place(), "logits") if choice is None else (choice.place or Place(), choice.kind)
+    output = place.tensor_of(part(*args, **kwargs))
+    return None if output is None else as_logits(output, kind)
+
+
+def said_earlier(module: nn.Module, weights: dict[str, Tensor], step: SampleStep, part: nn.Module) -> Tensor:
+    """Logits of the samples of a step under other weights, in eval mode and without gradient.
+
+    The part itself runs, with the module's tensors exchanged for the time of the forward: nothing else of it is copied,
+    and hooks of its forward run once more.
+
+    Args:
+        module: the part, or a module that it belongs to.
+        weights: what :func:`weights_of` gave for the module; those from a checkpoint are moved to the logits' device in
+            place.
+        step: the running step, which holds the inputs of its forward.
+        part: what gave the step's logits.
+
+    Returns:
+        ``[B, K]``.
+
+    Example:
+        >>> layer, x = nn.Linear(1, 2), torch.ones(3, 1)
+        >>> kept, step = weights_of(layer), SampleStep(torch.arange(3), layer(x), torch.zeros(3), inputs=((x,), {}))
+        >>> _ = layer.weight.data.zero_()
+        >>> said_earlier(layer, kept, step, layer).equal(step.logits)
+        True
+    """
+    for name, value in weights.items():
+        if value.device != step.logits.device:
+            weights[name] = value.to(step.logits.device)
+    args, kwargs = step.inputs
+    with evaluating(module), exchanged(module, weights), torch.no_grad():
+        logits = said_by(part, step.choice, args, kwargs)
+    assert logits is not None  # the same forward gave the step's own
+    return logits
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A context in which a module is in eval mode; every part then goes back to the mode that it had.
+
+    Args:
+        module: any module.
+
+    Yields:
+        None.
+
+    Example:
+        >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with evaluating(network):
+        ...     print([part.training for part in network])
+        [False, False]
+        >>> [part.training for part in network]
+        [True, False]
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextlib.contextmanager
+def exchanged(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    """A context in which a module has other parameters and buffers.
+
+    ``torch.func.functional_call`` would leave them behind in a module that is known under two names.
+
+    Args:
+        module: any module.
+        weights: what :func:`weights_of` gave for it.
+
+    Yields:
+        None.
+
+    Raises:
+        ValueError: if the weights are of another module.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> network = nn.Sequential(layer, layer)
+        >>> with exchanged(network, {"0.weight": torch.tensor([[3.0]])}):
+        ...     network(torch.ones(1, 1)).item()
+        9.0
+        >>> isinstance(layer.weight, nn.Parameter)
+        True
+    """
+    own = dict((*module.named_parameters(), *module.named_buffers()))
+    if own.keys() != weights.keys():
+        raise ValueError(
+            f"the copy of the network in this checkpoint has other weights than the {type(module).__name__} that "
+            f"trains: {sorted(own.keys() ^ weights.keys())[:5]}. Resume with the network that it was made with."
+        )
+    other = {id(value): weights[name] for name, value in own.items()}
+    places: list[tuple[Any, str, Tensor]] = []
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            places += [(held, name, value) for name, value in held.items() if value is not None]
+    try:
+        for held, name, value in places:
+            held[name] = other[id(value)]
+        yield
+    finally:
+        for held, name, value in places:
+            held[name] = value

@@ -1,0 +1,47 @@
+"""What the loss of a class of mixins pulls each prediction towards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_flip.functional.pairwise import one_hot_targets
+from lightning_flip.steps import SampleStep
+
+__all__ = ["training_targets"]
+
+
+def training_targets(module: Any, step: SampleStep, given: SampleStep, methods: list[type]) -> tuple[Tensor, Tensor]:
+    """The true classes of a step's samples, and the target that the sum of all differences amounts to.
+
+    With the module's loss H(e, p) and methods that are given g, H(e, p) + w [H(g, p) - H(e, p) + sum_m (H(s_m, p) -
+    H(g, p))] is linear in its targets: it is H(t, p) with t = e + w [g - e + sum_m (s_m - g)].
+
+    Args:
+        module: the LossTerm.
+        step: the running step, as the module saw it.
+        given: the same, as the methods are given it: mixtures, where the module may have seen labels.
+        methods: the mixins of its class that define a loss.
+
+    Returns:
+        Both ``[B, K]``, without gradient.
+
+    Raises:
+        TypeError: if one of the methods' losses is no cross entropy against a target.
+    """
+    own, labels = (_distributions(seen.target, step) for seen in (step, given))
+    difference = labels - own
+    for method in methods:
+        target = vars(method)["soft_target"](module, given) if "soft_target" in vars(method) else None
+        if target is None:
+            raise TypeError(
+                f"the loss of {method.__name__}, with its options here, is no cross entropy against a target, so that "
+                "there are no training targets to show. Leave TrainingTargets out of this run."
+            )
+        difference = difference + _distributions(target, step) - labels
+    return labels, own + difference * module.mixin_options.term_weight
+
+
+def _distributions(target: Tensor, step: SampleStep) -> Tensor:
+    return one_hot_targets(target, step.num_classes, step.logits).detach()

@@ -1,0 +1,204 @@
+"""May the new model replace the old one? Limits on negative flips, decided on exact bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightning_flip.reports.gating._limits import judge_groups, worst_status
+from lightning_flip.reports.gating.reasons import all_samples_reason, groups_reason, must_not_flip_reason, quote
+from lightning_flip.reports.gating.result import GateResult, LimitOutcome
+
+if TYPE_CHECKING:
+    from lightning_flip.reports.update.joined import JoinedPredictions
+
+__all__ = ["gate"]
+
+
+def gate(
+    joined: JoinedPredictions,
+    *,
+    max_nfr: float | None = None,
+    max_nfr_per_class: float | None = None,
+    max_nfr_per_slice: float | None = None,
+    must_not_flip: Iterable[str | int] | None = None,
+    error: float = 0.05,
+) -> GateResult:
+    r"""Decide whether a new model breaks too much of what the old one had right.
+
+    A negative flip is a sample that the old model has right and the new one wrong; the negative flip rate (NFR) is
+    their share of all samples (Yan et al., 2021, "Positive-Congruent Training", Eq. 2). The samples are taken as drawn
+    independently from those the model will meet, and each limit is a claim on the rate over all of these. A limit
+    passes when the exact upper bound of the rate is at most the limit, fails when the exact lower bound is over it, and
+    is inconclusive otherwise: then the outcome tells how many samples would decide at the rate seen. Gating on exact
+    bounds is our own; the paper reports rates alone.
+
+    For each limit on a rate, whatever the true rates are, the chance to pass although a rate is over the limit is at
+    most `error`, and so is the chance to fail although no rate is over it (`judge_groups` tells how that holds over
+    many groups). Limits are not corrected for each other: to *pass* a gate of several limits is wrong with a chance of
+    at most `error` still, to *fail* it with a chance of at most `error` times their number.
+
+    Args:
+        joined: the predictions of both models on the same samples.
+        max_nfr: the largest NFR over all samples, in [0, 1].
+        max_nfr_per_class: the largest NFR among the samples of each class (the right class, not the predicted one), in
+            [0, 1]. Classes without samples are not judged.
+        max_nfr_per_slice: the largest NFR among the samples of each value of each slice column, in [0, 1].
+        must_not_flip: ids of samples that must not be negative flips, as text or integers; no statistics here, one flip
+            fails. Ids that the old model had wrong cannot flip; the outcome counts them.
+        error: the chance of each mistake, between 0 and 0.5.
+
+    Returns:
+        The result. A limit of 0 fails at the first flip and is inconclusive without one, since no number of samples
+        shows that a rate is exactly 0; `must_not_flip` is the limit for chosen samples.
+
+    Raises:
+        ValueError: when no limit is given, a limit is outside [0, 1], `error` is not between 0 and 0.5, there are no
+            samples, slices are asked for where none were joined, or ids of `must_not_flip` are not among the samples.
+        TypeError: when `must_not_flip` is one text, or holds ids of another type.
+        ModuleNotFoundError: when scipy is not installed.
+
+    Example:
+        >>> from lightning_flip.reports.update.joined import JoinedPredictions
+        >>> right = np.zeros(500, np.int64)
+        >>> ids = pa.array([str(position) for position in range(500)])
+        >>> joined = JoinedPredictions(ids, labels=(0, 1), target=right, old_pred=right, new_pred=right)
+        >>> result = gate(joined, max_nfr=0.01, max_nfr_per_class=0.005, must_not_flip=["3", "7"])
+        >>> [outcome.status for outcome in result.outcomes], result.status, result.exit_code
+        (['pass', 'inconclusive', 'pass'], 'inconclusive', 3)
+        >>> print(result.outcomes[1].reason)
+        Too few samples to decide on 1 of 1 class at a limit of 0.5%: 0 (0 of 500, needs about 598).
+    """
+    limits = {"max_nfr": max_nfr, "max_nfr_per_class": max_nfr_per_class, "max_nfr_per_slice": max_nfr_per_slice}
+    _check(limits, must_not_flip, error)
+    flipped = joined.negative_flips
+    if not len(flipped):
+        raise ValueError("joined must have at least one sample, got none.")
+    outcomes = []
+    if max_nfr is not None:
+        counts = np.array([flipped.sum()]), np.array([len(flipped)])
+        groups = judge_groups(["all samples"], *counts, max_nfr, error)
+        reason = all_samples_reason(groups[0], max_nfr, error)
+        outcomes.append(LimitOutcome("max_nfr", groups[0].status, reason, max_nfr, groups))
+    if max_nfr_per_class is not None:
+        names = [str(label) for label in joined.labels]
+        counted = _count(names, joined.target, flipped)
+        outcomes.append(_judge("max_nfr_per_class", counted, max_nfr_per_class, error, ("class", "classes")))
+    if max_nfr_per_slice is not None:
+        counted = _count_slices(joined, flipped)
+        outcomes.append(_judge("max_nfr_per_slice", counted, max_nfr_per_slice, error, ("slice", "slices")))
+    if must_not_flip is not None:
+        outcomes.append(_judge_watched(joined, must_not_flip, flipped))
+    left_out = {name: getattr(joined, name) for name in ("only_old", "only_new", "outside_classes")}
+    return GateResult(
+        tuple(outcomes),
+        error,
+        len(flipped),
+        int(flipped.sum()),
+        {name: count for name, count in left_out.items() if count},
+        joined.old_name,
+        joined.new_name,
+    )
+
+
+def _check(limits: dict[str, float | None], must_not_flip: Iterable[str | int] | None, error: float) -> None:
+    if must_not_flip is None and all(limit is None for limit in limits.values()):
+        raise ValueError(f"At least one limit must be given: {', '.join(limits)} or must_not_flip; got none.")
+    for name, limit in limits.items():
+        if limit is not None and not 0.0 <= limit <= 1.0:
+            raise ValueError(f"{name} must be in [0, 1], a share and no percentage, got {limit}.")
+    if not 0.0 < error < 0.5:
+        raise ValueError(f"error must be between 0 and 0.5, got {error}.")
+
+
+# Names, flips, samples and slice columns of the groups that one limit is about.
+_Counted = tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64], list[str] | None]
+
+
+def _judge(name: str, counted: _Counted, limit: float, error: float, noun: tuple[str, str]) -> LimitOutcome:
+    names, flips, samples, columns = counted
+    groups = judge_groups(names, flips, samples, limit, error, columns)
+    status = worst_status([group.status for group in groups])
+    return LimitOutcome(name, status, groups_reason(groups, limit, error, noun), limit, groups)
+
+
+def _count(names: Sequence[str], codes: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]) -> _Counted:
+    samples = np.bincount(codes, minlength=len(names))
+    flips = np.bincount(codes[flipped], minlength=len(names))
+    there = np.flatnonzero(samples)
+    return [names[place] for place in there.tolist()], flips[there], samples[there], None
+
+
+def _count_slices(joined: JoinedPredictions, flipped: npt.NDArray[np.bool_]) -> _Counted:
+    if not joined.slices:
+        raise ValueError(
+            "max_nfr_per_slice needs slices, but the predictions were joined without any. Name at least one column "
+            "of the files as a slice when joining them."
+        )
+    names: list[str] = []
+    columns: list[str] = []
+    flips, samples = [], []
+    for column in joined.slices:
+        values, codes = joined.slice_codes(column)
+        found, flips_here, samples_here, _ = _count(values, codes, flipped)
+        names += found
+        columns += [column] * len(found)
+        flips.append(flips_here)
+        samples.append(samples_here)
+    return names, np.concatenate(flips), np.concatenate(samples), columns
+
+
+def _judge_watched(
+    joined: JoinedPredictions, must_not_flip: Iterable[str | int], flipped: npt.NDArray[np.bool_]
+) -> LimitOutcome:
+    ids = _texts(must_not_flip)
+    known = pa.chunked_array([joined.ids]) if isinstance(joined.ids, pa.Array) else joined.ids
+    # A text that is no Unicode (bytes of a file that could not be decoded) is no id of a Parquet file.
+    places = pc.index_in(pa.array([name if _is_unicode(name) else None for name in ids], known.type), value_set=known)
+    if places.null_count:
+        missing = [name for name, place in zip(ids, places.to_pylist(), strict=True) if place is None]
+        left_out = joined.only_old + joined.only_new + joined.outside_classes
+        raise ValueError(
+            f"must_not_flip must name samples that both models predicted, but {len(missing):,} of its {len(ids):,} ids "
+            f"are not among the {len(flipped):,} samples, e.g. {quote(missing[0])}."
+            + (f" Joining left out {left_out:,} rows, which may be these." if left_out else "")
+        )
+    rows = places.to_numpy(zero_copy_only=False)
+    flips = tuple(name for name, flip in zip(ids, flipped[rows], strict=True) if flip)
+    wrong = int((~joined.old_right[rows]).sum())
+    return LimitOutcome(
+        "must_not_flip",
+        "fail" if flips else "pass",
+        must_not_flip_reason(flips, len(ids), wrong),
+        watched=len(ids),
+        already_wrong=wrong,
+        flipped=flips,
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _texts(ids: Iterable[str | int]) -> list[str]:
+    if isinstance(ids, str | bytes):
+        raise TypeError(
+            f"must_not_flip must be a list of ids, got one text: {quote(str(ids))}. Read a file's lines first."
+        )
+    ids = list(ids)
+    for name in ids:
+        if isinstance(name, bool | np.bool_) or not isinstance(name, str | int | np.integer):
+            raise TypeError(
+                f"must_not_flip must hold ids as text or integers, got {name!r} of type {type(name).__name__}."
+            )
+    texts = list(dict.fromkeys(str(name) for name in ids))
+    if not texts:
+        raise ValueError(
+            "must_not_flip must name at least one sample, got an empty list; leave it out for no such limit."
+        )
+    return texts

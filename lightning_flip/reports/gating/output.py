@@ -1,0 +1,224 @@
+"""The gate's decision for machines, for test reports, for a pull request and for a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from typing import Any
+from xml.etree import ElementTree
+
+from lightning_flip.reports._text import escape_markdown, printable
+from lightning_flip.reports.gating._limits import GroupOutcome
+from lightning_flip.reports.gating.reasons import all_samples_reason, percent, quote
+from lightning_flip.reports.gating.result import GateResult, LimitOutcome
+
+__all__ = ["gate_json", "gate_junit", "gate_markdown", "gate_text"]
+
+# What XML 1.0 has no way to write, not even as a character reference.
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❓"}
+_ORDER = ("fail", "inconclusive", "pass")
+_LEFT_OUT = {
+    "only_old": "only the old model has",
+    "only_new": "only the new model has",
+    "outside_classes": "of classes that only one model knows",
+}
+
+
+def gate_json(result: GateResult) -> str:
+    r"""Write the result as JSON: `GateResult.to_dict`, every group and id included.
+
+    Args:
+        result: what `gate` returned.
+
+    Returns:
+        A JSON object over several lines, with a last line break. What is no Unicode (in a file's name) is replaced.
+
+    Example:
+        >>> outcome = LimitOutcome("must_not_flip", "fail", "...", watched=2, already_wrong=0, flipped=("<7>",))
+        >>> json.loads(gate_json(GateResult((outcome,), 0.05, 100, 3)))["limits"][0]["flipped"]
+        ['<7>']
+    """
+    text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace").decode("utf-8") + "\n"
+
+
+def gate_junit(result: GateResult) -> str:
+    r"""Write the result as a JUnit XML report, which build servers show as tests.
+
+    Each limit is a test suite. `max_nfr` and `must_not_flip` are one test each; limits over classes or slices have one
+    test a group. A limit that fails is a `failure`, one that is inconclusive an `error`: the check could not be
+    finished.
+
+    Args:
+        result: what `gate` returned.
+
+    Returns:
+        A well-formed XML document, encoded as UTF-8 when written. Characters that XML cannot hold are written as
+        Python escapes such as `\x1b`.
+
+    Example:
+        >>> outcome = LimitOutcome("must_not_flip", "fail", "1 of 2 ...", watched=2, already_wrong=0, flipped=("<7>",))
+        >>> print(gate_junit(GateResult((outcome,), 0.05, 100, 3)))
+        <?xml version="1.0" encoding="UTF-8"?>
+        <testsuites name="lightning-flip gate" tests="1" failures="1" errors="0" skipped="0" time="0">
+          <testsuite name="must_not_flip" tests="1" failures="1" errors="0" skipped="0" time="0">
+            <testcase classname="gate.must_not_flip" name="must_not_flip" time="0">
+              <failure message="1 of 2 ..." type="fail">1 of 2 ...
+        &lt;7&gt;</failure>
+            </testcase>
+          </testsuite>
+        </testsuites>
+    """
+    root = ElementTree.Element("testsuites", name="lightning-flip gate")
+    for outcome in result.outcomes:
+        suite = ElementTree.SubElement(root, "testsuite", name=outcome.name)
+        for name, status, reason, details in _tests(outcome, result.error):
+            test = ElementTree.SubElement(
+                suite, "testcase", classname=f"gate.{outcome.name}", name=_legal(name), time="0"
+            )
+            if status == "pass":
+                continue
+            problem = ElementTree.SubElement(test, "failure" if status == "fail" else "error")
+            problem.set("message", _legal(reason))
+            problem.set("type", status)
+            problem.text = _legal("\n".join([reason, *details]))
+        _count_tests(suite)
+    _count_tests(root)
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups: int = 20) -> str:
+    r"""Write the result as Markdown for a pull request.
+
+    Args:
+        result: what `gate` returned.
+        title: the heading.
+        most_groups: how many classes or slices each limit's table has at most: those that fail first, then those that
+            are undecided, then those closest to the limit.
+
+    Returns:
+        A heading, a table of the limits, and folded tables of classes and slices, with a last line break. Names cannot
+        become markup, links to people, or more columns.
+
+    Example:
+        >>> outcome = LimitOutcome("must_not_flip", "pass", "None of 2 ...", watched=2, already_wrong=0)
+        >>> print(gate_markdown(GateResult((outcome,), 0.05, 100, 3, {}, "old.csv", "new.csv")))
+        ### ✅ Update gate: pass
+        <BLANKLINE>
+        old.csv → new.csv: 3 of 100 samples are negative flips (3%).
+        <BLANKLINE>
+        | limit | at most | result | why |
+        |:---|---:|:---|:---|
+        | must_not_flip | - | ✅ pass | None of 2 ... |
+        <BLANKLINE>
+    """
+    heading = f"{_MARKS[result.status]} {escape_markdown(title)}: {result.status}"
+    names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
+    lines = [f"### {heading}", "", f"{names}: {escape_markdown(_flips(result))}", ""]
+    lines += ["| limit | at most | result | why |", "|:---|---:|:---|:---|"]
+    for outcome in result.outcomes:
+        status = f"{_MARKS[outcome.status]} {outcome.status}"
+        lines.append(f"| {outcome.name} | {_most(outcome)} | {status} | {escape_markdown(outcome.reason)} |")
+    for outcome in result.outcomes:
+        if len(outcome.groups) > 1:
+            lines += ["", *_group_table(outcome, result.error, most_groups)]
+    return "\n".join(lines) + "\n"
+
+
+def gate_text(result: GateResult, width: int = 100) -> str:
+    """Write the result for a terminal.
+
+    Args:
+        result: what `gate` returned.
+        width: columns that a line may have; words that are longer stay whole.
+
+    Returns:
+        Lines without colors, with a last line break; nothing in them moves the cursor.
+
+    Example:
+        >>> outcome = LimitOutcome("must_not_flip", "pass", "None of 2 ...", watched=2, already_wrong=0)
+        >>> print(gate_text(GateResult((outcome,), 0.05, 100, 3, {}, "old.csv", "new.csv")))
+        Update gate: PASS
+        old.csv -> new.csv: 3 of 100 samples are negative flips (3%).
+        <BLANKLINE>
+        pass  must_not_flip
+              None of 2 ...
+        <BLANKLINE>
+    """
+    lines = [
+        f"Update gate: {result.status.upper()}",
+        *_wrap(f"{quote(result.old_name)} -> {quote(result.new_name)}: {_flips(result)}", width, ""),
+        "",
+    ]
+    wide = max(len(outcome.status) for outcome in result.outcomes)
+    for outcome in result.outcomes:
+        most = "" if outcome.limit is None else f" (at most {_most(outcome)})"
+        lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
+        lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
+    return "\n".join(lines) + "\n"
+
+
+def _tests(outcome: LimitOutcome, error: float) -> list[tuple[str, str, str, list[str]]]:
+    """Name, status, reason and further lines of each test of a limit."""
+    if outcome.limit is None:
+        return [(outcome.name, outcome.status, outcome.reason, list(outcome.flipped))]
+    limit = outcome.limit
+    return [(group.title, group.status, all_samples_reason(group, limit, error), []) for group in outcome.groups]
+
+
+def _count_tests(element: ElementTree.Element) -> None:
+    for count, tag in {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}.items():
+        element.set(count, str(sum(1 for _ in element.iter(tag))))
+    element.set("time", "0")
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _flips(result: GateResult) -> str:
+    rate = percent(result.flips / result.samples)
+    text = f"{result.flips:,} of {result.samples:,} samples are negative flips ({rate})."
+    left_out = [f"{count:,} {_LEFT_OUT.get(why, why)}" for why, count in result.left_out.items()]
+    return f"{text} Samples left out: {', '.join(left_out)}." if left_out else text
+
+
+def _most(outcome: LimitOutcome) -> str:
+    return "-" if outcome.limit is None else percent(outcome.limit, 10)
+
+
+def _wrap(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _group_table(outcome: LimitOutcome, error: float, most_groups: int) -> list[str]:
+    groups = sorted(outcome.groups, key=lambda group: (_ORDER.index(group.status), -group.upper))
+    counts = {status: sum(group.status == status for group in groups) for status in _ORDER}
+    summary = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
+    lines = [f"<details><summary>{outcome.name}: {summary}</summary>", ""]
+    bounds = f"true rate ({percent(1 - error)} sure of each end)"
+    lines += [f"| group | flips | samples | rate | {bounds} | result | samples needed |"]
+    lines += ["|:---|---:|---:|---:|---:|:---|---:|"]
+    lines += [_group_row(group) for group in groups[:most_groups]]
+    if len(groups) > most_groups:
+        lines += ["", f"{len(groups) - most_groups:,} more are in the JSON report."]
+    return [*lines, "", "</details>"]
+
+
+def _group_row(group: GroupOutcome) -> str:
+    needed = "-" if group.samples_needed is None else f"{group.samples_needed:,}"
+    cells: list[Any] = [
+        escape_markdown(quote(group.title)),
+        f"{group.flips:,}",
+        f"{group.samples:,}",
+        percent(group.rate),
+        f"{percent(group.lower)} to {percent(group.upper)}",
+        f"{_MARKS[group.status]} {group.status}",
+        needed,
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,190 @@
+"""The sentences that say why a limit passes, fails or stays open."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from lightning_flip.reports.gating._limits import GroupOutcome, worst_status
+
+__all__ = ["all_samples_reason", "groups_reason", "must_not_flip_reason", "percent", "quote"]
+
+# More names than these make a sentence unreadable; `to_dict` has them all.
+_MOST_NAMES = 10
+_LONGEST_NAME = 80
+# A limit is shown as it was given, without the rounding of its binary number.
+_LIMIT_DIGITS = 10
+
+_Item = TypeVar("_Item")
+
+
+def percent(rate: float, digits: int = 3) -> str:
+    """Write a rate as people read it.
+
+    Args:
+        rate: in [0, 1].
+        digits: significant digits at most.
+
+    Returns:
+        Percent.
+
+    Example:
+        >>> percent(0.01), percent(0.048702), percent(0.0), percent(1 / 3000), percent(0.012345, 10)
+        ('1%', '4.87%', '0%', '0.0333%', '1.2345%')
+    """
+    return f"{100 * rate:.{digits}g}%"
+
+
+def quote(name: str) -> str:
+    r"""Write a label or an id inside a sentence, on one line, so that its ends are seen.
+
+    Args:
+        name: any text, also with line breaks, control characters or lone surrogates.
+
+    Returns:
+        The name as it is where it is a plain word or path, else in quotes and escaped; long ones are cut.
+
+    Example:
+        >>> quote("cat"), quote("images/7.png"), quote("two\nlines")
+        ('cat', 'images/7.png', "'two\\nlines'")
+    """
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+    return short if re.fullmatch(r"[\w./=:+-]+", short) else repr(short)
+
+
+def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
+    """Say why the rate over all samples is within a limit, over it, or undecided.
+
+    Args:
+        group: the outcome over all samples.
+        limit: the limit, in [0, 1].
+        error: the error of the bounds.
+
+    Returns:
+        A sentence or two.
+
+    Example:
+        >>> print(all_samples_reason(GroupOutcome("all samples", 0, 60, "inconclusive", 0.0, 0.0487, 299), 0.01, 0.05))
+        0 of 60 samples flipped (0%), which fits true rates from 0% to 4.87%: too few samples to decide on the limit
+        of 1%. About 299 samples would at this rate.
+    """
+    most = percent(limit, _LIMIT_DIGITS)
+    seen = f"{group.flips:,} of {group.samples:,} samples flipped ({percent(group.rate)})"
+    if group.status == "pass":
+        bound, side = f"at most {percent(group.upper)}", "within"
+    if group.status == "fail":
+        bound, side = f"at least {percent(group.lower)}", "over"
+    if group.status != "inconclusive":
+        return f"{seen}; the true rate is {bound} ({_sure(error)}), {side} the limit of {most}."
+    if limit == 0:
+        return f"{seen}, but {_never_zero(group.upper)}"
+    fits = f"{seen}, which fits true rates from {percent(group.lower)} to {percent(group.upper)}"
+    if group.samples_needed is None:
+        return f"{fits}: this rate is too close to the limit of {most} for any number of samples to decide."
+    return (
+        f"{fits}: too few samples to decide on the limit of {most}. About {group.samples_needed:,} samples "
+        "would at this rate."
+    )
+
+
+def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, noun: tuple[str, str]) -> str:
+    """Say which classes or slices are over a limit or undecided, with their counts.
+
+    Args:
+        groups: the outcomes, at least one.
+        limit: the limit, in [0, 1].
+        error: the error of the bounds.
+        noun: what a group is called, singular and plural.
+
+    Returns:
+        A sentence or two.
+
+    Example:
+        >>> groups = [GroupOutcome("cat", 9, 50, "fail", 0.09, 0.3), GroupOutcome("dog", 0, 50, "pass", 0.0, 0.06)]
+        >>> print(groups_reason(groups, 0.06, 0.05, ("class", "classes")))
+        1 of 2 classes is over the limit of 6%: cat (9 of 50, at least 9%).
+    """
+    most = percent(limit, _LIMIT_DIGITS)
+    failed = sorted((group for group in groups if group.status == "fail"), key=lambda group: -group.lower)
+    open_ = sorted((group for group in groups if group.status == "inconclusive"), key=_most_needed)
+    many = f"{len(groups):,} {noun[len(groups) != 1]}"
+    if worst_status([group.status for group in groups]) == "pass":
+        closest = max(groups, key=lambda group: group.upper)
+        return (
+            f"{'The only ' + noun[0] + ' is' if len(groups) == 1 else 'All ' + many + ' are'} within the limit of "
+            f"{most}; closest is {_counts(closest, f'at most {percent(closest.upper)}, {_sure(error)}')}."
+        )
+    sentences = []
+    if failed:
+        names = _list(failed, lambda group: _counts(group, f"at least {percent(group.lower)}"))
+        sentences.append(
+            f"{len(failed):,} of {many} {'is' if len(failed) == 1 else 'are'} over the limit of {most}: {names}."
+        )
+    if open_ and limit == 0:
+        sentences.append(
+            f"No flips in {len(open_):,} of {many}, but {_never_zero(max(group.upper for group in open_))}"
+        )
+    elif open_:
+        names = _list(open_, lambda group: _counts(group, _needs(group)))
+        sentences.append(f"Too few samples to decide on {len(open_):,} of {many} at a limit of {most}: {names}.")
+    return " ".join(sentences)
+
+
+def must_not_flip_reason(flipped: Sequence[str], watched: int, already_wrong: int) -> str:
+    """Say which of the samples that must not flip did.
+
+    Args:
+        flipped: ids of those that are negative flips.
+        watched: how many samples must not flip.
+        already_wrong: how many of these the old model had wrong.
+
+    Returns:
+        A sentence or two.
+
+    Example:
+        >>> print(must_not_flip_reason(["7", "a b"], 20, 1))
+        2 of 20 samples that must not flip are negative flips: 7, 'a b'. The old model had 1 of the 20 wrong already,
+        which cannot flip.
+    """
+    if flipped:
+        verb = "is a negative flip" if len(flipped) == 1 else "are negative flips"
+        first = f"{len(flipped):,} of {watched:,} samples that must not flip {verb}: {_list(flipped, quote)}."
+    else:
+        first = f"None of {watched:,} samples that must not flip is a negative flip."
+    if not already_wrong:
+        return first
+    return f"{first} The old model had {already_wrong:,} of the {watched:,} wrong already, which cannot flip."
+
+
+def _sure(error: float) -> str:
+    return f"{percent(1 - error)} sure"
+
+
+def _never_zero(upper: float) -> str:
+    # Rounded up to what `percent` shows, so that the limit that is named is one that passes.
+    step = 10.0 ** (math.floor(math.log10(upper)) - 2)
+    return (
+        "no number of samples shows that a rate is exactly 0. List samples that must not flip in must_not_flip, or set "
+        f"a limit above 0: these samples pass {percent(math.ceil(upper / step) * step)}."
+    )
+
+
+def _counts(group: GroupOutcome, more: str) -> str:
+    return f"{quote(group.title)} ({group.flips:,} of {group.samples:,}, {more})"
+
+
+def _needs(group: GroupOutcome) -> str:
+    if group.samples_needed is None:
+        return "too close to the limit for any number of samples"
+    return f"needs about {group.samples_needed:,}"
+
+
+def _most_needed(group: GroupOutcome) -> float:
+    return -math.inf if group.samples_needed is None else -group.samples_needed
+
+
+def _list(items: Sequence[_Item], write: Callable[[_Item], str]) -> str:
+    more = len(items) - _MOST_NAMES
+    return ", ".join(map(write, items[:_MOST_NAMES])) + (f" and {more:,} more" if more > 0 else "")

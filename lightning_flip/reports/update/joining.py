@@ -1,0 +1,223 @@
+"""An old model's predictions and a new one's, brought together sample by sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightning_flip.reports.update._matching import Match, match_ids
+from lightning_flip.reports.update._shared_classes import answer_among, known_labels
+from lightning_flip.reports.update.joined import JoinedPredictions
+from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
+from lightning_flip.stores.predictions.columns import as_text, shown
+from lightning_flip.stores.predictions.labels import align_labels
+
+__all__ = ["JoinedPredictions", "join_predictions"]
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Source = str | os.PathLike[str] | PredictionSet
+
+
+def join_predictions(
+    old: Source,
+    new: Source,
+    *,
+    allow_partial: bool = False,
+    shared_classes: bool = False,
+    shared_argmax: bool = False,
+    slices: Sequence[str] = (),
+) -> JoinedPredictions:
+    """Bring the predictions of an old and a new model together by sample id.
+
+    Args:
+        old: the old model's predictions, or the path of a file that `read_predictions` reads.
+        new: the new model's.
+        allow_partial: keep the samples that both files have. Without it a sample that only one has is an error.
+        shared_classes: keep the samples whose target both models know: where the files say which classes their model
+            has, those, else the labels that occur in the file. Each prediction stays the model's best among all of its
+            own classes.
+        shared_argmax: with `shared_classes`, each prediction becomes the model's best among the classes that both
+            know. Needs logits, or top classes that hold a shared one.
+        slices: names of further columns to keep as text, from the new model's file, or from the old one's where the new
+            one lacks the column.
+
+    Returns:
+        The N samples, in the order of `old`.
+
+    Raises:
+        PredictionError: when a file cannot be read; an id comes twice in a file; the files disagree on the target of a
+            sample; a sample that both have has no target; a file has no rows, or nothing is left; labels are integers
+            in one file and text in the other; a slice is no column. The message has counts and an example.
+
+    Example:
+        >>> old = pa.table({"sample_id": ["a", "b", "c"], "target": [0, 1, 1], "pred": [0, 1, 0]})
+        >>> new = pa.table({"sample_id": ["c", "a", "b"], "target": [1, 0, 1], "pred": [1, 0, 0]})
+        >>> joined = join_predictions(PredictionSet.from_table(old, "old"), PredictionSet.from_table(new, "new"))
+        >>> joined.negative_flips.tolist(), joined.positive_flips.tolist()
+        ([False, True, False], [False, False, True])
+    """
+    if shared_argmax and not shared_classes:
+        raise ValueError(
+            "shared_argmax=True must come with shared_classes=True, which says among which classes to choose."
+        )
+    slices = [slices] if isinstance(slices, str) else list(slices)
+    old, new = (_as_predictions(source, slices, shared_argmax) for source in (old, new))
+    sources = _slice_sources(old, new, slices)
+    for predictions in (old, new):
+        if not predictions.num_samples:
+            raise PredictionError(
+                f"{predictions.name} has 0 rows, so there is nothing to compare. Was the run cut off?"
+            )
+    old, new = _with_one_kind_of_label(old, new)
+    match = match_ids(old.rows["sample_id"], new.rows["sample_id"], old.name, new.name)
+    _check_targets(match, old, new)
+    shared, outside = None, 0
+    if shared_classes:
+        known = known_labels(old)
+        shared = known.filter(pc.is_in(known, value_set=known_labels(new)))
+        match, outside = _keep_shared(match, shared, old, new)
+    if not allow_partial:
+        match.refuse_partial(old.name, new.name)
+    if not match.count:
+        reason = f"; {outside} samples are of classes that only one of the models knows" if outside else ""
+        raise PredictionError(
+            f"{old.name} ({old.num_samples} rows) and {new.name} ({new.num_samples} rows) have no sample to compare"
+            f"{reason}. Are they predictions on the same data?"
+        )
+    if shared_argmax:
+        old, new = answer_among(old, shared, match.old), answer_among(new, shared, match.new)
+    labels, target, old_pred, new_pred = _encode(
+        match.take_old(old.rows["target"]), match.take_old(old.rows["pred"]), match.take_new(new.rows["pred"])
+    )
+    return JoinedPredictions(
+        ids=match.take_old(old.rows["sample_id"]),
+        labels=labels,
+        target=target,
+        old_pred=old_pred,
+        new_pred=new_pred,
+        old_confidence=_confidence(old, match.old),
+        new_confidence=_confidence(new, match.new),
+        slices={name: _slice_values(sources[name], name, match, old, new) for name in slices},
+        only_old=len(match.only_old),
+        only_new=len(match.only_new),
+        outside_classes=outside,
+        old_name=old.name,
+        new_name=new.name,
+        old_parameters=old.model_parameters,
+        new_parameters=new.model_parameters,
+    )
+
+
+def _as_predictions(source: Source, slices: Sequence[str], scores: bool) -> PredictionSet:
+    if isinstance(source, PredictionSet):
+        return source
+    return read_predictions(source, columns=slices, scores=scores)
+
+
+def _slice_sources(old: PredictionSet, new: PredictionSet, slices: Sequence[str]) -> dict[str, str]:
+    """Which file each slice comes from."""
+    own = {"sample_id", "target", "pred", "confidence"}
+    sources = {}
+    for name in slices:
+        holder = next((key for key, one in (("new", new), ("old", old)) if name in one.rows.column_names), None)
+        if holder is None or name in own:
+            columns = sorted({*old.columns, *new.columns} - own)
+            raise PredictionError(
+                f"slices must name further columns of {new.name} or {old.name}, got {name!r}; they have"
+                f" {columns if columns else 'none'}."
+            )
+        sources[name] = holder
+    return sources
+
+
+def _with_one_kind_of_label(old: PredictionSet, new: PredictionSet) -> tuple[PredictionSet, PredictionSet]:
+    if old.rows["pred"].type == new.rows["pred"].type:
+        return old, new
+    named = [(f"{one.name}, column {name!r}", one.rows[name]) for one in (old, new) for name in ("target", "pred")]
+    aligned = align_labels(named)
+    return _with_labels(old, *aligned[:2]), _with_labels(new, *aligned[2:])
+
+
+def _with_labels(predictions: PredictionSet, target: pa.ChunkedArray, pred: pa.ChunkedArray) -> PredictionSet:
+    rows, classes = predictions.rows, predictions.classes
+    for name, values in (("target", target), ("pred", pred)):
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    if classes is not None:
+        column = pa.chunked_array([pa.array(classes)])
+        wanted = (f"{predictions.name}, column 'pred'", pred.slice(0, 1))
+        classes = tuple(align_labels([(f"{predictions.name}, classes", column), wanted])[0].to_pylist())
+    return dataclasses.replace(predictions, rows=rows, classes=classes)
+
+
+def _check_targets(match: Match, old: PredictionSet, new: PredictionSet) -> None:
+    """Every sample that both files have must have one known target."""
+    before, after = match.take_old(old.rows["target"]), match.take_new(new.rows["target"])
+    for predictions, target in ((old, before), (new, after)):
+        if target.null_count:
+            row = pc.index(pc.is_null(target), True).as_py()
+            sample = match.take_old(match.old_ids)[row].as_py()
+            raise PredictionError(
+                f"{predictions.name} must have a target for every sample that is compared, but {target.null_count} of"
+                f" {len(target)} have none (such as {shown(sample)}). Add the labels, or leave these rows away."
+            )
+    differs = pc.not_equal(before, after)
+    count = pc.sum(differs).as_py()
+    if count:
+        row = pc.index(differs, True).as_py()
+        sample = match.take_old(match.old_ids)[row].as_py()
+        raise PredictionError(
+            f"{old.name} and {new.name} must agree on the target of every sample, but differ on {count} of"
+            f" {len(differs)} (such as {shown(sample)}: {shown(before[row].as_py())} in the old,"
+            f" {shown(after[row].as_py())} in the new). Are the ids lasting, and the labels numbered in the same way?"
+        )
+
+
+def _keep_shared(match: Match, shared: pa.Array, old: PredictionSet, new: PredictionSet) -> tuple[Match, int]:
+    """Drop the samples whose target is not shared, and count them."""
+    inside = [
+        np.asarray(pc.is_in(target, value_set=shared))
+        for target in (
+            match.take_old(old.rows["target"]),
+            old.rows["target"].take(pa.array(match.only_old)),
+            new.rows["target"].take(pa.array(match.only_new)),
+        )
+    ]
+    return match.keep(*inside), sum(int((~part).sum()) for part in inside)
+
+
+def _encode(*columns: pa.ChunkedArray) -> tuple[Any, ...]:
+    """Number the labels that occur, in their order."""
+    distinct = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type))
+    labels = distinct.take(pc.sort_indices(distinct))
+    target, old_pred, new_pred = (
+        np.asarray(pc.index_in(column, value_set=labels)).astype(np.int64) for column in columns
+    )
+    return tuple(labels.to_pylist()), target, old_pred, new_pred
+
+
+def _confidence(predictions: PredictionSet, rows: Integers | None) -> Floats | None:
+    if "confidence" not in predictions.rows.column_names:
+        return None
+    column = predictions.rows["confidence"]
+    if column.null_count == len(column):
+        return None
+    values: Floats = column.to_numpy().astype(np.float64)  # NaN where null
+    return values if rows is None else values[rows]
+
+
+def _slice_values(
+    holder: str, name: str, match: Match, old: PredictionSet, new: PredictionSet
+) -> npt.NDArray[np.object_]:
+    predictions, take = (new, match.take_new) if holder == "new" else (old, match.take_old)
+    text = as_text(take(predictions.rows[name]), f"{predictions.name}, column {name!r}").combine_chunks()
+    encoded = text.dictionary_encode()
+    values = np.array([*encoded.dictionary.to_pylist(), None], object)[:-1]  # one text object for all its samples
+    return np.asarray(values[np.asarray(encoded.indices)])

@@ -1,0 +1,266 @@
+"""Reading a run's history: tables for data tools, and what happened to every sample."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.history._part_reader import check_part, read_part
+from lightning_flip.stores.history._sample_statistics import SUSPICIONS, Suspicion, rank_suspects, tabulate
+from lightning_flip.stores.history._visits import locate_samples, read_pass
+from lightning_flip.stores.history.dynamics import PassRows, follow_samples, last_known
+from lightning_flip.stores.history.part_key import PartKey
+from lightning_flip.stores.history.parts import HISTORY_FOLDER, PART_SCHEMA, TARGET, list_parts
+from lightning_flip.stores.history.runs import RunInfo, read_run
+from lightning_flip.stores.history.samples import SAMPLES_FILE, labels_of, read_samples
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+__all__ = ["History", "read_history"]
+
+
+def read_history(dirpath: str | os.PathLike[str]) -> History:
+    """Open a run's recorded history.
+
+    Every part's footer is read, so that most damage is found now; the rows are read when they are asked for.
+
+    Args:
+        dirpath: the run's folder, which holds `run.json`, `samples.parquet` and `history/`.
+
+    Returns:
+        The history.
+
+    Raises:
+        HistoryError: when one of these is missing, damaged or empty; the message names the file and the remedy.
+
+    Example:
+        >>> try:
+        ...     read_history("no/such/run")
+        ... except HistoryError as error:
+        ...     print(str(error)[:35])
+        no/such/run/run.json does not exist
+    """
+    folder = Path(dirpath)
+    run = read_run(folder)
+    parts = list_parts(folder)
+    if not parts:
+        raise HistoryError(
+            f"{folder / HISTORY_FOLDER} holds no part, so there is nothing to read. Train for at least one epoch with"
+            " the recording callback; a part is written at the end of each pass. (Parts set aside, *.orphan, do not"
+            " count.)"
+        )
+    for path in parts.values():
+        check_part(path)
+    return History(folder, run, parts, read_samples(folder))
+
+
+class History:
+    """A run's recorded history; `read_history` makes it.
+
+    A visit is right if it predicts the label that the sample had then: where labels may change, each visit has its own.
+    Passes are in the order (epoch, pass). Within a pass, the visits of a sample are ordered by global step, then
+    visit, then rank. Methods that read rows raise `HistoryError` where a part is damaged, the split or loader was not
+    recorded, or a part holds a sample that `samples.parquet` does not list.
+
+    Args:
+        folder: the run's folder.
+        run: what `run.json` says.
+        parts: path of every part by key.
+        samples: what `samples.parquet` holds.
+
+    Attributes:
+        run: what `run.json` says.
+        splits: names of the splits that have parts, sorted.
+
+    Example:
+        Two samples, two passes; the first sample is forgotten, the second one learned.
+
+        >>> import tempfile
+        >>> from lightning_flip.stores import open_run, write_part, write_samples
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> _ = open_run(folder.name, run_id=None, info={"num_classes": 2})
+        >>> _ = write_samples(folder.name, {"split": "train", "index": [0, 1], "target": [1, 0]})
+        >>> for epoch, pred in enumerate([[1, 1], [0, 0]]):
+        ...     measure = np.array([0.5, 1.0], np.float32)
+        ...     _ = write_part(folder.name, PartKey("train", epoch, 0, 0), {
+        ...         "global_step": np.full(2, epoch), "index": np.arange(2), "pred": np.array(pred),
+        ...         "prob_label": measure, "prob_pred": measure, "logit_margin": measure, "cross_entropy": measure})
+        >>> history = read_history(folder.name)
+        >>> history.splits, history.passes("train"), history.run.info["num_classes"]
+        (['train'], [(0, 0), (1, 0)], 2)
+        >>> history.correct_matrix("train").tolist()
+        [[True, False], [False, True]]
+        >>> history.statistics("train").select(["forgetting_events", "first_learned", "aum"]).to_pydict()
+        {'forgetting_events': [1, 0], 'first_learned': [0, 1], 'aum': [0.5, 1.0]}
+        >>> history.suspects(1, by="flipped")["index"].to_pylist()
+        [0]
+        >>> history.to_arrow("train").num_rows, history.samples("train").num_rows
+        (4, 2)
+        >>> folder.cleanup()
+    """
+
+    def __init__(self, folder: Path, run: RunInfo, parts: Mapping[PartKey, Path], samples: pa.Table) -> None:
+        self.run = run
+        self.splits = sorted({key.split for key in parts})
+        self._folder = folder
+        self._parts = parts
+        self._samples = samples
+
+    def __repr__(self) -> str:
+        lines = [f"History of run {self.run.run_id} in {self._folder}"]
+        for split in self.splits:
+            count = pc.sum(pc.equal(self._samples["split"], split)).as_py() or 0
+            lines.append(f"  {split}: {count} samples, {len(self._passes(split))} passes")
+        return "\n".join(lines)
+
+    def passes(self, split: str) -> list[tuple[int, int]]:
+        """(epoch, pass) of every pass over a split, in order."""
+        return list(self._passes(split))
+
+    def samples(self, split: str, loader: int = 0) -> pa.Table:
+        """The samples of a split and loader as `samples.parquet` has them: N rows, sorted by index."""
+        self._passes(split)
+        mine = self._samples.filter(pc.equal(self._samples["split"], split))
+        table = mine.filter(pc.equal(mine["loader"], loader))
+        if not table.num_rows:
+            raise HistoryError(
+                f"{self._folder / SAMPLES_FILE} lists no sample of split {split!r}, loader {loader}; loaders of this"
+                f" split that it lists: {sorted(mine['loader'].unique().to_pylist())}. Ask for one of these, or restore"
+                " the file from a copy."
+            )
+        return table
+
+    def to_arrow(self, split: str | None = None) -> pa.Table:
+        """Every recorded row of a split, or of all of them; `target`, the last column, is the label at that visit."""
+        if split is not None:
+            self._passes(split)
+        schema = PART_SCHEMA.append(pa.field("target", pa.int32()))
+        tables = [schema.empty_table()]
+        for key, path in self._parts.items():
+            if split in (None, key.split):
+                rows = read_part(path)
+                if TARGET not in rows.column_names:  # else each visit has its own
+                    rows = rows.append_column(TARGET, pa.array(self._targets(key.split, path, rows)))
+                tables.append(pa.table(rows.columns, schema=schema))
+        return pa.concat_tables(tables)
+
+    def to_pandas(self, split: str | None = None) -> pandas.DataFrame:
+        """`to_arrow` as a pandas table; needs pandas."""
+        _require("pandas")
+        return self.to_arrow(split).to_pandas()
+
+    def to_polars(self, split: str | None = None) -> polars.DataFrame:
+        """`to_arrow` as a polars table; needs polars."""
+        frame: polars.DataFrame = _require("polars").from_arrow(self.to_arrow(split))
+        return frame
+
+    def visits(
+        self, split: str, loader: int = 0, *, measures: Sequence[str] = (), last: int | None = None
+    ) -> Iterator[PassRows]:
+        """Go through the passes in order, one in memory at a time.
+
+        Args:
+            split: which split.
+            loader: which of its loaders.
+            measures: columns to read besides, e.g. `("prob_label",)`.
+            last: only so many of the latest passes; all of them for None.
+
+        Yields:
+            The visits of one pass; `position` counts the rows of `samples(split, loader)`.
+        """
+        samples = self.samples(split, loader)
+        passes = list(self._passes(split).items())
+        for moment, paths in passes if last is None else passes[max(0, len(passes) - last) :]:
+            yield read_pass(moment, paths, samples, loader=loader, measures=measures)
+
+    def correct_matrix(self, split: str, loader: int = 0) -> npt.NDArray[np.bool_]:
+        """Whether the model was right: [passes, N] bool, N as in `samples(split, loader)`.
+
+        The last visit within a pass counts. A sample that a pass did not see keeps its last known state, False before
+        its first visit.
+        """
+        return last_known(self.visits(split, loader), self.samples(split, loader).num_rows)[0]
+
+    def visited_matrix(self, split: str, loader: int = 0) -> npt.NDArray[np.bool_]:
+        """Whether a pass saw the sample: [passes, N] bool, N as in `samples(split, loader)`."""
+        return last_known(self.visits(split, loader), self.samples(split, loader).num_rows)[1]
+
+    def statistics(self, split: str, loader: int = 0) -> pa.Table:
+        """What happened to each sample: one row a sample, sorted by index.
+
+        Columns:
+
+        - `index`, `source_index`, `sample_id`, `target`, `true_target`: as in `samples.parquet` (where labels may
+          change, `target` is the first one);
+        - `visits`, `times_right`, `forgetting_events` (a right visit followed by a wrong one);
+        - `first_learned`: epoch of the first right visit, null if none;
+        - `aum`: mean logit margin; `confidence`: mean probability of the label; `variability`: its population standard
+          deviation; null for a sample never seen;
+        - `last_right`: False for a sample never seen.
+        """
+        samples = self.samples(split, loader)
+        visits = self.visits(split, loader, measures=("logit_margin", "prob_label"))
+        return tabulate(samples, follow_samples(visits, samples.num_rows))
+
+    def suspects(self, k: int, split: str = "train", by: Suspicion = "mislabelled", loader: int = 0) -> pa.Table:
+        """The k samples most worth a look.
+
+        Args:
+            k: how many, at least 1.
+            split: which split.
+            by: `"mislabelled"`, lowest `aum` first; `"forgotten"`, never right first (as Toneva et al.), then most
+                forgetting events, then lowest `aum`; or `"flipped"`, wrong at the last visit though right before, those
+                most often right first.
+            loader: which of the split's loaders.
+
+        Returns:
+            At most k rows of `statistics`, the worst first, equal ones by index. Samples never seen are left out, and
+            so are samples that were learned and never forgotten (not flipped) where those are asked for: fewer than k
+            rows may come back.
+
+        Raises:
+            ValueError: when k is under 1 or `by` is unknown.
+        """
+        if by not in SUSPICIONS or k < 1:
+            raise ValueError(f"k must be at least 1 and by one of {', '.join(SUSPICIONS)}; got k={k}, by={by!r}.")
+        return rank_suspects(self.statistics(split, loader), by).slice(0, k)
+
+    def _passes(self, split: str) -> dict[tuple[int, int], list[Path]]:
+        passes: dict[tuple[int, int], list[Path]] = {}
+        for key, path in self._parts.items():
+            if key.split == split:
+                passes.setdefault((key.epoch, key.pass_), []).append(path)
+        if not passes:
+            raise HistoryError(
+                f"{self._folder / HISTORY_FOLDER} holds no split {split!r}; it holds"
+                f" {', '.join(map(repr, self.splits))}. Ask for one of these, or let the recording callback"
+                " record this split."
+            )
+        return passes
+
+    def _targets(self, split: str, path: Path, rows: pa.Table) -> npt.NDArray[np.int32]:
+        loaders, index = np.asarray(rows["loader"]), np.asarray(rows["index"])
+        target = np.zeros(len(index), np.int32)
+        for loader in np.unique(loaders).tolist():
+            samples, mine = self.samples(split, loader), loaders == loader
+            position = locate_samples(np.asarray(samples["index"]), index[mine], path)
+            target[mine] = labels_of(samples)[position]
+        return target
+
+
+def _require(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} is missing: pip install 'lightning-flip[report]'; to_arrow does without.") from error

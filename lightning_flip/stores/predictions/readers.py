@@ -1,0 +1,214 @@
+"""Predictions read from Parquet, CSV or NPZ files, of our own and of other tools' making."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from lightning_flip.stores.errors import PredictionError
+from lightning_flip.stores.predictions._metadata import PredictionMetadata
+from lightning_flip.stores.predictions._names import find_columns
+from lightning_flip.stores.predictions.columns import shown
+from lightning_flip.stores.predictions.labels import parse_labels
+from lightning_flip.stores.predictions.prediction_set import PredictionSet
+from lightning_flip.stores.predictions.scores import is_nested, list_array
+
+__all__ = ["read_predictions"]
+
+_KINDS = "biufSUM"  # of numpy: booleans, numbers, text, times
+_SCORES = ("logits", "top_classes", "top_probs")
+
+
+def read_predictions(
+    path: str | os.PathLike[str],
+    *,
+    id_column: str | None = None,
+    target_column: str | None = None,
+    pred_column: str | None = None,
+    confidence_column: str | None = None,
+    columns: Collection[str] | None = None,
+    scores: bool = False,
+) -> PredictionSet:
+    r"""Read predictions of `PredictionWriter`, or of any other tool.
+
+    - `.parquet` is read in any types that mean the same (also dictionaries, large text, labels as floats).
+    - `.csv` is UTF-8 with commas and a header. Ids stay text ("007" is not 7). Labels are integers where targets and
+      predictions all are, else text; an empty target is no label. Further columns are text as it stands in the file.
+      A file that was cut within its last cell looks whole.
+    - `.npz` has one array [R] a column, without pickled objects; further ones of a type that Arrow lacks are passed
+      over.
+
+    Args:
+        path: the file.
+        id_column: name of the id column; `sample_id` if None, and `index` where there is no such column.
+        target_column: name of the column with the true label; `target` if None.
+        pred_column: name of the column with the predicted label; `pred` if None.
+        confidence_column: name of the column with the prediction's probability, in [0, 1]; `confidence` if None, which
+            the file may lack.
+        columns: which further columns to read; those that the file lacks are passed over. None: all that hold one value
+            a row.
+        scores: whether to read `logits`, `top_classes` and `top_probs` too, where the file has them.
+
+    Returns:
+        The predictions, in the file's order.
+
+    Raises:
+        PredictionError: when the file is missing, damaged or of another kind; a column is missing or repeated; an id or
+            a prediction is missing; labels are fractions, or integers in one column and text in the other;
+            a confidence lies outside [0, 1].
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "other.csv"
+        ...     _ = path.write_text("file,label,answer\n007,cat,dog\n008,dog,dog\n")
+        ...     read = read_predictions(path, id_column="file", target_column="label", pred_column="answer")
+        >>> read.rows.to_pydict()
+        {'sample_id': ['007', '008'], 'target': ['cat', 'dog'], 'pred': ['dog', 'dog']}
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path, dict[str, str | None], _Choice], tuple[pa.Table, list[str]]]]
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}
+    if path.suffix.lower() not in readers:
+        raise PredictionError(f"{path} must end in .parquet, .csv or .npz, which says how to read it.")
+    if not path.exists():
+        raise PredictionError(f"{path} does not exist. Give the path of a file of predictions.")
+    if path.is_dir():
+        raise PredictionError(f"{path} is a folder. Give one file; if it is a table in parts, write them as one file.")
+    roles = {
+        "id_column": id_column,
+        "target_column": target_column,
+        "pred_column": pred_column,
+        "confidence_column": confidence_column,
+    }
+    try:
+        table, names = readers[path.suffix.lower()](path, roles, _Choice(columns, scores))
+    except PredictionError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    pa.default_memory_pool().release_unused()  # what decompression needed; a second file is likely to follow
+    metadata = PredictionMetadata.from_footer(table.schema.metadata, str(path)) or PredictionMetadata()
+    return PredictionSet.from_table(
+        table,
+        str(path),
+        **roles,
+        classes=metadata.classes,
+        columns=tuple(names),
+        model_parameters=metadata.model_parameters,
+        dataset_size=metadata.num_samples,
+        data=metadata.data,
+    )
+
+
+# What pyarrow and zipfile raise on files that are not what their name says, names in no known encoding included.
+_DAMAGE = (OSError, pa.ArrowException, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError)
+
+
+class _Choice:
+    """Which further columns to read."""
+
+    def __init__(self, columns: Collection[str] | None, scores: bool) -> None:
+        self.columns = None if columns is None else {columns} if isinstance(columns, str) else set(columns)
+        self.scores = scores
+
+    def takes(self, name: str, *, nested: bool) -> bool:
+        if nested and name in _SCORES and self.scores:
+            return True
+        return not nested if self.columns is None else name in self.columns
+
+
+def _read_parquet(path: Path, roles: dict[str, str | None], choice: _Choice) -> tuple[pa.Table, list[str]]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        schema = file.schema_arrow
+        used = set(_find(schema.names, path, roles).values())
+        nested = {field.name: is_nested(field.type) for field in schema}
+        wanted = [name for name in schema.names if name in used or choice.takes(name, nested=nested[name])]
+        return file.read(wanted), schema.names
+
+
+def _read_csv(path: Path, roles: dict[str, str | None], choice: _Choice) -> tuple[pa.Table, list[str]]:
+    parsing = pa.csv.ParseOptions(newlines_in_values=True)
+    with pa.csv.open_csv(path, parse_options=parsing) as reader:
+        names = reader.schema.names
+    for separator in ";\t|":
+        if len(names) == 1 and separator in names[0]:
+            raise PredictionError(
+                f"{path} must have commas between its columns, got the header {shown(names[0])}. Write it again with"
+                f" commas instead of {separator!r}."
+            )
+    found = _find(names, path, roles)
+    used = set(found.values())
+    text = {name: pa.string() for name in names if name != found.get("confidence")}
+    converting = pa.csv.ConvertOptions(
+        column_types=text, include_columns=[name for name in names if name in used or choice.takes(name, nested=False)]
+    )
+    table = pa.csv.read_csv(path, parse_options=parsing, convert_options=converting)
+    ids = table[found["sample_id"]]
+    empty = pa.compute.sum(pa.compute.equal(ids, "")).as_py()
+    if empty:
+        raise PredictionError(
+            f"{path}, column {found['sample_id']!r} must name every sample, but {empty} of {len(ids)} rows have none."
+        )
+    labels = [found["target"], found["pred"]]
+    parsed = parse_labels([(f"{path}, column {name!r}", table[name]) for name in labels])
+    for name, column in zip(labels, parsed, strict=True):
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table, names
+
+
+def _read_npz(path: Path, roles: dict[str, str | None], choice: _Choice) -> tuple[pa.Table, list[str]]:
+    with zipfile.ZipFile(path) as archive:  # numpy would pass over a repeated name
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    found = _find(names, path, roles)
+    used = set(found.values())
+    chosen = [name for name in names if name in used or choice.takes(name, nested=name in _SCORES)]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in chosen}
+    except Exception as error:  # numpy reads headers as Python literals: damage shows as almost any exception
+        raise _damaged(path, error) from error
+    ids = columns[found["sample_id"]]
+    rows = {}
+    for name, values in columns.items():
+        fits = values.ndim == (2 if name in _SCORES else 1) and len(values) == ids.size
+        if name in used and values.dtype.kind not in _KINDS:
+            raise PredictionError(f"{path} must hold arrays of numbers or text, but {name!r} is {values.dtype}.")
+        if name in used and not fits:
+            raise PredictionError(
+                f"{path} must hold 1-D arrays of one length, but {name!r} is {values.shape} and"
+                f" {found['sample_id']!r} {ids.shape}."
+            )
+        if fits and values.dtype.kind in _KINDS:
+            native = values.astype(values.dtype.newbyteorder("="), copy=False)
+            try:
+                rows[name] = list_array(native) if values.ndim == 2 else pa.array(native)
+            except (pa.ArrowException, UnicodeError) as error:
+                if name in used:
+                    raise PredictionError(
+                        f"{path}, column {name!r}, must be numbers or text that Arrow knows, got {values.dtype}:"
+                        f" {error}."
+                    ) from error
+    return pa.table(rows), [name for name in names if name in rows or name not in columns]
+
+
+def _find(names: list[str], path: Path, roles: dict[str, str | None]) -> dict[str, str]:
+    return find_columns(names, str(path), **roles)
+
+
+def _damaged(path: Path, error: Exception) -> PredictionError:
+    kind = {".parquet": "Parquet", ".csv": "CSV", ".npz": "NPZ"}[path.suffix.lower()]
+    reason = (str(error).splitlines() or [""])[0][:300]
+    way_out = (
+        "Store text as arrays of dtype str, not object."
+        if "allow_pickle" in reason
+        else "It may be empty, cut off, or of another format: write or copy it again."
+    )
+    return PredictionError(f"{path} cannot be read as {kind} ({type(error).__name__}: {reason}). {way_out}")

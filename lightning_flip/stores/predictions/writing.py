@@ -1,0 +1,238 @@
+"""Predictions written to one Parquet file, and cached logits read from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.errors import PredictionError
+from lightning_flip.stores.predictions._metadata import PredictionMetadata
+from lightning_flip.stores.predictions.columns import as_confidence, as_ids
+from lightning_flip.stores.predictions.prediction_set import PredictionSet
+from lightning_flip.stores.predictions.scores import first_without_class, list_array, logit_blocks
+
+__all__ = ["PredictionError", "PredictionSet", "read_logits", "stage_of", "write_predictions"]
+
+_ORDER = ("index", "sample_id", "target", "pred", "confidence", "prob_label", "top_classes", "top_probs", "logits")
+_REQUIRED = ("index", "sample_id", "pred", "confidence")
+_WIDE = ("top_classes", "top_probs", "logits")
+# Groups small enough that a wide one fits in memory many times, and that readers can share out among threads.
+_ROW_GROUP = 131_072
+
+
+def write_predictions(
+    path: str | os.PathLike[str],
+    columns: Mapping[str, Any],
+    *,
+    classes: Sequence[int | str] | None = None,
+    model_parameters: int | None = None,
+    num_samples: int | None = None,
+    data: Mapping[str, Any] | None = None,
+    stage: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write predictions to one Parquet file, which appears whole or not at all.
+
+    The rows are sorted by `index`. pandas, polars and DuckDB read the file as it is.
+
+    Args:
+        path: the file, ending in `.parquet`. Missing folders are made.
+        columns: an array or list of R rows each, R may be 0:
+
+            - `index` int from 0: position in the dataset that was predicted;
+            - `sample_id` text or int: a lasting id; kept as text;
+            - `target` int, text or None: the true label, None where there is none; may be left out;
+            - `pred` int or text: the predicted label;
+            - `confidence` float in [0, 1]: the largest softmax probability; NaN where unknown;
+            - `prob_label` float, optional: the probability of the target;
+            - `top_classes` [R, k] labels and `top_probs` [R, k] float, optional: the best classes, best first;
+            - `logits` [R, K] float, optional: kept as float16 where given so, else as float32; minus infinity masks a
+              class;
+            - any further column [R] of numbers, booleans or text, by which reports can cut slices.
+        classes: the label of each of the model's K outputs, so that another model's file can be compared on the classes
+            that both know.
+        model_parameters: the model's number of parameters, for tables.
+        num_samples: the size of the dataset, where not all of it was predicted.
+        data: the fingerprint of the dataset, anything that JSON can hold.
+        stage: what the predictions are of, "test" for example.
+        overwrite: replace a file that is there.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: when the file is there and `overwrite` is False.
+        ValueError: when a column is missing, differs in length, or holds what it cannot, such as scores that are NaN.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_flip.stores import read_predictions
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_predictions(Path(folder) / "new.parquet", {
+        ...         "index": [1, 0], "sample_id": ["b.png", "a.png"], "target": [1, None], "pred": [1, 0],
+        ...         "confidence": [0.75, 0.5]}, classes=(0, 1))
+        ...     read = read_predictions(path)
+        >>> read.rows["sample_id"].to_pylist(), read.rows["target"].to_pylist(), read.classes
+        (['a.png', 'b.png'], [None, 1], (0, 1))
+    """
+    path = Path(path)
+    if path.suffix != ".parquet":
+        raise ValueError(f"path must end in .parquet, got {str(path)!r}.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is already there. Choose another path, or pass overwrite=True to replace it.")
+    table = _as_table(columns)
+    labels = None if classes is None else tuple(_plain_label(label) for label in classes)
+    PredictionSet.from_table(table, "columns", classes=labels)  # what could not be read must not be written
+    table = table.replace_schema_metadata(
+        PredictionMetadata(labels, model_parameters, num_samples, data, stage).to_footer()
+    )
+    make_directory(path.parent)
+    with atomic_write(path, replace=overwrite) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=_ROW_GROUP,
+            compression="zstd",
+            compression_level=3,
+            write_page_checksum=True,
+        )
+    return path
+
+
+def stage_of(path: str | os.PathLike[str]) -> str | None:
+    """What the predictions in a file are of.
+
+    Args:
+        path: a file; it need not exist.
+
+    Returns:
+        "validate", "test" or "predict"; None where the file does not say, or is none of ours.
+
+    Example:
+        >>> stage_of("no/such.parquet") is None
+        True
+    """
+    try:
+        found = PredictionMetadata.from_footer(pq.read_schema(path).metadata, str(path))
+    except (OSError, pa.ArrowException, PredictionError):
+        return None
+    return None if found is None else found.stage
+
+
+def read_logits(
+    path: str | os.PathLike[str],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]], dict[str, Any]]:
+    """Read the logits that `PredictionWriter(logits=True)` recorded, e.g. to distil from them.
+
+    Args:
+        path: a Parquet file with the columns `index` and `logits`.
+
+    Returns:
+        index [R] as in the file, logits [R, K] in the type that they are kept in, and the metadata `classes` (tuple of
+        K labels or None), `model_parameters`, `num_samples` (int or None) and `data`, the dataset's fingerprint.
+
+    Raises:
+        PredictionError: when the file is missing or damaged, has no logits, or an index is missing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_predictions(Path(folder) / "old.parquet", {
+        ...         "index": [0], "sample_id": ["0"], "pred": [1], "confidence": [0.75],
+        ...         "logits": np.array([[0.0, 1.0]], np.float16)})
+        ...     index, logits, metadata = read_logits(path)
+        >>> index.tolist(), logits.tolist(), logits.dtype.name
+        ([0], [[0.0, 1.0]], 'float16')
+    """
+    path = Path(path)
+    if not path.exists():
+        raise PredictionError(
+            f"{path} does not exist. Give the path of a file that PredictionWriter(logits=True) wrote."
+        )
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if not {"index", "logits"} <= set(names):
+                raise PredictionError(
+                    f"{path} must have the columns 'index' and 'logits', but has {names}. Record it again with"
+                    " PredictionWriter(logits=True)."
+                )
+            table = file.read(["index", "logits"])
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise PredictionError(
+            f"{path} cannot be read as Parquet ({type(error).__name__}: {error}). It may be empty, cut off, or of"
+            " another format: write or copy it again."
+        ) from error
+    metadata = PredictionMetadata.from_footer(table.schema.metadata, str(path)) or PredictionMetadata()
+    if table["index"].null_count or not pa.types.is_integer(table["index"].type):
+        raise PredictionError(f"{path}, column 'index' must be integers without a gap, got {table['index'].type}.")
+    index = np.asarray(table["index"]).astype(np.int64)
+    if not len(index):
+        raise PredictionError(f"{path} has 0 rows, so it holds no logits. Was the run cut off?")
+    logits: npt.NDArray[np.floating[Any]] | None = None
+    for start, block in logit_blocks(table["logits"], f"{path}, column 'logits'"):
+        if logits is None:
+            logits = np.empty((len(index), block.shape[1]), block.dtype)
+        logits[start : start + len(block)] = block
+    assert logits is not None  # there is at least one row
+    known = {"classes": metadata.classes, "model_parameters": metadata.model_parameters}
+    return index, logits, known | {"num_samples": metadata.num_samples, "data": metadata.data}
+
+
+def _as_table(columns: Mapping[str, Any]) -> pa.Table:
+    given = dict(columns)
+    missing = [name for name in _REQUIRED if name not in given]
+    if missing:
+        raise ValueError(f"columns must hold {', '.join(_REQUIRED)}, but lacks {missing}; it has {list(given)}.")
+    index = np.asarray(given["index"])
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu") or (index.size and index.min() < 0):
+        raise ValueError(f"columns['index'] must be 1-D integers from 0, got {index.dtype} {index.shape}.")
+    if given.get("target") is None:
+        given["target"] = pa.nulls(len(index), pa.int64())
+    if ("top_classes" in given) != ("top_probs" in given):
+        raise ValueError("columns must hold both or neither of 'top_classes' and 'top_probs'.")
+    names = [*(name for name in _ORDER if name in given), *(name for name in given if name not in _ORDER)]
+    arrays = {name: _as_array(name, given[name], len(index)) for name in names}
+    arrays["index"] = pa.array(index.astype(np.int64))
+    arrays["sample_id"] = as_ids(arrays["sample_id"], "columns['sample_id']")
+    table = pa.table(arrays)
+    if np.all(index[1:] >= index[:-1]):
+        return table
+    return table.take(pa.array(np.argsort(index, kind="stable")))
+
+
+def _as_array(name: str, values: Any, count: int) -> pa.Array | pa.ChunkedArray:
+    try:
+        if name in _WIDE:
+            wide = np.asarray(values)
+            if wide.ndim != 2 or not wide.shape[1] or len(wide) != count:
+                raise ValueError(f"columns[{name!r}] must be [{count}, 1 or more], got {wide.shape}.")
+            without = first_without_class(wide) if name != "top_classes" and wide.dtype.kind == "f" else None
+            if without is not None:
+                raise ValueError(
+                    f"columns[{name!r}] must be numbers, but row {without}, counted from 0, has NaN in it, or minus "
+                    "infinity for all classes, and so no prediction. Leave such rows out."
+                )
+            if name == "top_probs" or (name == "logits" and wide.dtype != np.float16):
+                wide = wide.astype(np.float32)
+            return list_array(wide)
+        array = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values)])
+        if name in ("confidence", "prob_label"):
+            array = as_confidence(array, f"columns[{name!r}]")
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(f"columns[{name!r}] must be an array that Parquet can hold: {error}.") from error
+    if len(array) != count:
+        raise ValueError(f"columns[{name!r}] must be as long as 'index' ({count}), got {len(array)}.")
+    return array
+
+
+def _plain_label(label: int | str) -> int | str:
+    return label if isinstance(label, str) else int(label)
