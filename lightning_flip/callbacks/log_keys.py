@@ -107,6 +107,13 @@ class LoggingWatcher(StepWatcher):
             self._refuse_taken(module, self._keys_of(self.logs, module, TrainerFn.FITTING))
         super().read(split, loader, step)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Warn of keys that somebody has logged over ours after the last pass."""
+        super().on_train_end(trainer, pl_module)
+        taken = dict(self._logged_by_others(pl_module))
+        for key in sorted(self._logged & taken.keys()):
+            self._tell(f"{self._label} logged {key!r}, which {taken[key]}: one number hides the other. {self._advice}")
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Add advice to the error that Lightning raises if a key is logged twice in one hook."""
         super().on_exception(trainer, pl_module, exception)

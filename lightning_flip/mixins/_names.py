@@ -7,7 +7,7 @@ import difflib
 import inspect
 import re
 from abc import ABCMeta
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ GROUP = "mixin_options"
 STATE = "_mixin"
 #: What a module of manual optimization may define for itself, to be the same class with and without mixins.
 _OPTIONAL = "regularized"
+_ABSENT = object()
 
 
 class MixinOptions(SimpleNamespace):
@@ -89,22 +90,22 @@ def check_definition(cls: type) -> None:
     modules = [part for part in cls.__mro__ if is_lightning_class(part) and not isinstance(part, MixinClass)]
     if not modules:
         return  # a mixin by itself
-    first_module = cls.__mro__.index(modules[0])
     for mixin in mixins:
-        if cls.__mro__.index(mixin) > first_module:
+        if cls.__mro__.index(mixin) > cls.__mro__.index(modules[0]):
             raise TypeError(
                 f"{mixin.__name__} stands right of {modules[0].__name__} and would never see its training_step. "
                 f"Write: class {cls.__name__}({mixin.__name__}, {modules[0].__name__})."
             )
-    _check_options(cls, mixins, modules)
+    others = _others_of(cls)
+    _check_options(cls, mixins, others)
     owners = _owners(mixins)
-    for part in cls.__mro__[first_module:]:
-        if not _is_library(part):
-            _refuse_taken(cls.__name__, part.__name__, owners, vars(part).keys() - {_OPTIONAL})
+    for part in others:
+        _refuse_taken(cls.__name__, part.__name__, owners, vars(part).keys() - {_OPTIONAL})
+    _check_hooks(cls, mixins, owners)
 
 
 def check_instance(module: Any, *, made: bool = True) -> None:
-    """Refuse attributes of a module that hide a name of its mixins.
+    """Refuse attributes of a module that hide a name of its mixins, and a method that the mixins' own one hides.
 
     Args:
         module: an instance.
@@ -120,22 +121,28 @@ def check_instance(module: Any, *, made: bool = True) -> None:
     if made:
         found -= {GROUP, STATE}.union(*(vars(part).get("__annotations__", ()) for part in mixins))
     _refuse_taken(type(module).__name__, type(module).__name__, owners, found)
+    if made and module.automatic_optimization:  # then the term is added after training_step, and not by the module
+        for part in _others_of(type(module)):
+            _refuse_taken(type(module).__name__, part.__name__, owners, vars(part).keys() & {_OPTIONAL})
 
 
-def group_hyperparameters(module: pl.LightningModule) -> None:
+def group_hyperparameters(module: pl.LightningModule, before: Mapping[str, Any]) -> None:
     """Move the options of mixins among a module's hyperparameters into a group of their own.
 
     What LightningCLI saves is its configuration, with which it makes the module again: it stays as it is.
 
     Args:
         module: the module, whose hyperparameters have just been saved.
+        before: those that it had before, which are the module's own.
     """
     hparams: Any = module.hparams
     fields: dict[str, Any] = vars(module)
     if not isinstance(hparams, dict) or "_instantiator" in hparams:
         return
-    taken = {name: hparams.pop(name) for name in mixin_options(type(module)) if name in hparams}
+    options = [name for name in mixin_options(type(module)) if name in hparams]
+    taken = {name: hparams.pop(name) for name in options if hparams[name] is not before.get(name, _ABSENT)}
     if taken:
+        hparams.update({name: before[name] for name in taken if name in before})
         hparams[GROUP] = {**hparams.get(GROUP, {}), **taken}
         fields["_hparams_initial"] = copy.deepcopy(hparams)
 
@@ -156,6 +163,30 @@ def mixin_options(cls: type) -> Iterator[str]:
 def _mixins_of(cls: type) -> list[type]:
     """The mixins in a class, from left to right, their base included."""
     return [part for part in cls.__mro__ if isinstance(part, MixinClass) and not is_lightning_class(part)]
+
+
+def _others_of(cls: type) -> list[type]:
+    """The classes in a class that know nothing of mixins: modules, and helpers of the user's."""
+    return [part for part in cls.__mro__ if not isinstance(part, MixinClass) and not _is_library(part)]
+
+
+def _check_hooks(cls: type, mixins: list[type], owners: dict[str, str]) -> None:
+    """Refuse what a module with mixins defines itself under the name of a hook, unless it has the hook's parameters.
+
+    With them it is meant to replace the hook.
+    """
+    for name in sorted((vars(cls).keys() & owners.keys()) - {_OPTIONAL}):
+        hooks = [vars(part)[name] for part in mixins if name in vars(part)]
+        if _parameters(vars(cls)[name]) not in map(_parameters, hooks):
+            raise TypeError(
+                f"{cls.__name__} uses the name {name!r} for something of its own, and {owners[name]} needs it: one "
+                f"would hide the other. Rename it in {cls.__name__}. What replaces a hook needs the hook's parameters."
+            )
+
+
+def _parameters(value: Any) -> list[str] | type:
+    """The names of a function's parameters; the type of anything else."""
+    return list(inspect.signature(value).parameters) if inspect.isfunction(value) else type(value)
 
 
 def _owners(mixins: Iterable[type]) -> dict[str, str]:
@@ -197,9 +228,9 @@ def _check_siblings(cls: type, mixins: list[type]) -> None:
                     )
 
 
-def _check_options(cls: type, mixins: list[type], modules: list[type]) -> None:
+def _check_options(cls: type, mixins: list[type], others: list[type]) -> None:
     owners: dict[str, type] = {}
-    for part in [*mixins, *modules]:
+    for part in [*mixins, *others]:
         for name in _own_options(part, keyword_only=part in mixins):
             other = owners.get(name)
             if other is not None and (other in mixins):

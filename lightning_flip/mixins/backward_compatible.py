@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.positive_congruent import backward_compatible_loss
+from lightning_flip.mixins._features import trained_features
 from lightning_flip.mixins.referenced import OPTION_NAMES, ReferencedLoss
 from lightning_flip.models.ensemble import EnsembleClassifier
 from lightning_flip.models.loading import load_model, options_called
@@ -127,9 +128,8 @@ class BackwardCompatible(ReferencedLoss):
         self.require_labels(step)
         weight = self._mixin.old_layer.weight
         assert weight is not None
-        assert step.features is not None
         old = backward_compatible_loss(
-            step.features,
+            trained_features(self, step),
             weight,
             self._mixin.old_layer.bias,
             step.target,

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -305,7 +305,7 @@ class LossTerm(Stacked, _Module):
             return output  # regularized() was called in there
         if self._term_loop.attachment is not None:
             self._term_loop.attachment.note_output(output)
-        if isinstance(output, dict):
+        if isinstance(output, Mapping):
             return {**output, "loss": self.regularized(output["loss"])} if "loss" in output else output
         return self.regularized(output) if output is not None else None
 
@@ -324,7 +324,12 @@ class LossTerm(Stacked, _Module):
         attachment = loop.running()
         if attachment is None:
             return loss
-        attachment.note_loss(loss)
+        if not attachment.note_loss(loss) and not self.automatic_optimization:
+            raise RuntimeError(
+                f"{type(self).__name__} called regularized() a second time in one training_step. The term is that of "
+                "the first forward's logits, so that it would be counted twice and miss the second forward. Call it "
+                "once, with the loss of the first forward; leave further losses, such as SAM's second one, as they are."
+            )
         visits = loop.methods("visit")
         # Rows are checked when their block is read; what a method writes at once has to be checked at once.
         checked = visits or not loop.compared
@@ -386,9 +391,10 @@ class LossTerm(Stacked, _Module):
         """
         current = inspect.currentframe()
         frame = frame or (None if current is None else current.f_back)
+        before = dict(self.hparams)
         super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
         if all(isinstance(arg, str) for arg in args):
-            group_hyperparameters(self)
+            group_hyperparameters(self, before)
 
 
 def _excess_of(module: LossTerm, step: SampleStep, given: SampleStep, counted: Tensor | None) -> Tensor | None:

@@ -21,6 +21,7 @@ from lightning_flip.functional.pairwise import (
     pairwise_label_smoothing_loss,
 )
 from lightning_flip.functional.smearing import label_smoothing_loss, smoothed_target
+from lightning_flip.mixins._features import trained_features
 from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.batch_mixing import BatchMixing
 from lightning_flip.steps import SampleStep
@@ -173,8 +174,7 @@ class PairwiseLabelSmoothing(BatchMixing):
             return None if q is step.target else cross_entropy(step.logits, q, reduction="none")
         if self.smoothing_head is None:
             return label_smoothing_loss(step.logits, q, smoothing=options.smoothing_weight, reduction="none")
-        assert step.features is not None
-        head_logits = self.smoothing_head(step.features)
+        head_logits = self.smoothing_head(trained_features(self, step))
         return pairwise_label_smoothing_loss(
             step.logits, q, head_logits, smoothing_weight=options.smoothing_weight, reduction="none"
         )

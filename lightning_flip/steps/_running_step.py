@@ -107,14 +107,19 @@ class RunningStep:
             self._output = output
             self.note_loss(output.get("loss") if isinstance(output, Mapping) else output)
 
-    def note_loss(self, loss: Any) -> None:
-        """Say what the module's own loss is, before anything is added to it.
+    def note_loss(self, loss: Any) -> bool:
+        """Note the module's own loss, before anything is added to it; the first one of a step counts.
 
         Args:
-            loss: the first one of a step counts.
+            loss: the loss.
+
+        Returns:
+            Whether it is the first one.
         """
-        if self.loss is None and isinstance(loss, Tensor):
-            self.loss = loss
+        if self.loss is not None or not isinstance(loss, Tensor):
+            return False
+        self.loss = loss
+        return True
 
     def finish(self, output: Any) -> None:
         """End the step.

@@ -217,13 +217,16 @@ class Attachment:
         """
         self._running.note_output(output)
 
-    def note_loss(self, loss: Tensor) -> None:
-        """Say what the module's own loss is, before anything is added to it.
+    def note_loss(self, loss: Tensor) -> bool:
+        """Note the module's own loss, before anything is added to it; the first one of a step counts.
 
         Args:
             loss: the loss.
+
+        Returns:
+            Whether it is the first one.
         """
-        self._running.note_loss(loss)
+        return self._running.note_loss(loss)
 
     def choice(self, source: StepSource, name: str = "training_step") -> Choice | None:
         """How the logits of a source are found.

@@ -686,3 +686,13 @@ def test_the_monitor_logs_its_numbers_under_any_prefix() -> None:
     expected = [rates(old.argmax(dim=1).numpy(), table.argmax(dim=1).numpy(), labels) for table in val]
     for place, name in enumerate(("negative_flip_rate", "relative_negative_flip_rate", "error")):
         assert memory.values(f"x/val_{name}") == pytest.approx([row[place] for row in expected])
+
+
+class Last(Watched):
+    def on_train_epoch_end(self) -> None:
+        self.log("val_flipping_error", 77.0)
+
+
+def test_a_key_that_is_logged_over_ours_after_the_last_pass_warns() -> None:
+    with pytest.warns(UserWarning, match="logged 'val_flipping_error', which Last .* already logs in on_train"):
+        make_trainer(callbacks=[FlipTracker()], max_epochs=1).fit(Last(), loader(6), loader(6, seed=1))

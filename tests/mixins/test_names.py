@@ -143,6 +143,65 @@ def test_module_of_manual_optimization_may_have_a_regularized_for_itself() -> No
     assert not all(torch.equal(mixed[name], weight) for name, weight in alone.items())
 
 
+def test_module_of_automatic_optimization_may_not() -> None:
+    class Penalized(LitNet):
+        def regularized(self, loss: Tensor) -> Tensor:
+            return loss + 0.1 * self.net[0].weight.square().sum()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.regularized(super().training_step(batch, batch_idx))
+
+    class Mixed(LabelSmoothing, Penalized): ...
+
+    with pytest.raises(TypeError, match="Mixed: Penalized uses the name 'regularized'"):
+        Mixed(network())
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("name", ["new_epoch", "require_labels", "observe", "_mixin"])
+def test_plain_helper_classes_are_checked_as_modules_are(name: str, left: bool) -> None:
+    helper = type("Helper", (), {name: lambda self: 1})
+    with pytest.raises(TypeError, match=f"Mixed: Helper uses the name '{name}'"):
+        type(
+            "Mixed", (helper, FlippingErrorReduction, LitNet) if left else (FlippingErrorReduction, helper, LitNet), {}
+        )
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_options_of_plain_helper_classes_are_checked(left: bool) -> None:
+    class Helper:
+        def __init__(self, *args: Any, average: int = 3, **options: Any) -> None:
+            super().__init__(*args, **options)
+
+    bases = (Helper, FlippingErrorReduction, LitNet) if left else (FlippingErrorReduction, Helper, LitNet)
+    with pytest.raises(TypeError, match="the option 'average' is FlippingErrorReduction's and Helper's"):
+        type("Mixed", bases, {})
+
+
+@pytest.mark.parametrize("own", [lambda self: 1, lambda self, batch: 1, 3, property(lambda self: 1)])
+def test_name_of_a_hook_in_the_combined_class_is_refused_unless_it_replaces_it(own: Any) -> None:
+    with pytest.raises(TypeError, match="Mixed uses the name 'observe' for something of its own"):
+        type("Mixed", (FlippingErrorReduction, LitNet), {"observe": own})
+    type("Mixed", (FlippingErrorReduction, LitNet), {"observe": lambda self, step: None})
+
+
+def test_second_regularized_of_a_step_is_refused() -> None:
+    class Sam(LitNet):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__(net)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            (x, y), regularized = batch, self.regularized  # type: ignore[attr-defined]
+            self.manual_backward(regularized(nn.functional.cross_entropy(self(x), y)))
+            self.manual_backward(regularized(nn.functional.cross_entropy(self(x + 0.1), y)))
+
+    class Mixed(LabelSmoothing, Sam): ...
+
+    with pytest.raises(RuntimeError, match=r"called regularized\(\) a second time in one training_step"):
+        weights_after_a_fit(Mixed(network()))
+
+
 @pytest.mark.parametrize("mixin", METHODS, ids=lambda mixin: mixin.__name__)
 def test_attributes_named_like_hooks_are_refused_when_they_are_set(mixin: Any, tmp_path: Path) -> None:
     options = needed(mixin, tmp_path)
@@ -345,6 +404,28 @@ def test_object_of_hyperparameters_is_left_as_it_is() -> None:
 
     model: Any = type("Mixed", (FlippingErrorReduction, Configured), {})({"fer_mu": "the user's", "average": 3})
     assert dict(model.hparams) == {"fer_mu": "the user's", "average": 3}
+
+
+def test_hyperparameters_of_the_modules_own_stay_where_they_are() -> None:
+    class Own(LitNet):
+        def __init__(self, hidden: int = 3) -> None:
+            super().__init__(network())
+            self.save_hyperparameters({"confidence": 0.9, "average": 7})
+            self.save_hyperparameters("hidden")
+
+    class Whole(LitNet):
+        def __init__(self, hidden: int = 3) -> None:
+            super().__init__(network())
+            self.save_hyperparameters({"average": 7})
+            self.save_hyperparameters()
+
+    assert dict(Own().hparams) == {"confidence": 0.9, "average": 7, "hidden": 3}
+    mixed: Any = type("Mixed", (FlippingErrorReduction, Own), {})(fer_mu=0.5)
+    assert dict(mixed.hparams) == dict(Own().hparams)
+    whole: Any = type("Mixed", (FlippingErrorReduction, Whole), {})(fer_mu=0.5)
+    assert (whole.hparams["average"], whole.hparams["hidden"]) == (7, 3)
+    assert whole.hparams["mixin_options"]["average"] is True
+    assert whole.hparams["mixin_options"]["fer_mu"] == 0.5
 
 
 def test_old_model_is_in_no_hyperparameters() -> None:

@@ -377,7 +377,7 @@ def test_a_loss_that_is_none_on_mixed_batches_is_noticed(softened: bool) -> None
 
     kind = before(PairwiseLabelSmoothing, Odd)
     if softened:
-        with pytest.raises(ValueError, match="the mean cross entropy of its logits is"):
+        with pytest.raises(ValueError, match=r"the mean cross entropy of its logits is|were given other targets"):
             fitted(kind(network()))
         fitted(kind(network(), base_loss="any"))
     fitted(kind(network(), mixed_targets="labels"))
@@ -633,3 +633,16 @@ def test_labels_out_of_range_are_named() -> None:
             (ValueError, IndexError, RuntimeError), match=r"labels are outside|out of bounds|mixes labels"
         ):
             fitted(before(method, LitNet)(network()), DataLoader(wrong, batch_size=5))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_features_without_a_graph_warn(reentrant: bool, recwarn: pytest.WarningsRecorder) -> None:
+    class Checkpointed(LitNet):
+        def forward(self, x: Any) -> Any:
+            return torch.utils.checkpoint.checkpoint(self.net, x.requires_grad_(), use_reentrant=reentrant)
+
+    fitted(before(PairwiseLabelSmoothing, Checkpointed)(network(), alternate=False))
+    told = [str(warning.message) for warning in recwarn if "the features have no graph" in str(warning.message)]
+    assert bool(told) == reentrant
+    assert all("use_reentrant=False" in text for text in told)
