@@ -22,19 +22,7 @@ __all__ = ["clean_capture", "clean_logits", "clean_probabilities", "transferred"
 
 
 def clean_capture(module: pl.LightningModule, attachment: Attachment, source: StepSource) -> LogitCapture:
-    """What catches the logits of forwards that are no step's, where training found them or a source says they are.
-
-    Args:
-        module: the network that is going to be asked.
-        attachment: knows what training found; before the first step, the module's own forward counts.
-        source: where to take them from.
-
-    Returns:
-        A capture, to be removed at the end.
-
-    Raises:
-        ValueError: if training takes the logits from the loss, where no module gives them.
-    """
+    """What catches the logits of forwards that are no step's, where training found them or a source says they are."""
     choice = attachment.choice(source)
     place = Place()
     if isinstance(source.logits_from, str):
@@ -58,10 +46,6 @@ def undisturbed(module: nn.Module, attachment: Attachment) -> Iterator[None]:
     """A context for forwards that training must not notice: eval mode, no gradient, nothing caught as a step.
 
     Afterwards random states and training modes are what they were.
-
-    Args:
-        module: the network that is going to be asked.
-        attachment: what runs here is no step that it should catch.
     """
     states = random_states()
     modes = [(part, part.training) for part in module.modules()]
@@ -79,13 +63,7 @@ def undisturbed(module: nn.Module, attachment: Attachment) -> Iterator[None]:
 def transferred(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
     """Take a batch the way of the loop's own: precision, transfer hooks, device.
 
-    Args:
-        trainer: the running Trainer.
-        module: its module.
-        batch: what a loader's collate function made, without index.
-
-    Returns:
-        The batch as a step would be given it.
+    Returns the batch as a step would be given it.
     """
     plugin = trainer.precision_plugin
     # The class's own method: the one of this plugin is wrapped, and would take the batch for a step's.
@@ -102,6 +80,8 @@ def clean_logits(
     The batch goes through ``predict_step`` where the module has one of its own, else through its forward (the first
     part of a tuple or list).
 
+    Returns logits ``[rows, K]`` on the device, in at least float32.
+
     Args:
         trainer: the running Trainer.
         module: its module.
@@ -109,12 +89,6 @@ def clean_logits(
         batch: a batch of the training loader, on the device.
         rows: number of its samples.
         number: its number, for ``predict_step``.
-
-    Returns:
-        Logits ``[rows, K]`` on the device, in at least float32.
-
-    Raises:
-        ValueError: if there are no logits ``[rows, K]``.
     """
     capture.arm(rows, outermost_is_step=False)
     try:
@@ -158,7 +132,7 @@ def clean_logits(
 def clean_probabilities(
     trainer: pl.Trainer, module: pl.LightningModule, capture: LogitCapture, batch: Any, *, rows: int, number: int
 ) -> Tensor:
-    """The softmax of :func:`clean_logits`.
+    """The softmax of :func:`clean_logits`. Returns probabilities float32 ``[rows, K]`` on the device.
 
     Args:
         trainer: the running Trainer.
@@ -167,12 +141,6 @@ def clean_probabilities(
         batch: a batch of the training loader, on the device.
         rows: number of its samples.
         number: its number, for ``predict_step``.
-
-    Returns:
-        Probabilities float32 ``[rows, K]`` on the device.
-
-    Raises:
-        ValueError: if there are no logits ``[rows, K]``.
     """
     return clean_logits(trainer, module, capture, batch, rows=rows, number=number).softmax(dim=1).float()
 

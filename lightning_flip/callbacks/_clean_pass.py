@@ -32,19 +32,14 @@ def clean_pass(
 ) -> Tensor:
     """Ask a model about every training sample, see :func:`clean_steps`.
 
+    Returns probabilities float32 ``[N, K]`` on the CPU, on every rank.
+
     Args:
         trainer: the running Trainer, whose training loader is set up.
         module: its module.
         attachment: what runs here is no step that it should catch.
         source: names the loader and the submodule that gives the logits.
         averaged: ask the averaged weights, where a WeightAveraging callback keeps them beside the training ones.
-
-    Returns:
-        Probabilities float32 ``[N, K]`` on the CPU, on every rank.
-
-    Raises:
-        TypeError: if the training data cannot be asked for by position.
-        ValueError: if there are no logits ``[B, K]``.
     """
     size = len(_loader_by_position(trainer, source).dataset)  # type: ignore[arg-type]
     steps = clean_steps(trainer, module, attachment, source, averaged=averaged)
@@ -68,6 +63,8 @@ def clean_steps(
     Afterwards random states and training modes are what they were: training goes on bit for bit as without the pass.
     Each rank asks about its share, so that all ranks have to come here; sharded strategies (FSDP) are not served.
 
+    Yields this rank's batches, logits in at least float32; to be consumed to the end.
+
     Args:
         trainer: the running Trainer, whose training loader is set up.
         module: its module.
@@ -75,13 +72,6 @@ def clean_steps(
         source: names the loader, the targets, the submodule that gives the logits, and the layer of the features.
         samples: positions in the training data; None asks about all.
         averaged: ask the averaged weights, where a WeightAveraging callback keeps them beside the training ones.
-
-    Yields:
-        This rank's batches, logits in at least float32; to be consumed to the end.
-
-    Raises:
-        TypeError: if the training data cannot be asked for by position.
-        ValueError: if there are no logits ``[B, K]``, or no features where they are asked for; for NaN logits.
     """
     loader = _loader_by_position(trainer, source)
     positions = range(len(loader.dataset)) if samples is None else samples  # type: ignore[arg-type]
@@ -106,15 +96,7 @@ def clean_steps(
 
 
 def find_training_loader(trainer: pl.Trainer, source: StepSource) -> Any:
-    """The training loader that a source follows.
-
-    Args:
-        trainer: the running Trainer.
-        source: names the loader, where there are several.
-
-    Returns:
-        The loader; None where there are several and none is named.
-    """
+    """The training loader that a source follows."""
     loaders: Any = trainer.train_dataloader
     if not isinstance(loaders, (list, tuple, Mapping)):
         return loaders

@@ -17,19 +17,10 @@ __all__ = ["FilteredTables"]
 class FilteredTables:
     """One row a training sample: its filtered prediction, now and at the best moment, and its label.
 
-    Args:
-        num_samples: N.
-        num_classes: K.
-        alpha: weight of a new prediction.
-        device: where the tables lie.
-
     Attributes:
         average: the running average; its committed copy is that of the best moment.
         best: the best moment (epoch, step, score), None before there is one.
         best_eval: float32 ``[N, K]`` on the CPU, what the model of the best moment said in eval mode, if asked.
-
-    Raises:
-        MemoryError: if they do not fit.
 
     Example:
         >>> tables = FilteredTables(3, 2, alpha=0.5, device="cpu")
@@ -54,23 +45,12 @@ class FilteredTables:
         self.best_eval: Tensor | None = None
 
     def grow(self, num_samples: int) -> None:
-        """Append rows for a dataset that has grown; what a model said at the best moment of new samples is nothing.
-
-        Args:
-            num_samples: N.
-        """
+        """Append rows for a dataset that has grown; what a model said at the best moment of new samples is nothing."""
         self.average.grow(num_samples)
         self._labels.grow(num_samples)
 
     def visit(self, step: SampleStep) -> None:
-        """Take in a step's predictions; nothing is read back from the device.
-
-        Args:
-            step: detached, in at least float32, without padding.
-
-        Raises:
-            ValueError: if the step is of another number of samples or classes.
-        """
+        """Take in a step's predictions; nothing is read back from the device."""
         if step.num_classes != self.average.width or (step.num_samples or 0) > self.average.num_samples:
             raise ValueError(
                 f"the tables are of {self.average.num_samples} samples x {self.average.width} classes, this step is of "
@@ -83,22 +63,13 @@ class FilteredTables:
             self._labels.update(part.index, part.target[:, None], part.valid)
 
     def labels(self) -> Tensor:
-        """The labels that steps saw.
-
-        Returns:
-            int64 ``[N]``, -1 where no step saw the sample.
-        """
+        """The labels that steps saw. Returns int64 ``[N]``, -1 where no step saw the sample."""
         every = torch.arange(self._labels.num_samples, device=self._labels.device)
         labels, seen = self._labels.pending(every)
         return torch.where(seen, labels[:, 0], -1)
 
     def keep(self, moment: dict[str, Any], evaluated: Tensor | None) -> None:
-        """Remember this moment as the best.
-
-        Args:
-            moment: its epoch, step and score.
-            evaluated: what the model says in eval mode, if asked.
-        """
+        """Remember this moment as the best."""
         self.average.commit()
         self.best, self.best_eval = moment, evaluated
 
@@ -108,11 +79,7 @@ class FilteredTables:
         self._labels.sync()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, on the CPU.
-
-        Returns:
-            Tensors, numbers and text.
-        """
+        """Everything needed to go on, on the CPU. Returns tensors, numbers and text."""
         return {
             "average": self.average.state_dict(),
             "labels": self._labels.state_dict(),
@@ -122,16 +89,7 @@ class FilteredTables:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], *, alpha: float, device: torch.device | str) -> FilteredTables:
-        """Tables that go on where others were saved.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-            alpha: weight of a new prediction.
-            device: where the tables lie.
-
-        Returns:
-            The tables.
-        """
+        """Tables that go on where others were saved. Returns the tables."""
         num_samples, num_classes = state["average"]["rows"].shape
         tables = cls(num_samples, num_classes, alpha=alpha, device=device)
         tables.average.load_state_dict(state["average"])

@@ -45,11 +45,7 @@ class KnownSamples:
         self._samples: dict[tuple[str, int], _Samples] = {}
 
     def adopt(self, samples: pa.Table) -> None:
-        """Go on with a file that is there.
-
-        Args:
-            samples: what ``read_samples`` gave.
-        """
+        """Go on with a file that is there."""
         labels, splits, loaders = labels_of(samples), np.asarray(samples["split"]), np.asarray(samples["loader"])
         for split, loader in {*zip(splits.tolist(), loaders.tolist(), strict=True)}:
             mine = (splits == split) & (loaders == loader)
@@ -58,24 +54,19 @@ class KnownSamples:
             known.written[places] = known.seen[places] = labels[mine]
 
     def forget(self, split: str) -> None:
-        """Forget the samples of a split, which others take the place of.
-
-        Args:
-            split: "train" or "val".
-        """
+        """Forget the samples of a split, which others take the place of."""
         self._samples = {key: known for key, known in self._samples.items() if key[0] != split}
 
     def see(self, split: str, loader: int, index: Integers, target: Integers) -> str:
         """Learn the labels of samples that are not known yet.
+
+        Returns in what they differ from labels of before, in words; "" where they agree.
 
         Args:
             split: "train" or "val".
             loader: position of the loader.
             index: ``[V]``.
             target: ``[V]`` labels.
-
-        Returns:
-            In what they differ from labels of before, in words; "" where they agree.
 
         Example:
             >>> known = KnownSamples()
@@ -99,15 +90,12 @@ class KnownSamples:
         )
 
     def has(self, split: str, loader: npt.NDArray[np.integer], index: Integers) -> npt.NDArray[np.bool_]:
-        """Whether the labels of samples are known.
+        """Whether the labels of samples are known. Returns ``[V]``.
 
         Args:
             split: "train" or "val".
             loader: ``[V]`` positions of the loaders.
             index: ``[V]``.
-
-        Returns:
-            ``[V]``.
 
         Example:
             >>> known = KnownSamples()
@@ -125,13 +113,7 @@ class KnownSamples:
     def rows(self, split: str, loader: int, data: LoaderData | None) -> dict[str, Any] | None:
         """Rows for ``samples.parquet``: every sample of the dataset, visited or not.
 
-        Args:
-            split: "train" or "val".
-            loader: position of the loader.
-            data: of the loader; without a dataset, what steps saw is all there is.
-
-        Returns:
-            One list a column, of the samples of which the file says something else or nothing; None for none.
+        Returns one list a column, of the samples of which the file says something else or nothing; None for none.
         """
         known = self._samples.setdefault((split, loader), _Samples())
         dataset = None if data is None else data.dataset
@@ -156,11 +138,7 @@ class KnownSamples:
         return rows
 
     def wrote(self, rows: dict[str, Any]) -> None:
-        """Count rows as written.
-
-        Args:
-            rows: what :meth:`rows` gave.
-        """
+        """Count rows as written."""
         known = self._samples[rows["split"], rows["loader"]]
         known.written[known.at(rows["index"])] = np.asarray(rows["target"].fill_null(_UNKNOWN))
 

@@ -51,10 +51,6 @@ class OldModels:
         old_classes: the new model's class of each of the old one's outputs.
         class_labels: the label of each of the new model's outputs.
         logits_from: the new model's option.
-
-    Raises:
-        ValueError: if training is followed and there is only a file of the validation data, or ``old_classes`` are
-            not different classes.
     """
 
     def __init__(
@@ -100,14 +96,7 @@ class OldModels:
         return {**self.__dict__, "_loaded": {}, "_tables": {}, "_maps": {}}
 
     def open(self, trainer: pl.Trainer) -> None:
-        """Load what is not loaded yet, and put it where the Trainer's module is.
-
-        Args:
-            trainer: the Trainer whose fit or validation begins.
-
-        Raises:
-            ValueError: if a source cannot be loaded.
-        """
+        """Load what is not loaded yet, and put it where the Trainer's module is."""
         self._tables, self._maps = {}, {}
         for key, source in self._sources.items():
             if key not in self._loaded:
@@ -129,22 +118,14 @@ class OldModels:
                 loaded.release()
 
     def name(self, split: str, loader: int) -> str:
-        """What a source is called in messages.
-
-        Args:
-            split: "train" or "val".
-            loader: position of the loader.
-
-        Returns:
-            A file's path, or "the reference".
-        """
+        """What a source is called in messages."""
         loaded = self._loaded.get(self._key(split, loader))
         return loaded.predictions.name if isinstance(loaded, OldPredictions) else "the reference"
 
     def answers(
         self, split: str, loader: int, step: SampleStep, attachment: Attachment, source: StepSource
     ) -> OldAnswers:
-        """Ask the old model.
+        """Ask the old model. Returns its answers.
 
         Args:
             split: "train" or "val".
@@ -152,13 +133,6 @@ class OldModels:
             step: detached, without padding.
             attachment: where the step came from.
             source: where it was taken from.
-
-        Returns:
-            Its answers.
-
-        Raises:
-            PredictionError: if a file is of other data.
-            ValueError: if the models' classes do not fit.
         """
         model = self._loaded[self._key(split, loader)]
         known = self._known(step)

@@ -25,12 +25,6 @@ MISSING, UNKNOWN = -1, -2  # no answer; an answer or label that is none of the n
 def holds_predictions(source: Any) -> bool:
     """Whether a source is a file of predictions, and not a model or cached logits.
 
-    Args:
-        source: what a user gave.
-
-    Returns:
-        True for ``.parquet`` and ``.csv``, and for ``.npz`` with an array ``pred``.
-
     Example:
         >>> holds_predictions("old.parquet"), holds_predictions("torchvision:resnet18")
         (True, False)
@@ -68,11 +62,10 @@ class SampleAnswers:
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Look samples up; nothing is read back from the device.
 
+        Returns the old model's class and the label that its file has, ``[B]`` each.
+
         Args:
             index: int64 ``[B]``.
-
-        Returns:
-            The old model's class and the label that its file has, ``[B]`` each.
         """
         if self._keys is None:
             pred, target = self._rows[:, index]
@@ -84,12 +77,6 @@ class SampleAnswers:
 
 class OldPredictions:
     """A file of predictions, matched with a dataset by ``sample_id``.
-
-    Args:
-        predictions: what was read.
-
-    Raises:
-        PredictionError: if ids repeat, or there is no row.
 
     Example:
         >>> table = pa.table({"sample_id": ["1", "0"], "target": [1, 0], "pred": [0, 0]})
@@ -113,37 +100,13 @@ class OldPredictions:
 
     @classmethod
     def read(cls, path: str | Path) -> OldPredictions:
-        """Read a file.
-
-        Args:
-            path: the file.
-
-        Returns:
-            Its predictions.
-
-        Raises:
-            PredictionError: if it cannot be read, or holds a sample twice.
-        """
+        """Read a file. Returns its predictions."""
         return cls(read_predictions(path, columns=()))
 
     def match(
         self, dataset: Any, num_samples: int | None, labels: Sequence[int | str] | None, device: torch.device
     ) -> SampleAnswers:
-        """Find the samples of a dataset.
-
-        Args:
-            dataset: the dataset given to the DataLoader; None where batches carry the index, which then is the id.
-            num_samples: its length.
-            labels: the label of each of the new model's outputs; None: labels are the numbers of the outputs.
-            device: where to look them up.
-
-        Returns:
-            The answers, which lack samples that the file lacks.
-
-        Raises:
-            PredictionError: if the file has none of the samples, or words for labels and nobody says which output
-                is which.
-        """
+        """Find the samples of a dataset. Returns the answers, which lack samples that the file lacks."""
         rows = self.predictions.rows
         pred, target = (self._codes(rows[name], labels) for name in ("pred", "target"))
         if dataset is None or num_samples is None:

@@ -29,13 +29,6 @@ __all__ = ["SoftTargetFolder", "against", "clear", "describe_labels", "training_
 def against(folder: Path, run_id: str | None) -> str:
     """What speaks against writing a run's soft targets into a folder.
 
-    Args:
-        folder: where the files will lie.
-        run_id: the id that the run's checkpoint names; None for a run that starts.
-
-    Returns:
-        Which files of another run, or such as cannot be read, are there; "" for none.
-
     Example:
         >>> against(Path("no/such/folder"), None)
         ''
@@ -51,11 +44,6 @@ def against(folder: Path, run_id: str | None) -> str:
 
 def clear(folder: Path, run_id: str | None, *, overwrite: bool) -> None:
     """Remove what a killed process left half-written, and if asked another run's files.
-
-    Args:
-        folder: where the files will lie.
-        run_id: the id that the run's checkpoint names; None for a run that starts.
-        overwrite: remove files of other runs.
 
     Example:
         >>> clear(Path("no/such/folder"), None, overwrite=True)
@@ -79,15 +67,7 @@ def _is_of_run(path: Path, run_id: str) -> bool:
 
 
 def training_data(trainer: pl.Trainer, source: StepSource) -> Any:
-    """The data set whose samples a source follows.
-
-    Args:
-        trainer: the running Trainer.
-        source: names the loader.
-
-    Returns:
-        What the user gave to the DataLoader; None where positions in it are not the samples' indices.
-    """
+    """The data set whose samples a source follows."""
     loader = find_training_loader(trainer, source)
     dataset = getattr(loader, "dataset", None)
     dataset = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
@@ -103,10 +83,6 @@ def describe_labels(dataset: Any, seen: npt.NDArray[np.int64]) -> dict[str, Any]
     Args:
         dataset: the training data; None where it is not known.
         seen: ``[N]``, the labels that steps saw, -1 where none did.
-
-    Returns:
-        ``dataset_fingerprint`` (None where some labels are not known), ``sample_ids``, whether names are in it, and
-        ``labels``, "dataset" or "steps", where such labels are found; ``data``, the dataset's own fingerprint.
 
     Example:
         >>> import torch
@@ -133,13 +109,7 @@ def describe_labels(dataset: Any, seen: npt.NDArray[np.int64]) -> dict[str, Any]
 
 
 class SoftTargetFolder:
-    """Writes one run's tables, each file only when what it says is new.
-
-    Args:
-        place: the run's folder.
-        part: where the files lie in it.
-        facts: what all manifests of the run say.
-    """
+    """Writes one run's tables, each file only when what it says is new."""
 
     def __init__(self, place: RunFolder, part: Path, facts: dict[str, Any]) -> None:
         self.folder = place.path / part

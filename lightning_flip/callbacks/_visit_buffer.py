@@ -20,10 +20,6 @@ _MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
 class VisitBuffer:
     """Collects rows without reading anything back from the device.
 
-    Args:
-        epoch: the epoch that the rows belong to.
-        dtype: type in which probabilities, margins and cross entropies are kept.
-
     Attributes:
         epoch: the epoch that the rows belong to.
     """
@@ -38,12 +34,7 @@ class VisitBuffer:
         return sum(rows.shape[1] for rows in self._integers)
 
     def add(self, step: SampleStep, *, loader: int) -> None:
-        """Append a row for every sample.
-
-        Args:
-            step: detached, of a block; rows that are not valid are dropped when the host has them.
-            loader: position of the loader.
-        """
+        """Append a row for every sample."""
         facts = step.predictions
         assert step.global_step is not None
         global_step = step.global_step.to(step.index.device, non_blocking=True)
@@ -54,8 +45,7 @@ class VisitBuffer:
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All rows, in the order in which they were added; waits for the device.
 
-        Returns:
-            One numpy array a column of the store, and ``target``.
+        Returns one numpy array a column of the store, and ``target``.
         """
         integers, measures = self._tensors()
         arrays: dict[str, npt.NDArray[Any]] = dict(zip(_INTEGERS, integers.cpu().numpy(), strict=True))
@@ -63,14 +53,7 @@ class VisitBuffer:
         return arrays
 
     def gathered(self, device: torch.device) -> VisitBuffer:
-        """The rows of all ranks, rank after rank; a collective.
-
-        Args:
-            device: the rank's device, on which its collectives work.
-
-        Returns:
-            A new buffer.
-        """
+        """The rows of all ranks, rank after rank; a collective."""
         merged = VisitBuffer(self.epoch, self.dtype)
         integers, measures = self._tensors()
         for rows, values in gather_rows(integers.T.contiguous().to(device), measures.T.contiguous().to(device)):
@@ -79,24 +62,13 @@ class VisitBuffer:
         return merged
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, on the CPU.
-
-        Returns:
-            Tensors and the epoch.
-        """
+        """The rows, on the CPU."""
         integers, measures = self._tensors()
         return {"epoch": self.epoch, "integers": integers.cpu().clone(), "measures": measures.cpu().clone()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> VisitBuffer:
-        """A buffer with saved rows.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-
-        Returns:
-            The buffer.
-        """
+        """A buffer with saved rows."""
         buffer = cls(state["epoch"], state["measures"].dtype)
         buffer._integers, buffer._measures = [state["integers"]], [state["measures"]]
         return buffer

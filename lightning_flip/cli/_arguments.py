@@ -30,14 +30,7 @@ _COLUMNS = {
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser, *, required: bool) -> list[argparse.Action]:
-    """Add ``--old`` and ``--new``, and how the two files are read and joined.
-
-    Args:
-        parser: where to add them.
-        required: whether the two files must be given.
-
-    Returns:
-        What was added.
+    """Add ``--old`` and ``--new``, and how the two files are read and joined. Returns what was added.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -92,16 +85,7 @@ class _OneOrTwo(argparse.Action):
 
 
 def read_pair(arguments: argparse.Namespace) -> tuple[PredictionSet, PredictionSet]:
-    """Read the two files of predictions.
-
-    Args:
-        arguments: what `add_prediction_arguments` added.
-
-    Returns:
-        The old model's predictions and the new one's.
-
-    Raises:
-        PredictionError: when a file cannot be read.
+    """Read the two files of predictions. Returns the old model's predictions and the new one's.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -116,17 +100,7 @@ def read_pair(arguments: argparse.Namespace) -> tuple[PredictionSet, PredictionS
 
 
 def read_further(arguments: argparse.Namespace, path: str) -> PredictionSet:
-    """Read another file of predictions, whose columns have the names of the new file's.
-
-    Args:
-        arguments: what `add_prediction_arguments` added.
-        path: the file.
-
-    Returns:
-        Its predictions.
-
-    Raises:
-        PredictionError: when the file cannot be read.
+    """Read another file of predictions, whose columns have the names of the new file's. Returns its predictions.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -141,13 +115,7 @@ def read_further(arguments: argparse.Namespace, path: str) -> PredictionSet:
 
 
 def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Collect how two files are joined, as ``join_predictions`` and ``compare`` take it.
-
-    Args:
-        arguments: what `add_prediction_arguments` added.
-
-    Returns:
-        Keyword arguments.
+    """Collect how two files are joined, as ``join_predictions`` and ``compare`` take it. Returns keyword arguments.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -167,12 +135,6 @@ def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def check_join(arguments: argparse.Namespace) -> None:
     """See that the options on the two files belong together.
 
-    Args:
-        arguments: what `add_prediction_arguments` added.
-
-    Raises:
-        ValueError: when both models' files are one, or for ``--shared-argmax`` without ``--shared-classes``.
-
     Example:
         >>> parser = argparse.ArgumentParser()
         >>> _ = add_prediction_arguments(parser, required=False)
@@ -188,16 +150,7 @@ def check_join(arguments: argparse.Namespace) -> None:
 
 
 def parse_limit(text: str) -> float:
-    """Read a limit on a rate, as a share or in percent.
-
-    Args:
-        text: a share such as `0.01`, or a percentage such as `1%`.
-
-    Returns:
-        The limit, a share from 0 to below 1.
-
-    Raises:
-        argparse.ArgumentTypeError: when the text is neither, or the limit would let everything through or nothing.
+    """Read a limit on a rate, as a share or in percent. Returns the limit, a share from 0 to below 1.
 
     Example:
         >>> parse_limit("0.7%"), parse_limit("0.01")
@@ -210,16 +163,7 @@ def parse_limit(text: str) -> float:
 
 
 def parse_error(text: str) -> float:
-    """Read the chance of a wrong decision, as a share or in percent.
-
-    Args:
-        text: a share such as `0.05`, or a percentage such as `5%`.
-
-    Returns:
-        The chance, between 0 and 0.5.
-
-    Raises:
-        argparse.ArgumentTypeError: when the text is neither, or the chance is not between 0 and 0.5.
+    """Read the chance of a wrong decision, as a share or in percent. Returns the chance, between 0 and 0.5.
 
     Example:
         >>> parse_error("5%")

@@ -31,9 +31,6 @@ examples:
 def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand.
 
-    Args:
-        commands: the subcommands of a parser.
-
     Example:
         >>> parser = argparse.ArgumentParser()
         >>> add_compare(parser.add_subparsers())

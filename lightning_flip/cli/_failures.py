@@ -30,12 +30,6 @@ class MissingExtraError(CommandError, ModuleNotFoundError):
 def told(*more: type[Exception]) -> Iterator[None]:
     """Turn errors about files, about what is in them, and about packages that are not installed into CommandError.
 
-    Args:
-        more: further errors that are the user's to mend, in this block.
-
-    Raises:
-        CommandError: with the same message.
-
     Example:
         >>> try:
         ...     with told():

@@ -13,12 +13,8 @@ __all__ = ["flip_lines"]
 def flip_lines(worst: WorstFlips) -> list[str]:
     r"""Write the worst flips as people read them.
 
-    Args:
-        worst: what `worst_flips` returned.
-
-    Returns:
-        A heading and a line a flip; nothing where there is none to show. Ids and labels are shortened, and escaped
-        where they are no plain words.
+    Returns a heading and a line a flip; nothing where there is none to show. Ids and labels are shortened, and escaped
+    where they are no plain words.
 
     Example:
         >>> from lightning_flip.reports.update.worst_flips import WorstFlip, WorstFlips

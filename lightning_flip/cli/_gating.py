@@ -43,9 +43,6 @@ _FLIPS_SHOWN = 5
 def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand.
 
-    Args:
-        commands: the subcommands of a parser.
-
     Example:
         >>> parser = argparse.ArgumentParser()
         >>> add_gate(parser.add_subparsers())
@@ -103,14 +100,7 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def gate_update(arguments: argparse.Namespace) -> Status:
     r"""Read, decide, write the files that were asked for, and say what came out.
 
-    Args:
-        arguments: those of the subcommand.
-
-    Returns:
-        The decision; MISUSE where a file cannot be written.
-
-    Raises:
-        CommandError: when input cannot be read or joined, or scipy is not installed.
+    Returns the decision; MISUSE where a file cannot be written.
 
     Example:
         >>> import json, tempfile

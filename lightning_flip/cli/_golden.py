@@ -16,15 +16,7 @@ def read_golden_ids(path: str) -> list[str]:
     A line is an id as it stands, blanks included; empty lines are left out. An id with a line break has its place in
     JSON only.
 
-    Args:
-        path: a file in UTF-8; JSON when its name ends in `.json`.
-
-    Returns:
-        The ids, each once, in the file's order.
-
-    Raises:
-        PredictionError: when the file is not readable text, not such a list, or has no id.
-        OSError: when the file cannot be opened.
+    Returns the ids, each once, in the file's order.
 
     Example:
         >>> import tempfile

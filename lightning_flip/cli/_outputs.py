@@ -34,13 +34,6 @@ class Tables(Protocol):
 def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> None:
     """See before any work that the places to write to are no muddle.
 
-    Args:
-        outputs: the place that each option names, `-` for the terminal, None where the option was not given.
-        inputs: files that are read.
-
-    Raises:
-        ValueError: when two options name the same place, an empty one, a folder, or a file that is read.
-
     Example:
         >>> check_outputs({"--json": "-", "--markdown": None}, ["old.parquet"])
         >>> check_outputs({"--json": "old.parquet"}, ["old.parquet"])
@@ -71,11 +64,7 @@ def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
 
     A file that cannot be written is told on standard error, and the others are written all the same.
 
-    Args:
-        texts: option, place (`-` prints) and text of each.
-
-    Returns:
-        Whether all of them arrived.
+    Returns whether all of them arrived.
 
     Example:
         >>> deliver([("--json", "-", "{}")])
@@ -100,12 +89,6 @@ def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
 def say(text: str) -> None:
     """Print text on standard output; characters that it does not know are escaped, and a closed pipe is no error.
 
-    Args:
-        text: whole lines; a missing last line break is added.
-
-    Raises:
-        CommandError: when nothing more can be written there, e.g. because a disk is full.
-
     Example:
         >>> say("verdict: pass")
         verdict: pass
@@ -115,10 +98,6 @@ def say(text: str) -> None:
 
 def show(report: Tables, **options: int) -> None:
     """Print a report's tables on standard output, in Markdown where rich is not installed.
-
-    Args:
-        report: what has tables.
-        options: for its `to_markdown` and `render`.
 
     Example:
         >>> class Nothing:
@@ -143,9 +122,6 @@ def show(report: Tables, **options: int) -> None:
 def complain(message: str) -> None:
     """Print a message on standard error, after the command's name.
 
-    Args:
-        message: what went wrong.
-
     Example:
         >>> complain("no such file")
     """
@@ -153,13 +129,7 @@ def complain(message: str) -> None:
 
 
 def terminal_width(most: int = 100) -> int:
-    """Say how many columns a line of text should have at most.
-
-    Args:
-        most: more than this is hard to read; also where no terminal is.
-
-    Returns:
-        Columns, at least 40.
+    """Say how many columns a line of text should have at most. Returns columns, at least 40.
 
     Example:
         >>> 40 <= terminal_width() <= 100

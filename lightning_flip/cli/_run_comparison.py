@@ -12,13 +12,7 @@ __all__ = ["add_run_arguments", "compare_recorded_runs"]
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Add the options that a comparison of recorded runs has alone.
-
-    Args:
-        parser: where to add them.
-
-    Returns:
-        What was added.
+    """Add the options that a comparison of recorded runs has alone. Returns what was added.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -42,15 +36,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def compare_recorded_runs(arguments: argparse.Namespace) -> Status:
     """Read the runs, write the files that were asked for, and print the table where nothing else is printed.
 
-    Args:
-        arguments: `runs`, `split`, `csv`, `markdown` and `accuracy_name`.
-
-    Returns:
-        PASS, or MISUSE where a file cannot be written.
-
-    Raises:
-        CommandError: when a run cannot be read.
-        argparse.ArgumentTypeError: when a run is given twice, or as neither a folder nor a label with a folder.
+    Returns PASS, or MISUSE where a file cannot be written.
 
     Example:
         >>> from lightning_flip.cli._failures import CommandError

@@ -24,13 +24,7 @@ _ROWS = 20
 
 
 def add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Add the options that the comparison of an old and a new model has alone.
-
-    Args:
-        parser: where to add them.
-
-    Returns:
-        What was added.
+    """Add the options that the comparison of an old and a new model has alone. Returns what was added.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -60,15 +54,7 @@ def add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Actio
 def compare_update(arguments: argparse.Namespace) -> Status:
     r"""Read and compare the predictions, write the files that were asked for, and print the tables elsewise.
 
-    Args:
-        arguments: those of the subcommand.
-
-    Returns:
-        PASS, or MISUSE where a file cannot be written.
-
-    Raises:
-        argparse.ArgumentTypeError: when options contradict each other.
-        CommandError: when input cannot be read or joined, or scipy is not installed.
+    Returns PASS, or MISUSE where a file cannot be written.
 
     Example:
         >>> import tempfile

@@ -20,13 +20,6 @@ class CountingMetric(Metric):
 
     A row of scores with NaN in it has no predicted class: on the CPU ``update`` refuses it, and on a device, where that
     would wait, ``compute`` does.
-
-    Args:
-        ignore_index: the label of samples that are not counted, as in torchmetrics.
-        **kwargs: options of :class:`torchmetrics.Metric`.
-
-    Raises:
-        TypeError: if ``ignore_index`` is not a whole number.
     """
 
     is_differentiable = False
@@ -50,25 +43,13 @@ class CountingMetric(Metric):
         self._in_forward = False
 
     def set_dtype(self, dst_type: Any) -> CountingMetric:
-        """Leave the counts as they are: in half precision they would be wrong from 2,049 on.
-
-        Args:
-            dst_type: the dtype that other metrics of a collection are converted to.
-
-        Returns:
-            This metric.
-        """
+        """Leave the counts as they are: in half precision they would be wrong from 2,049 on. Returns this metric."""
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Count a batch, and give its value; scores of a device are looked at in ``compute`` alone.
 
-        Args:
-            *args: those of ``update``.
-            **kwargs: the same.
-
-        Returns:
-            The value of the batch.
+        Returns the value of the batch.
         """
         self._in_forward = True
         try:

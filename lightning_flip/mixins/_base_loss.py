@@ -23,6 +23,9 @@ def check_base_loss(
 ) -> bool:
     """Compare a module's loss with the mean cross entropy of its logits; waits for the device.
 
+    Returns whether the comparison has decided: where all samples have the same cross entropy, as with a head that
+    begins at zero, class weights and label smoothing do not show.
+
     Args:
         loss: what ``training_step`` returned.
         cross_entropies: ``[B]``, of the logits that were found, without samples that the loss leaves out.
@@ -30,13 +33,6 @@ def check_base_loss(
         name: the module's name, for the error.
         choice: how the logits were found, which may say what the loss is.
         labels: whether the targets are labels; distributions may be of half precision.
-
-    Returns:
-        Whether the comparison has decided: where all samples have the same cross entropy, as with a head that begins at
-        zero, class weights and label smoothing do not show.
-
-    Raises:
-        ValueError: if they differ.
 
     Example:
         >>> check_base_loss(torch.tensor(2.0), torch.tensor([1.0, 3.0]), torch.float32, "Robust")

@@ -19,9 +19,6 @@ def mean_over(values: Tensor, counted: Tensor | None) -> Tensor:
         values: ``[B]``.
         counted: bool ``[B]``; None for all.
 
-    Returns:
-        A scalar.
-
     Example:
         >>> mean_over(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([True, False, True]))
         tensor(2.)

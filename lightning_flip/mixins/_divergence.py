@@ -53,12 +53,7 @@ class DivergenceWatch:
         return FACTOR * max(first, math.log(self._num_classes))
 
     def add(self, loss: Tensor, num_classes: int) -> None:
-        """Take part of a step.
-
-        Args:
-            loss: the loss of the whole batch, a scalar without graph.
-            num_classes: K.
-        """
+        """Take part of a step."""
         if not self.advice:
             return
         loss = loss.float()
@@ -69,32 +64,13 @@ class DivergenceWatch:
         self._steps += 1
 
     def look_now_and_then(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None]) -> None:
-        """Count a batch, and look every ``log_every_n_steps`` of them.
-
-        Args:
-            trainer: the running Trainer.
-            module: its module, for the error.
-            flush: has waiting rows checked, whose error names the sample.
-
-        Raises:
-            ValueError: if the loss has run away.
-        """
+        """Count a batch, and look every ``log_every_n_steps`` of them."""
         self._batches += 1
         if self._batches >= max(1, getattr(trainer, "log_every_n_steps", 50)):
             self.look(trainer, module, flush, whole=True)
 
     def look(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None], *, whole: bool) -> None:
-        """Look at the steps since the last whole window; waits for the device, and for the other ranks.
-
-        Args:
-            trainer: the running Trainer.
-            module: its module, for the error.
-            flush: has waiting rows checked, whose error names the sample.
-            whole: the window is complete and ends here; of fewer steps only the finiteness is asked.
-
-        Raises:
-            ValueError: if the loss has run away.
-        """
+        """Look at the steps since the last whole window; waits for the device, and for the other ranks."""
         if not self.advice:
             return
         mean = self._mean_of_ranks(trainer)
@@ -134,13 +110,6 @@ class DivergenceWatch:
 
 def advice_of(cls: type) -> tuple[str, bool]:
     """How the loss of a class is watched.
-
-    Args:
-        cls: a class made of mixins.
-
-    Returns:
-        What its methods advise when the loss runs away, "" if it is not watched; and whether only its finiteness is
-        asked, because a method without advice may grow by a schedule.
 
     Example:
         >>> from lightning_flip.mixins import FlippingErrorReduction, NaivePositiveCongruent

@@ -22,13 +22,6 @@ def keyed_seed(trainer: pl.Trainer, purpose: str) -> int:
     twice draws the same (an optimizer's closure), and a resumed run draws what the uninterrupted one would have drawn,
     with :class:`~lightning_flip.callbacks.ExactResume` even where it is seeded otherwise.
 
-    Args:
-        trainer: the running Trainer.
-        purpose: name of the method, so that two methods of a class draw apart.
-
-    Returns:
-        A number in [0, 2^63).
-
     Example:
         >>> trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", barebones=True)
         >>> keyed_seed(trainer, "Mixup") == keyed_seed(trainer, "Mixup") != keyed_seed(trainer, "other")
@@ -44,13 +37,6 @@ def keyed_randomness(trainer: pl.Trainer, purpose: str) -> Iterator[None]:
     """A context in which the global generators of the CPU (torch, numpy, Python) start from :func:`keyed_seed`.
 
     Afterwards they go on as if nothing had been drawn.
-
-    Args:
-        trainer: the running Trainer.
-        purpose: name of the method.
-
-    Yields:
-        Nothing.
     """
     seed = keyed_seed(trainer, purpose)
     with isolate_rng(include_cuda=False):

@@ -102,15 +102,7 @@ class TermLoop(pl.Callback):
         return self._tables
 
     def bind(self, module: Terms, base: type) -> TermLoop:
-        """Belong to a module.
-
-        Args:
-            module: the module whose terms these are.
-            base: the base class of all methods, which declares their hooks.
-
-        Returns:
-            The loop itself.
-        """
+        """Belong to a module. Returns the loop itself."""
         self._module, self._base = weakref.ref(module), base
         return self
 
@@ -273,14 +265,7 @@ class TermLoop(pl.Callback):
         return True
 
     def begin_epoch(self, epoch: int) -> None:
-        """Look whether the data are those of before; the epoch's first loss makes the tables readable.
-
-        Args:
-            epoch: the Trainer's ``current_epoch``.
-
-        Raises:
-            ChangedDataError: if they are others.
-        """
+        """Look whether the data are those of before; the epoch's first loss makes the tables readable."""
         module = self._module()
         self._may_ignore = None
         if self.attachment is not None and module is not None:
@@ -323,16 +308,7 @@ class TermLoop(pl.Callback):
     def leaves_out(self, split: str, problem: str, *, sure: bool) -> bool:
         """Refuse steps whose loss had other targets; with ``base_loss="any"`` their rows are observed as they are.
 
-        Args:
-            split: "train".
-            problem: what was seen, with counts.
-            sure: whether the targets were seen: a loss that has grown by a term is no mixture.
-
-        Returns:
-            False.
-
-        Raises:
-            ValueError: if the base loss is to be mean cross entropy.
+        Returns False.
         """
         module = self._module()
         if module is None or module.mixin_options.base_loss == "any":
@@ -348,38 +324,17 @@ class TermLoop(pl.Callback):
         return False
 
     def nothing_recorded(self, split: str, reason: str) -> None:
-        """Refuse an epoch in which the loss had no part.
-
-        Args:
-            split: "train".
-            reason: why.
-
-        Raises:
-            RuntimeError: always.
-        """
+        """Refuse an epoch in which the loss had no part."""
         raise RuntimeError(
             f"nothing was recorded of a pass of {split} steps: {reason}, so that the mixins' loss had no part in it."
         )
 
     def declines(self, batch: object) -> bool:
-        """Whether a step ended without its loss: one that returned None after a forward was no visit.
-
-        Args:
-            batch: the running batch, compared by identity.
-
-        Returns:
-            True if nothing is to be observed.
-        """
+        """Whether a step ended without its loss: one that returned None after a forward was no visit."""
         return self.added_for is not batch
 
     def read(self, split: str, loader: int, step: SampleStep) -> None:
-        """Have the methods store what later epochs need.
-
-        Args:
-            split: "train".
-            loader: position of the loader.
-            step: rows of several steps.
-        """
+        """Have the methods store what later epochs need."""
         module = self._module()
         if module is not None:
             if step.data is not None:
@@ -400,11 +355,7 @@ class TermLoop(pl.Callback):
         they are on the host and the dataset does not list them. From the first label on that the loss leaves out, all
         are compared in every step; the rows of the steps before are read first, as there is none in them.
 
-        Args:
-            step: the running step.
-
-        Returns:
-            Bool ``[B]``; None if all count, as far as the host knows.
+        Returns bool ``[B]``; None if all count, as far as the host knows.
         """
         ignored = None if step.choice is None else step.choice.ignored
         if ignored is None or not step.has_labels or self.attachment is None:
@@ -493,13 +444,7 @@ class TermLoop(pl.Callback):
             raise error(place)
 
     def running(self) -> Attachment | None:
-        """The attachment, if the term is to be added to the running step.
-
-        Returns:
-            None outside of ``fit``, with ``term_weight=0``, while the learning rate or batch size is tuned (a
-            Trainer does that without callbacks, and nothing may be recorded then), and in a validation step that calls
-            ``training_step``: its samples are others.
-        """
+        """The attachment, if the term is to be added to the running step."""
         module, attachment = self._module(), self.attachment
         if module is None or attachment is None or module.mixin_options.term_weight == 0:
             return None
@@ -511,13 +456,9 @@ class TermLoop(pl.Callback):
     def schedule(self) -> tuple[int, int]:
         """k, counted from 1, and M of a schedule.
 
-        Returns:
-            The running epoch and M: ``total_epochs`` if given, else the smaller of the Trainer's ``max_epochs`` and
-            ``max_steps`` over the optimizer steps of an epoch. A resumed run keeps the M that it began with, as its
-            earlier epochs were weighted by it.
-
-        Raises:
-            ValueError: if the Trainer trains without an end.
+        Returns the running epoch and M: ``total_epochs`` if given, else the smaller of the Trainer's ``max_epochs`` and
+        ``max_steps`` over the optimizer steps of an epoch. A resumed run keeps the M that it began with, as its earlier
+        epochs were weighted by it.
         """
         module = self._module()
         assert module is not None
@@ -536,14 +477,7 @@ class TermLoop(pl.Callback):
         return epoch, self.total_epochs
 
     def methods(self, name: str) -> list[Callable[..., Any]]:
-        """What each method of the module's class defines under a name of ``LossTerm``, looked up once per fit.
-
-        Args:
-            name: of a hook.
-
-        Returns:
-            Functions, from left to right.
-        """
+        """What each method of the module's class defines under a name of ``LossTerm``, looked up once per fit."""
         if name not in self._methods:
             module = self._module()
             owners = [] if module is None else owners_of(type(module), name, self._base)
@@ -553,20 +487,7 @@ class TermLoop(pl.Callback):
     # -- tables -------------------------------------------------------------------------------------
 
     def table(self, name: str, step: SampleStep, width: int) -> SampleTable:
-        """A table of the terms, made at first use and filled from the checkpoint that was loaded.
-
-        Args:
-            name: its name in the checkpoint.
-            step: a step, which tells number of samples, type and device.
-            width: number of columns.
-
-        Returns:
-            The table.
-
-        Raises:
-            ValueError: if the number of samples is unknown, or the width is not that of before.
-            MemoryError: if it does not fit.
-        """
+        """A table of the terms, made at first use and filled from the checkpoint that was loaded."""
         module = self._module()
         assert module is not None
         num_samples = step.table_size(module.mixin_options.num_samples)
@@ -599,12 +520,7 @@ class TermLoop(pl.Callback):
         return table
 
     def begin_step(self, trainer: pl.Trainer, step: SampleStep) -> None:
-        """Notice a new epoch in its first step: the hooks of an epoch's end do not run after every resumption.
-
-        Args:
-            trainer: the running Trainer.
-            step: the step, whose index must fit the tables.
-        """
+        """Notice a new epoch in its first step: the hooks of an epoch's end do not run after every resumption."""
         if self.epoch == trainer.current_epoch:
             return
         module = self._module()
@@ -633,13 +549,8 @@ class TermLoop(pl.Callback):
 def add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
     """Put a module's loop beside its own callbacks.
 
-    Args:
-        callbacks: what its ``configure_callbacks`` returned, one or several.
-        loop: the module's loop.
-
-    Returns:
-        The callbacks; with the loop, unless the Trainer has kept it from an earlier fit (it would announce an
-        override where nothing changes).
+    Returns the callbacks; with the loop, unless the Trainer has kept it from an earlier fit (it would announce an
+    override where nothing changes).
     """
     listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
     module = loop._module()
@@ -650,11 +561,7 @@ def add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
 def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     """Make a class's own ``configure_callbacks`` bring the loop along, whether it calls ``super`` or not.
 
-    Args:
-        configure: the method.
-
-    Returns:
-        The method to take its place.
+    Returns the method to take its place.
     """
 
     @functools.wraps(configure)

@@ -36,11 +36,7 @@ class MixinOptions(SimpleNamespace):
     """
 
     def take(self, **options: Any) -> None:
-        """Set options.
-
-        Args:
-            **options: their values.
-        """
+        """Set options."""
         vars(self).update(options)
 
 
@@ -77,14 +73,7 @@ class MixinClass(ABCMeta):
 
 
 def check_definition(cls: type) -> None:
-    """Refuse mixins right of their module, and names that two of the classes would take from each other.
-
-    Args:
-        cls: the class being defined.
-
-    Raises:
-        TypeError: for a wrong order, one option name in two places, or one name of a method or attribute.
-    """
+    """Refuse mixins right of their module, and names that two of the classes would take from each other."""
     mixins = _mixins_of(cls)
     _check_siblings(cls, mixins)
     modules = [part for part in cls.__mro__ if is_lightning_class(part) and not isinstance(part, MixinClass)]
@@ -105,15 +94,7 @@ def check_definition(cls: type) -> None:
 
 
 def check_instance(module: Any, *, made: bool = True) -> None:
-    """Refuse attributes of a module that hide a name of its mixins, and a method that the mixins' own one hides.
-
-    Args:
-        module: an instance.
-        made: whether the mixins have set what they keep on the module themselves.
-
-    Raises:
-        TypeError: if there are such.
-    """
+    """Refuse attributes of a module that hide a name of its mixins, and a method that the mixins' own one hides."""
     held = vars(module)
     found = set(held).union(*(held.get(kind, ()) for kind in ("_modules", "_parameters", "_buffers")))
     mixins = _mixins_of(type(module))
@@ -130,10 +111,6 @@ def group_hyperparameters(module: pl.LightningModule, before: Mapping[str, Any])
     """Move the options of mixins among a module's hyperparameters into a group of their own.
 
     What LightningCLI saves is its configuration, with which it makes the module again: it stays as it is.
-
-    Args:
-        module: the module, whose hyperparameters have just been saved.
-        before: those that it had before, which are the module's own.
     """
     hparams: Any = module.hparams
     fields: dict[str, Any] = vars(module)
@@ -148,14 +125,7 @@ def group_hyperparameters(module: pl.LightningModule, before: Mapping[str, Any])
 
 
 def mixin_options(cls: type) -> Iterator[str]:
-    """The names of the options of all mixins of a class.
-
-    Args:
-        cls: a class made of mixins.
-
-    Yields:
-        Names, from left to right.
-    """
+    """The names of the options of all mixins of a class."""
     for part in _mixins_of(cls):
         yield from _own_options(part, keyword_only=True)
 

@@ -27,13 +27,7 @@ def accepted_arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Leave out what a step does not take: Lightning passes ``batch_idx`` only to steps that name it.
 
-    Args:
-        function: the step right of the mixin, bound.
-        args: positional arguments that Lightning passed.
-        kwargs: keyword arguments that Lightning passed.
-
-    Returns:
-        The arguments that the step takes.
+    Returns the arguments that the step takes.
 
     Example:
         >>> accepted_arguments(lambda batch: batch, ("batch", 3), {})
@@ -69,32 +63,14 @@ def _signature(function: Callable[..., Any], bound: bool) -> tuple[int | None, f
 
 
 def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
-    """The type in which a table keeps what was computed from some logits.
-
-    Args:
-        name: "float16", "bfloat16", "float32", "float64", or None for the type of the computation.
-        logits: the logits.
-
-    Returns:
-        The type.
-
-    Raises:
-        ValueError: for another name.
-    """
+    """The type in which a table keeps what was computed from some logits."""
     check_table_dtype(name)
     dtype: torch.dtype = torch.promote_types(logits.dtype, torch.float32) if name is None else getattr(torch, name)
     return dtype
 
 
 def check_table_dtype(name: str | None) -> None:
-    """Refuse a storage type that tables do not have.
-
-    Args:
-        name: the option's value.
-
-    Raises:
-        ValueError: if it is none of them.
-    """
+    """Refuse a storage type that tables do not have."""
     allowed = ("float16", "bfloat16", "float32", "float64")
     if name is not None and name not in allowed:
         raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")
@@ -102,14 +78,6 @@ def check_table_dtype(name: str | None) -> None:
 
 def owners_of(cls: type, name: str, base: type) -> list[type]:
     """The mixins in a class that define a name and stand side by side.
-
-    Args:
-        cls: a class made of mixins.
-        name: of a method or attribute; one that a subclass redefines replaces its parent's.
-        base: the base class of all mixins, which does not count.
-
-    Returns:
-        The owners, from left to right.
 
     Example:
         >>> from lightning_flip.mixins import FlippingErrorReduction, LossTerm
@@ -126,20 +94,7 @@ def owners_of(cls: type, name: str, base: type) -> list[type]:
 
 
 def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
-    """k, counted from 1, and M of a schedule.
-
-    Args:
-        trainer: the running Trainer.
-        total_epochs: M if it is given, else the smaller of the Trainer's ``max_epochs`` and ``max_steps`` over the
-            optimizer steps of an epoch.
-
-    Returns:
-        The running epoch and their number.
-
-    Raises:
-        ValueError: if the Trainer trains without an end, ``max_steps`` counts the steps of several optimizers, or it is
-            not known how many batches an epoch has.
-    """
+    """k, counted from 1, and M of a schedule. Returns the running epoch and their number."""
     if total_epochs is not None:
         return trainer.current_epoch + 1, total_epochs
     if trainer.max_steps not in (None, -1):
@@ -164,12 +119,6 @@ def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
 
 def check_choices(**choices: tuple[Any, tuple[str, ...]]) -> None:
     """Refuse a value that an option does not have.
-
-    Args:
-        **choices: by the option's name, its value and what is allowed.
-
-    Raises:
-        ValueError: if a value is not among them.
 
     Example:
         >>> check_choices(restrict=("correct", ("correct", "all")))

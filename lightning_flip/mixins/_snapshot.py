@@ -19,12 +19,6 @@ __all__ = ["answering_part", "evaluating", "exchanged", "said_by", "said_earlier
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """A copy of parameters and buffers, those outside of the ``state_dict`` included.
 
-    Args:
-        module: any module.
-
-    Returns:
-        Tensors by name, without gradient, where the module's are.
-
     Example:
         >>> layer = nn.Linear(1, 1)
         >>> kept = weights_of(layer)
@@ -38,13 +32,6 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 def answering_part(module: nn.Module, choice: Choice | None) -> nn.Module:
     """The part of a module whose forward gives the logits.
 
-    Args:
-        module: the module that trains.
-        choice: how its logits are found; None before the first step, and then it is the module itself.
-
-    Returns:
-        The part.
-
     Example:
         >>> answering_part(nn.Sequential(nn.Linear(2, 3)), Choice(Place("0"), "logits", 3))
         Linear(in_features=2, out_features=3, bias=True)
@@ -55,14 +42,7 @@ def answering_part(module: nn.Module, choice: Choice | None) -> nn.Module:
 def said_by(part: nn.Module, choice: Choice | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Logits of a part for some inputs, read as those of the step are.
 
-    Args:
-        part: what gave the step's logits.
-        choice: how they are found.
-        args: positional inputs.
-        kwargs: inputs by name.
-
-    Returns:
-        ``[B, K]``, or None if there are none.
+    Returns ``[B, K]``, or None if there are none.
     """
     place, kind = (Place(), "logits") if choice is None else (choice.place or Place(), choice.kind)
     output = place.tensor_of(part(*args, **kwargs))
@@ -75,15 +55,7 @@ def said_earlier(module: nn.Module, weights: dict[str, Tensor], step: SampleStep
     The part itself runs, with the module's tensors exchanged for the time of the forward: nothing else of it is copied,
     and hooks of its forward run once more.
 
-    Args:
-        module: the part, or a module that it belongs to.
-        weights: what :func:`weights_of` gave for the module; those from a checkpoint are moved to the logits' device in
-            place.
-        step: the running step, which holds the inputs of its forward.
-        part: what gave the step's logits.
-
-    Returns:
-        ``[B, K]``.
+    Returns ``[B, K]``.
 
     Example:
         >>> layer, x = nn.Linear(1, 2), torch.ones(3, 1)
@@ -105,12 +77,6 @@ def said_earlier(module: nn.Module, weights: dict[str, Tensor], step: SampleStep
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """A context in which a module is in eval mode; every part then goes back to the mode that it had.
-
-    Args:
-        module: any module.
-
-    Yields:
-        None.
 
     Example:
         >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
@@ -134,16 +100,6 @@ def exchanged(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
     """A context in which a module has other parameters and buffers.
 
     ``torch.func.functional_call`` would leave them behind in a module that is known under two names.
-
-    Args:
-        module: any module.
-        weights: what :func:`weights_of` gave for it.
-
-    Yields:
-        None.
-
-    Raises:
-        ValueError: if the weights are of another module.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)

@@ -31,77 +31,34 @@ class Stacked(metaclass=MixinClass):
 
     @classmethod
     def softening_methods(cls) -> list[str]:
-        """Names of the methods in this class that move the target away from the label.
-
-        Returns:
-            Class names, from left to right.
-        """
+        """Names of the methods in this class that move the target away from the label."""
         return methods_that(cls, "softens_target")
 
     @classmethod
     def replacing_methods(cls) -> list[str]:
-        """Names of the methods in this class that take the place of cross entropy.
-
-        Returns:
-            Class names, from left to right.
-        """
+        """Names of the methods in this class that take the place of cross entropy."""
         return methods_that(cls, "replaces_cross_entropy")
 
     def step_for_methods(self, step: SampleStep) -> SampleStep:
-        """The step as the methods are given it, where that is not how the module saw it.
-
-        Args:
-            step: the running step, as the module saw it.
-
-        Returns:
-            The same step, unless a method says otherwise.
-        """
+        """The step as the methods are given it, where that is not how the module saw it."""
         return step
 
     def brings_distributions(self, step: SampleStep) -> bool:
-        """Whether the loader's targets are distributions, whatever a method of the class has made of them.
-
-        Args:
-            step: the running step.
-
-        Returns:
-            Whether they are.
-        """
+        """Whether the loader's targets are distributions, whatever a method of the class has made of them."""
         return not step.has_labels
 
     def declare_correction(self, method: type) -> None:
-        """Say that a method corrects the loss for label noise, where its options decide that; in its constructor.
-
-        Args:
-            method: the method's class, whose ``corrects_noise`` is False.
-
-        Raises:
-            ValueError: if another method of the class corrects it already.
-        """
+        """Say that a method corrects the loss for label noise, where its options decide that; in its constructor."""
         self._mixin.corrections.append(method.__name__)
         if len(self._mixin.corrections) > 1:
             raise ValueError(_two_corrections(type(self), self._mixin.corrections))
 
     def require_unmixed(self, known: str) -> None:
-        """Refuse a batch that another method of the class has mixed, for methods that have a row for each sample.
-
-        Args:
-            known: what the method has, for the error: "the file has soft targets".
-
-        Raises:
-            TypeError: if the batch's samples are mixtures.
-        """
+        """Refuse a batch that another method of the class has mixed, for methods that have a row for each sample."""
 
 
 def methods_that(cls: type, attribute: str) -> list[str]:
     """Names of the methods in a class that say something of themselves.
-
-    Args:
-        cls: a class made of mixins.
-        attribute: what they say, a class attribute; one that a subclass redefines replaces its parent's.
-
-    Returns:
-        Class names, from left to right.
 
     Example:
         >>> from lightning_flip.mixins import LabelSmoothing, Mixup, NaivePositiveCongruent
@@ -113,14 +70,7 @@ def methods_that(cls: type, attribute: str) -> list[str]:
 
 
 def check_corrections(cls: type) -> None:
-    """Refuse two corrections of label noise in one class.
-
-    Args:
-        cls: the class being defined.
-
-    Raises:
-        TypeError: if there are two.
-    """
+    """Refuse two corrections of label noise in one class."""
     methods = methods_that(cls, "corrects_noise")
     if len(methods) > 1:
         raise TypeError(_two_corrections(cls, methods))
@@ -130,9 +80,6 @@ def warn_of_stack(module: Any) -> None:
     """Say so, once for every class, where methods of one class pull at the same thing.
 
     Nothing is said where ``term_weight`` makes the loss no more than the mean of theirs.
-
-    Args:
-        module: the module whose fit begins.
     """
     softening, replacing = module.softening_methods(), module.replacing_methods()
     problems, most = [], max(1.0, (1 + 1e-9) / module.mixin_options.term_weight)
@@ -154,11 +101,7 @@ def warn_of_stack(module: Any) -> None:
 
 
 def warn_of_distributions(module: Stacked) -> None:
-    """Say so, once for every class, where batches bring distributions and a method of the class softens them.
-
-    Args:
-        module: the module that trains.
-    """
+    """Say so, once for every class, where batches bring distributions and a method of the class softens them."""
     if type(module) in _WARNED_OF_DISTRIBUTIONS:  # asked in every step
         return
     _WARNED_OF_DISTRIBUTIONS.add(type(module))

@@ -28,13 +28,6 @@ class Treatment(TypedDict):
 def check_distillation(temperature: float, weight: float) -> None:
     """Refuse options that distillation does not have.
 
-    Args:
-        temperature: t.
-        weight: beta.
-
-    Raises:
-        ValueError: if one is out of range.
-
     Example:
         >>> check_distillation(2.0, 0.5)
     """
@@ -49,17 +42,7 @@ def student_correction(
 ) -> TransitionSource | None:
     """Check how a student is to deal with label noise.
 
-    Args:
-        smoothing: ``kd_smoothing``.
-        correction_alpha: ``kd_correction_alpha``.
-        transition: ``kd_transition``.
-
-    Returns:
-        Where the correction takes its transition from; None for a student that is not corrected.
-
-    Raises:
-        ValueError: if an option is out of range, the transition is none or awaits an estimate, or the student is to be
-            smoothed and corrected.
+    Returns where the correction takes its transition from; None for a student that is not corrected.
 
     Example:
         >>> student_correction(0.1, None, None) is None, student_correction(0.0, 0.2, None).alpha
@@ -91,12 +74,6 @@ def treatment(logits: Tensor, smoothing: float, correction: TransitionSource | N
         logits: ``[B, K]`` of the step.
         smoothing: ``kd_smoothing``.
         correction: what :func:`student_correction` returned.
-
-    Returns:
-        Keyword arguments of :func:`~lightning_flip.functional.distillation_loss`.
-
-    Raises:
-        ValueError: if the transition is of another number of classes.
     """
     return {"smoothing": smoothing, "transition": None if correction is None else correction.prepared(logits)}
 
@@ -104,14 +81,8 @@ def treatment(logits: Tensor, smoothing: float, correction: TransitionSource | N
 def labels_alone(step: SampleStep, treated: Treatment, reduction: Reduced = "none") -> Tensor | None:
     """The loss of a student without a teacher.
 
-    Args:
-        step: the running step.
-        treated: what :func:`treatment` returned.
-        reduction: as the mixin's ``method_loss`` is given it.
-
-    Returns:
-        ``[B]``, or the mean of what is added to cross entropy; None for a plain student, whose loss is the module's
-        own.
+    Returns ``[B]``, or the mean of what is added to cross entropy; None for a plain student, whose loss is the module's
+    own.
     """
     if not treated["smoothing"] and treated["transition"] is None:
         return None

@@ -18,17 +18,7 @@ def training_targets(module: Any, step: SampleStep, given: SampleStep, methods: 
     With the module's loss H(e, p) and methods that are given g, H(e, p) + w [H(g, p) - H(e, p) + sum_m (H(s_m, p) -
     H(g, p))] is linear in its targets: it is H(t, p) with t = e + w [g - e + sum_m (s_m - g)].
 
-    Args:
-        module: the LossTerm.
-        step: the running step, as the module saw it.
-        given: the same, as the methods are given it: mixtures, where the module may have seen labels.
-        methods: the mixins of its class that define a loss.
-
-    Returns:
-        Both ``[B, K]``, without gradient.
-
-    Raises:
-        TypeError: if one of the methods' losses is no cross entropy against a target.
+    Returns both ``[B, K]``, without gradient.
     """
     own, labels = (_distributions(seen.target, step) for seen in (step, given))
     difference = labels - own

@@ -37,9 +37,6 @@ class TransitionSource:
         prepare: what the loss computes with, made of T float64 ``[K, K]``; raises ValueError for a T that it cannot
             use.
         prefix: what stands before ``correction_alpha`` and ``transition`` in the names of the mixin's options.
-
-    Raises:
-        ValueError: if alpha is out of range, a matrix not row-stochastic or refused by ``prepare``, or both are given.
     """
 
     def __init__(
@@ -84,24 +81,13 @@ class TransitionSource:
 
         Args:
             matrix: T ``[K, K]``.
-
-        Raises:
-            ValueError: if it is not row-stochastic, or cannot be used.
         """
         matrix = matrix.detach().to("cpu").to(torch.float64)
         check_transition(matrix, self.name)
         self._prepared, self.matrix, self._at_hand = self.prepare(matrix), matrix, None
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Read the file, or make sure that somebody estimates; an earlier fit's estimate is forgotten.
-
-        Args:
-            trainer: the Trainer whose fit begins.
-
-        Raises:
-            FileNotFoundError: if the file is not there.
-            ValueError: if it holds no transition, or nobody estimates one.
-        """
+        """Read the file, or make sure that somebody estimates; an earlier fit's estimate is forgotten."""
         if self.file is not None:
             self.take(torch.from_numpy(read_transition(self.file)))
         if not self.estimated:
@@ -117,14 +103,10 @@ class TransitionSource:
     def prepared(self, logits: Tensor) -> Tensor | None:
         """What the loss computes with, where and as it computes; nothing is read back from the device.
 
+        Returns what ``prepare`` made, ``[K, K]``; None while an estimate is awaited.
+
         Args:
             logits: ``[B, K]`` of the running step.
-
-        Returns:
-            What ``prepare`` made, ``[K, K]``; None while an estimate is awaited.
-
-        Raises:
-            ValueError: if the transition is of another number of classes.
         """
         if self.awaited:
             return None

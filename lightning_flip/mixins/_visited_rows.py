@@ -45,16 +45,7 @@ class VisitedRows:
         return VisitedRows, ()
 
     def after(self, step: SampleStep, batch: object, make: Callable[[], Tensor]) -> Tensor:
-        """Rows of a step's samples after the running batch.
-
-        Args:
-            step: the step as a whole, padding included.
-            batch: the running batch, compared by identity.
-            make: computes the rows; asked in the first evaluation of a batch.
-
-        Returns:
-            ``[B, W]``.
-        """
+        """Rows of a step's samples after the running batch. Returns ``[B, W]``."""
         if self._rows is None or self._batch is not batch:
             self._batch, self._rows, self._repeats = batch, make(), step.rounds is not None
         return self._rows
@@ -62,11 +53,7 @@ class VisitedRows:
     def of(self, step: SampleStep) -> Tensor | None:
         """The rows as they are to be written.
 
-        Args:
-            step: the step without padding, which comes last.
-
-        Returns:
-            ``[B, W]``; None where a sample comes twice, whose visits are written one by one.
+        Returns ``[B, W]``; None where a sample comes twice, whose visits are written one by one.
         """
         if self._rows is None or self._repeats:
             return None
@@ -83,14 +70,13 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move, said: Tensor |
 
     A visit that is not valid moves nothing, as in the table.
 
+    Returns ``[B, W]``, without gradient.
+
     Args:
         step: the step as a whole, padding included.
         rows: ``[B, W]``, before the batch.
         move: ``move(rows, said)``, one visit of some samples.
         said: ``[B, W]``, what a visit goes by; None: the logits, without gradient.
-
-    Returns:
-        ``[B, W]``, without gradient.
 
     Example:
         >>> from lightning_flip.steps.sample_step import rounds_of

@@ -13,16 +13,7 @@ TORCHVISION = "torchvision:"
 
 
 def torchvision_network(text: str) -> nn.Module:
-    """Build a network without weights, for a file that has them.
-
-    Args:
-        text: ``"torchvision:NAME"`` or ``NAME``.
-
-    Returns:
-        The network, with torchvision's 1,000 classes.
-
-    Raises:
-        ValueError: if torchvision knows no such name, or the text names weights.
+    """Build a network without weights, for a file that has them. Returns the network, with torchvision's 1,000 classes.
 
     Example:
         >>> type(torchvision_network("torchvision:squeezenet1_1")).__name__
@@ -38,14 +29,7 @@ def torchvision_network(text: str) -> nn.Module:
 def torchvision_model(text: str) -> nn.Module:
     """Build a network with torchvision's weights, which are downloaded once and kept in torch's hub folder.
 
-    Args:
-        text: ``"torchvision:NAME:WEIGHTS"``; the weights ``DEFAULT`` are the best that torchvision has.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: if torchvision knows no such name or weights, or the text names none.
+    Returns the network.
 
     Example:
         >>> torchvision_model("torchvision:resnet19:DEFAULT")

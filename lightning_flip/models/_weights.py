@@ -24,16 +24,7 @@ _COMPILED = "_orig_mod."
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what ``torch.save`` wrote, onto the CPU, with ``weights_only=True``: no code in the file is run.
 
-    Args:
-        path: a checkpoint or a state_dict.
-
-    Returns:
-        The dictionary in it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no file of ``torch.save``, is cut off, holds objects that would need code to run, or is
-            no dictionary.
+    Returns the dictionary in it.
 
     Example:
         >>> import tempfile
@@ -72,8 +63,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 def paths_allowed() -> contextlib.AbstractContextManager[None]:
     """Let ``weights_only=True`` read paths too: hyperparameters often hold one, and a path runs nothing.
 
-    Returns:
-        The context.
+    Returns the context.
 
     Example:
         >>> with paths_allowed():
@@ -86,12 +76,6 @@ def paths_allowed() -> contextlib.AbstractContextManager[None]:
 
 def find_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """The weights in a file, which may be all of it or one entry (``state_dict``, ``model_state_dict``, ``model``).
-
-    Args:
-        content: what the file holds.
-
-    Returns:
-        Names and tensors; names are those of a network that was not compiled. None if there are none.
 
     Example:
         >>> sorted(find_state_dict({"epoch": 3, "state_dict": {"net._orig_mod.bias": torch.zeros(2)}}))
@@ -109,14 +93,6 @@ def fit_state_dict(network: nn.Module, state: Mapping[str, Tensor], name: str) -
     """Put weights into a network, in place; a prefix that stands before all of the network's names is taken off.
 
     What stands under other prefixes is not looked at: a Lightning checkpoint may hold more than its network.
-
-    Args:
-        network: takes the weights.
-        state: names and tensors.
-        name: where they came from, for messages.
-
-    Raises:
-        ValueError: if weights are missing, are too many or have other shapes, or if several prefixes fit.
 
     Example:
         >>> old, new = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -161,12 +137,6 @@ def _prefixes(wanted: Sequence[str], state: Mapping[str, Tensor]) -> dict[str, i
 
 def mismatch(text: str) -> str:
     """What ``load_state_dict`` complained of, with the first five names and the count of each kind.
-
-    Args:
-        text: of the error that it raised.
-
-    Returns:
-        Sentences.
 
     Example:
         >>> try:

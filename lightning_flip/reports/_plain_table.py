@@ -37,12 +37,7 @@ class PlainTable:
 def shorten(name: object, longest: int = 40) -> str:
     r"""Show a label, an id or a file's name in a cell: on one line, not too long, and never blank.
 
-    Args:
-        name: any label.
-        longest: how many characters to show at most.
-
-    Returns:
-        Its printable text; where that is long, the start and the end of it, since names often differ there.
+    Returns its printable text; where that is long, the start and the end of it, since names often differ there.
 
     Example:
         >>> shorten("two\nlines"), shorten(""), shorten("a name that is long", 14)

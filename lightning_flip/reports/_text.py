@@ -17,11 +17,7 @@ _CALLS = re.compile(r"[@#](?=\w)")
 def printable(label: str) -> str:
     r"""Replace line breaks and tabs by spaces, and drop what cannot be printed (such as terminal escapes).
 
-    Args:
-        label: any text.
-
-    Returns:
-        One printable line.
+    Returns one printable line.
 
     Example:
         >>> printable("two\nlines, \x1b[31mred")
@@ -33,11 +29,7 @@ def printable(label: str) -> str:
 def escape_markdown(label: str) -> str:
     r"""Write text so that a cell of a Markdown table shows it as it is.
 
-    Args:
-        label: any text.
-
-    Returns:
-        The text with Markdown's and HTML's marks escaped. It names no person and no issue.
+    Returns the text with Markdown's and HTML's marks escaped. It names no person and no issue.
 
     Example:
         >>> print(escape_markdown("a|b *c* d_e _f_ <i>"))

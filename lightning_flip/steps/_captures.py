@@ -29,12 +29,7 @@ _LOOK_AGAIN, _LOOK_OFTEN = 63, 7
 
 
 class Captures:
-    """Finds the logits of a step for every source that was added.
-
-    Args:
-        module: the LightningModule.
-        tolerate: whether an error inside of the module's step is told to those who look, and goes no further.
-    """
+    """Finds the logits of a step for every source that was added."""
 
     def __init__(self, module: nn.Module, tolerate: Callable[[Exception], bool]) -> None:
         self._module = module
@@ -57,14 +52,7 @@ class Captures:
         self._looking = False  # whether the calls of losses are recorded in the running step
 
     def add(self, source: StepSource) -> None:
-        """Make sure that a source's logits are caught, and the features if it asks for them.
-
-        Args:
-            source: where to take them from.
-
-        Raises:
-            AttributeError: if ``logits_from`` or ``features_from`` names no submodule.
-        """
+        """Make sure that a source's logits are caught, and the features if it asks for them."""
         if source in self._sources:
             return
         layer = source.features_from
@@ -77,11 +65,7 @@ class Captures:
         self._of_step = {}
 
     def forget(self, source: StepSource) -> None:
-        """Look no longer for the logits of a source.
-
-        Args:
-            source: one that was added.
-        """
+        """Look no longer for the logits of a source."""
         self._sources = [other for other in self._sources if other != source]
         self._finders = {key: finder for key, finder in self._finders.items() if key[0] != source}
         self._sinks = [(other, sink) for other, sink in self._sinks if other != source]
@@ -89,11 +73,7 @@ class Captures:
         self._connect()
 
     def copy_to(self, sinks: Sequence[tuple[StepSource, Callable[[Tensor], None]]]) -> None:
-        """Hand logits over in the forward that gives them, as a module may edit them afterwards.
-
-        Args:
-            sinks: who takes the logits of which source in training steps; all others of before no longer do.
-        """
+        """Hand logits over in the forward that gives them, as a module may edit them afterwards."""
         self._sinks = sinks
         self._connect()
 
@@ -121,7 +101,7 @@ class Captures:
         loader: int | None = None,
         epoch: int = 0,
     ) -> bool:
-        """Begin a step.
+        """Begin a step. Returns whether the step has to run in :meth:`looking`.
 
         Args:
             name: the step's name.
@@ -132,9 +112,6 @@ class Captures:
             searches: whether to look for the logits where nobody knows yet where they are; not in a sanity check.
             loader: number of the loader of an evaluation, which may have a head of its own.
             epoch: number of the epoch, whose first step is looked at.
-
-        Returns:
-            Whether the step has to run in :meth:`looking`.
         """
         trains = name == "training_step"
         key = name if trains or loader is None else f"{name} {loader}"
@@ -173,11 +150,7 @@ class Captures:
         return looks
 
     def forget_loaders(self, alive: Collection[int]) -> None:
-        """Forget what was found for loaders that are gone.
-
-        Args:
-            alive: numbers of those that are there.
-        """
+        """Forget what was found for loaders that are gone."""
         for source, key in list(self._finders):
             number = key.partition(" ")[2]
             if number and int(number) not in alive:
@@ -196,11 +169,7 @@ class Captures:
 
     @contextlib.contextmanager
     def looking(self, batch: Any) -> Iterator[None]:
-        """A context for a step in which the losses are looked at, and all modules if nobody knows where the logits are.
-
-        Args:
-            batch: what the step is given.
-        """
+        """A context for a step whose losses are recorded, and all modules if it is not known where the logits are."""
         losses_only = self._search is None and all(
             finder.choice is None or (finder.choice.losses and finder.choice.name != "by_hand")
             for finder in self._of_step[self._name]
@@ -261,21 +230,7 @@ class Captures:
     # -- what was caught ----------------------------------------------------------------------------------
 
     def find(self, source: StepSource, rows: int, output: Any, ask: Callable[[], Question]) -> Found | None:
-        """The logits of the step.
-
-        Args:
-            source: where to take them from.
-            rows: number of samples in the batch.
-            output: what the step returned, None while it runs.
-            ask: gives what a choice depends on, in steps in which one has to be made.
-
-        Returns:
-            What was found, or None if there is nothing.
-
-        Raises:
-            ValueError: if there are logits, but of another number of samples, or several that could be meant.
-            TypeError: if the module is no classifier with one label a sample.
-        """
+        """The logits of the step."""
         for finder in self._of_step.get(self._name, ()):
             if finder.source is source:  # nearly always, and faster than a look into a dictionary
                 break
@@ -298,49 +253,28 @@ class Captures:
         return finder.found
 
     def kept(self, source: StepSource) -> Tensor | None:
-        """The logits of a step as the network gave them; None if they were not copied.
-
-        Args:
-            source: where they were taken from.
-        """
+        """The logits of a step as the network gave them; None if they were not copied."""
         found = self.found(source)
         return None if found is None else found.kept
 
     def found(self, source: StepSource) -> Found | None:
-        """What was found in the running step, if somebody asked.
-
-        Args:
-            source: where it was taken from.
-        """
+        """What was found in the running step, if somebody asked."""
         finder = self._finders.get((source, self._name))
         return None if finder is None else finder.found
 
     def choice(self, source: StepSource, name: str) -> Choice | None:
-        """How the logits of a source are found in a kind of step.
-
-        Args:
-            source: where they are taken from.
-            name: the step's name.
-        """
+        """How the logits of a source are found in a kind of step."""
         finder = self._finders.get((source, name))
         return None if finder is None else finder.choice
 
     def watch_losses(self, source: StepSource) -> None:
-        """Look at the losses of all training steps from now on, because they had other targets at times.
-
-        Args:
-            source: whose logits enter them.
-        """
+        """Look at the losses of all training steps from now on, because they had other targets at times."""
         finder = self._finders.get((source, "training_step"))
         if finder is not None and finder.choice is not None and not self._compiled:
             finder.choice = replace(finder.choice, watch=finder.choice.call is not None, equal=False)
 
     def candidates(self, source: StepSource) -> list[str]:
-        """Outputs that were seen where nothing was found, each as an option to paste.
-
-        Args:
-            source: where the logits were looked for.
-        """
+        """Outputs that were seen where nothing was found, each as an option to paste."""
         return self._finders[source, self._name].candidates
 
     @property
@@ -351,17 +285,7 @@ class Captures:
         return " Parts of the module are compiled: what they call as self.forward(x) cannot be seen; write self(x)."
 
     def features(self, source: StepSource) -> Tensor | None:
-        """The features of the step.
-
-        Args:
-            source: where to take them from.
-
-        Returns:
-            ``[B, D]``; None where the source asks for none.
-
-        Raises:
-            RuntimeError: if it asks and there are none.
-        """
+        """The features of the step. Returns ``[B, D]``; None where the source asks for none."""
         capture = self._features.get(source)
         if capture is None or capture.features is not None:
             return None if capture is None else capture.features

@@ -63,14 +63,7 @@ class Sight:
 
 
 class Finder:
-    """Finds the logits of a source in steps of one name.
-
-    Args:
-        source: where to take them from.
-        name: of the step.
-        capture: catches the output that the source names, if it does.
-        settle: told of the choice once it is made, and of None when it does not hold any longer.
-    """
+    """Finds the logits of a source in steps of one name."""
 
     def __init__(
         self,

@@ -70,14 +70,7 @@ class KnownLabels:
     def compare(self, index: Tensor, target: Tensor, valid: Tensor | None, *, listed: bool) -> list[Changed]:
         """Hold labels against those of before; no host synchronization, but for ids without a number of samples.
 
-        Args:
-            index: int64 [V], which may repeat.
-            target: int64 [V].
-            valid: bool [V], rows whose labels are any; None for all.
-            listed: whether the targets are those that a dataset's list is about.
-
-        Returns:
-            What the earlier steps say, and the dataset's list; nothing where all is as it was.
+        Returns what the earlier steps say, and the dataset's list; nothing where all is as it was.
         """
         target = target.to(torch.int32)
         if self._table is None:

@@ -37,7 +37,7 @@ class LeftOut(NamedTuple):
 def steps_left_out(
     choice: Choice | None, step: SampleStep, moments: list[Moment], losses: Tensor, tolerance: float
 ) -> tuple[LeftOut, bool]:
-    """Hold the losses of a block against its rows.
+    """Hold the losses of a block against its rows. Returns the steps, and whether a loss was another one than before.
 
     Args:
         choice: how the logits were found, which says what a loss has to be.
@@ -45,9 +45,6 @@ def steps_left_out(
         moments: of the steps.
         losses: of the steps; those that were kept count.
         tolerance: of the comparison.
-
-    Returns:
-        The steps, and whether a loss was another one than before.
     """
     others = {position for position, moment in enumerate(moments) if not moment.followed}
     if others:  # then nobody knows of those at which nobody looked

@@ -17,9 +17,6 @@ class LoaderRecord:
 
     The loader itself is not kept alive: its workers end with it.
 
-    Args:
-        loader: the wrapped loader.
-
     Attributes:
         dataset: the dataset that the user gave to the loader.
         may_pad: whether its sampler makes ranks equally long by repeating samples, so that batches have to be counted.
@@ -45,16 +42,7 @@ class LoaderRecord:
         return len(self.dataset) if hasattr(self.dataset, "__len__") else None
 
     def arrive(self, ready: int, pass_number: int) -> int:
-        """Count a batch in.
-
-        Args:
-            ready: batches that the running loop had before this one, as Lightning counts them: over all loaders,
-                where it goes through them one after another.
-            pass_number: passes that the running loop has begun; 0 where it goes on with one of an earlier process.
-
-        Returns:
-            Position of the batch in the loader's own order.
-        """
+        """Count a batch in. Returns position of the batch in the loader's own order."""
         if self._pass is None and pass_number == 0:
             # Resumed inside an epoch: a stateful loader goes on where it was, any other begins afresh.
             self.batches = ready if hasattr(self.loader, "load_state_dict") else 0
@@ -70,14 +58,6 @@ class LoaderRecord:
 
         They are told by their place in the order, not by having been seen: a sample that a sampler draws
         twice on purpose still counts twice.
-
-        Args:
-            position: position of the batch in the loader's own order.
-            rows: number of samples in the batch.
-
-        Returns:
-            0 or 1, for padding never takes more than the last place of a rank; with ``batch_size=None`` that
-            place may be a whole batch, and then all of its rows.
         """
         loader = self.loader
         if loader is None:

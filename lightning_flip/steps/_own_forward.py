@@ -18,11 +18,6 @@ class OwnForward:
 
     Modules copy and save themselves inside of steps (teachers that are averages): a copy has the forward that it would
     have had without this object.
-
-    Args:
-        module: the module.
-        after: called with the arguments and the output of every call, but for those in a backward pass.
-        before: called with the arguments of the same calls.
     """
 
     def __init__(

@@ -28,12 +28,6 @@ __all__ = ["RunningStep"]
 class RunningStep:
     """One step after another, of one module.
 
-    Args:
-        module: the LightningModule.
-        captures: where its logits are caught.
-        checks: looks at the values of each step.
-        may_skip: whether a step may do nothing: return None without a forward, which only training allows.
-
     Attributes:
         arrival: the batch, and which samples are in it.
         loss: what the running step's own loss is, where it is known.
@@ -54,22 +48,13 @@ class RunningStep:
         self._unchecked: set[StepSource] = set()
 
     def receive(self, arrival: Arrival) -> None:
-        """Take the next batch; what was known of the last one is forgotten, so that no graph is kept alive.
-
-        Args:
-            arrival: the batch.
-        """
+        """Take the next batch; what was known of the last one is forgotten, so that no graph is kept alive."""
         self._built, self._output, self._args, self.loss = {}, None, (), None
         self._captures.clear()
         self.arrival = arrival
 
     def begin(self, name: str, args: tuple[Any, ...]) -> None:
-        """Begin a step. An optimizer may evaluate its closure, and so the step, several times for one batch.
-
-        Args:
-            name: the step's name, ``"training_step"`` for example.
-            args: what it is given, the batch first.
-        """
+        """Begin a step. An optimizer may evaluate its closure, and so the step, several times for one batch."""
         self._built, self._output, self._done, self.loss = {}, None, False, None
         self._args, self._name = args, name
 
@@ -90,19 +75,11 @@ class RunningStep:
         return self._args[0] if self._args else None
 
     def replace_batch(self, batch: Any) -> None:
-        """Give the step another batch; what was built from the one before is forgotten.
-
-        Args:
-            batch: of as many samples.
-        """
+        """Give the step another batch; what was built from the one before is forgotten."""
         self._args, self._built = (batch, *self._args[1:]), {}
 
     def note_output(self, output: Any) -> None:
-        """Say what the step is going to return, for sources that are functions of it.
-
-        Args:
-            output: what the module's own step returned.
-        """
+        """Say what the step is going to return, for sources that are functions of it."""
         if not self._done:
             self._output = output
             self.note_loss(output.get("loss") if isinstance(output, Mapping) else output)
@@ -110,11 +87,7 @@ class RunningStep:
     def note_loss(self, loss: Any) -> bool:
         """Note the module's own loss, before anything is added to it; the first one of a step counts.
 
-        Args:
-            loss: the loss.
-
-        Returns:
-            Whether it is the first one.
+        Returns whether it is the first one.
         """
         if self.loss is not None or not isinstance(loss, Tensor):
             return False
@@ -122,40 +95,21 @@ class RunningStep:
         return True
 
     def finish(self, output: Any) -> None:
-        """End the step.
-
-        Args:
-            output: what it returned.
-        """
+        """End the step."""
         self._output, self._done = output, True
         if self.loss is None and output is not None:
             loss = output if isinstance(output, Tensor) else output.get("loss") if isinstance(output, Mapping) else None
             self.loss = loss if isinstance(loss, Tensor) else None
 
     def expected_rows(self, source: StepSource) -> int | None:
-        """Number of samples in the part of the batch that a source follows.
-
-        Args:
-            source: names the part.
-
-        Returns:
-            B; None for a batch without index, which is reported where its step is asked for, with the right words.
-        """
+        """Number of samples in the part of the batch that a source follows."""
         try:
             return self.arrival.rows(source)
         except (ValueError, TypeError, KeyError):
             return None
 
     def seen_through(self, source: StepSource, *, checked: bool = True) -> SampleStep | None:
-        """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`.
-
-        Args:
-            source: where to take it from.
-            checked: look at the values, if that has not been done in this step.
-
-        Returns:
-            The step; None where the step did nothing, and where the loader that is followed ended before the others.
-        """
+        """The step as a source sees it, built once; errors are those of :meth:`Attachment.sample_step`."""
         if source not in self._built:
             self._built[source] = self._build(source)
             self._unchecked.add(source)
@@ -185,12 +139,7 @@ class RunningStep:
     def labels_on_host(self, source: StepSource, choice: Choice) -> Tensor | None:
         """The labels of the running batch as the loader gave them, if that was on the host.
 
-        Args:
-            source: where to take them from.
-            choice: how the step's logits were found.
-
-        Returns:
-            ``[B]``; None for labels that the step or a device has made.
+        Returns ``[B]``; None for labels that the step or a device has made.
         """
         if choice.loss_targets:
             return None
@@ -214,12 +163,8 @@ class RunningStep:
     def find(self, source: StepSource) -> tuple[Found, Tensor | None] | None:
         """Logits with their graph, and targets on their device.
 
-        Args:
-            source: where to take them from.
-
-        Returns:
-            Padding included, unchecked; no targets for data to predict that have none. None as for
-            :meth:`seen_through`.
+        Returns padding included, unchecked; no targets for data to predict that have none. None as for
+        :meth:`seen_through`.
         """
         batch = self._args[0] if self._args else None
         if not self.arrival.single:
@@ -334,14 +279,7 @@ class RunningStep:
             raise
 
     def nothing_found(self, source: StepSource) -> str:
-        """The words for a step without logits.
-
-        Args:
-            source: where they were looked for.
-
-        Returns:
-            An error's text, with the outputs that were seen as options to paste.
-        """
+        """The words for a step without logits."""
         where = "" if source.logits_from is None else f" from logits_from={source.logits_from!r}"
         candidates = self._captures.candidates(source)
         listed = (

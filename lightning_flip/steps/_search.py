@@ -57,12 +57,7 @@ class _Hook:
 
 
 class Search:
-    """Watches one step: as a context, with hooks on all modules that exist only meanwhile.
-
-    Args:
-        module: the LightningModule.
-        calls: the calls of losses.
-    """
+    """Watches one step: as a context, with hooks on all modules that exist only meanwhile."""
 
     def __init__(self, module: nn.Module, calls: LossCalls) -> None:
         self.names = {id(part): name for name, part in module.named_modules()}

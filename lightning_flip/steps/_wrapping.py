@@ -30,13 +30,7 @@ class MethodWrapper:
         self._before: list[tuple[object, str, Method | None]] = []
 
     def wrap(self, owner: Any, name: str, make: Callable[[Method], Method]) -> None:
-        """Replace a method of one instance.
-
-        Args:
-            owner: the instance.
-            name: the method's name.
-            make: gives the replacement for the method that is there.
-        """
+        """Replace a method of one instance."""
         self._before.append((owner, name, vars(owner).get(name)))
         setattr(owner, name, make(getattr(owner, name)))
 

@@ -16,11 +16,10 @@ __all__ = ["difficulty_of", "highest", "true_distributions"]
 def true_distributions(dataset: Any) -> Tensor | None:
     """What a data set knows of the true distributions of its samples.
 
+    Returns float64 ``[N, K]``, NaN where one is not known; None where the data set has no such method.
+
     Args:
         dataset: map-style; asked for ``true_distribution(index)``, ``[K]``, of every sample.
-
-    Returns:
-        float64 ``[N, K]``, NaN where one is not known; None where the data set has no such method.
 
     Example:
         >>> class Toy(list):
@@ -40,15 +39,11 @@ def true_distributions(dataset: Any) -> Tensor | None:
 def difficulty_of(true_probs: Tensor, target: Tensor) -> Tensor:
     """The base difficulty of all samples, ||e_y - p*||_2.
 
+    Returns float64 ``[N]``, NaN where label or distribution is not known.
+
     Args:
         true_probs: float64 ``[N, K]``.
         target: int64 ``[N]`` labels; -1 where one is not known.
-
-    Returns:
-        float64 ``[N]``, NaN where label or distribution is not known.
-
-    Raises:
-        ValueError: if a label lies outside of the distributions.
 
     Example:
         >>> difficulty_of(torch.tensor([[0.5, 0.5], [0.5, 0.5]]).double(), torch.tensor([0, -1]))
@@ -68,9 +63,6 @@ def highest(scores: Tensor, k: int) -> list[int]:
     Args:
         scores: ``[N]``; NaN is no score.
         k: how many.
-
-    Returns:
-        Up to k positions, rising.
 
     Example:
         >>> highest(torch.tensor([0.5, float("nan"), 2.0, 0.5]), 2)

@@ -27,15 +27,14 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
     Loggers are told by the names of their classes, so that none of those packages has to be installed, and those of
     ``pytorch_lightning`` and subclasses count as well. A logger that fails is warned of, and training goes on.
 
+    Returns where the figure went: names of loggers, or the file.
+
     Args:
         trainer: whose loggers they are; call it on the first rank alone.
         name: of the figure, without a slash.
         figure: what to log; it is left as it is.
         step: updates taken so far.
         path: the PNG file, where no logger takes figures; missing folders are made, a file there is replaced.
-
-    Returns:
-        Where the figure went: names of loggers, or the file.
 
     Example:
         >>> import tempfile

@@ -19,12 +19,7 @@ __all__ = ["NoiseDiagnostic"]
 
 
 class NoiseDiagnostic(Diagnostic):
-    """Knows the true labels of the training data.
-
-    Args:
-        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`.
-
-    """
+    """Knows the true labels of the training data."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(train=True, val=False, **kwargs)
@@ -32,12 +27,7 @@ class NoiseDiagnostic(Diagnostic):
         self._data_name = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask the data set for the true labels, before the work begins.
-
-        Raises:
-            TypeError: if it cannot be asked by position.
-            ValueError: if it does not know all of them.
-        """
+        """Ask the data set for the true labels, before the work begins."""
         super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
@@ -66,14 +56,7 @@ class NoiseDiagnostic(Diagnostic):
         )
 
     def true_labels(self, rows: Arrays) -> npt.NDArray[np.int64]:
-        """The true labels of rows.
-
-        Args:
-            rows: with ``index``.
-
-        Returns:
-            int64 ``[n]``.
-        """
+        """The true labels of rows. Returns int64 ``[n]``."""
         assert self._truth is not None
         truth: npt.NDArray[np.int64] = self._truth.numpy()[rows["index"]]
         if (truth < 0).any():

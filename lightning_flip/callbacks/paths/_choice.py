@@ -19,18 +19,7 @@ SELECTIONS = ("zigzag", "difficulty")
 
 
 def check_samples(samples: Sequence[int] | None, k: int | None, select: str) -> list[int]:
-    """Check what a recording is to follow.
-
-    Args:
-        samples: indices, or None.
-        k: how many to choose, or None.
-        select: "zigzag" or "difficulty".
-
-    Returns:
-        The indices, none where they are going to be chosen.
-
-    Raises:
-        ValueError: if both or neither are given, or something is out of range.
+    """Check what a recording is to follow. Returns the indices, none where they are going to be chosen.
 
     Example:
         >>> check_samples([4, 0], None, "zigzag")
@@ -53,12 +42,6 @@ def check_samples(samples: Sequence[int] | None, k: int | None, select: str) -> 
 class PathChoice:
     """The chosen samples: given ones, or the k of the highest zig-zag or base difficulty.
 
-    Args:
-        samples: given indices; empty where k samples are to be chosen.
-        k: how many to choose.
-        select: "zigzag" or "difficulty".
-        num_samples: number of samples where batches carry ids of their own.
-
     Attributes:
         chosen: indices that are recorded now.
         counting: whether every step of training has to be added up.
@@ -80,22 +63,12 @@ class PathChoice:
         return len(self.chosen) if self.k is None else self.k
 
     def choose(self, samples: list[int]) -> None:
-        """Record these from now on.
-
-        Args:
-            samples: indices.
-        """
+        """Record these from now on."""
         self.chosen = samples
         self._members = frozenset(samples)
 
     def rows_in(self, index: Sequence[int]) -> list[int]:
         """Where chosen samples are in a batch.
-
-        Args:
-            index: the batch's samples.
-
-        Returns:
-            Positions in the batch.
 
         Example:
             >>> PathChoice([4, 0], None, "zigzag", None).rows_in([3, 4, 9, 0])
@@ -106,14 +79,7 @@ class PathChoice:
         return [row for row, sample in enumerate(index) if sample in self._members]
 
     def start(self, dataset: Any) -> None:
-        """Check given samples, and choose the difficult ones, before training.
-
-        Args:
-            dataset: the training data; None where samples have ids of their own.
-
-        Raises:
-            ValueError: if a sample is not there, or difficulties are not known.
-        """
+        """Check given samples, and choose the difficult ones, before training."""
         size = self.num_samples if dataset is None else len(dataset)
         if self.k is None:
             if size is not None and max(self.chosen) >= size:
@@ -134,14 +100,7 @@ class PathChoice:
             self.choose(highest(difficulty_of(true_probs, torch.from_numpy(labels)), self.k))
 
     def prepare(self, step: SampleStep) -> None:
-        """Make the table of sums, if there is none yet.
-
-        Args:
-            step: any step.
-
-        Raises:
-            ValueError: if the number of samples is not known, or the checkpoint's table is of another size.
-        """
+        """Make the table of sums, if there is none yet."""
         if not self.counting:
             return
         num_samples = step.table_size(self.num_samples)
@@ -164,11 +123,7 @@ class PathChoice:
         self._waiting = None
 
     def see(self, step: SampleStep) -> None:
-        """Add a step's predictions up; nothing is read back from the device.
-
-        Args:
-            step: detached, in at least float32, without padding.
-        """
+        """Add a step's predictions up; nothing is read back from the device."""
         self.prepare(step)
         if self.sums is None:
             return
@@ -178,11 +133,7 @@ class PathChoice:
     def end_epoch(self, device: torch.device) -> bool:
         """Merge the ranks' sums and choose anew; a collective that every rank has to reach.
 
-        Args:
-            device: the rank's device, where a checkpoint's table goes that no step has asked for.
-
-        Returns:
-            Whether other samples are recorded from now on.
+        Returns whether other samples are recorded from now on.
         """
         if not self.counting:
             return False
@@ -198,25 +149,14 @@ class PathChoice:
         return changed
 
     def state_dict(self, *, merge: bool) -> dict[str, Any]:
-        """Everything needed to go on.
-
-        Args:
-            merge: bring the ranks' sums together before; a collective.
-
-        Returns:
-            Tensors and numbers.
-        """
+        """Everything needed to go on. Returns tensors and numbers."""
         if merge and self.sums is not None:
             self.sums.sync()
         sums = self._waiting if self.sums is None else self.sums.state_dict()
         return {"chosen": list(self.chosen), "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-        """
+        """Go on from a saved state."""
         if self.k is not None:
             self.choose(list(state["chosen"])[: self.k])
             self._waiting = state["sums"]

@@ -17,12 +17,6 @@ __all__ = ["PathLimit", "check_times"]
 class PathLimit:
     """Says before training how much will be recorded, and refuses more.
 
-    Args:
-        max_bytes: the limit.
-        every_n_steps: a pass after so many updates, or None.
-        every_n_epochs: a recording every so many epochs, or None.
-        passes: clean passes, and not visits.
-
     Attributes:
         classes: number of classes K; 0 before :meth:`say` was called in a fit.
         rows: how many rows stay within the limit, as far as the classes are known.
@@ -42,30 +36,13 @@ class PathLimit:
         self.rows = max_bytes // path_bytes(1, 0, 1)
 
     def due(self, epoch: int) -> bool:
-        """Whether visits of an epoch, or a pass at its end, are to be recorded.
-
-        Args:
-            epoch: counts from 0.
-
-        Returns:
-            False where the epoch is left out.
-        """
+        """Whether visits of an epoch, or a pass at its end, are to be recorded."""
         if self.every_n_epochs is None:
             return False
         return (epoch + self.passes) % self.every_n_epochs == 0
 
     def say(self, trainer: pl.Trainer, samples: int, classes: int, folder: Path | None) -> None:
-        """Say what will be written.
-
-        Args:
-            trainer: the running Trainer, whose training data are set up.
-            samples: number of chosen samples.
-            classes: number of classes.
-            folder: where to.
-
-        Raises:
-            ValueError: if it is more than the limit.
-        """
+        """Say what will be written."""
         self.classes = classes
         self.rows = self.max_bytes // path_bytes(1, classes, 1)
         plan = PathPlan.of(
@@ -77,27 +54,12 @@ class PathLimit:
         rank_zero_info(f"LearningPath: {plan.describe(samples, classes)}, into {folder}")
 
     def room(self, recording: PathRecording) -> int:
-        """How many more rows stay within the limit; it counts if a run's length was not known before.
-
-        Args:
-            recording: what is recorded.
-
-        Returns:
-            At least 0.
-        """
+        """How many more rows stay within the limit; it counts if a run's length was not known before."""
         return max(0, self.rows - recording.written - recording.rows.count)
 
 
 def check_times(mode: str, every_n_steps: int | None, every_n_epochs: int | None) -> None:
     """Check when a recording is to record.
-
-    Args:
-        mode: "visits" or "eval".
-        every_n_steps: a pass after so many updates, or None.
-        every_n_epochs: a recording every so many epochs, or None.
-
-    Raises:
-        ValueError: if something is out of range, or does not go with the mode.
 
     Example:
         >>> check_times("eval", 100, None)

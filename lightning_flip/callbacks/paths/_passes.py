@@ -39,16 +39,15 @@ class PathPasses:
     ) -> Tensor | None:
         """What the network says of the samples now.
 
+        Returns probabilities float32 ``[n, K]``; None on other ranks, without samples, and where they were asked about
+        after this very update.
+
         Args:
             trainer: the running Trainer.
             module: its module.
             attachment: what runs here is no step that it should catch.
             source: names the loader, the targets, and the submodule that gives the logits.
             samples: positions in the training data.
-
-        Returns:
-            Probabilities float32 ``[n, K]``; None on other ranks, without samples, and where they were asked about
-            after this very update.
         """
         if not samples or not trainer.is_global_zero or self.asked == trainer.global_step:
             return None
@@ -57,13 +56,7 @@ class PathPasses:
         return self._probe.ask(trainer, module)
 
     def keep(self, probs: Tensor, rows: PathRows, *, global_step: int) -> None:
-        """Add what a pass gave to an epoch's rows.
-
-        Args:
-            probs: what :meth:`ask` gave.
-            rows: of the running epoch.
-            global_step: updates taken before the pass.
-        """
+        """Add what a pass gave to an epoch's rows."""
         assert self._probe is not None
         self.asked = global_step
         rows.add(self._probe.index, self._probe.target, probs, global_step=global_step)

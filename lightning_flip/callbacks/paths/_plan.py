@@ -47,17 +47,7 @@ every_n_steps=56 fits; so do fewer samples, or a larger max_bytes.'
     def of(
         cls, trainer: pl.Trainer, *, every_n_steps: int | None, every_n_epochs: int | None, passes: bool
     ) -> PathPlan:
-        """The plan of a Trainer whose training data are set up.
-
-        Args:
-            trainer: the running Trainer.
-            every_n_steps: a pass after so many updates.
-            every_n_epochs: a recording every so many epochs.
-            passes: clean passes, and not visits.
-
-        Returns:
-            The plan.
-        """
+        """The plan of a Trainer whose training data are set up."""
         epochs, steps = training_length(trainer)
         return cls(epochs, steps, every_n_steps, every_n_epochs, passes, trainer.world_size)
 
@@ -81,30 +71,14 @@ every_n_steps=56 fits; so do fewer samples, or a larger max_bytes.'
         return min(self.times, 2 + _ceil(self.steps / self.epochs / self.every_n_steps))
 
     def bytes_needed(self, samples: int, classes: int) -> float:
-        """Upper bound of what is written.
-
-        Args:
-            samples: number of chosen samples.
-            classes: number of classes.
-
-        Returns:
-            Bytes; infinity where the length of the run is not known.
-        """
+        """Upper bound of what is written. Returns bytes; infinity where the length of the run is not known."""
         if math.isinf(self.times):
             return math.inf
         files = min(self.times, self.epochs + 1) * (1 if self.passes else self.world_size)
         return path_bytes(samples, classes, int(self.times), int(files) if math.isfinite(files) else int(self.times))
 
     def describe(self, samples: int, classes: int) -> str:
-        """What is going to be recorded.
-
-        Args:
-            samples: number of chosen samples.
-            classes: number of classes.
-
-        Returns:
-            One line.
-        """
+        """What is going to be recorded."""
         what = f"{samples} samples x {classes} classes"
         if math.isinf(self.times):
             each = path_bytes(samples, classes, 1) / 1e6
@@ -119,13 +93,7 @@ every_n_steps=56 fits; so do fewer samples, or a larger max_bytes.'
     def refusal(self, samples: int, classes: int, max_bytes: int) -> str | None:
         """Why a recording is too large, and which option makes it fit.
 
-        Args:
-            samples: number of chosen samples.
-            classes: number of classes.
-            max_bytes: the limit.
-
-        Returns:
-            A sentence; None where it fits, or nobody knows.
+        Returns a sentence; None where it fits, or nobody knows.
         """
         needed = self.bytes_needed(samples, classes)
         if math.isinf(needed) or needed <= max_bytes:

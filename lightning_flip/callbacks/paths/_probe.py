@@ -44,9 +44,6 @@ class PathProbe:
     Attributes:
         index: the samples.
         target: int64 ``[n]`` on the device; -1 where targets are distributions.
-
-    Raises:
-        TypeError: if the training data cannot be asked for by position, or the strategy shards the model.
     """
 
     def __init__(
@@ -74,15 +71,7 @@ class PathProbe:
         They go through ``predict_step`` where the module has one of its own, else through its forward (the first part
         of a tuple or list). Random states and training modes are afterwards what they were.
 
-        Args:
-            trainer: the running Trainer.
-            module: its module.
-
-        Returns:
-            Probabilities float32 ``[n, K]`` on the device.
-
-        Raises:
-            ValueError: if there are no logits ``[n, K]``.
+        Returns probabilities float32 ``[n, K]`` on the device.
         """
         with undisturbed(module, self._attachment):
             capture = clean_capture(module, self._attachment, self._source)
@@ -97,18 +86,7 @@ class PathProbe:
 
 
 def probed_loader(trainer: pl.Trainer, source: StepSource) -> DataLoader[Any]:
-    """The training loader whose samples a probe asks for.
-
-    Args:
-        trainer: the running Trainer, whose training loader is set up.
-        source: names the loader.
-
-    Returns:
-        The wrapped loader.
-
-    Raises:
-        TypeError: if samples cannot be asked for by position, or the strategy shards the model.
-    """
+    """The training loader whose samples a probe asks for."""
     if isinstance(trainer.strategy, _SHARDED):
         raise TypeError(
             f"a clean evaluation pass runs on one rank, and {type(trainer.strategy).__name__} spreads the model over "

@@ -21,9 +21,6 @@ __all__ = ["PathRecording"]
 class PathRecording:
     """Collects an epoch's rows and writes them as one part.
 
-    Args:
-        mode: "visits" or "eval".
-
     Attributes:
         rows: of the running epoch.
         base: the run's folder.
@@ -67,9 +64,6 @@ class PathRecording:
             dirpath: the run's folder, if the callback was given one.
             overwrite: remove another run's paths instead of refusing.
             info: what ``run.json`` is to keep.
-
-        Raises:
-            FileExistsError: if the folder holds another run's paths.
         """
         part = Path("paths") / name
 
@@ -97,11 +91,7 @@ class PathRecording:
         self._folder = None
 
     def finish(self, trainer: pl.Trainer) -> None:
-        """Write the running epoch's rows; all ranks have to come here.
-
-        Args:
-            trainer: the running Trainer.
-        """
+        """Write the running epoch's rows; all ranks have to come here."""
         self.rows.check()
         count = len(self.rows)
         if is_distributed():
@@ -114,11 +104,7 @@ class PathRecording:
         self.rows = PathRows()
 
     def restart(self, trainer: pl.Trainer) -> None:
-        """Set what is written aside: the samples are others from now on.
-
-        Args:
-            trainer: the running Trainer.
-        """
+        """Set what is written aside: the samples are others from now on."""
         self.rows, self.written, self._finished = PathRows(), 0, []
         if self._place is not None and trainer.is_global_zero:
             self._place.check(*self._needed)
@@ -127,12 +113,7 @@ class PathRecording:
             set_aside(self._folder, [])
 
     def abandon(self, trainer: pl.Trainer, writer: object) -> None:
-        """Write this rank's rows while an exception is in flight, or give up a folder that holds nothing.
-
-        Args:
-            trainer: the Trainer that failed.
-            writer: the callback.
-        """
+        """Write this rank's rows while an exception is in flight, or give up a folder that holds nothing."""
         try:
             if self._folder is not None:
                 self._write(trainer)
@@ -150,14 +131,7 @@ class PathRecording:
         return self.mode, self.epoch, number
 
     def state_dict(self, device: torch.device | None) -> dict[str, Any]:
-        """Which parts are finished, and all ranks' rows of the one that is not.
-
-        Args:
-            device: the rank's device, on which its collectives work; None where no collective is safe.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+        """Which parts are finished, and all ranks' rows of the one that is not."""
         # Passes are rank 0's alone, and it is rank 0 that saves.
         rows = self.rows if device is None or self.mode == "eval" else self.rows.gathered(device)
         return {
@@ -171,13 +145,7 @@ class PathRecording:
         }
 
     def load_state_dict(self, trainer: pl.Trainer, state: dict[str, Any], *, default: bool) -> None:
-        """Go on with the run of a checkpoint.
-
-        Args:
-            trainer: the resuming Trainer.
-            state: what :meth:`state_dict` gave.
-            default: whether the callback was given no folder.
-        """
+        """Go on with the run of a checkpoint."""
         self._run_id = state["run_id"] or None
         self.base = recall_run(trainer, state["run_id"], state["folder"], default=default)
         self._finished = [(mode, epoch, number) for mode, epoch, number in state["finished"]]

@@ -56,11 +56,6 @@ class PathRows:
     def add_visits(self, step: SampleStep, rows: list[int]) -> None:
         """Append some rows of a block.
 
-        Args:
-            step: the block's rows, with the samples and the time of each; those that are not valid are dropped when
-                the host has them.
-            rows: which.
-
         Example:
             >>> block = SampleStep(torch.tensor([5, 2]), torch.zeros(2, 2), torch.tensor([0, 1]), samples=[5, 2],
             ...                    global_step=torch.tensor([3, 4]))
@@ -82,29 +77,20 @@ class PathRows:
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All rows, in the order in which they were added; waits for the device.
 
-        Returns:
-            The columns of :func:`lightning_flip.stores.write_path_part`.
+        Returns the columns of :func:`lightning_flip.stores.write_path_part`.
         """
         integers, probs = self._tensors(0)
         index, global_step, target = integers.T.numpy()
         return {"index": index, "target": target, "global_step": global_step, "probs": probs.numpy()}
 
     def unlabel(self, ignored: int | None) -> None:
-        """Give rows the target -1, none, whose label the loss leaves out, or is negative.
-
-        Args:
-            ignored: the label that it leaves out, if that is known.
-        """
+        """Give rows the target -1, none, whose label the loss leaves out, or is negative."""
         for place, target in enumerate(self._targets):
             none = (target < 0) & (target != _DROPPED)
             self._targets[place] = torch.where(none if ignored is None else none | (target == ignored), -1, target)
 
     def check(self) -> None:
-        """Look at the values; waits for the device.
-
-        Raises:
-            ValueError: if a probability is not finite, or a label not among the classes.
-        """
+        """Look at the values; waits for the device."""
         integers, probs = self._tensors(0)
         wrong = ~probs.isfinite().all(dim=1) | (integers[:, 2] >= max(probs.shape[1], 1)) | (integers[:, 2] < -1)
         if wrong.any():
@@ -116,14 +102,7 @@ class PathRows:
             )
 
     def gathered(self, device: torch.device) -> PathRows:
-        """The rows of all ranks, rank after rank; a collective.
-
-        Args:
-            device: the rank's device, on which its collectives work.
-
-        Returns:
-            New rows.
-        """
+        """The rows of all ranks, rank after rank; a collective."""
         if not is_distributed():
             return self
         # A rank that recorded nothing has to learn the number of classes before tensors are exchanged.
@@ -136,24 +115,13 @@ class PathRows:
         return merged
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The rows, on the CPU.
-
-        Returns:
-            Tensors.
-        """
+        """The rows, on the CPU."""
         integers, probs = self._tensors(0)
         return {"integers": integers.clone(), "probs": probs.clone()}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> PathRows:
-        """Saved rows.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-
-        Returns:
-            The rows.
-        """
+        """Saved rows. Returns the rows."""
         rows = cls()
         rows._append(state["integers"], state["probs"])
         return rows

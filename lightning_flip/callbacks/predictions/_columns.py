@@ -22,15 +22,9 @@ Label = int | str
 def step_columns(step: SampleStep, *, top_k: int, logits: bool) -> dict[str, Tensor]:
     """One row for every sample of a step, classes as numbers of outputs; nothing is read back from the device.
 
-    Args:
-        step: detached, in at least float32, without padding; a row that is not valid has no label.
-        top_k: how many of the best classes to keep, at most K of them.
-        logits: keep all logits, in float32.
-
-    Returns:
-        ``index``, ``target`` and ``pred`` int64 ``[B]``, ``labelled`` bool ``[B]``, ``confidence`` and
-        ``prob_label`` float32 ``[B]`` in [0, 1], ``top_classes`` int64 and ``top_probs`` float32 ``[B, k]``,
-        ``logits`` ``[B, K]``.
+    Returns ``index``, ``target`` and ``pred`` int64 ``[B]``, ``labelled`` bool ``[B]``, ``confidence`` and
+    ``prob_label`` float32 ``[B]`` in [0, 1], ``top_classes`` int64 and ``top_probs`` float32 ``[B, k]``, ``logits``
+    ``[B, K]``.
 
     Example:
         >>> step = SampleStep(torch.tensor([7]), torch.tensor([[0.0, 2.0, 2.0]]), torch.tensor([0]))
@@ -63,21 +57,7 @@ def step_columns(step: SampleStep, *, top_k: int, logits: bool) -> dict[str, Ten
 def slice_columns(
     batch: Any, slices: Mapping[str, str | int | Callable[[Any], Any]], rows: int, padding: int
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Extra columns that a batch carries.
-
-    Args:
-        batch: the batch.
-        slices: where each column is in it.
-        rows: B, number of samples in the batch.
-        padding: trailing rows that only fill the ranks up; they are cut.
-
-    Returns:
-        Columns of numbers, and columns of words.
-
-    Raises:
-        KeyError: if the batch has no such part.
-        TypeError: if a column holds something else.
-        ValueError: if it has not one value a sample.
+    """Extra columns that a batch carries. Returns columns of numbers, and columns of words.
 
     Example:
         >>> slice_columns({"camera": ["a", "b"], "night": torch.tensor([True, False])}, {"camera": "camera"}, 2, 0)
@@ -108,17 +88,6 @@ def slice_columns(
 
 def labels_of_outputs(dataset: Any, given: Sequence[Label] | None, num_classes: int) -> tuple[Label, ...]:
     """The label that each output of a network stands for.
-
-    Args:
-        dataset: the dataset given to the DataLoader, or None; its own ``class_labels`` count where none are given.
-        given: one label an output.
-        num_classes: K.
-
-    Returns:
-        K labels; 0 to K - 1 where nobody says otherwise.
-
-    Raises:
-        ValueError: if there are not K different labels, all integers or all words.
 
     Example:
         >>> labels_of_outputs(None, None, 3), labels_of_outputs(None, ["cat", "dog"], 2)

@@ -52,7 +52,7 @@ class RowNote(NamedTuple):
 def prediction_paths(
     trainer: pl.Trainer, path: str | Path | None, loaders: int, *, stage: str, later: bool = False
 ) -> list[Path]:
-    """One file a loader.
+    """One file a loader. Returns the paths.
 
     Args:
         trainer: the running Trainer; every rank has to ask, for its ``log_dir`` is broadcast.
@@ -60,9 +60,6 @@ def prediction_paths(
         loaders: their number.
         stage: "validate", "test" or "predict".
         later: whether ``path`` is another stage's file already.
-
-    Returns:
-        The paths.
     """
     if path is None:
         path, later = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet"), True
@@ -73,14 +70,7 @@ def prediction_paths(
 
 
 def refuse_collections(trainer: pl.Trainer) -> None:
-    """Refuse a pass whose batches are collections, one part from each loader.
-
-    Args:
-        trainer: the running Trainer, whose pass begins.
-
-    Raises:
-        ValueError: if its loaders are gone through at once and not one after another.
-    """
+    """Refuse a pass whose batches are collections, one part from each loader."""
     mode = getattr(getattr(trainer._active_loop, "_combined_loader", None), "_mode", "sequential")
     if mode != "sequential":
         raise ValueError(
@@ -91,14 +81,6 @@ def refuse_collections(trainer: pl.Trainer) -> None:
 
 def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:
     """Find out before a pass what would only fail after it.
-
-    Args:
-        paths: files in one folder that are going to be written.
-        overwrite: whether files may be replaced.
-
-    Raises:
-        FileExistsError: if one is there already.
-        PermissionError: if no files can be made there.
 
     Example:
         >>> refuse_paths([Path("not/there/new.parquet")], overwrite=False)
@@ -116,15 +98,7 @@ def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:
 def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
     """Let the first rank work, and all ranks hear of the result or of the exception, so that none waits for good.
 
-    Args:
-        trainer: the running Trainer.
-        work: gives plain values.
-
-    Returns:
-        What ``work`` gave, on every rank.
-
-    Raises:
-        Exception: what ``work`` raised; on the other ranks a RuntimeError that tells of it.
+    Returns what ``work`` gave, on every rank.
     """
     problem: Exception | None = None
     answer = text = None
@@ -150,7 +124,7 @@ def write_rows(
     stage: str,
     overwrite: bool,
 ) -> int | None:
-    """Name the samples and write their rows.
+    """Name the samples and write their rows. Returns the number of rows; None where nothing was written.
 
     Args:
         path: the file.
@@ -159,12 +133,6 @@ def write_rows(
         model_parameters: the model's number of parameters.
         stage: "validate", "test" or "predict".
         overwrite: whether a file may be replaced.
-
-    Returns:
-        The number of rows; None where nothing was written.
-
-    Raises:
-        RuntimeError: if this rank cannot name the samples.
     """
     if rows is None:
         return None
@@ -210,15 +178,7 @@ def write_rows(
 
 
 def refuse_changed(step: SampleStep, data: LoaderData | None) -> None:
-    """Refuse rows whose targets are not the dataset's labels, up to one renaming; waits for the device.
-
-    Args:
-        step: the rows, without padding.
-        data: of the loader.
-
-    Raises:
-        ChangedDataError: if they are of other samples.
-    """
+    """Refuse rows whose targets are not the dataset's labels, up to one renaming; waits for the device."""
     if data is None or data.labels is None:
         return
     for found in data.labels.compare(step.index, step.target, step.valid, listed=True):
@@ -250,12 +210,7 @@ def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> N
 def named_rows(columns: dict[str, Any], labels: Sequence[Label]) -> dict[str, Any]:
     """Columns as they are stored: labels instead of numbers of outputs, and none where there was no target.
 
-    Args:
-        columns: the arrays of :func:`~lightning_flip.callbacks.predictions._columns.step_columns`.
-        labels: one label an output.
-
-    Returns:
-        The columns for :func:`lightning_flip.stores.write_predictions`, all but ``sample_id``.
+    Returns the columns for :func:`lightning_flip.stores.write_predictions`, all but ``sample_id``.
 
     Example:
         >>> columns = {"index": np.array([4, 6]), "target": np.array([0, 1]), "labelled": np.array([False, True]),

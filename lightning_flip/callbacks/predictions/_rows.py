@@ -41,10 +41,6 @@ class PredictionRows:
 
     Only when the rows that wait on the device have grown to ``chunk_bytes`` they move to the host, all at once.
 
-    Args:
-        note: what holds for all rows and ranks, of plain values.
-        chunk_bytes: how much may wait on the device; also bounds what one exchange between ranks takes.
-
     Example:
         >>> rows = PredictionRows("cats")
         >>> rows.add({"index": torch.tensor([4, 1]), "pred": torch.tensor([0, 2])}, {"camera": ["left", "right"]})
@@ -83,15 +79,6 @@ class PredictionRows:
 
         Of a sample that was visited several times the last visit stays, in the order in which one process would
         have gone through what the ranks shared out. Logits come as float16 where all of them fit.
-
-        Args:
-            device: the rank's device, on which its collectives work.
-
-        Returns:
-            The rows on the first rank; None on other ranks, and where no rank has seen a batch.
-
-        Raises:
-            ValueError: if the ranks have different columns or notes.
         """
         self._move()
         own = {name: torch.cat([part[name] for part in self._moved]) for name in self._moved[0]} if self._moved else {}

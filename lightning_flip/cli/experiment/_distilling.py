@@ -35,15 +35,7 @@ def distill(plan: DistillationPlan, *, restart: str | None = None) -> Status:
 
     Where Lightning starts this command once a rank, only the first rank writes; the others do the same in step.
 
-    Args:
-        plan: the experiment.
-        restart: the stage to begin anew with; None goes on.
-
-    Returns:
-        PASS: both stages are finished.
-
-    Raises:
-        CommandError: if the experiment was begun with other settings, or a stage did not leave what it should.
+    Returns PASS: both stages are finished.
     """
     # Told by the environment, before any Trainer is made.
     writes = getattr(rank_zero_only, "rank", 0) == 0

@@ -56,17 +56,7 @@ class DistillationPlan:
 
 
 def read_plan(path: str, output: str | None = None) -> DistillationPlan:
-    """Read and check the file.
-
-    Args:
-        path: a YAML file; files that it names lie relative to it, its ``output`` to the current folder.
-        output: the folder to write to; None takes the file's ``output``.
-
-    Returns:
-        The plan.
-
-    Raises:
-        CommandError: if the file, or one that it names, cannot be read, or it says something else than it should.
+    """Read and check the file. Returns the plan.
 
     Example:
         >>> import tempfile

@@ -22,14 +22,7 @@ _OF_THE_CALL = ("ckpt_path", "weights_only")  # of fit, which not every subcomma
 def resolve_config(path: Path) -> dict[str, Any]:
     """Read a configuration as ``lightning-flip fit`` does, every default filled in.
 
-    Args:
-        path: a file for ``lightning-flip fit --config``.
-
-    Returns:
-        The configuration, as JSON holds it.
-
-    Raises:
-        SystemExit: with status 2 where ``fit`` would refuse it.
+    Returns the configuration, as JSON holds it.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -47,16 +40,7 @@ def resolve_config(path: Path) -> dict[str, Any]:
 
 
 def check_handover(plan: DistillationPlan, teacher: dict[str, Any], student: dict[str, Any]) -> None:
-    """See before hours of training that the teacher will leave what the student is to take.
-
-    Args:
-        plan: the experiment.
-        teacher: the teacher's resolved configuration.
-        student: the student's.
-
-    Raises:
-        CommandError: if it will not.
-    """
+    """See before hours of training that the teacher will leave what the student is to take."""
     model = student.get("model") or {}
     options = model.get("init_args", {}) if isinstance(model, dict) else {}
     if plan.option not in options:
@@ -88,13 +72,8 @@ def check_handover(plan: DistillationPlan, teacher: dict[str, Any], student: dic
 def stage_config(config: dict[str, Any], folder: Path, option: tuple[str, Path] | None = None) -> dict[str, Any]:
     """Put a stage's folder into its configuration.
 
-    Args:
-        config: the resolved configuration; it is not changed.
-        folder: the stage's folder: all folders that the Trainer, its loggers and its callbacks are given become it.
-        option: an option of the model and the file that it is set to.
-
-    Returns:
-        What ``lightning-flip fit --config`` takes: trains as ``config`` does, bit for bit, and leaves ``last.ckpt``.
+    Returns what ``lightning-flip fit --config`` takes: trains as ``config`` does, bit for bit, and leaves
+    ``last.ckpt``.
 
     Example:
         >>> config = {"trainer": {"callbacks": None, "logger": None}, "model": {}, "data": {}}

@@ -21,14 +21,7 @@ _MANY = 5
 def read_state(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Read the stages of an experiment.
 
-    Args:
-        folder: of the experiment.
-
-    Returns:
-        Per stage its ``settings`` and whether it is ``finished``; None where no experiment was begun.
-
-    Raises:
-        CommandError: if the file is damaged, or of a newer version.
+    Returns per stage its ``settings`` and whether it is ``finished``; None where no experiment was begun.
 
     Example:
         >>> read_state(Path("no/such/folder")) is None
@@ -60,10 +53,6 @@ def read_state(folder: Path) -> dict[str, dict[str, Any]] | None:
 def write_state(folder: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
     """Write it, whole or not at all.
 
-    Args:
-        folder: of the experiment; made if missing.
-        stages: per stage its ``settings``, as JSON holds them, and whether it is ``finished``.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -80,13 +69,7 @@ def write_state(folder: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
     """Say which settings changed; what is not there counts as null, so that new options of a newer version do not.
 
-    Args:
-        before: settings, as JSON holds them.
-        now: the same.
-        where: their name.
-
-    Returns:
-        A phrase for each.
+    Returns a phrase for each.
 
     Example:
         >>> differences({"model": {"lr": 0.1, "seed": 0}}, {"model": {"lr": 0.2, "seed": 0, "new": None}})
@@ -106,13 +89,7 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
 
 
 def listed(changes: list[str]) -> str:
-    """Join phrases, of many the first ones.
-
-    Args:
-        changes: what :func:`differences` gave.
-
-    Returns:
-        One line.
+    """Join phrases, of many the first ones. Returns one line.
 
     Example:
         >>> listed(["a", "b"])

@@ -15,15 +15,11 @@ _ROUNDING = 1e-6  # a mean of float32 probabilities may be that far above 1
 def checked_shares(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """See to it that an array holds a probability for each sample.
 
+    Returns float64 ``[N]`` in [0, 1]; what rounding had put outside lies on the end.
+
     Args:
         name: what messages call it.
         values: ``[N]``, at least one.
-
-    Returns:
-        float64 ``[N]`` in [0, 1]; what rounding had put outside lies on the end.
-
-    Raises:
-        ValueError: if the shape is another one, or a value is not finite, or outside.
 
     Example:
         >>> checked_shares("scores", [0.25, 1.0000001])
@@ -40,18 +36,12 @@ def checked_shares(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def checked_labels(name: str, labels: npt.ArrayLike, count: int | None = None) -> npt.NDArray[np.int64]:
-    """See to it that an array holds a class for each sample.
+    """See to it that an array holds a class for each sample. Returns int64 ``[N]``.
 
     Args:
         name: what messages call it.
         labels: integers ``[N]``, not negative, at least one.
         count: N, where another array says it.
-
-    Returns:
-        int64 ``[N]``.
-
-    Raises:
-        ValueError: if the shape is another one, or the labels are no integers, or negative.
 
     Example:
         >>> checked_labels("label", [0, 2, 1], 3)
@@ -69,19 +59,12 @@ def checked_labels(name: str, labels: npt.ArrayLike, count: int | None = None) -
 
 
 def checked_flags(name: str, flags: npt.ArrayLike, count: int) -> npt.NDArray[np.bool_]:
-    """See to it that an array says yes or no for each sample.
+    """See to it that an array says yes or no for each sample. Returns bool ``[N]``.
 
     Args:
         name: what messages call it.
         flags: bool ``[N]``.
         count: N, as another array says it.
-
-    Returns:
-        bool ``[N]``.
-
-    Raises:
-        TypeError: if the array is not bool.
-        ValueError: if the shape is another one.
 
     Example:
         >>> checked_flags("is_noisy", [True, False], 2)

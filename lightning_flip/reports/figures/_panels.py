@@ -26,18 +26,7 @@ _LONGEST = 60  # letters of a name that are shown
 
 
 def as_named(named: _Kind | Mapping[str, _Kind], kind: type[_Kind]) -> dict[str, _Kind]:
-    """Take one thing without a name, or several with names.
-
-    Args:
-        named: one, or several by name.
-        kind: what each of them is.
-
-    Returns:
-        All of them by name; one without a name has "".
-
-    Raises:
-        TypeError: if something else is given.
-        ValueError: if there is none.
+    """Take one thing without a name, or several with names. Returns all of them by name; one without a name has "".
 
     Example:
         >>> as_named(3, int), as_named({"a": 3}, int)
@@ -55,12 +44,7 @@ def as_named(named: _Kind | Mapping[str, _Kind], kind: type[_Kind]) -> dict[str,
 def folded_text(label: str, inches: float) -> str:
     r"""Fold text that people chose into lines of a width; a very long one loses its middle.
 
-    Args:
-        label: any text.
-        inches: the width that small letters have.
-
-    Returns:
-        Printable lines, dollar signs escaped, since a pair of them would be read as a formula.
+    Returns printable lines, dollar signs escaped, since a pair of them would be read as a formula.
 
     Example:
         >>> folded_text("label smoothing, 0.2", 1.0)
@@ -72,13 +56,7 @@ def folded_text(label: str, inches: float) -> str:
 
 
 def counted(samples: int) -> str:
-    """Say how many samples there are.
-
-    Args:
-        samples: their number.
-
-    Returns:
-        The number with its noun.
+    """Say how many samples there are. Returns the number with its noun.
 
     Example:
         >>> counted(1), counted(12_345)
@@ -100,13 +78,7 @@ class LineLook(NamedTuple):
 
 
 def line_look(place: int) -> LineLook:
-    """Choose color and dashes of a run's line.
-
-    Args:
-        place: position of the run.
-
-    Returns:
-        Both; 40 runs differ.
+    """Choose color and dashes of a run's line. Returns both; 40 runs differ.
 
     Example:
         >>> len({(look.color, look.linestyle) for look in map(line_look, range(40))})
@@ -148,6 +120,8 @@ def panel_grid(
 ) -> PanelGrid:
     """Make a figure of panels, with room for titles and a legend of several lines.
 
+    Returns figure and axes, with titles.
+
     Args:
         titles: a folded title for each panel.
         columns: panels in a row, at most.
@@ -157,13 +131,6 @@ def panel_grid(
         legend: folded labels of the legend that :func:`legend_below` will draw.
         share_x: all axes have the same horizontal limits and ticks; for panels in one column.
         share_y: all axes have the same vertical limits.
-
-    Returns:
-        Figure and axes, with titles.
-
-    Raises:
-        ValueError: if ``columns`` is under 1.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> grid = panel_grid(["a", "b", "c"], 2, (3.0, 2.0))
@@ -204,13 +171,7 @@ def panel_grid(
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Put one legend below all panels, in as many columns as its labels leave room for.
-
-    Args:
-        figure: where.
-        handles: what is explained; several marks of one label as a tuple.
-        labels: folded texts.
-    """
+    """Put one legend below all panels, in as many columns as its labels leave room for."""
     from matplotlib.legend_handler import HandlerTuple
 
     figure.legend(

@@ -64,12 +64,6 @@ class GroupOutcome:
 def worst_status(statuses: Sequence[Status]) -> Status:
     """What several decisions amount to: one that fails fails them all, else one that is open leaves all open.
 
-    Args:
-        statuses: the decisions, at least one.
-
-    Returns:
-        `"fail"`, `"inconclusive"` or `"pass"`.
-
     Example:
         >>> worst_status(["pass", "inconclusive", "fail"]), worst_status(["pass", "inconclusive"])
         ('fail', 'inconclusive')
@@ -96,6 +90,8 @@ def judge_groups(
       correction is needed (intersection-union test).
     - One fails although all are within the limit: any of G may, each with a chance of at most `error / G` (Bonferroni).
 
+    Returns the groups' outcomes, in the order given.
+
     Args:
         names: the G groups.
         flips: [G], negative flips of each.
@@ -103,9 +99,6 @@ def judge_groups(
         limit: the largest rate that is accepted, in [0, 1].
         error: the chance of each mistake, between 0 and 0.5.
         columns: the slice column of each group.
-
-    Returns:
-        The groups' outcomes, in the order given.
 
     Example:
         >>> small, large = judge_groups(["cat", "dog"], np.array([0, 0]), np.array([60, 500]), 0.01)
@@ -143,15 +136,8 @@ def samples_to_decide(rate: Floats, limit: float, error: float = 0.05, fail_erro
     :math:`P(X \ge x \mid limit) \le fail\_error`. The next samples will not have the observed rate exactly, so take
     the number as a guide.
 
-    Args:
-        rate: [G], observed rates in [0, 1].
-        limit: the limit, in [0, 1].
-        error: the error at which a rate passes.
-        fail_error: the error at which it fails; `error` if None.
-
-    Returns:
-        [G], whole numbers; infinity where no n up to a billion decides: the rate is the limit, or all but is. A limit
-        of 0 cannot be passed.
+    Returns [G], whole numbers; infinity where no n up to a billion decides: the rate is the limit, or all but is. A
+    limit of 0 cannot be passed.
 
     Example:
         >>> samples_to_decide(np.array([0.0, 0.005, 0.01, 0.02]), 0.01)

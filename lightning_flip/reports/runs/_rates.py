@@ -17,12 +17,7 @@ def flipping_errors(right_before: Bools, right_now: Bools) -> tuple[float, float
     With WFS the samples that the selected epoch gets wrong and some earlier one had right: flipping error FE = WFS /
     all samples, relative flipping error RFE = WFS / all wrong samples. A model without errors has an RFE of 0.
 
-    Args:
-        right_before: [N], whether some earlier pass had the sample right.
-        right_now: [N], whether the selected pass has it right. N is at least 1.
-
-    Returns:
-        FE and RFE, both in [0, 1].
+    Returns FE and RFE, both in [0, 1].
 
     Example:
         >>> flipping_errors(np.array([True, True, False, False]), np.array([True, False, False, True]))
@@ -36,15 +31,7 @@ def flipping_errors(right_before: Bools, right_now: Bools) -> tuple[float, float
 def confidence_bins(confidence: Floats, bins: int) -> tuple[Floats, npt.NDArray[np.intp]]:
     """Sort confidences into M bins of equal width: bin m holds ((m - 1)/M, m/M], and the first one 0 as well.
 
-    Args:
-        confidence: [N], in [0, 1], not NaN.
-        bins: M, at least 1.
-
-    Returns:
-        The M + 1 edges, and the position of every sample's bin, [N] in [0, M).
-
-    Raises:
-        ValueError: when `bins` is under 1.
+    Returns the M + 1 edges, and the position of every sample's bin, [N] in [0, M).
 
     Example:
         >>> confidence_bins(np.array([0.0, 0.5, 0.6, 1.0]), 2)
@@ -62,16 +49,7 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 1
     ECE = sum over bins of (share of samples in the bin) |accuracy - mean confidence|, as in Guo et al. (2017), over the
     bins of :func:`confidence_bins`. :func:`lightning_flip.reports.figures.reliability` has the bins one by one.
 
-    Args:
-        confidence: [N], probability of the predicted class, in [0, 1].
-        correct: [N], whether the prediction is right. N is at least 1.
-        bins: M, at least 1.
-
-    Returns:
-        A number in [0, 1]; NaN when a confidence is NaN.
-
-    Raises:
-        ValueError: when `bins` is under 1.
+    Returns a number in [0, 1]; NaN when a confidence is NaN.
 
     Example:
         >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False])), 6)
@@ -89,12 +67,7 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 1
 def area_under_roc(score: Floats, positive: Bools) -> float | None:
     """Chance that a positive scores higher than a negative; ties count half.
 
-    Args:
-        score: [N], finite or infinite, not NaN.
-        positive: [N], which are positives.
-
-    Returns:
-        The area under the ROC curve in [0, 1]; None where there are no positives or no negatives.
+    Returns the area under the ROC curve in [0, 1]; None where there are no positives or no negatives.
 
     Example:
         >>> area_under_roc(np.array([3.0, 2.0, 1.0, 2.0]), np.array([True, True, False, False]))

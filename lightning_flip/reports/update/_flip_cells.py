@@ -74,12 +74,8 @@ class FlipCells(NamedTuple):
     def rate(self, name: str) -> Floats:
         """One of the rates that count some samples among others.
 
-        Args:
-            name: a key of `PROPORTIONS`.
-
-        Returns:
-            [...] in [0, 1]. Where there is nothing to count among it is 0, and 1 for the trust score: nothing can be
-            lost there.
+        Returns [...] in [0, 1]. Where there is nothing to count among it is 0, and 1 for the trust score: nothing can
+        be lost there.
         """
         count, among, empty = PROPORTIONS[name]
         return divide(getattr(self, count), getattr(self, among), empty)
@@ -89,8 +85,7 @@ class FlipCells(NamedTuple):
 
         :math:`NFR / ((1 - ER_{old}) ER_{new})`, as in "Positive-Congruent Training".
 
-        Returns:
-            [...], at least 0; 0 where the denominator is 0, since there can be no negative flip then.
+        Returns [...], at least 0; 0 where the denominator is 0, since there can be no negative flip then.
         """
         # The rates' common denominators cancel. Floats, since products of counts may leave int64.
         return divide(self.negative * self.total.astype(np.float64), self.old_right.astype(np.float64) * self.new_wrong)
@@ -99,17 +94,7 @@ class FlipCells(NamedTuple):
 def count_cells(old_right: Bools, new_right: Bools, group: Integers | None = None, groups: int = 1) -> FlipCells:
     """Count in which of the four ways two models agree or differ.
 
-    Args:
-        old_right: [N], whether the old model is right.
-        new_right: [N], whether the new model is right.
-        group: [N], the group of each sample, from 0; None for one group of all samples.
-        groups: G, the number of groups.
-
-    Returns:
-        Counts of shape [G]; of shape [] without `group`.
-
-    Raises:
-        ValueError: when the lengths differ.
+    Returns counts of shape [G]; of shape [] without `group`.
 
     Example:
         >>> old, new = np.array([True, True, False, False]), np.array([True, False, True, False])
@@ -128,15 +113,7 @@ def count_cells(old_right: Bools, new_right: Bools, group: Integers | None = Non
 
 
 def divide(count: npt.NDArray[np.generic], among: npt.NDArray[np.generic], empty: float = 0.0) -> Floats:
-    """Divide, and say what the ratio is where there is nothing to divide by.
-
-    Args:
-        count: [...], numerators.
-        among: [...], denominators.
-        empty: the result where the denominator is 0.
-
-    Returns:
-        [...] float64.
+    """Divide, and say what the ratio is where there is nothing to divide by. Returns [...] float64.
 
     Example:
         >>> divide(np.array([1, 0]), np.array([4, 0]), empty=1.0).tolist()

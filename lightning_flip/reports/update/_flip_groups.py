@@ -98,14 +98,7 @@ class FlipMatrix:
 
 
 def flips_by_class(joined: JoinedPredictions, confidence: float = 0.95) -> FlipGroups:
-    """Count flips by right class; classes without samples are left out.
-
-    Args:
-        joined: the two models' predictions.
-        confidence: the chance that each interval covers, between 0 and 1.
-
-    Returns:
-        The classes that occur, sorted.
+    """Count flips by right class; classes without samples are left out. Returns the classes that occur, sorted.
 
     Example:
         >>> import pyarrow as pa
@@ -120,13 +113,7 @@ def flips_by_class(joined: JoinedPredictions, confidence: float = 0.95) -> FlipG
 def flips_by_slice(joined: JoinedPredictions, column: str, confidence: float = 0.95) -> FlipGroups:
     """Count flips by the values of a slice column.
 
-    Args:
-        joined: the two models' predictions, with the column among their slices.
-        column: the column's name.
-        confidence: the chance that each interval covers, between 0 and 1.
-
-    Returns:
-        The values that occur, sorted; the empty text where a value is missing.
+    Returns the values that occur, sorted; the empty text where a value is missing.
 
     Example:
         >>> import pyarrow as pa
@@ -143,11 +130,7 @@ def flips_by_slice(joined: JoinedPredictions, column: str, confidence: float = 0
 def flip_matrix(joined: JoinedPredictions) -> FlipMatrix:
     """Count negative flips by right class and the class that is predicted instead.
 
-    Args:
-        joined: the two models' predictions.
-
-    Returns:
-        The pairs that occur, most flips first.
+    Returns the pairs that occur, most flips first.
 
     Example:
         >>> import pyarrow as pa

@@ -45,20 +45,10 @@ def flip_rates(cells: FlipCells, changed: int, *, confidence: float = 0.95, seed
     rates and has a bootstrap interval; without any negative flip each draw would be 0 and the bootstrap certain of it,
     so that the upper end is then that of the negative flip rate over the denominator as observed.
 
-    Args:
-        cells: counts of shape [] over all samples, at least one.
-        changed: how many samples' predictions differ, right or wrong.
-        confidence: the chance to cover, between 0 and 1.
-        seed: seed of the bootstrap.
-
-    Returns:
-        `old_accuracy`, `new_accuracy`, `old_error`, `new_error`, `negative_flip_rate`, `positive_flip_rate`,
-        `relative_negative_flip_rate`, `negative_flip_impact` (share of the new model's errors that are negative flips),
-        `trust_score` (share of what the old model had right that the new one has right), `churn` (share of samples
-        whose prediction differs).
-
-    Raises:
-        ValueError: when there is no sample, or `confidence` is not between 0 and 1.
+    Returns `old_accuracy`, `new_accuracy`, `old_error`, `new_error`, `negative_flip_rate`, `positive_flip_rate`,
+    `relative_negative_flip_rate`, `negative_flip_impact` (share of the new model's errors that are negative flips),
+    `trust_score` (share of what the old model had right that the new one has right), `churn` (share of samples whose
+    prediction differs).
 
     Example:
         >>> rates = flip_rates(FlipCells(*np.array([60, 10, 20, 10])), changed=33)

@@ -46,38 +46,15 @@ class Match:
     new_ids: pa.ChunkedArray
 
     def take_old(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Pick the matched rows of a column of the old file.
-
-        Args:
-            column: one value a row of the old file.
-
-        Returns:
-            [N].
-        """
+        """Pick the matched rows of a column of the old file. Returns [N]."""
         return column if self.old is None else column.take(pa.array(self.old))
 
     def take_new(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Pick the matched rows of a column of the new file, in the order of the old one.
-
-        Args:
-            column: one value a row of the new file.
-
-        Returns:
-            [N].
-        """
+        """Pick the matched rows of a column of the new file, in the order of the old one. Returns [N]."""
         return column if self.new is None else column.take(pa.array(self.new))
 
     def keep(self, matched: Bools, only_old: Bools, only_new: Bools) -> Match:
-        """Leave some samples out.
-
-        Args:
-            matched: [N], which of the matched samples to keep.
-            only_old: which of `only_old` to keep.
-            only_new: which of `only_new` to keep.
-
-        Returns:
-            The rest.
-        """
+        """Leave some samples out. Returns the rest."""
         old, new = (np.arange(self.count) if rows is None else rows for rows in (self.old, self.new))
         return dataclasses.replace(
             self,
@@ -89,15 +66,7 @@ class Match:
         )
 
     def refuse_partial(self, old_name: str, new_name: str) -> None:
-        """Insist that both files have the same samples.
-
-        Args:
-            old_name: the old file, for the message.
-            new_name: the new file.
-
-        Raises:
-            PredictionError: when one file has a sample that the other lacks.
-        """
+        """Insist that both files have the same samples."""
         if not len(self.only_old) and not len(self.only_new):
             return
         raise PredictionError(
@@ -108,19 +77,7 @@ class Match:
 
 
 def match_ids(old: pa.ChunkedArray, new: pa.ChunkedArray, old_name: str, new_name: str) -> Match:
-    """Find the rows with the same id.
-
-    Args:
-        old: ids of the old file, string.
-        new: ids of the new file, string.
-        old_name: the old file, for messages.
-        new_name: the new file.
-
-    Returns:
-        The match.
-
-    Raises:
-        PredictionError: when an id comes twice in a file.
+    """Find the rows with the same id. Returns the match.
 
     Example:
         >>> match_ids(pa.chunked_array([["a", "b"]]), pa.chunked_array([["a", "b"]]), "old", "new").count
@@ -150,13 +107,6 @@ def match_ids(old: pa.ChunkedArray, new: pa.ChunkedArray, old_name: str, new_nam
 
 def refuse_repeats(ids: pa.ChunkedArray, name: str) -> None:
     """Insist that every id comes once.
-
-    Args:
-        ids: [R] string.
-        name: the file, for the message.
-
-    Raises:
-        PredictionError: when an id comes twice.
 
     Example:
         >>> refuse_repeats(pa.chunked_array([["a", "b"]]), "a.parquet")

@@ -18,14 +18,7 @@ Labels = Sequence[int | str]
 
 
 def known_labels(predictions: PredictionSet) -> pa.Array:
-    """List the labels that a model knows.
-
-    Args:
-        predictions: the model's predictions. Where they carry no `classes`, the labels that occur in them, as target
-            or as prediction, stand in.
-
-    Returns:
-        The distinct labels, int64 or string.
+    """List the labels that a model knows. Returns the distinct labels, int64 or string.
 
     Example:
         >>> table = pa.table({"sample_id": ["a", "b"], "target": [0, 2], "pred": [0, 1]})
@@ -48,17 +41,7 @@ def answer_among(
     where there are none, the best classes that the file lists. The confidence becomes the probability that the model
     gave to the class, among all of its classes.
 
-    Args:
-        predictions: R rows, read with `scores=True`.
-        shared: the labels to choose from, at least one.
-        needed: numbers of the rows that matter, each once; all of them if None. The others stay as they are.
-
-    Returns:
-        The predictions with new `pred` and, where there was one, new `confidence`.
-
-    Raises:
-        PredictionError: when there are neither logits nor top classes, or none of a row's top classes is among
-            `shared`, or the logits' classes are not known.
+    Returns the predictions with new `pred` and, where there was one, new `confidence`.
 
     Example:
         >>> table = pa.table({"sample_id": ["a", "b"], "target": [0, 0], "pred": [2, 1],

@@ -33,15 +33,7 @@ _VERDICTS = {"below": "below all of these", "within": "within these", "above": "
 
 
 def summary_lines(update: UpdateNumbers, decimals: int) -> list[str]:
-    """Say in a few lines what was compared, and whether the accuracy changed.
-
-    Args:
-        update: the comparison.
-        decimals: decimals of percentages.
-
-    Returns:
-        Sentences, not escaped.
-    """
+    """Say in a few lines what was compared, and whether the accuracy changed. Returns sentences, not escaped."""
     old, new = update.rates["old_accuracy"].value, update.rates["new_accuracy"].value
     test = f"p = {update.mcnemar_p:.2g}" if update.mcnemar_p >= 1e-4 else "p < 0.0001"
     lines = [
@@ -62,17 +54,8 @@ def summary_lines(update: UpdateNumbers, decimals: int) -> list[str]:
 def update_tables(update: UpdateNumbers, decimals: int, most_rows: int) -> list[PlainTable]:
     """Lay an update out in tables.
 
-    Args:
-        update: the comparison.
-        decimals: decimals of percentages.
-        most_rows: how many rows a table has at most, at least 1; a note says how many more there are.
-
-    Returns:
-        Rates, noise floor, classes, slices, the flip matrix as a list, and the worst flips. Tables without rows are
-        left out.
-
-    Raises:
-        ValueError: when `most_rows` is under 1.
+    Returns rates, noise floor, classes, slices, the flip matrix as a list, and the worst flips. Tables without rows are
+    left out.
     """
     if most_rows < 1:
         raise ValueError(f"most_rows must be at least 1, got {most_rows}.")

@@ -23,18 +23,7 @@ _NARROWEST_HEADER = 8
 
 
 def write_markdown(update: UpdateNumbers, decimals: int = 2, most_rows: int = 20) -> str:
-    r"""Write an update's tables in Markdown.
-
-    Args:
-        update: the comparison.
-        decimals: decimals of percentages.
-        most_rows: how many rows a table has at most, at least 1; a line says how many more there are.
-
-    Returns:
-        Lines without a last line break.
-
-    Raises:
-        ValueError: when `most_rows` is under 1.
+    r"""Write an update's tables in Markdown. Returns lines without a last line break.
 
     Example:
         >>> import numpy as np, pyarrow as pa
@@ -69,15 +58,6 @@ def print_tables(update: UpdateNumbers, console: Console, decimals: int = 2, mos
 
     In a narrow terminal names take several lines and columns that can be spared are left out; a line says which.
     Numbers stay whole.
-
-    Args:
-        update: the comparison.
-        console: where to print.
-        decimals: decimals of percentages.
-        most_rows: how many rows a table has at most, at least 1; a line says how many more there are.
-
-    Raises:
-        ValueError: when `most_rows` is under 1.
 
     Example:
         >>> import io, numpy as np, pyarrow as pa

@@ -17,12 +17,6 @@ __all__ = ["check_part", "read_part"]
 def check_part(path: Path) -> None:
     """Read a part's footer; most damage (a file cut short, an empty file, another format) shows there.
 
-    Args:
-        path: the part's file.
-
-    Raises:
-        HistoryError: when the file cannot be opened as a part.
-
     Example:
         >>> try:
         ...     check_part(Path("no-such-part.parquet"))
@@ -44,16 +38,8 @@ def check_part(path: Path) -> None:
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read some columns of a part; checksums of what is read are verified.
 
-    Args:
-        path: the part's file.
-        columns: names of the columns, in the order wanted; all of them for None.
-
-    Returns:
-        One row a visit, with the label of each visit as `target` where the part has them. The measures are float32,
-        also where the file keeps float16.
-
-    Raises:
-        HistoryError: when the file is damaged.
+    Returns one row a visit, with the label of each visit as `target` where the part has them. The measures are float32,
+    also where the file keeps float16.
 
     Example:
         >>> try:

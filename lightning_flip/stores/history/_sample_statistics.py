@@ -18,14 +18,9 @@ SUSPICIONS: tuple[Suspicion, ...] = get_args(Suspicion)
 def tabulate(samples: pa.Table, dynamics: SampleDynamics) -> pa.Table:
     """Put what is known of the samples beside what happened to them.
 
-    Args:
-        samples: N rows with `index, source_index, sample_id, target, true_target`.
-        dynamics: arrays [N] of the same samples.
-
-    Returns:
-        These columns, then `visits, times_right, forgetting_events, first_learned, aum, confidence, variability,
-        last_right`. `first_learned` is null where no visit was right; `aum`, `confidence`, `variability` where
-        there was none.
+    Returns these columns, then `visits, times_right, forgetting_events, first_learned, aum, confidence, variability,
+    last_right`. `first_learned` is null where no visit was right; `aum`, `confidence`, `variability` where there was
+    none.
 
     Example:
         >>> from lightning_flip.stores.history.dynamics import follow_samples
@@ -48,17 +43,7 @@ def tabulate(samples: pa.Table, dynamics: SampleDynamics) -> pa.Table:
 def rank_suspects(statistics: pa.Table, by: Suspicion) -> pa.Table:
     """Sort samples by how suspicious they are, and leave out those that are not.
 
-    Args:
-        statistics: one row a sample, as `tabulate` gives it.
-        by: what to look for; samples never seen are left out.
-
-            - `"mislabelled"`: lowest `aum` first, NaN last;
-            - `"forgotten"`: of the samples that were never right and of those with a forgetting event, the former first
-              (Toneva et al. count them as forgotten at every visit), then most events first, then lowest `aum`;
-            - `"flipped"`: of the samples that were right once and wrong at the last visit, most often right first.
-
-    Returns:
-        The suspicious rows, the worst first; equal ones by index.
+    Returns the suspicious rows, the worst first; equal ones by index.
 
     Example:
         >>> table = pa.table({

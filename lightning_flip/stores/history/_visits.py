@@ -29,7 +29,7 @@ def read_pass(
     loader: int,
     measures: Sequence[str] = (),
 ) -> PassRows:
-    """Read what all ranks saw in one pass.
+    """Read what all ranks saw in one pass. Returns the visits, sorted by sample, then global step, visit and rank.
 
     Args:
         epoch_pass: (epoch, pass).
@@ -37,12 +37,6 @@ def read_pass(
         samples: the samples of split and loader, sorted by index, with the columns `index` and `target`.
         loader: which loader's rows to keep.
         measures: columns to read besides.
-
-    Returns:
-        The visits, sorted by sample, then global step, visit and rank.
-
-    Raises:
-        HistoryError: when a part is damaged, or holds a sample that is not among `samples`.
 
     Example:
         >>> import tempfile
@@ -80,18 +74,7 @@ def read_pass(
 
 
 def locate_samples(known: npt.NDArray[np.int64], index: npt.NDArray[np.int64], path: Path) -> npt.NDArray[np.int64]:
-    """Find the place of each sample in the sorted list of samples.
-
-    Args:
-        known: [N], the listed samples' indices, rising.
-        index: [V], the samples to find.
-        path: the part that holds them, for the message.
-
-    Returns:
-        [V], places in `known`.
-
-    Raises:
-        HistoryError: when a sample is not listed.
+    """Find the place of each sample in the sorted list of samples. Returns [V], places in `known`.
 
     Example:
         >>> locate_samples(np.array([2, 5, 9]), np.array([9, 2]), Path("part.parquet")).tolist()

@@ -47,18 +47,7 @@ class PredictionMetadata:
 
     @classmethod
     def from_footer(cls, footer: Mapping[bytes, bytes] | None, name: str) -> PredictionMetadata | None:
-        """Read it.
-
-        Args:
-            footer: a Parquet file's key-value metadata.
-            name: the file, for messages.
-
-        Returns:
-            The metadata; None where the file is not one of ours.
-
-        Raises:
-            PredictionError: when it is damaged, or of a newer version.
-        """
+        """Read it. Returns the metadata; None where the file is not one of ours."""
         if footer is None or footer.get(_MARK[0]) != _MARK[1]:
             return None
         try:

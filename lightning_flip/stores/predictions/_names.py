@@ -33,6 +33,8 @@ def find_columns(
 ) -> dict[str, str]:
     """Find the columns that every file of predictions needs.
 
+    Returns the file's name of `sample_id`, `target`, `pred` and, where there is one, `confidence`.
+
     Args:
         names: the file's columns.
         where: the file, for messages.
@@ -40,12 +42,6 @@ def find_columns(
         target_column: name of the target; `target` if None.
         pred_column: name of the prediction; `pred` if None.
         confidence_column: name of the confidence; `confidence` if None, which the file may lack.
-
-    Returns:
-        The file's name of `sample_id`, `target`, `pred` and, where there is one, `confidence`.
-
-    Raises:
-        PredictionError: when a column is missing, comes twice, or is asked for twice.
 
     Example:
         >>> find_columns(["index", "label", "pred"], "a.csv", target_column="label")
