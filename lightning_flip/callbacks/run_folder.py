@@ -51,27 +51,12 @@ class RunFolder:
     answer: Any = None
 
     def check(self, *needed: Path) -> None:
-        """Find out before a write whether the folder is still there and still this run's.
-
-        Args:
-            needed: files and folders that this process has written before, and goes on in.
-
-        Raises:
-            ClaimLostError: if it is not; nothing may be written then.
-        """
+        """Find out before a write whether the folder is still there and still this run's."""
         for one in self.claims:
             one.check(*needed)
 
     def with_claim(self, folder: Path, run_id: str) -> RunFolder:
-        """Check a claim within the folder as well.
-
-        Args:
-            folder: the one within.
-            run_id: the id that its ``run.json`` names.
-
-        Returns:
-            The same place.
-        """
+        """Check a claim within the folder as well. Returns the same place."""
         within = (Claim(folder, run_id),) if self.claims else ()
         return dataclasses.replace(self, claims=(*self.claims, *within))
 
@@ -92,11 +77,7 @@ class _Run:
 
 
 def begin_run(trainer: pl.Trainer) -> None:
-    """Forget an earlier run where a fit starts anew; every callback that writes calls this in ``begin``.
-
-    Args:
-        trainer: the Trainer whose fit begins.
-    """
+    """Forget an earlier run where a fit starts anew; every callback that writes calls this in ``begin``."""
     if trainer.current_epoch == 0 and trainer.global_step == 0:
         _RUNS.pop(trainer, None)
 
@@ -104,14 +85,7 @@ def begin_run(trainer: pl.Trainer) -> None:
 def recall_run(trainer: pl.Trainer, run_id: str, folder: str, *, default: bool) -> Path | None:
     """Hear from a checkpoint's state which run is resumed, before any folder is opened.
 
-    Args:
-        trainer: the resuming Trainer.
-        run_id: the id that the state names; "" for none.
-        folder: the folder that it names; "" for none.
-        default: whether the callback was given no folder, so that others of that kind join it.
-
-    Returns:
-        The folder to go back to; None where it is not there, or the callback was given one.
+    Returns the folder to go back to; None where it is not there, or the callback was given one.
     """
     run = _RUNS.setdefault(trainer, _Run())
     if run_id:
@@ -123,14 +97,7 @@ def recall_run(trainer: pl.Trainer, run_id: str, folder: str, *, default: bool) 
 
 
 def folder_of_run(trainer: pl.Trainer) -> Path | None:
-    """The folder that this Trainer's fit has chosen.
-
-    Args:
-        trainer: the Trainer.
-
-    Returns:
-        The folder; None before a fit, and where all callbacks were given theirs.
-    """
+    """The folder that this Trainer's fit has chosen."""
     run = _RUNS.get(trainer)
     return None if run is None else run.default
 
@@ -139,14 +106,6 @@ def overwrite_ignored(trainer: pl.Trainer, *, known: bool, overwrite: bool) -> s
     """Whether ``overwrite=True`` is ignored, because it would delete what a resumed run has recorded.
 
     A fit that resumes from a checkpoint without the callback's state cannot tell its own run from another one.
-
-    Args:
-        trainer: the running Trainer.
-        known: whether the checkpoint knew the callback's run.
-        overwrite: the callback's option.
-
-    Returns:
-        A sentence for the error; "" if the option applies.
     """
     if not overwrite or known or not trainer.ckpt_path:
         return ""
@@ -175,6 +134,8 @@ def open_folder(
     another run, the next ``version_N`` in it; without one it is the next ``prediction_history/version_N`` in the
     Trainer's ``default_root_dir``.
 
+    Returns the callback's place.
+
     Args:
         trainer: the running Trainer; every rank has to come here.
         writer: the callback.
@@ -187,12 +148,6 @@ def open_folder(
         refuse: says what speaks against writing the part into a folder, "" for nothing; not asked where the callback
             may overwrite.
         work: done by the first rank with the folder's claim and whether it may overwrite; gives a plain value.
-
-    Returns:
-        The callback's place.
-
-    Raises:
-        FileExistsError: if a given folder holds another run.
     """
     run = _RUNS.setdefault(trainer, _Run())
     log_dir = trainer.log_dir  # every rank has to ask: the answer is broadcast
@@ -233,16 +188,7 @@ def open_folder(
 
 
 def placed(trainer: pl.Trainer, place: Claim, answer: Any = None) -> RunFolder:
-    """A callback's place in a folder that the first rank has claimed.
-
-    Args:
-        trainer: the running Trainer.
-        place: the claim, as all ranks have heard of it.
-        answer: what the first rank gave when the folder was opened.
-
-    Returns:
-        The place.
-    """
+    """A callback's place in a folder that the first rank has claimed."""
     sees = trainer.is_global_zero or _sees(place)
     return RunFolder(place.folder, place.run_id, (place,) if sees else (), answer)
 
@@ -251,10 +197,6 @@ def give_up(trainer: pl.Trainer, writer: object) -> None:
     """Leave no trace of a run that failed before it recorded anything: its next attempt needs the folder.
 
     The last callback of a folder gives it up, when the others have saved what they had.
-
-    Args:
-        trainer: the Trainer that failed.
-        writer: the callback, which writes no more.
     """
     run = _RUNS.get(trainer)
     if run is None or not trainer.is_global_zero:
@@ -270,16 +212,7 @@ def give_up(trainer: pl.Trainer, writer: object) -> None:
 
 
 def continue_history(finished: Sequence[tuple[str, int, int]], folder: Path, *, known: bool) -> None:
-    """Set aside what is newer than the checkpoint, and say what is missing.
-
-    Args:
-        finished: ``(split, epoch, pass)`` of what the checkpoint knows as written.
-        folder: holds the parts.
-        known: whether a checkpoint, or an earlier fit, knew the recording.
-
-    Raises:
-        FileExistsError: if there are parts, and the checkpoint knows none.
-    """
+    """Set aside what is newer than the checkpoint, and say what is missing."""
     there = list_parts(folder)
     if there and not known:
         raise FileExistsError(

@@ -20,17 +20,7 @@ __all__ = ["BundledDataModule", "load_bundled"]
 
 
 def load_bundled(name: str) -> Any:
-    """Load a data set that comes with scikit-learn; nothing is downloaded.
-
-    Args:
-        name: its loader's name in ``sklearn.datasets``.
-
-    Returns:
-        scikit-learn's bunch.
-
-    Raises:
-        ModuleNotFoundError: if scikit-learn is not installed.
-    """
+    """Load a data set that comes with scikit-learn; nothing is downloaded. Returns scikit-learn's bunch."""
     try:
         from sklearn import datasets
     except ModuleNotFoundError as error:
@@ -69,9 +59,6 @@ class BundledDataModule(LightningDataModule, ABC):
         num_classes: number of classes; that of ``classes`` where they are given.
         train_set, val_set, test_set: the splits, after ``setup``; ``train_set`` is a
             :class:`~lightning_flip.data.noisy_labels.NoisyLabels` where there is noise, or a subset of one.
-
-    Raises:
-        ValueError: if an option is outside its range, or (in ``setup``) the splits leave nothing to train on.
     """
 
     num_classes: int
@@ -129,30 +116,21 @@ class BundledDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> tuple[Tensor, Tensor]:
-        """Load the whole data set.
-
-        Returns:
-            Inputs ``[N, ...]`` float32 and labels ``[N]`` int64.
-        """
+        """Load the whole data set. Returns inputs ``[N, ...]`` float32 and labels ``[N]`` int64."""
 
     def preprocess(self, inputs: Tensor, train: list[int]) -> Tensor:
         """Preprocess the inputs with statistics of the training split; by default nothing is done.
 
+        Returns inputs of the same length.
+
         Args:
             inputs: all inputs ``[N, ...]``.
             train: positions of the training split.
-
-        Returns:
-            Inputs of the same length.
         """
         return inputs
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, split and spoil; every call makes the same splits.
-
-        Args:
-            stage: ignored, the data is small.
-        """
+        """Load, split and spoil; every call makes the same splits."""
         inputs, labels = self.load()
         test, val, train = split_indices(len(labels), [self.test_size, self.val_size], self.split_seed)
         whole = TensorDataset(self.preprocess(inputs, train), labels)

@@ -21,11 +21,7 @@ __all__ = ["data_difference", "describe_data", "kept_labels"]
 def kept_labels(dataset: Any) -> npt.NDArray[np.int64] | None:
     """The labels of all samples, where the data set has them at hand.
 
-    Args:
-        dataset: a map-style dataset.
-
-    Returns:
-        int64 ``[N]``, noisy labels where noise was added; None where each sample would have to be read.
+    Returns int64 ``[N]``, noisy labels where noise was added; None where each sample would have to be read.
 
     Example:
         >>> import torch
@@ -41,17 +37,6 @@ def describe_data(
     dataset: Any, *, length: int | None = None, sample_id_from: IdsFrom | None = None, ids: bool = True
 ) -> dict[str, Any]:
     """The fingerprint of a dataset: two that differ in it are not the same samples in the same order.
-
-    Args:
-        dataset: the dataset given to the DataLoader.
-        length: describe only so many of the first samples, to see whether a longer dataset begins with them.
-        sample_id_from: see :func:`~lightning_flip.data.sample_names.sample_names`.
-        ids: hash the ids as well, which takes most of the time.
-
-    Returns:
-        Numbers and text: ``length``; ``dataset``, the class of the dataset, and of those inside it; hashes of the
-        ``labels`` (None where the dataset does not list them), the ``ids`` (None where there are none) and the
-        ``positions`` in the innermost dataset, in which two random splits differ; ``ids_are``, where the ids are from.
 
     Example:
         >>> import torch
@@ -80,13 +65,7 @@ def data_difference(before: Mapping[str, Any], now: Mapping[str, Any], *, labels
     Ids tell more than positions: where both datasets have them, the positions may differ. The classes count where
     neither ids nor labels are there to be compared.
 
-    Args:
-        before: what :func:`describe_data` gave.
-        now: what it gave later.
-        labels: whether labels count.
-
-    Returns:
-        The difference in words; "" if there is none.
+    Returns the difference in words; "" if there is none.
 
     Example:
         >>> facts = {"length": 2, "dataset": "A", "labels": None, "ids": None, "positions": "1f"}

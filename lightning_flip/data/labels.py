@@ -22,17 +22,7 @@ _FILE_NAMES = ("noisy_targets", "noisy_labels", "noisy_label", "targets", "targe
 
 
 def label_of(sample: Any) -> int:
-    """Read the label of one sample.
-
-    Args:
-        sample: a mapping or named tuple with a field target, label, labels or y, or another tuple or list
-            whose second element is the label.
-
-    Returns:
-        The label.
-
-    Raises:
-        TypeError: if there is no integer label.
+    """Read the label of one sample. Returns the label.
 
     Example:
         >>> label_of(("pixels", 3)), label_of({"x": "pixels", "label": torch.tensor(2)})
@@ -49,14 +39,7 @@ def label_of(sample: Any) -> int:
 
 
 def with_label(sample: Any, label: int) -> Any:
-    """Copy a sample with another label of the same type.
-
-    Args:
-        sample: see :func:`label_of`; it is left as it is, and everything but the label is shared.
-        label: the new label.
-
-    Returns:
-        A sample of the same form.
+    """Copy a sample with another label of the same type. Returns a sample of the same form.
 
     Example:
         >>> with_label(("pixels", 3), 5), with_label({"x": "pixels", "y": 3}, 5)
@@ -74,14 +57,7 @@ def with_label(sample: Any, label: int) -> Any:
 
 
 def with_target(sample: Any, target: Any) -> Any:
-    """Copy a sample with anything else in the place of its label.
-
-    Args:
-        sample: see :func:`label_of`; it is left as it is, and everything but the label is shared.
-        target: what takes the label's place, a distribution for example.
-
-    Returns:
-        A sample of the same form.
+    """Copy a sample with anything else in the place of its label. Returns a sample of the same form.
 
     Example:
         >>> with_target(("pixels", 3), [0.5, 0.5]), with_target({"x": "pixels", "y": 3}, None)
@@ -113,12 +89,7 @@ def _place(sample: Any) -> Any:
 def find_labels(dataset: Any, *, scan: bool = False) -> Tensor:
     """Collect the label of every sample of a dataset.
 
-    Args:
-        dataset: a map-style dataset.
-        scan: visit the samples even where an attribute holds the labels.
-
-    Returns:
-        Labels, int64 ``[N]``; never the memory of the dataset itself.
+    Returns labels, int64 ``[N]``; never the memory of the dataset itself.
 
     Example:
         >>> from torch.utils.data import Subset, TensorDataset
@@ -136,11 +107,7 @@ def find_labels(dataset: Any, *, scan: bool = False) -> Tensor:
 def labels_at_hand(dataset: Any) -> Tensor | None:
     """The labels of all samples, where an attribute holds them, so that none has to be read.
 
-    Args:
-        dataset: a map-style dataset.
-
-    Returns:
-        int64 ``[N]``, or None.
+    Returns int64 ``[N]``, or None.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -180,19 +147,7 @@ def _listed(dataset: Any) -> Tensor | None:
 
 
 def read_labels(path: Path, length: int, num_classes: int | None = None) -> Tensor:
-    r"""Read one label a sample from a file.
-
-    Args:
-        path: ``.npy``, ``.npz``, ``.txt`` or ``.csv``; pickled arrays are refused.
-        length: number of labels expected.
-        num_classes: number of classes, if known.
-
-    Returns:
-        Labels, int64 ``[length]``.
-
-    Raises:
-        ValueError: if the kind of file is unknown, its labels cannot be told from its other content, or they
-            are not ``length`` integers in ``[0, num_classes)``.
+    r"""Read one label a sample from a file. Returns labels, int64 ``[length]``.
 
     Example:
         >>> import tempfile

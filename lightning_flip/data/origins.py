@@ -52,12 +52,7 @@ class Origins(NamedTuple):
 def origins(dataset: Any, length: int | None = None) -> list[Origin]:
     """Follow all samples through Subset, ConcatDataset and the wrappers of this package to the innermost datasets.
 
-    Args:
-        dataset: the dataset given to the DataLoader.
-        length: follow only so many of the first samples.
-
-    Returns:
-        One entry an innermost dataset that has samples.
+    Returns one entry an innermost dataset that has samples.
 
     Example:
         >>> both = ConcatDataset([["a", "b"], Subset(["c", "d", "e"], [2, 0])])
@@ -73,12 +68,6 @@ def origins(dataset: Any, length: int | None = None) -> list[Origin]:
 def positions_in(parts: list[Origin]) -> Origins:
     """Which innermost dataset each sample is in, and where.
 
-    Args:
-        parts: what :func:`origins` gave.
-
-    Returns:
-        Two arrays.
-
     Example:
         >>> positions_in(origins(Subset(["a", "b", "c"], [2, 0]))).position
         array([2, 0])
@@ -92,13 +81,7 @@ def positions_in(parts: list[Origin]) -> Origins:
 
 
 def true_targets(dataset: Any) -> Positions:
-    """The labels that all samples had before noise was added.
-
-    Args:
-        dataset: the dataset given to the DataLoader.
-
-    Returns:
-        int64 ``[N]``, -1 where no dataset tells.
+    """The labels that all samples had before noise was added. Returns int64 ``[N]``, -1 where no dataset tells.
 
     Example:
         >>> class Relabelled(list):
@@ -147,11 +130,7 @@ def _follow(
 def subset_indices(dataset: Subset[Any]) -> npt.NDArray[Any]:
     """The indices that a subset lists, in a fraction of the time that numpy takes to walk through a range.
 
-    Args:
-        dataset: a subset.
-
-    Returns:
-        ``[n]``.
+    Returns ``[n]``.
 
     Example:
         >>> subset_indices(Subset("abcde", range(4, 0, -2)))

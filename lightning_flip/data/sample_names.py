@@ -35,19 +35,8 @@ class SampleNames(NamedTuple):
 def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: int | None = None) -> SampleNames:
     """Name every sample so that every subset of the same data calls it the same.
 
-    Args:
-        dataset: the dataset given to the DataLoader.
-        sample_id_from: name of an attribute or column of the dataset, or of one inside it, with an id for each sample;
-            or a function of the dataset that gives all ids. None: the method ``sample_id(index)`` of a dataset on the
-            way to the innermost one, else the paths of a folder dataset (``samples`` or ``imgs``) below its ``root``.
-        length: name only so many of the first samples.
-
-    Returns:
-        The names, and where they are from. A sample without an id is called by its position in the innermost dataset,
-        after the number of that dataset wherever several are concatenated.
-
-    Raises:
-        ValueError: if ``sample_id_from`` names nothing, or gives another number of ids.
+    Returns the names, and where they are from. A sample without an id is called by its position in the innermost
+    dataset, after the number of that dataset wherever several are concatenated.
 
     Example:
         >>> from torch.utils.data import ConcatDataset, Subset
@@ -84,14 +73,6 @@ def describe_ids(
 ) -> tuple[str | None, Kind]:
     """A hash of the ids of all samples in their order, and where they are from.
 
-    Args:
-        dataset: the dataset given to the DataLoader.
-        parts: where its samples are from, see :func:`~lightning_flip.data.origins.origins`.
-        sample_id_from: see :func:`sample_names`.
-
-    Returns:
-        The hash, None if some samples are known by their position alone; and the kind, see :class:`SampleNames`.
-
     Example:
         >>> class Named(list):
         ...     def sample_id(self, index):
@@ -124,13 +105,6 @@ def describe_ids(
 
 def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str] | None:
     """The ids of all samples, where every sample has one that is no position.
-
-    Args:
-        dataset: a map-style dataset.
-        sample_id_from: see :func:`sample_names`.
-
-    Returns:
-        N ids, or None.
 
     Example:
         >>> class Named(list):

@@ -15,13 +15,8 @@ __all__ = ["ask_dataset", "first_attribute", "resolve_source"]
 def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
     """Follow a position through Subset, ClassSubset and ConcatDataset to the innermost dataset.
 
-    Args:
-        dataset: the dataset given to the DataLoader.
-        index: position in it.
-
-    Returns:
-        The innermost dataset, its number among the concatenated ones (0 without ConcatDataset), and the
-        position in it.
+    Returns the innermost dataset, its number among the concatenated ones (0 without ConcatDataset), and the position in
+    it.
 
     Example:
         >>> from torch.utils.data import ConcatDataset, Subset
@@ -39,13 +34,7 @@ def ask_dataset(dataset: Any, index: int, method: str) -> Any:
     ``sample_id(index)`` gives a lasting name such as a file path, ``true_target(index)`` the label before
     noise was added.
 
-    Args:
-        dataset: the dataset given to the DataLoader.
-        index: position in it.
-        method: name of the method.
-
-    Returns:
-        Its answer, or None where no dataset has the method.
+    Returns its answer, or None where no dataset has the method.
 
     Example:
         >>> from torch.utils.data import Subset
@@ -65,12 +54,7 @@ def ask_dataset(dataset: Any, index: int, method: str) -> Any:
 def first_attribute(dataset: Any, name: str) -> Any:
     """Read an attribute of the first dataset on the way to the innermost one that has it.
 
-    Args:
-        dataset: a dataset that is not empty; the way is that of its first sample.
-        name: name of the attribute.
-
-    Returns:
-        Its value, or None where no dataset has it.
+    Returns its value, or None where no dataset has it.
 
     Example:
         >>> from torch.utils.data import Subset

@@ -15,14 +15,6 @@ UNKNOWN = -1
 def share(part: Integer[Tensor, ""], whole: Integer[Tensor, ""] | int, empty: float = 0.0) -> Float[Tensor, ""]:
     """The ratio of two counts as float32, whatever the default dtype is.
 
-    Args:
-        part: 0-dim integer tensor.
-        whole: 0-dim integer tensor or int, at least 0.
-        empty: the result where ``whole`` is 0.
-
-    Returns:
-        0-dim float32 tensor ``part / whole``.
-
     Example:
         >>> share(torch.tensor(1), torch.tensor(4)), share(torch.tensor(0), torch.tensor(0), empty=1.0)
         (tensor(0.2500), tensor(1.))
@@ -37,21 +29,13 @@ def share(part: Integer[Tensor, ""], whole: Integer[Tensor, ""] | int, empty: fl
 def predicted_labels(
     preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], argument: str = "preds"
 ) -> Integer[Tensor, " N"]:
-    """The predicted class of each sample.
+    """The predicted class of each sample. Returns integer labels ``[N]``.
 
     Args:
         preds: integer labels ``[N]``, returned as they are, or floating point scores ``[N, K]``, K >= 2, of which the
             class with the largest score is taken (the first one of a tie). Half precision scores are fine, and so is
             minus infinity, which rules a class out. Scores are looked at, which waits for a device.
         argument: the name of ``preds`` in errors.
-
-    Returns:
-        Integer labels ``[N]``.
-
-    Raises:
-        TypeError: for a dtype that does not go with the number of dimensions.
-        ValueError: for another number of dimensions, scores of a single class, or a row that has NaN in it or rules
-            all classes out: such a row has no predicted class.
 
     Example:
         >>> predicted_labels(torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
@@ -71,9 +55,6 @@ def refuse_unknown(unknown: Bool[Tensor, " N"], argument: str, where: str = "", 
         argument: the name of the scores in the error.
         where: what the rows are of, for the error.
         names: the samples of the rows, int64 ``[N]``.
-
-    Raises:
-        ValueError: if there are such rows.
     """
     rows = unknown.nonzero()[:, 0]
     if len(rows):
@@ -91,12 +72,11 @@ def labels_of_scores(
 ) -> Integer[Tensor, " N"]:
     """As :func:`predicted_labels`, but :data:`UNKNOWN` for rows without a predicted class, and without waiting.
 
+    Returns integer labels ``[N]``.
+
     Args:
         preds: integer labels ``[N]`` or scores ``[N, K]``.
         argument: the name of ``preds`` in errors.
-
-    Returns:
-        Integer labels ``[N]``.
 
     Example:
         >>> labels_of_scores(torch.tensor([[0.1, torch.nan], [-torch.inf, 0.2]]))
@@ -131,17 +111,12 @@ def correct_predictions(
 
     Scores are looked at as in :func:`predicted_labels`.
 
+    Returns boolean ``[N]``.
+
     Args:
         preds: integer labels ``[N]`` or scores ``[N, K]``.
         target: integer labels ``[N]``. Values are not checked: a label that is no class counts as predicted wrong.
         argument: the name of ``preds`` in errors.
-
-    Returns:
-        Boolean ``[N]``.
-
-    Raises:
-        TypeError: for wrong dtypes, e.g. mixed (floating point) targets.
-        ValueError: for wrong shapes, or lengths that differ.
 
     Example:
         >>> correct_predictions(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
@@ -158,19 +133,12 @@ def changed_predictions(
     new_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_new"],
     arguments: tuple[str, str] = ("old_preds", "new_preds"),
 ) -> Bool[Tensor, " N"]:
-    """Which samples two models put into different classes.
+    """Which samples two models put into different classes. Returns boolean ``[N]``.
 
     Args:
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's integer labels ``[N]`` or scores ``[N, K_new]``.
         arguments: the names of ``old_preds`` and ``new_preds`` in errors.
-
-    Returns:
-        Boolean ``[N]``.
-
-    Raises:
-        TypeError: for wrong dtypes.
-        ValueError: for wrong shapes, or lengths that differ.
 
     Example:
         >>> changed_predictions(torch.tensor([0, 1]), torch.tensor([0, 2]))

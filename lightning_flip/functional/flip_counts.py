@@ -81,6 +81,8 @@ def count_flips(
 ) -> FlipCounts:
     """Count in which of the four ways two models agree or differ about each label.
 
+    Returns the counts, on the device of the arguments. Of labels nothing is copied to the host; scores are looked at.
+
     Args:
         old_preds: the old model's integer labels ``[N]`` or scores ``[N, K_old]``.
         new_preds: the new model's. The number of classes may differ: each model's prediction is its own argmax over
@@ -88,13 +90,6 @@ def count_flips(
         target: integer labels ``[N]``.
         arguments: the names of ``old_preds`` and ``new_preds`` in errors.
         ignore_index: the label of samples that are not counted.
-
-    Returns:
-        The counts, on the device of the arguments. Of labels nothing is copied to the host; scores are looked at.
-
-    Raises:
-        TypeError: for wrong dtypes.
-        ValueError: for wrong shapes, lengths that differ, or scores that are NaN, also of samples that are not counted.
 
     Example:
         >>> import torch

@@ -20,16 +20,6 @@ Place = str | int
 def input_place(batch: Any, input_from: Selector | None = None) -> Place:
     """Where a batch keeps the network's inputs: the first element, or the key input, inputs, x, image and so on.
 
-    Args:
-        batch: what ``training_step`` received.
-        input_from: a key, attribute or position that is given by the user.
-
-    Returns:
-        A key, the name of an attribute, or a position.
-
-    Raises:
-        TypeError: if the place cannot be told, or is a function.
-
     Example:
         >>> input_place(("pixels", 3)), input_place({"label": 3, "image": "pixels"})
         (0, 'image')
@@ -39,16 +29,6 @@ def input_place(batch: Any, input_from: Selector | None = None) -> Place:
 
 def target_place(batch: Any, target_from: Selector | None = None) -> Place:
     """Where a batch keeps its targets: the second element, or the key target, label, labels or y.
-
-    Args:
-        batch: what ``training_step`` received.
-        target_from: a key, attribute or position that is given by the user.
-
-    Returns:
-        A key, the name of an attribute, or a position.
-
-    Raises:
-        TypeError: if the place cannot be told, or is a function.
 
     Example:
         >>> target_place(["pixels", 3]), target_place({"label": 3, "image": "pixels"})
@@ -60,13 +40,7 @@ def target_place(batch: Any, target_from: Selector | None = None) -> Place:
 def with_part(batch: Any, place: Place, part: Any) -> Any:
     """Copy a batch with something else in one place; the rest is shared, and the batch itself left as it is.
 
-    Args:
-        batch: a mapping, tuple, named tuple, list, dataclass, or any object with attributes.
-        place: a key, the name of an attribute, or a position.
-        part: what is put there.
-
-    Returns:
-        A batch of the same form.
+    Returns a batch of the same form.
 
     Example:
         >>> with_part(("pixels", 3), 1, 5), with_part({"x": "pixels", "y": 3}, "y", 5)

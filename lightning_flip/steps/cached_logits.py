@@ -35,9 +35,6 @@ class CachedLogits:
         num_samples: length of the dataset that was predicted; None where it is not known.
         name: where they came from, for messages.
 
-    Raises:
-        ValueError: if the shapes do not fit, an index is negative or repeated, or logits are not finite.
-
     Example:
         >>> table = CachedLogits(torch.tensor([1, 0]), torch.tensor([[0.0, 3.0], [2.0, 0.0]]), name="memory")
         >>> table.rows(SampleStep(torch.tensor([0]), torch.zeros(1, 2), torch.tensor([0]), num_samples=2))
@@ -80,19 +77,7 @@ class CachedLogits:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> CachedLogits:
-        """Read a file.
-
-        Args:
-            path: Parquet of ``PredictionWriter(logits=True)``; ``.npz`` with ``logits [R, K]`` and, unless row i is
-                sample i, ``index [R]``; or ``.npy`` with the logits alone.
-
-        Returns:
-            The table, on the CPU.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is not readable, or holds something else.
-        """
+        """Read a file. Returns the table, on the CPU."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist (looked for in {Path.cwd()}).")
@@ -123,14 +108,7 @@ class CachedLogits:
         return self._logits.device
 
     def to(self, device: torch.device) -> None:
-        """Move the table, saying how much memory it takes there.
-
-        Args:
-            device: where to.
-
-        Raises:
-            MemoryError: if it does not fit.
-        """
+        """Move the table, saying how much memory it takes there."""
         if self.device == device:
             return
         needed = self._index.nbytes + self._logits.nbytes
@@ -144,17 +122,7 @@ class CachedLogits:
             ) from error
 
     def rows(self, step: SampleStep) -> Tensor:
-        """The logits of a step's samples.
-
-        Args:
-            step: the step.
-
-        Returns:
-            float32 ``[B, K]`` where the step's logits are.
-
-        Raises:
-            ValueError: if the table is of another dataset, or has no row for some of its samples.
-        """
+        """The logits of a step's samples. Returns float32 ``[B, K]`` where the step's logits are."""
         if step.num_samples is not None and (step.num_samples, id(step.dataset)) != self._compared_with:
             self._compare(step.num_samples, step.dataset)
             self._compared_with = step.num_samples, id(step.dataset)

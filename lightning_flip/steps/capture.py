@@ -20,12 +20,7 @@ LogitSource = str | Callable[[Any], Any] | None
 
 
 class CaptureHook:
-    """A hook that copies of the module carry along without effect (EMA callbacks copy modules deeply).
-
-    Args:
-        capture: has ``module`` and ``armed``; held weakly.
-        method: name of its method that takes what the hook is given, without the module.
-    """
+    """A hook that copies of the module carry along without effect (EMA callbacks copy modules deeply)."""
 
     def __init__(self, capture: Any, method: str) -> None:
         self._capture = weakref.ref(capture)
@@ -92,13 +87,7 @@ class LogitCapture:
             self._handles.append(module.register_forward_hook(CaptureHook(self, "_leave"), with_kwargs=True))
 
     def arm(self, rows: int, *, outermost_is_step: bool) -> None:
-        """Begin a step.
-
-        Args:
-            rows: the number B of samples in the batch.
-            outermost_is_step: the outermost call of the module is the strategy's own and returns what the
-                step returned (DistributedDataParallel runs steps through ``forward``): it is passed over.
-        """
+        """Begin a step."""
         if self.forward is not None:
             self.forward.put()
         elif outermost_is_step and len(self._handles) == 1:

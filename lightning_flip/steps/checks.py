@@ -21,11 +21,7 @@ class ValueChecks:
         self._advice = ""
 
     def advise(self, advice: str) -> None:
-        """Append advice to the error raised for non-finite logits.
-
-        Args:
-            advice: a sentence; it is added once, however often it is given.
-        """
+        """Append advice to the error raised for non-finite logits."""
         if advice and advice not in self._advice:
             self._advice = f"{self._advice} {advice}"
 
@@ -44,6 +40,9 @@ class ValueChecks:
 
         A logit of minus infinity masks its class, which is no fault unless that is the row's label.
 
+        Returns bool ``[B]``, which rows are valid, or None if all are; the first bad row or None; and what is wrong
+        with it. If deferred, which rows are valid, None and "".
+
         Args:
             logits: ``[B, K]``.
             target: labels ``[B]`` or distributions ``[B, K]`` on the same device.
@@ -52,10 +51,6 @@ class ValueChecks:
             deferred: leave the error to :meth:`read`, because the host should not wait for a device here.
             ignored: the label that the loss leaves out: such rows are not valid, and no fault.
             has_target: False for data to predict, whose target says nothing.
-
-        Returns:
-            Bool ``[B]``, which rows are valid, or None if all are; the first bad row or None; and what is wrong with
-            it. If deferred, which rows are valid, None and "".
         """
         classes = logits.shape[1]
         among = ignored is not None and 0 <= ignored < classes and target.ndim == 1
@@ -119,11 +114,7 @@ class ValueChecks:
         self._flags.append((good, error))
 
     def read(self) -> None:
-        """Read the flags; waits for the device.
-
-        Raises:
-            Exception: that of the first row since the last call that was bad.
-        """
+        """Read the flags; waits for the device."""
         flags, self._flags = self._flags, []
         for good, error in flags:
             row = first_false(good)
@@ -147,15 +138,7 @@ def _in_order(logits: Tensor, target: Tensor) -> bool:
 
 
 def refuse_iterator_steps(module: pl.LightningModule, names: Iterable[str]) -> None:
-    """Refuse a module whose steps take the loader's iterator.
-
-    Args:
-        module: the module.
-        names: of its steps.
-
-    Raises:
-        TypeError: if one of them does.
-    """
+    """Refuse a module whose steps take the loader's iterator."""
     for name in names:
         if is_param_in_hook_signature(getattr(module, name), "dataloader_iter", explicit=True):
             raise TypeError(

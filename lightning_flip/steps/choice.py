@@ -182,12 +182,7 @@ class Answer:
 
 
 def choose(search: Search, question: Question) -> Answer | None:
-    """The logits of a step; None if nothing of their form came up.
-
-    Raises:
-        NotSupportedError: the loss is none of a classifier with one label a sample.
-        ValueError: several outputs could be the logits.
-    """
+    """The logits of a step; None if nothing of their form came up."""
     outputs = [output for output in search.outputs if len(output.tensor) >= question.rows]
     losses = [call for call in search.calls.calls if call.is_loss]
     groups, problem = _grouped(losses, outputs, question)

@@ -12,11 +12,7 @@ __all__ = ["FeatureCapture", "classifier_layer", "layer_candidates"]
 
 
 class FeatureCapture:
-    """Keeps the first input with B rows that a layer is given while the capture is armed.
-
-    Args:
-        module: the layer.
-    """
+    """Keeps the first input with B rows that a layer is given while the capture is armed."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -27,11 +23,7 @@ class FeatureCapture:
         self._handle = module.register_forward_pre_hook(CaptureHook(self, "_enter"), with_kwargs=True)
 
     def arm(self, rows: int) -> None:
-        """Begin a step.
-
-        Args:
-            rows: the number B of samples in the batch.
-        """
+        """Begin a step."""
         self.clear()
         self._expected_rows = rows
         self.armed = True
@@ -54,19 +46,6 @@ class FeatureCapture:
 
 def classifier_layer(module: nn.Module, path: str, option: str, *, linear: bool = False) -> nn.Module:
     """The layer that turns features into logits.
-
-    Args:
-        module: the whole model.
-        path: dotted path of the layer; "" for the last ``nn.Linear``.
-        option: the option's name, for the error.
-        linear: whether it has to be an ``nn.Linear``; else a path may name any layer.
-
-    Returns:
-        The layer.
-
-    Raises:
-        AttributeError: if there is no such layer, or no ``nn.Linear`` at all.
-        TypeError: if it has to be an ``nn.Linear``, and is none.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -95,12 +74,7 @@ def classifier_layer(module: nn.Module, path: str, option: str, *, linear: bool 
 def layer_candidates(module: nn.Module, *, linear: bool = False) -> list[str]:
     """Layers of a model that may be its classifier layer.
 
-    Args:
-        module: the whole model.
-        linear: only ``nn.Linear``.
-
-    Returns:
-        Dotted paths of all ``nn.Linear``; where there is none, of what else has a weight ``[K, D]``.
+    Returns dotted paths of all ``nn.Linear``; where there is none, of what else has a weight ``[K, D]``.
 
     Example:
         >>> layer_candidates(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))

@@ -27,16 +27,7 @@ class HeldData:
         return {**self.__dict__, "_last": {}}  # a copy is shown the data again
 
     def compare(self, owner: str, data: LoaderData, restart: Callable[[str, int], None] | None) -> None:
-        """Refuse data that are not those of before, or start anew on them.
-
-        Args:
-            owner: name of the callback or mixin.
-            data: of the rows that come now.
-            restart: forgets what is known of a split and loader; None: other data are refused.
-
-        Raises:
-            ChangedDataError: if they are other data and ``restart`` is None.
-        """
+        """Refuse data that are not those of before, or start anew on them."""
         last = self._last.get(data.name)
         if last is not None and last() is data:
             return

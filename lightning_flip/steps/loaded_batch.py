@@ -24,11 +24,6 @@ class NoIndexError(TypeError):
 class Arrival:
     """One item of the loop's loader, before any transfer hook.
 
-    Args:
-        data: what the loader gave: an :class:`IndexedBatch`, a collection of them where training draws from
-            several loaders, or anything else from a loader without positions.
-        loaders: the loaders by number.
-
     Attributes:
         plain: the same without index, as the user's hooks and steps see it.
         problem: why rows and positions do not belong together; "" where nothing speaks against it.
@@ -75,44 +70,16 @@ class Arrival:
         return None if self._located is None else len(self._located)
 
     def count(self, ready: int, pass_number: int) -> None:
-        """Count the batch in with its loaders; nothing but padding is told by the number of a batch.
-
-        Args:
-            ready: batches that the running loop had before this one, as Lightning counts them.
-            pass_number: passes that the running loop has begun, this one included.
-        """
+        """Count the batch in with its loaders; nothing but padding is told by the number of a batch."""
         arrived = {key: part for key, part in self._parts.items() if part is not None}
         self._places = {key: self._loaders[part.loader].arrive(ready, pass_number) for key, part in arrived.items()}
 
     def followed(self, batch: Any, source: StepSource) -> Any:
-        """The part of a batch that a source follows.
-
-        Args:
-            batch: the collection, or the batch itself where there is one loader.
-            source: names the loader, where training draws from several.
-
-        Returns:
-            The part; None where that loader ended before the others (``CombinedLoader(mode="max_size")``).
-
-        Raises:
-            ValueError: if there are several loaders and the source names none, or one that is not there.
-        """
+        """The part of a batch that a source follows."""
         return batch if self._single else batch[self._key(source)]
 
     def replaced(self, batch: Any, source: StepSource, part: Any) -> Any:
-        """A batch with another part where a source looks.
-
-        Args:
-            batch: the collection, or the batch itself where there is one loader; it is left as it is.
-            source: names the loader, where training draws from several.
-            part: what takes the place of :meth:`followed`.
-
-        Returns:
-            The part itself where there is one loader.
-
-        Raises:
-            ValueError: if there are several loaders and the source names none, or one that is not there.
-        """
+        """A batch with another part where a source looks."""
         if self._single:
             return part
         key = self._key(source)
@@ -123,57 +90,25 @@ class Arrival:
     def positions(self, source: StepSource) -> Tensor | None:
         """The samples' positions in the loader's dataset, whatever ids the batch carries itself.
 
-        Args:
-            source: names the loader, where training draws from several.
-
-        Returns:
-            int64 ``[B]`` on the CPU, or None for loaders without positions.
+        Returns int64 ``[B]`` on the CPU, or None for loaders without positions.
         """
         part = self._parts.get(self._key(source))
         return part.index if part is not None and part.located else None
 
     def record(self, source: StepSource) -> LoaderRecord | None:
-        """What is known of the loader that a source follows.
-
-        Args:
-            source: names the loader.
-
-        Returns:
-            The record, or None for loaders without positions.
-        """
+        """What is known of the loader that a source follows."""
         part = self._parts.get(self._key(source))
         return None if part is None else self._loaders[part.loader]
 
     def rows(self, source: StepSource) -> int:
-        """Number of samples B; whether they can be told apart is not looked at.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            B.
-
-        Raises:
-            TypeError: if there is no index.
-        """
+        """Number of samples B; whether they can be told apart is not looked at."""
         if source.index_from is not None:
             return len(self._ids(source)[1])
         part = self._parts.get(None if self._single else self._key(source))
         return len(self.listed(source) if part is None else part.positions)
 
     def samples(self, source: StepSource) -> list[int]:
-        """The samples of the batch that count.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            Positions or ids, without padding; none where the loader that is followed ended before the others.
-
-        Raises:
-            TypeError: if there is no index, or none of integers.
-            ValueError: if it is negative.
-        """
+        """The samples of the batch that count."""
         if self._located is not None and not self._places and source.index_from is None:
             return self._located
         if not self._single and self.followed(self.plain, source) is None:
@@ -182,18 +117,7 @@ class Arrival:
         return listed[: len(listed) - self.padding(source)] if self._places else listed
 
     def listed(self, source: StepSource) -> list[int]:
-        """The samples of the batch, padding included; the one list that there is.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            B positions or ids.
-
-        Raises:
-            TypeError: if there is no index, or none of integers.
-            ValueError: if it is negative.
-        """
+        """The samples of the batch, padding included; the one list that there is."""
         if source.index_from is not None:
             return self._ids(source)[1]
         if self._located is not None:
@@ -213,39 +137,18 @@ class Arrival:
         return part.positions
 
     def index(self, source: StepSource) -> Tensor:
-        """The samples of the batch, as :meth:`listed` has them.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            int64 ``[B]`` on the CPU.
-        """
+        """The samples of the batch, as :meth:`listed` has them. Returns int64 ``[B]`` on the CPU."""
         self.listed(source)
         part = self._parts.get(self._key(source))
         return self._ids(source)[0] if part is None or source.index_from is not None else part.index
 
     def num_samples(self, source: StepSource) -> int | None:
-        """Length of the dataset that the index points into.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            None where there is none, or it has no length.
-        """
+        """Length of the dataset that the index points into. Returns None where there is none, or it has no length."""
         record = None if source.index_from is not None else self.record(source)
         return None if record is None else record.num_samples
 
     def dataset(self, source: StepSource) -> Any:
-        """The dataset that the index points into.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            The dataset that the user gave to the loader; None if batches carry ids themselves, or it has no length.
-        """
+        """The dataset that the index points into."""
         if source.index_from is not None:
             return None
         part = self._parts.get(None if self._single else self._key(source))
@@ -253,14 +156,7 @@ class Arrival:
         return dataset if hasattr(dataset, "__len__") else None
 
     def padding(self, source: StepSource) -> int:
-        """How many trailing rows a DistributedSampler added to make the ranks equally long.
-
-        Args:
-            source: where to take the index from.
-
-        Returns:
-            Their number.
-        """
+        """How many trailing rows a DistributedSampler added to make the ranks equally long."""
         place, record = self._places.get(self._key(source)), self.record(source)
         return 0 if place is None or record is None else record.padding(place, self.rows(source))
 

@@ -14,12 +14,6 @@ __all__ = ["check_flags", "check_numbers", "check_paths", "check_whole"]
 def check_numbers(**values: Any) -> None:
     """Refuse options that are no numbers; whether they are in range is another question.
 
-    Args:
-        **values: by the option's name.
-
-    Raises:
-        TypeError: if one is text, True, None or anything else that is no number.
-
     Example:
         >>> check_numbers(fer_mu=0.5, elr_weight=3)
         >>> check_numbers(fer_mu="0.5")
@@ -36,12 +30,6 @@ def check_numbers(**values: Any) -> None:
 def check_whole(**values: Any) -> None:
     """Refuse options that are no whole numbers.
 
-    Args:
-        **values: by the option's name.
-
-    Raises:
-        TypeError: if one is none, 2.0 and NaN included.
-
     Example:
         >>> check_whole(lwr_interval=5)
     """
@@ -53,12 +41,6 @@ def check_whole(**values: Any) -> None:
 def check_flags(**values: Any) -> None:
     """Refuse options that are neither True nor False: the text "false" would count as True.
 
-    Args:
-        **values: by the option's name.
-
-    Raises:
-        TypeError: if one is neither.
-
     Example:
         >>> check_flags(average=True)
     """
@@ -69,14 +51,6 @@ def check_flags(**values: Any) -> None:
 
 def check_paths(what: str, *, files: bool = False, **values: Any) -> None:
     """Refuse options that are no paths.
-
-    Args:
-        what: what the path is of, for the error.
-        files: whether it may be a ``Path``, and None where there is none.
-        **values: by the option's name.
-
-    Raises:
-        TypeError: if one is none.
 
     Example:
         >>> check_paths("a layer", classifier_from="network.classifier")

@@ -16,15 +16,11 @@ __all__ = ["inputs_of", "load_samples"]
 def load_samples(record: LoaderRecord, positions: Tensor) -> Any:
     """Load samples as the loader's own workers do: the user's dataset, and the user's collate function.
 
+    Returns a batch on the CPU.
+
     Args:
         record: the loader.
         positions: of the samples, int64 ``[B]``.
-
-    Returns:
-        A batch on the CPU.
-
-    Raises:
-        TypeError: if the loader does not collate samples (``batch_size=None``).
     """
     loader, dataset = record.loader, record.dataset
     if loader is None or loader.batch_sampler is None:
@@ -43,18 +39,6 @@ def inputs_of(
     other: Any, batch: Any, inputs: tuple[tuple[Any, ...], dict[str, Any]]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a forward is given for another batch, when it is known what it was given for this one.
-
-    Args:
-        other: another batch of the same form.
-        batch: the batch that the step was given.
-        inputs: positional and keyword arguments of the step's forward: parts of the batch, and constants.
-
-    Returns:
-        The same arguments with the other batch's parts.
-
-    Raises:
-        ValueError: if the forward was given something that the module had made from the batch, or the batches are
-            not of the same form.
 
     Example:
         >>> import torch

@@ -108,13 +108,12 @@ def two_dimensional(output: Tensor) -> Tensor | None:
 def as_logits(output: Tensor, kind: str = "logits") -> Tensor | None:
     """Turn an output into logits.
 
+    Returns ``[B, K]`` with K of at least 2: the output itself for logits and log-probabilities, ``log p`` for
+    probabilities, ``[0, z]`` for one logit, ``[0, log(p / (1 - p))]`` for one probability. None for any other form.
+
     Args:
         output: ``[B, K]``, or one column for two classes, ``[B]`` or ``[B, 1]``.
         kind: one of :data:`KINDS`.
-
-    Returns:
-        ``[B, K]`` with K of at least 2: the output itself for logits and log-probabilities, ``log p`` for
-        probabilities, ``[0, z]`` for one logit, ``[0, log(p / (1 - p))]`` for one probability. None for any other form.
 
     Example:
         >>> as_logits(torch.tensor([2.0]))

@@ -23,12 +23,6 @@ class StoredTargets:
 
     No buffer of a module: DistributedDataParallel would broadcast it, weight averaging average it, checkpoints hold it.
 
-    Args:
-        path: a file of the callback ``PredictionFilter`` or of ``write_soft_targets``.
-
-    Raises:
-        SoftTargetError: if the file is missing or damaged.
-
     Example:
         >>> import tempfile
         >>> from lightning_flip.stores import write_soft_targets
@@ -50,14 +44,7 @@ class StoredTargets:
         self._every = 1
 
     def to(self, device: torch.device) -> None:
-        """Move the table, once a fit, saying how much memory it takes there.
-
-        Args:
-            device: where to.
-
-        Raises:
-            MemoryError: if it does not fit.
-        """
+        """Move the table, once a fit, saying how much memory it takes there."""
         size = self._probs.nbytes / 1e6
         rank_zero_info(f"soft targets of {self.table.path}: {list(self._probs.shape)} = {size:.1f} MB to {device}")
         try:
@@ -70,11 +57,7 @@ class StoredTargets:
             ) from error
 
     def require_visited(self) -> None:
-        """Refuse a table with rows that its teacher knows nothing of.
-
-        Raises:
-            SoftTargetError: if there are any.
-        """
+        """Refuse a table with rows that its teacher knows nothing of."""
         missing = self.table.num_samples - self.table.num_visited
         if missing:
             first = int(np.flatnonzero(~self.table.visited)[0])
@@ -89,15 +72,6 @@ class StoredTargets:
 
         Where the data set keeps its labels, all of them are compared now; else the labels of each step are, in
         :meth:`rows`.
-
-        Args:
-            dataset: the student's training data; None where it is not known.
-            num_samples: N of the student's data; None where it is not known.
-            num_classes: K of the student's logits.
-            every: on a device, how many steps pass between two looks at what :meth:`rows` found.
-
-        Raises:
-            SoftTargetError: if the table is of other data or another number of classes.
         """
         self._every = max(1, every)
         table, manifest = self.table, self.table.manifest
@@ -148,14 +122,7 @@ class StoredTargets:
     def rows(self, step: SampleStep) -> tuple[Tensor, Tensor]:
         """The soft targets of a step's samples; nothing is read back from a device but now and then.
 
-        Args:
-            step: the running step.
-
-        Returns:
-            Probabilities ``[B, K]`` in the logits' type, at least float32, and bool ``[B]``, whether they are any.
-
-        Raises:
-            SoftTargetError: if labels are not those that the teacher was trained with.
+        Returns probabilities ``[B, K]`` in the logits' type, at least float32, and bool ``[B]``, whether they are any.
         """
         step.require_below(self.table.num_samples)
         if self._by_step and self._target is not None and step.has_labels:
@@ -170,11 +137,7 @@ class StoredTargets:
         return self._probs[step.index].to(dtype), self._visited[step.index]
 
     def check(self) -> None:
-        """Look at what steps found; waits for the device.
-
-        Raises:
-            SoftTargetError: if labels were not those that the teacher was trained with.
-        """
+        """Look at what steps found; waits for the device."""
         count = 0 if self._other is None else int(self._other)
         self._other = None
         if count:

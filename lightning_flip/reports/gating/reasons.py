@@ -21,14 +21,7 @@ _Item = TypeVar("_Item")
 
 
 def percent(rate: float, digits: int = 3) -> str:
-    """Write a rate as people read it.
-
-    Args:
-        rate: in [0, 1].
-        digits: significant digits at most.
-
-    Returns:
-        Percent.
+    """Write a rate as people read it. Returns percent.
 
     Example:
         >>> percent(0.01), percent(0.048702), percent(0.0), percent(1 / 3000), percent(0.012345, 10)
@@ -40,11 +33,7 @@ def percent(rate: float, digits: int = 3) -> str:
 def quote(name: str) -> str:
     r"""Write a label or an id inside a sentence, on one line, so that its ends are seen.
 
-    Args:
-        name: any text, also with line breaks, control characters or lone surrogates.
-
-    Returns:
-        The name as it is where it is a plain word or path, else in quotes and escaped; long ones are cut.
+    Returns the name as it is where it is a plain word or path, else in quotes and escaped; long ones are cut.
 
     Example:
         >>> quote("cat"), quote("images/7.png"), quote("two\nlines")
@@ -55,15 +44,7 @@ def quote(name: str) -> str:
 
 
 def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
-    """Say why the rate over all samples is within a limit, over it, or undecided.
-
-    Args:
-        group: the outcome over all samples.
-        limit: the limit, in [0, 1].
-        error: the error of the bounds.
-
-    Returns:
-        A sentence or two.
+    """Say why the rate over all samples is within a limit, over it, or undecided. Returns a sentence or two.
 
     Example:
         >>> print(all_samples_reason(GroupOutcome("all samples", 0, 60, "inconclusive", 0.0, 0.0487, 299), 0.01, 0.05))
@@ -90,16 +71,7 @@ def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
 
 
 def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, noun: tuple[str, str]) -> str:
-    """Say which classes or slices are over a limit or undecided, with their counts.
-
-    Args:
-        groups: the outcomes, at least one.
-        limit: the limit, in [0, 1].
-        error: the error of the bounds.
-        noun: what a group is called, singular and plural.
-
-    Returns:
-        A sentence or two.
+    """Say which classes or slices are over a limit or undecided, with their counts. Returns a sentence or two.
 
     Example:
         >>> groups = [GroupOutcome("cat", 9, 50, "fail", 0.09, 0.3), GroupOutcome("dog", 0, 50, "pass", 0.0, 0.06)]
@@ -133,15 +105,7 @@ def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, no
 
 
 def must_not_flip_reason(flipped: Sequence[str], watched: int, already_wrong: int) -> str:
-    """Say which of the samples that must not flip did.
-
-    Args:
-        flipped: ids of those that are negative flips.
-        watched: how many samples must not flip.
-        already_wrong: how many of these the old model had wrong.
-
-    Returns:
-        A sentence or two.
+    """Say which of the samples that must not flip did. Returns a sentence or two.
 
     Example:
         >>> print(must_not_flip_reason(["7", "a b"], 20, 1))

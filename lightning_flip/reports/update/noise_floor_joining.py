@@ -31,6 +31,8 @@ def join_floor(
 ) -> NoiseFloor:
     """Read the predictions of models that are as good as the new one, and compare them on the update's samples.
 
+    Returns the noise floor.
+
     Args:
         joined: the update.
         old: the old model's predictions, or their path; each of `floor` is joined with them as the new model's were.
@@ -38,12 +40,6 @@ def join_floor(
         allow_partial: compare on the samples that all of them have.
         shared_classes: as for the update; see `join_predictions`.
         shared_argmax: as for the update; see `join_predictions`.
-
-    Returns:
-        The noise floor.
-
-    Raises:
-        PredictionError: when a file cannot be read or joined, or lacks samples of the update, or nothing is left.
 
     Example:
         >>> rows = {"sample_id": ["a", "b"], "target": [0, 1]}
@@ -79,12 +75,6 @@ def join_floor(
 
 def refuse_repeated_sources(sources: Sequence[Source]) -> None:
     """Insist that no two models are read from one place: a model has no flips against itself.
-
-    Args:
-        sources: paths or predictions.
-
-    Raises:
-        PredictionError: when two of them are the same.
 
     Example:
         >>> refuse_repeated_sources(["new.parquet", "runs/../new.parquet"])

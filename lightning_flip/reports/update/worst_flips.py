@@ -70,15 +70,7 @@ def worst_flips(joined: JoinedPredictions, most: int = 20) -> WorstFlips:
     one file has confidences the score is that one alone; where neither has, flips are ordered by sample id as text.
     Equal scores are ordered by sample id too.
 
-    Args:
-        joined: the two models' predictions.
-        most: how many flips to return at most, at least 0.
-
-    Returns:
-        The worst flips, and what they are ordered by.
-
-    Raises:
-        ValueError: when `most` is negative.
+    Returns the worst flips, and what they are ordered by.
 
     Example:
         >>> codes = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 0]])

@@ -23,17 +23,7 @@ _ROUNDING = 1e-3
 
 
 def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring ids to text; an integer id is its decimal text.
-
-    Args:
-        values: [R], text, bytes in UTF-8, integers, or floats that are whole numbers; also dictionary-encoded.
-        where: what the column is, for messages.
-
-    Returns:
-        [R] string.
-
-    Raises:
-        PredictionError: when an id is missing, of another type, or not UTF-8.
+    """Bring ids to text; an integer id is its decimal text. Returns [R] string.
 
     Example:
         >>> as_ids(pa.chunked_array([[7, 12]]), "a.parquet, column 'index'").to_pylist()
@@ -51,19 +41,7 @@ def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.ChunkedArray:
-    """Bring labels to int64 or to text.
-
-    Args:
-        values: [R], integers, booleans, floats that are whole numbers (NaN: no label), text, bytes in UTF-8; also
-            dictionary-encoded.
-        where: what the column is, for messages.
-        nullable: whether a label may be missing.
-
-    Returns:
-        [R] int64 or string.
-
-    Raises:
-        PredictionError: when a label is missing where none may be, is a fraction, of another type, or not UTF-8.
+    """Bring labels to int64 or to text. Returns [R] int64 or string.
 
     Example:
         >>> as_labels(pa.chunked_array([[3.0, float("nan")]]), "a.csv, column 'target'", nullable=True).to_pylist()
@@ -82,17 +60,7 @@ def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.Chun
 
 
 def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring probabilities to float32.
-
-    Args:
-        values: [R], numbers in [0, 1], to within rounding of half precision; null or NaN where unknown.
-        where: what the column is, for messages.
-
-    Returns:
-        [R] float32 in [0, 1]; null where unknown.
-
-    Raises:
-        PredictionError: when a number lies outside, or the column holds no numbers.
+    """Bring probabilities to float32. Returns [R] float32 in [0, 1]; null where unknown.
 
     Example:
         >>> as_confidence(pa.chunked_array([[0.5, None, float("nan"), 1.0001]]), "a.csv").to_pylist()
@@ -117,17 +85,7 @@ def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def as_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Write the values of any plain column as text.
-
-    Args:
-        values: [R], of any type that is not nested.
-        where: what the column is, for messages.
-
-    Returns:
-        [R] string; the empty text where a value is missing.
-
-    Raises:
-        PredictionError: when the column is nested, or its text is not UTF-8.
+    """Write the values of any plain column as text. Returns [R] string; the empty text where a value is missing.
 
     Example:
         >>> as_text(pa.chunked_array([[True, None]]), "a.parquet").to_pylist()
@@ -143,17 +101,7 @@ def as_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring numbers that are whole to int64.
-
-    Args:
-        values: [R], integers, floats or decimals; NaN is no number.
-        where: what the column is, for messages.
-
-    Returns:
-        [R] int64, null where there is no number.
-
-    Raises:
-        PredictionError: when a number is a fraction, or beyond int64.
+    """Bring numbers that are whole to int64. Returns [R] int64, null where there is no number.
 
     Example:
         >>> whole_numbers(pa.chunked_array([[3.0, float("nan")]]), "a.csv, column 'target'").to_pylist()
@@ -170,13 +118,7 @@ def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def shown(value: object) -> str:
-    r"""Show an id or a label in a message: on one line, not too long, whatever it holds.
-
-    Args:
-        value: the id or label.
-
-    Returns:
-        Its `ascii`, cut.
+    r"""Show an id or a label in a message: on one line, not too long, whatever it holds. Returns its `ascii`, cut.
 
     Example:
         >>> shown("a\nb")

@@ -20,14 +20,7 @@ _LONG = r"^[+-]?[0-9]{16,}"
 def parse_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:
     """Find out whether labels that came as text, as all of CSV does, are numbers.
 
-    Args:
-        columns: (what the column is, [R] string) of every label column of one file; the empty text is no label.
-
-    Returns:
-        The columns as int64 where all labels of all of them are whole numbers, else as the text they are.
-
-    Raises:
-        PredictionError: when all labels are numbers, and some of them fractions.
+    Returns the columns as int64 where all labels of all of them are whole numbers, else as the text they are.
 
     Example:
         >>> target, pred = pa.chunked_array([["007", ""]]), pa.chunked_array([["7", "3.0"]])
@@ -45,15 +38,8 @@ def parse_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.Chun
 def align_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:
     """Bring label columns to one type, so that the same label is the same value in all of them.
 
-    Args:
-        columns: (what the column is, [R] int64 or string) of every column.
-
-    Returns:
-        The columns: as they are where all have one type, as int64 where all text among them is whole numbers. A column
-        without a single label takes the others' type.
-
-    Raises:
-        PredictionError: when some are integers and others text that is no number.
+    Returns the columns: as they are where all have one type, as int64 where all text among them is whole numbers. A
+    column without a single label takes the others' type.
 
     Example:
         >>> columns = [("old", pa.chunked_array([[1, 2]])), ("new", pa.chunked_array([["1", "2"]]))]

@@ -20,12 +20,6 @@ _BLOCK = 32_768
 def is_nested(kind: pa.DataType) -> bool:
     """Whether a column of this type holds several values a row.
 
-    Args:
-        kind: the column's type.
-
-    Returns:
-        True for lists of any kind, structs, maps and unions.
-
     Example:
         >>> is_nested(pa.list_(pa.float32(), 3)), is_nested(pa.string())
         (True, False)
@@ -34,13 +28,7 @@ def is_nested(kind: pa.DataType) -> bool:
 
 
 def list_array(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    """Turn an array [R, K] into a column of R lists.
-
-    Args:
-        values: [R, K], K at least 1, of any type that Arrow knows.
-
-    Returns:
-        [R] lists of K.
+    """Turn an array [R, K] into a column of R lists. Returns [R] lists of K.
 
     Example:
         >>> list_array(np.array([[1, 2], [3, 4]])).to_pylist()
@@ -50,17 +38,7 @@ def list_array(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
 
 
 def stack_lists(column: pa.ChunkedArray, where: str) -> tuple[pa.Array, int]:
-    """Lay the lists of a column end to end.
-
-    Args:
-        column: [R] lists, of any list type, R at least 1.
-        where: what the column is, for messages.
-
-    Returns:
-        The R K values, and K.
-
-    Raises:
-        PredictionError: when the column holds no lists, or lists of different lengths, or a null.
+    """Lay the lists of a column end to end. Returns the R K values, and K.
 
     Example:
         >>> values, width = stack_lists(pa.chunked_array([[[1, 2], [3, 4]]]), "a.parquet")
@@ -83,11 +61,7 @@ def stack_lists(column: pa.ChunkedArray, where: str) -> tuple[pa.Array, int]:
 def first_without_class(scores: npt.NDArray[np.floating[Any]]) -> int | None:
     """Find a row of scores that has no largest one: with NaN in it, or minus infinity for all classes.
 
-    Args:
-        scores: [R, K].
-
-    Returns:
-        Number of the first such row; None where there is none.
+    Returns number of the first such row; None where there is none.
 
     Example:
         >>> first_without_class(np.array([[0.0, -np.inf], [np.nan, 1.0]]))
@@ -103,16 +77,7 @@ def logit_blocks(
 ) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
     """Give a column of logits block by block, so that a large one is never copied whole.
 
-    Args:
-        column: [R] lists of K floats; minus infinity masks a class.
-        where: what the column is, for messages.
-        numbers: [R] of the rows in their file, for messages; from 0 if None.
-
-    Yields:
-        The first row's number, and the logits [rows, K] in the type that they are kept in.
-
-    Raises:
-        PredictionError: when the column holds anything else, or NaN.
+    Yields the first row's number, and the logits [rows, K] in the type that they are kept in.
 
     Example:
         >>> [(start, block.tolist()) for start, block in logit_blocks(pa.chunked_array([[[0.5, 1.0]]]), "a.parquet")]
