@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from running import EpochsOnBar, common_options, on_one_quiet_thread, print_table, progress_bar, train
 
-from lightning_flip import FeatureProjection, LogitGaps, NoiseAccuracy
+from lightning_flip.callbacks import FeatureProjection, LogitGaps, NoiseAccuracy
 from lightning_flip.reports import plot_class_projection, plot_logit_gaps
 
 LOSSES = {

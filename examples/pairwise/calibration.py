@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lightning_flip import TemperatureScaling, TrainingTargets, WinningScores
+from lightning_flip.callbacks import TemperatureScaling, TrainingTargets, WinningScores
 from lightning_flip.cli import training_cli
 from lightning_flip.reports import plot_reliability, plot_training_targets, plot_winning_scores
 
