@@ -197,7 +197,7 @@ class Recording(PredictionHistory):
                 super().read(self._name(split), loader, step)
 
     def _compare_data(self, *splits: str) -> None:
-        """Hold the data against those of before and of other ranks; what differs ends the recording."""
+        """Compare the data with those of before and of other ranks; what differs ends the recording."""
         if self.trainer is not None and self._acts_in(self.trainer) and not self._over:
             with self._guarded():
                 super()._compare_data(*splits)

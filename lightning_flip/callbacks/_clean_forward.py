@@ -22,7 +22,7 @@ __all__ = ["clean_capture", "clean_logits", "clean_probabilities", "transferred"
 
 
 def clean_capture(module: pl.LightningModule, attachment: Attachment, source: StepSource) -> LogitCapture:
-    """What catches the logits of forwards that are no step's, where training found them or a source says they are."""
+    """What catches the logits of forwards outside of steps, where training found them or a source says they are."""
     choice = attachment.choice(source)
     place = Place()
     if isinstance(source.logits_from, str):

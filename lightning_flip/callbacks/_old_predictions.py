@@ -131,7 +131,7 @@ class OldPredictions:
             numbers = ids.cast(pa.int64()).to_numpy()
         except pa.ArrowInvalid:
             raise PredictionError(
-                f"{self.predictions.name} has sample ids that are no integers, but index_from= gives integers. Write "
+                f"{self.predictions.name} has sample ids that are not integers, but index_from= gives integers. Write "
                 "it with PredictionWriter and the same index_from=."
             ) from None
         order = np.argsort(numbers)

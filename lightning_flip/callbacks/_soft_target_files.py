@@ -1,4 +1,4 @@
-"""Where a teacher's soft targets lie, and what their manifests say of the data."""
+"""Where a teacher's soft targets are, and what their manifests say of the data."""
 
 from __future__ import annotations
 

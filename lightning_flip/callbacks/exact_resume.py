@@ -53,7 +53,7 @@ class ExactResume(pl.Callback):
         self._handled = sys.exc_info()[1]  # a fit may be started in an except block: this one is not the fit's
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of what the fit was started in; the Trainer may still save a checkpoint."""
+        """Release what the fit was started in; the Trainer may still save a checkpoint."""
         self._handled = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -115,7 +115,7 @@ class LearningPath(StatefulWatcher):
 
     @property
     def folder(self) -> Path | None:
-        """Where the files lie, while a fit runs and after it."""
+        """Where the files are, while a fit runs and after it."""
         return self._recording.folder
 
     @property

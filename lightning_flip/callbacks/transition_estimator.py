@@ -49,7 +49,7 @@ class TransitionEstimator(StatefulWatcher):
             ``epoch`` (from 1); default ``transition.npz`` in the folder that the callbacks of the Trainer share, see
             :class:`PredictionHistory`. ``fast_dev_run`` writes none.
         warmup_epochs: epochs before the estimate, at least 1. Too few, and the model does not tell the classes apart;
-            too many, and it knows wrong labels by heart.
+            too many, and it has memorized wrong labels.
         percentile: see :func:`~lightning_flip.functional.estimate_transition`; None drops nothing.
         overwrite: replace a file.
         name: tells two of these callbacks apart in a checkpoint.

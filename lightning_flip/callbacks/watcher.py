@@ -358,7 +358,7 @@ class StepWatcher(pl.Callback, ABC):
         self._compare_data("train")
 
     def _compare_data(self, *splits: str) -> None:
-        """Hold the data of splits that are watched against those of before, on all ranks."""
+        """Compare the data of the splits that are watched with those of before, on all ranks."""
         watched = {"train": self.train, "val": self.val}
         if self._attachment is None:
             return

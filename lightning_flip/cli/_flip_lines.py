@@ -14,7 +14,7 @@ def flip_lines(worst: WorstFlips) -> list[str]:
     r"""Write the worst flips as people read them.
 
     Returns a heading and a line a flip; nothing where there is none to show. Ids and labels are shortened, and escaped
-    where they are no plain words.
+    where they are not plain words.
 
     Example:
         >>> from lightning_flip.reports.update.worst_flips import WorstFlip, WorstFlips

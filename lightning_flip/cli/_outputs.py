@@ -32,7 +32,7 @@ class Tables(Protocol):
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> None:
-    """See before any work that the places to write to are no muddle.
+    """See before any work that the places to write to are not muddle.
 
     Example:
         >>> check_outputs({"--json": "-", "--markdown": None}, ["old.parquet"])
@@ -87,7 +87,7 @@ def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
 
 
 def say(text: str) -> None:
-    """Print text on standard output; characters that it does not know are escaped, and a closed pipe is no error.
+    """Print text on standard output; characters that it does not know are escaped, and a closed pipe is not an error.
 
     Example:
         >>> say("verdict: pass")

@@ -52,7 +52,7 @@ def add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Actio
 
 
 def compare_update(arguments: argparse.Namespace) -> Status:
-    r"""Read and compare the predictions, write the files that were asked for, and print the tables elsewise.
+    r"""Read and compare the predictions, write the files that were asked for, and print the tables otherwise.
 
     Returns PASS, or MISUSE where a file cannot be written.
 

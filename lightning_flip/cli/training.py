@@ -74,7 +74,7 @@ def training_cli(args: Sequence[str], *, run: bool = True, **options: Any) -> Li
             # Between Lightning and torch: nothing that the user of a command can change.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             if isinstance(self.datamodule, BundledDataModule) and self.datamodule.num_workers == 0:
-                # Data that lie in memory gain nothing from workers.
+                # Data in memory gain nothing from workers.
                 warnings.filterwarnings("ignore", "The '.*' does not have many workers")
 
     strict = {"allow_abbrev": False}  # a misspelled option is an error, not another option

@@ -41,7 +41,7 @@ class ClassSubset(Subset[Any]):
         indices: positions of the samples in ``dataset``.
 
     Raises:
-        TypeError: if a class or a sample's label is no integer.
+        TypeError: if a class or a sample's label is not an integer.
         ValueError: if a class is named twice or no sample is of any of the classes.
 
     Example:
@@ -130,7 +130,7 @@ def checked_classes(classes: Sequence[int], num_classes: int | None = None) -> t
         The same labels as Python integers.
 
     Raises:
-        TypeError: if a label is no integer.
+        TypeError: if a label is not an integer.
         ValueError: if there are none, one comes twice, or one is not in ``[0, num_classes)``.
 
     Example:

@@ -103,7 +103,7 @@ class IndexedDataset(Dataset[Any]):
     Everything else (length, attributes, ``__getitems__``) is the wrapped dataset's: attributes that are
     read or written here are read and written there.
 
-    A key that is no integer has the position -1: such a dataset can be used, but its samples are not told
+    A key that is not an integer has the position -1: such a dataset can be used, but its samples are not told
     apart by position.
 
     Args:

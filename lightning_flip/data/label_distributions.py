@@ -36,7 +36,7 @@ class LabelDistributions(Dataset[Any]):
         true_probs: float32 ``[N, K]``.
 
     Raises:
-        ValueError: if the table does not have N rows, or they are no distributions.
+        ValueError: if the table does not have N rows, or they are not distributions.
 
     Example:
         >>> labelled = [("a.png", 0), ("b.png", 1)]

@@ -47,7 +47,7 @@ def load_label_distributions(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, has another form, or its rows are no distributions; the message names file
+        ValueError: if it cannot be read, has another form, or its rows are not distributions; the message names file
             and row.
 
     Example:
@@ -144,7 +144,7 @@ def _from_numpy(path: Path, name: str | None) -> npt.NDArray[Any]:
         raise
     except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"path={path} is no array of numbers that could be read ({error}). Objects are not unpickled; save the "
+            f"path={path} is not an array of numbers that could be read ({error}). Objects are not unpickled; save the "
             "table again as numbers, with numpy.save(path, numpy.asarray(table, float))."
         ) from error
 

@@ -137,7 +137,7 @@ def _listed(dataset: Any) -> Tensor | None:
         kept = tensors[1] if len(tensors) > 1 else None
     shape = getattr(kept, "shape", None)
     if kept is None or callable(kept) or (shape is not None and tuple(shape) != (len(dataset),)):
-        return None  # told by its shape where it has one: what lies in a file is not read for it
+        return None  # told by its shape where it has one: what is in a file is not read for it
     if isinstance(kept, (list, tuple)) and kept and isinstance(kept[0], Tensor):
         kept = torch.stack(list(kept))
     array = kept.detach().cpu().numpy() if isinstance(kept, Tensor) else np.asarray(kept)

@@ -18,7 +18,7 @@ Positions = npt.NDArray[np.int64]
 
 
 class Origin(NamedTuple):
-    """The samples of a dataset that lie in one innermost dataset.
+    """The samples of a dataset that are in one innermost dataset.
 
     Attributes:
         rows: ``[n]``, their positions in the dataset given to the DataLoader.

@@ -104,7 +104,7 @@ def describe_ids(
 
 
 def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str] | None:
-    """The ids of all samples, where every sample has one that is no position.
+    """The ids of all samples, where every sample has one that is not a position.
 
     Example:
         >>> class Named(list):
@@ -198,8 +198,8 @@ def _column(part: Origin, name: str) -> list[str]:
             return [str(listed[position]) for position in at.tolist()]
     datasets = ", ".join(type(dataset).__name__ for dataset, _ in part.way)
     raise ValueError(
-        f"sample_id_from={name!r} is no attribute or column with one id a sample in {datasets}. Name one that is, or "
-        "pass a function of the dataset that gives all ids."
+        f"sample_id_from={name!r} is not an attribute or column with one id per sample in {datasets}. Name one that "
+        "is, or pass a function of the dataset that gives all ids."
     )
 
 

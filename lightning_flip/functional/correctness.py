@@ -1,4 +1,4 @@
-"""Predictions held against labels, or against other predictions, one row a sample; and the ratio of two counts."""
+"""Predictions compared with labels, or against other predictions, one row a sample; and the ratio of two counts."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def correct_predictions(
 
     Args:
         preds: integer labels ``[N]`` or scores ``[N, K]``.
-        target: integer labels ``[N]``. Values are not checked: a label that is no class counts as predicted wrong.
+        target: integer labels ``[N]``. Values are not checked: a label that is not a class counts as predicted wrong.
         argument: the name of ``preds`` in errors.
 
     Example:

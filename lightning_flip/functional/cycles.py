@@ -10,7 +10,7 @@ __all__ = ["cosine_of_cycle", "cycle_of"]
 def cycle_of(epoch: int, total_epochs: int, cycles: int) -> int:
     """The cycle that an epoch is in: floor(e C / M).
 
-    Where M is no multiple of C the cycles' lengths differ by one epoch; where M is under C each epoch is a cycle and
+    Where M is not a multiple of C the cycles' lengths differ by one epoch; where M is under C each epoch is a cycle and
     some numbers are left out.
 
     Args:

@@ -114,7 +114,7 @@ def estimate_transition(probs: Float[Tensor, "N K"], percentile: int | float | N
         Row-stochastic, float64 ``[K, K]`` on the CPU. Warns where its condition number is over 100.
 
     Raises:
-        ValueError: if the rows are no probabilities, there is none, or ``percentile`` is out of range.
+        ValueError: if the rows are not probabilities, there is none, or ``percentile`` is out of range.
 
     Example:
         >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])

@@ -24,7 +24,7 @@ _UNSEEN, _WRONG, _RIGHT = range(3)
 class FlippingMetric(CountingMetric):
     """Remembers, for each sample, whether any visit so far was right; subclasses report a share of the wrong ones.
 
-    An epoch is what lies between two resets. ``reset`` forgets the epoch and keeps the memory, as Lightning resets
+    An epoch is the time between two resets. ``reset`` forgets the epoch and keeps the memory, as Lightning resets
     logged metrics every epoch; :meth:`forget` drops both. Use one metric for each split.
 
     Merging is a maximum everywhere, so a sample visited twice in an epoch (a sampler that pads, or draws with
@@ -180,7 +180,7 @@ class FlippingError(FlippingMetric):
     See :func:`lightning_flip.functional.forgetting.flipping_error` for the equation; in [0, 1], over the samples seen
     this epoch, 0 in the first epoch and without samples.
 
-    An epoch is what lies between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
+    An epoch is the time between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
     :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
 
     Args:
@@ -213,7 +213,7 @@ class RelativeFlippingError(FlippingMetric):
     See :func:`lightning_flip.functional.forgetting.relative_flipping_error`; in [0, 1], 0 where the epoch makes
     no error.
 
-    An epoch is what lies between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
+    An epoch is the time between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
     :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
 
     Args:

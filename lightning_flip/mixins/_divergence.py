@@ -48,7 +48,7 @@ class DivergenceWatch:
 
     @property
     def limit(self) -> float:
-        """The largest mean loss that is no divergence; reading it may wait for the device."""
+        """The largest mean loss that is not a divergence; reading it may wait for the device."""
         first = math.inf if self.first_loss is None else float(self.first_loss)
         return FACTOR * max(first, math.log(self._num_classes))
 

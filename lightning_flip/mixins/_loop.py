@@ -135,7 +135,7 @@ class TermLoop(pl.Callback):
         self.attachment.advise(self.divergence.advice)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the methods make ready what they need; the module lies on its device by now."""
+        """Let the methods make ready what they need; the module is on its device by now."""
         module = self._module()
         if self.attachment is not None and module is not None:
             check_instance(module)  # setup hooks may have taken a name

@@ -26,8 +26,8 @@ def training_targets(module: Any, step: SampleStep, given: SampleStep, methods: 
         target = vars(method)["soft_target"](module, given) if "soft_target" in vars(method) else None
         if target is None:
             raise TypeError(
-                f"the loss of {method.__name__}, with its options here, is no cross entropy against a target, so that "
-                "there are no training targets to show. Leave TrainingTargets out of this run."
+                f"the loss of {method.__name__}, with its options here, is not a cross entropy against a target, so "
+                "that there are no training targets to show. Leave TrainingTargets out of this run."
             )
         difference = difference + _distributions(target, step) - labels
     return labels, own + difference * module.mixin_options.term_weight

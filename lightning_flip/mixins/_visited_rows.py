@@ -61,7 +61,7 @@ class VisitedRows:
         return self._rows if count == len(self._rows) else self._rows[:count]
 
     def clear(self) -> None:
-        """Let go of the batch."""
+        """Release the batch."""
         self._batch = self._rows = None
 
 

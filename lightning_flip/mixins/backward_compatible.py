@@ -116,7 +116,7 @@ class BackwardCompatible(ReferencedLoss):
         )
 
     def end_fit(self) -> None:
-        """Let go of the old layer."""
+        """Release the old layer."""
         super().end_fit()
         self._mixin.old_layer.weight = self._mixin.old_layer.bias = None
 

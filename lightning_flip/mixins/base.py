@@ -191,14 +191,14 @@ class LossTerm(Stacked, _Module):
         return None
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Make ready what a fit needs, when the module lies on its device; overrides call ``super().begin_fit``.
+        """Make ready what a fit needs, once the module is on its device; overrides call ``super().begin_fit``.
 
         Args:
             trainer: the Trainer whose fit begins.
         """
 
     def end_fit(self) -> None:
-        """Let go of what a fit needed; overrides call ``super().end_fit``."""
+        """Release what a fit needed; overrides call ``super().end_fit``."""
 
     def observe(self, step: SampleStep) -> None:
         """Store what later epochs need; called some steps later, for the rows of up to 64 steps at a time.

@@ -231,7 +231,7 @@ class BatchMixing(LossTerm):
 
 
 def _refuse_outside(module: BatchMixing, target: Tensor) -> None:
-    """Refuse labels that are no class, such as those that a loss leaves out, with which nothing can be mixed."""
+    """Refuse labels that are not classes, such as those that a loss leaves out, with which nothing can be mixed."""
     attachment, trainer, classes = module._term_loop.attachment, module.trainer, module._mixin.mixed_classes
     if target.ndim > 1 or attachment is None:
         return

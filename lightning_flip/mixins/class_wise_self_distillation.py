@@ -97,7 +97,7 @@ class ClassWiseSelfDistillation(LossTerm):
         self._mixin.pairs = PairsOfDataset()
 
     def end_fit(self) -> None:
-        """Let go of the dataset."""
+        """Release the dataset."""
         super().end_fit()
         self._mixin.pairs.clear()
 

@@ -98,7 +98,7 @@ class EarlyLearningRegularization(LossTerm):
             self._term_loop.tables[TABLE].commit()
 
     def end_fit(self) -> None:
-        """Let go of the last batch."""
+        """Release the last batch."""
         super().end_fit()
         self._mixin.elr_rows.clear()
 

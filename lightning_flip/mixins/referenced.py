@@ -1,4 +1,4 @@
-"""The base of the mixins that hold a new model against an old one."""
+"""The base of the mixins that compare a new model with an old one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ReferenceSource:
         return self._answer
 
     def release(self) -> None:
-        """Let go of the loaded model."""
+        """Release the loaded model."""
         self.loaded = self._answer = None
         self._asked = _nothing
 
@@ -175,7 +175,7 @@ class ReferencedLoss(LossTerm):
         super().save_hyperparameters(*names, ignore=[*ignored, *_SOURCES], frame=frame, logger=logger)
 
     def end_fit(self) -> None:
-        """Let go of the reference, so that its memory on the device is free."""
+        """Release the reference, so that its memory on the device is free."""
         super().end_fit()
         self._mixin.reference.release()
 

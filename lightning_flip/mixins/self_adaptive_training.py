@@ -103,7 +103,7 @@ class SelfAdaptiveTraining(LossTerm):
             self._term_loop.tables[TABLE].commit()
 
     def end_fit(self) -> None:
-        """Let go of the last batch."""
+        """Release the last batch."""
         super().end_fit()
         self._mixin.sat_rows.clear()
 

@@ -46,7 +46,7 @@ class SoftTargets(LossTerm):
     labels are noisy the student may be smoothed or forward-corrected, in both parts of the loss; see
     :func:`~lightning_flip.functional.distillation_loss`.
 
-    Before the first step the file is held against the student's data: number of samples and classes, and all labels
+    Before the first step the file is compared with the student's data: number of samples and classes, and all labels
     where the data set keeps them (else those of each step). It is read when a fit begins, so that the student's
     checkpoint loads, validates and predicts where the file is gone.
 
@@ -136,7 +136,7 @@ class SoftTargets(LossTerm):
         self._mixin.soft_targets.loaded, self._mixin.soft_targets.compared = loaded, False
 
     def end_fit(self) -> None:
-        """Let go of the table, so that its memory on the device is free."""
+        """Release the table, so that its memory on the device is free."""
         super().end_fit()
         self._mixin.soft_targets.loaded = None
 

@@ -7,7 +7,7 @@ import re
 
 __all__ = ["escape_markdown", "printable"]
 
-# An underscore inside a word (`fer_seed`) is no emphasis in Markdown, and is easier to read without a backslash.
+# An underscore inside a word (`fer_seed`) is not emphasis in Markdown, and is easier to read without a backslash.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # "@name" would call that person to a pull request, and "#1" leave a trace in another one. No escape in Markdown or HTML
 # stops that; a word joiner behind the sign does, which nobody sees.

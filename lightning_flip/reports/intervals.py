@@ -40,7 +40,7 @@ def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) ->
         Lower and upper ends in [0, 1], each of the broadcast shape of `count` and `total`.
 
     Raises:
-        ValueError: when a count is no whole number from 0 to its total, or `confidence` is not between 0 and 1.
+        ValueError: when a count is not a whole number from 0 to its total, or `confidence` is not between 0 and 1.
 
     Example:
         >>> low, high = wilson_interval(5, 100)
@@ -76,7 +76,7 @@ def clopper_pearson_lower(count: Numbers, total: Numbers, error: float = 0.05) -
         The bound in [0, 1], of the broadcast shape; 0 where the count is 0.
 
     Raises:
-        ValueError: when a count is no whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ValueError: when a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
         ModuleNotFoundError: when scipy is not installed.
 
     Example:
@@ -105,7 +105,7 @@ def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -
         The bound in [0, 1], of the broadcast shape; 1 where the count is the total.
 
     Raises:
-        ValueError: when a count is no whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ValueError: when a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
         ModuleNotFoundError: when scipy is not installed.
 
     Example:
@@ -175,7 +175,7 @@ def bootstrap_interval(
         Lower and upper end: the (1 -+ confidence) / 2 quantiles over the draws.
 
     Raises:
-        ValueError: when `cells` is no list of counts with a sample, `ratio` does not give one finite number a draw,
+        ValueError: when `cells` is not a list of counts with a sample, `ratio` does not give one finite number a draw,
             `draws` is under 1, or `confidence` is not between 0 and 1.
 
     Example:

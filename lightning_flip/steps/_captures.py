@@ -158,7 +158,7 @@ class Captures:
                 self._of_step.pop(key, None)
 
     def _is_due(self, finder: Finder, epoch: int) -> bool:
-        """Whether to look at the loss again: in an epoch's first step, and now and then."""
+        """Whether to look at the loss again: in an epoch's first step, and every few dozen steps."""
         choice = finder.choice
         assert choice is not None
         if finder.epoch == epoch and finder.steps % (_LOOK_AGAIN if choice.equal else _LOOK_OFTEN):
@@ -369,7 +369,7 @@ class Captures:
         except AttributeError:
             names = [name for name, _ in self._module.named_children()]
             raise AttributeError(
-                f"logits_from={text!r} is no submodule of {type(self._module).__name__}; its children are {names}."
+                f"logits_from={text!r} is not a submodule of {type(self._module).__name__}; its children are {names}."
             ) from None
 
     def _own_entered(self, args: Any, kwargs: Any) -> None:

@@ -226,7 +226,7 @@ class Finder:
         return found
 
     def _judge(self, found: Found, calls: list[LossCall], question: Question) -> None:
-        """Hold the targets of the losses that the logits entered against the ones that are followed."""
+        """Compare the targets of the losses that the logits entered with the ones that are followed."""
         found.looked = True
         for call in calls:
             choice = self.choice

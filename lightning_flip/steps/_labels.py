@@ -68,7 +68,7 @@ class KnownLabels:
             self._renamed = _Table(len(values), device)
 
     def compare(self, index: Tensor, target: Tensor, valid: Tensor | None, *, listed: bool) -> list[Changed]:
-        """Hold labels against those of before; no host synchronization, but for ids without a number of samples.
+        """Compare labels with those of before; no host synchronization, but for ids without a number of samples.
 
         Returns what the earlier steps say, and the dataset's list; nothing where all is as it was.
         """

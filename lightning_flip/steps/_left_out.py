@@ -37,7 +37,7 @@ class LeftOut(NamedTuple):
 def steps_left_out(
     choice: Choice | None, step: SampleStep, moments: list[Moment], losses: Tensor, tolerance: float
 ) -> tuple[LeftOut, bool]:
-    """Hold the losses of a block against its rows. Returns the steps, and whether a loss was another one than before.
+    """Compare the losses of a block with its rows. Returns the steps, and whether a loss was another one than before.
 
     Args:
         choice: how the logits were found, which says what a loss has to be.
@@ -57,7 +57,7 @@ def steps_left_out(
     # Numbers that are not finite have been told of, or will be.
     apart = ~np.isclose(kept, expected, rtol=tolerance, atol=tolerance) & np.isfinite(kept) & np.isfinite(expected)
     found = {position for position, moment in enumerate(moments) if moment.compared and apart[position]}
-    # Of a step that was looked at, another loss of the same targets is no reason.
+    # Of a step that was looked at, another loss of the same targets is not a reason.
     others |= {position for position in found if not moments[position].looked}
     return LeftOut(sorted(others), sure), bool(found)
 

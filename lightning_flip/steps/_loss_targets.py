@@ -44,7 +44,7 @@ class Relation:
 
 
 def relate(call: LossCall, batch: Any, target_from: Any, rows: int) -> Relation:
-    """Hold a loss's target against the batch: by memory first, then by value, which waits for a device."""
+    """Compare a loss's target with the batch: by memory first, then by value, which waits for a device."""
     target = call.target
     assert target is not None
     binary = call.name.startswith("binary")

@@ -587,7 +587,7 @@ class Recorder:
     def _hold_labels(
         self, feed: _Feed, step: SampleStep, valid: Tensor | None, where: Callable[[int], str], *, deferred: bool
     ) -> tuple[Tensor | None, int | None, Exception | None]:
-        """Hold the labels against those of before; which rows are valid, the first that is not, and its error."""
+        """Compare the labels with those of before; which rows are valid, the first that is not, and its error."""
         labels = None if step.data is None else step.data.labels
         readers = [*feed.readers, *feed.watchers]
         if labels is None or not any(getattr(reader, "holds_samples", True) for reader in readers):

@@ -310,7 +310,7 @@ class Attachment:
         assert trainer is not None
         plugin = trainer.precision_plugin
         data = self._running.arrival.replaced(self._running.arrival.plain, source, part)
-        data = type(plugin).convert_input(plugin, data)  # the instance's own is wrapped: this is no arrival
+        data = type(plugin).convert_input(plugin, data)  # the instance's own is wrapped: this is not an arrival
         data = trainer.lightning_module._on_before_batch_transfer(data, dataloader_idx=0)
         return self._running.arrival.followed(trainer.strategy.batch_to_device(data, dataloader_idx=0), source)
 

@@ -26,8 +26,8 @@ class CachedLogits:
     """A table of logits with a row for every sample of one dataset.
 
     The index is a sample's position in the dataset that the training DataLoader is given, and the logits are those of
-    one view of each sample: where the new model sees augmented samples, it is held against what the old one said to
-    the samples without augmentation, or with another.
+    one view of each sample: where the new model sees augmented samples, it is compared with the old one's predictions
+    for the samples without augmentation, or with another.
 
     Args:
         index: int64 ``[R]``, the samples' indices, in any order.
@@ -133,7 +133,7 @@ class CachedLogits:
         return self._logits[self._found(step)].float()
 
     def _compare(self, num_samples: int, dataset: Any) -> None:
-        """Hold the table against the whole dataset once, so that steps need not read back from the device."""
+        """Compare the table with the whole dataset once, so that steps need not read back from the device."""
         if self.num_samples is not None and self.num_samples != num_samples:
             raise ValueError(
                 f"{self.name} was written for a dataset of {self.num_samples} samples, this one has {num_samples}. "

@@ -38,7 +38,7 @@ class ValueChecks:
     ) -> tuple[Tensor | None, int | None, str]:
         """Check rows.
 
-        A logit of minus infinity masks its class, which is no fault unless that is the row's label.
+        A logit of minus infinity masks its class, which is not a fault unless that is the row's label.
 
         Returns bool ``[B]``, which rows are valid, or None if all are; the first bad row or None; and what is wrong
         with it. If deferred, which rows are valid, None and "".

@@ -130,7 +130,7 @@ class Choice:
 
 
 class NotSupportedError(TypeError):
-    """The module is no classifier that gives one prediction a sample."""
+    """The module is not a classifier that gives one prediction a sample."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""What the state of a callback or mixin is of, held against the data that come."""
+"""What the state of a callback or mixin is of, compared with the data that come."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def _carried_index(batch: Any, source: StepSource) -> Tensor:
         index = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"index_from={source.index_from!r} gave a {type(ids).__name__} that is no tensor of numbers; "
+            f"index_from={source.index_from!r} gave a {type(ids).__name__} that is not a tensor of numbers; "
             "expected one integer per sample, [B]."
         ) from None
     if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:

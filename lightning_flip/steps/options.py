@@ -12,7 +12,7 @@ __all__ = ["check_flags", "check_numbers", "check_paths", "check_whole"]
 
 
 def check_numbers(**values: Any) -> None:
-    """Refuse options that are no numbers; whether they are in range is another question.
+    """Refuse options that are not numbers; whether they are in range is another question.
 
     Example:
         >>> check_numbers(fer_mu=0.5, elr_weight=3)
@@ -28,7 +28,7 @@ def check_numbers(**values: Any) -> None:
 
 
 def check_whole(**values: Any) -> None:
-    """Refuse options that are no whole numbers.
+    """Refuse options that are not whole numbers.
 
     Example:
         >>> check_whole(lwr_interval=5)
@@ -50,7 +50,7 @@ def check_flags(**values: Any) -> None:
 
 
 def check_paths(what: str, *, files: bool = False, **values: Any) -> None:
-    """Refuse options that are no paths.
+    """Refuse options that are not paths.
 
     Example:
         >>> check_paths("a layer", classifier_from="network.classifier")

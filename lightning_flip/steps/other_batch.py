@@ -65,7 +65,7 @@ def inputs_of(
         if value.ndim == 0 or value.shape[0] not in rows:
             return value  # a constant
         raise ValueError(
-            f"training_step gave the network a tensor of shape {tuple(value.shape)} that is no part of the batch but "
+            f"training_step gave the network a tensor of shape {tuple(value.shape)} that is not part of the batch but "
             "was made from it, so that the same cannot be made from the partners' batch. Do what it does in forward(), "
             "in on_after_batch_transfer() or in the dataset."
         )

@@ -32,7 +32,7 @@ class Place:
         match = _PLACE.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"logits_from={text!r} is no place; expected the path of a submodule, with a part of its output in "
+                f"logits_from={text!r} is not a place; expected the path of a submodule, with a part of its output in "
                 'brackets and the number of the call if need be: "net", "[1]", "net[logits]", "net#2".'
             )
         keys = tuple(

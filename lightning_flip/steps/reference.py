@@ -1,4 +1,4 @@
-"""The old model that a new one is held against, while the new one trains."""
+"""The old model that a new one is compared with while it trains."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def load_reference(
     logits_from: str | Callable[[Any], Any] | None = None,
     compile: bool | str = False,
 ) -> Reference:
-    """Load the old model that a new one is held against.
+    """Load the old model that a new one is compared with.
 
     **Stored logits** cost no forward and no second network, but belong to one view of each sample: if the new model
     trains with augmentation, the old one did not see the same picture, which the paper's method assumes.

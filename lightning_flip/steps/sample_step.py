@@ -227,7 +227,7 @@ class SampleStep:
             global_step=None if self.global_step is None else self.global_step[on_host],
             samples=self.samples[rows] if self.samples is not None and isinstance(rows, slice) else None,
         )
-        if "predictions" in vars(self):  # computed already, and a cached property is no field
+        if "predictions" in vars(self):  # computed already, and a cached property is not a field
             vars(taken)["predictions"] = Predictions(*(fact[rows] for fact in self.predictions))
         return taken
 

@@ -1,4 +1,4 @@
-"""A teacher's soft targets beside the student that trains, held against the data that it trains on."""
+"""A teacher's soft targets beside the student that trains, compared with the data that it trains on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class StoredTargets:
             )
 
     def compare(self, dataset: Any, num_samples: int | None, num_classes: int, *, every: int = 1) -> None:
-        """Hold the table against the student's data, before the first step is taken.
+        """Compare the table with the student's data, before the first step is taken.
 
         Where the data set keeps its labels, all of them are compared now; else the labels of each step are, in
         :meth:`rows`.
@@ -99,7 +99,7 @@ class StoredTargets:
                 rank_zero_warn(f"{table.path} holds no labels, so that nobody can tell whether it is of this data.")
             return
         if table.target is not None:
-            # A label that is no class is that of a sample which the student's loss leaves out.
+            # A label that is not a class is that of a sample which the student's loss leaves out.
             known = (table.target >= 0) & (labels >= 0) & (labels < num_classes)
             wrong = int((known & (table.target != labels)).sum())
             if wrong:
@@ -120,7 +120,7 @@ class StoredTargets:
             )
 
     def rows(self, step: SampleStep) -> tuple[Tensor, Tensor]:
-        """The soft targets of a step's samples; nothing is read back from a device but now and then.
+        """The soft targets of a step's samples; nothing is read back from a device except every few steps.
 
         Returns probabilities ``[B, K]`` in the logits' type, at least float32, and bool ``[B]``, whether they are any.
         """

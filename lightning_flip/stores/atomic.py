@@ -71,7 +71,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
     Args:
         path: the file to make or to replace; missing folders are made.
-        text: its text, written as UTF-8 with the line breaks it has. What is no Unicode (half of a surrogate pair, as
+        text: its text, written as UTF-8 with the line breaks it has. What is not Unicode (half of a surrogate pair, as
             in the name of a file) is written as a Python escape such as `\udc80`.
 
     Returns:

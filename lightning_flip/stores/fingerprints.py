@@ -24,7 +24,7 @@ def dataset_fingerprint(target: npt.NDArray[np.integer], sample_ids: Sequence[st
         64 hexadecimal digits (SHA-256).
 
     Raises:
-        ValueError: if the labels are no integers ``[N]``, or the names are not as many.
+        ValueError: if the labels are not integers ``[N]``, or the names are not as many.
 
     Example:
         >>> one, other = dataset_fingerprint(np.array([0, 1, 1])), dataset_fingerprint(np.array([1, 0, 1]))

@@ -43,7 +43,7 @@ class SoftTargetTable:
 
     Attributes:
         path: the file.
-        probs: float32 ``[N, K]``; a row that was not visited is no distribution.
+        probs: float32 ``[N, K]``; a row that was not visited is not a distribution.
         visited: bool ``[N]``, whether the teacher was trained on the sample (or asked about it).
         target: int64 ``[N]``, the labels that the teacher was trained with, -1 where unknown; None where the file
             holds none.
@@ -87,7 +87,7 @@ def write_soft_targets(
     target: npt.NDArray[np.integer] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one file, whole or not at all; the manifest lies in it, and beside it as ``<name>.json`` for reading.
+    """Write one file, whole or not at all; the manifest is in it, and beside it as ``<name>.json`` for reading.
 
     A table of your own (votes of people, an ensemble) becomes soft targets this way, too.
 
@@ -106,7 +106,7 @@ def write_soft_targets(
 
     Raises:
         FileExistsError: if the file is there and ``overwrite`` is not set.
-        ValueError: if the shapes do not fit, a visited row is no distribution, or the path ends otherwise.
+        ValueError: if the shapes do not fit, a visited row is not a distribution, or the path ends otherwise.
 
     Example:
         >>> import tempfile
@@ -194,7 +194,7 @@ def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise SoftTargetError(
             f"{path} cannot be read as a safetensors file; it may be cut off or damaged ({error}). Copy it again, or "
@@ -202,8 +202,8 @@ def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:
         ) from error
     if metadata.get("lightning_flip") != _MARK or not {"probs", "visited"} <= set(tensors):
         raise SoftTargetError(
-            f"{path} is no file of soft targets: it must hold the tensors probs and visited and a manifest; it holds "
-            f"{sorted(tensors)}. Write tables of your own with lightning_flip.stores.write_soft_targets."
+            f"{path} is not a file of soft targets: it must hold the tensors probs and visited and a manifest; it "
+            f"holds {sorted(tensors)}. Write tables of your own with lightning_flip.stores.write_soft_targets."
         )
     manifest = json.loads(metadata["manifest"])
     if manifest["format_version"] > FORMAT_VERSION:
@@ -234,7 +234,7 @@ def _problem(tensors: Mapping[str, npt.NDArray[Any]]) -> str | None:
     wrong = visited & ~((np.abs(sums - 1) < _SUM_TOLERANCE) & (probs >= 0).all(axis=1))  # NaN compares as False
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        return f"{int(wrong.sum())} of {len(probs)} rows are no distributions, row {row} sums to {sums[row]:.6g}"
+        return f"{int(wrong.sum())} of {len(probs)} rows are not distributions, row {row} sums to {sums[row]:.6g}"
     return None
 
 

@@ -23,7 +23,7 @@ class PredictionSums:
     Args:
         num_samples: number of samples N.
         num_classes: number of classes K, at least 2.
-        device: where the tensors lie.
+        device: device of the tensors.
 
     Attributes:
         sums: float32 ``[N, K]``.

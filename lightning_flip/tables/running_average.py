@@ -22,7 +22,7 @@ class RunningAverage(SampleTable):
         num_samples: number of rows N.
         width: number of classes K.
         alpha: weight of the new prediction in (0, 1].
-        device: where the rows lie.
+        device: device of the rows.
 
     Raises:
         ValueError: if ``alpha`` is outside (0, 1], or a size is not positive.
@@ -44,7 +44,7 @@ class RunningAverage(SampleTable):
         self.begun = False
 
     def begin(self, rows: Tensor) -> None:
-        """Start the average from predictions made before training; that is no visit yet.
+        """Start the average from predictions made before training; that is not a visit yet.
 
         Args:
             rows: ``[N, K]``.

@@ -28,7 +28,7 @@ class SampleTable:
         num_samples: number of rows N.
         width: number of columns W.
         dtype: storage type; arithmetic is the caller's, in at least float32.
-        device: where the rows lie.
+        device: device of the rows.
 
     Raises:
         ValueError: if a size is not positive.
@@ -87,7 +87,7 @@ class SampleTable:
 
     @property
     def device(self) -> torch.device:
-        """Where the rows lie."""
+        """The device of the rows."""
         return self._rows.device
 
     def rows(self, index: Tensor) -> Tensor:

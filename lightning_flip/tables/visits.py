@@ -44,7 +44,7 @@ class VisitStatistics:
 
     Args:
         num_samples: number of samples N.
-        device: where the tensors lie.
+        device: device of the tensors.
 
     Raises:
         ValueError: if there are no samples.
@@ -90,7 +90,7 @@ class VisitStatistics:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie."""
+        """The device of the tensors."""
         return self._counts.device
 
     @property

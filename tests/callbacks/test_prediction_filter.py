@@ -254,7 +254,7 @@ def test_training_does_not_feel_any_of_it(workers):
 
 
 class OwnPredict(Teacher):
-    """Batches that are no pairs; the network is a submodule that is called directly."""
+    """Batches that are not pairs; the network is a submodule that is called directly."""
 
     def __init__(self):
         super().__init__(noise=False)

@@ -176,7 +176,7 @@ def test_objects_are_not_unpickled(suffix):
     with pytest.raises(ValueError, match="Objects are not unpickled"):
         load_label_distributions(path)
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="is no array of numbers"):
+    with pytest.raises(ValueError, match="is not an array of numbers"):
         load_label_distributions(path)
     assert not Path("sprung").exists()
 

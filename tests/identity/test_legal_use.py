@@ -261,7 +261,7 @@ class OneHot(Unlisted):
 
 
 class Boxes(Unlisted):
-    """Lists something of each sample that is no label."""
+    """Lists something of each sample that is not a label."""
 
     @property
     def targets(self):

@@ -166,7 +166,7 @@ def test_a_loss_without_a_memory_may_see_other_samples():
 
 
 class Domains(Unlisted):
-    """The second part of a sample is no label."""
+    """The second part of a sample is not a label."""
 
     def __getitem__(self, index):
         x, y = super().__getitem__(index)

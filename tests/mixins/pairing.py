@@ -92,7 +92,7 @@ def partners_of(x: Floats, mixed: Floats, share: float = 0.5) -> list[int]:
     partners = []
     for i in range(len(x)):
         errors = [float(np.abs(share * x[i] + (1 - share) * x[j] - mixed[i]).max()) for j in range(len(x))]
-        assert min(errors) < 1e-12, "a row that is no mixture of rows of its own batch"
+        assert min(errors) < 1e-12, "a row that is not a mixture of rows of its own batch"
         partners.append(int(np.argmin(errors)))
     return partners
 

@@ -326,7 +326,7 @@ def test_the_modules_own_callbacks_and_ours_stand_side_by_side(where: str, many:
             return [Own()] if many else Own()
 
     class Left(Configures, FlippingErrorReduction, LitNet):
-        """In a class left of the mixin, which is no mixin of ours."""
+        """In a class left of the mixin, which is not a mixin of ours."""
 
     kind: Any = {"left": Left, "class": InClass, "module": InModule}[where]
     recorder = Recorder()

@@ -195,7 +195,7 @@ def test_metrics_are_not_in_the_state_dict():
 
 
 class Tempered(Classifier):
-    """As a mixin would: an option of its own in front of the classifier's, and an object that is no number."""
+    """As a mixin would: an option of its own in front of the classifier's, and an object that is not a number."""
 
     def __init__(self, *args, temperature=1.0, teacher=None, **kwargs):
         super().__init__(*args, **kwargs)

@@ -253,7 +253,7 @@ def test_a_function_of_the_output_that_finds_nothing() -> None:
 def test_a_submodule_that_does_not_exist() -> None:
     fail(
         AttributeError,
-        r"logits_from='body\.fc' is no submodule of Inner; its children are \['net', 'head', 'embedding'\]",
+        r"logits_from='body\.fc' is not a submodule of Inner; its children are \['net', 'head', 'embedding'\]",
         loader_over(Positions(N)),
         module=Inner(),
         source=StepSource(logits_from="body.fc"),

@@ -78,7 +78,7 @@ def test_a_place_is_written_as_it_is_read(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["net[", "net#0", "#", "net]", "a b"])
 def test_what_names_no_place_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no place; expected the path of a submodule"):
+    with pytest.raises(ValueError, match="is not a place; expected the path of a submodule"):
         StepSource(logits_from=text)
 
 

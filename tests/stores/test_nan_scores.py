@@ -1,4 +1,4 @@
-"""Scores without a largest one are no prediction, in files that are read and in those that are written."""
+"""Scores without a largest one are not predictions, in files that are read and in those that are written."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_newer_format_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda probs, visited: (2 * probs, visited), "6 of 7 rows are no distributions, row 0 sums to 2"),
+        (lambda probs, visited: (2 * probs, visited), "6 of 7 rows are not distributions, row 0 sums to 2"),
         (lambda probs, visited: (probs - [[0.9, -0.9, 0.0]], visited), "no distributions"),
         (lambda probs, visited: (np.full_like(probs, np.nan), visited), "no distributions"),
         (lambda probs, visited: (probs[:, 0], visited), "probs must be float32"),

@@ -61,7 +61,7 @@ def highest(scores: Tensor, k: int) -> list[int]:
     """The samples of the highest scores; of equal ones those of the lower index.
 
     Args:
-        scores: ``[N]``; NaN is no score.
+        scores: ``[N]``; NaN is not a score.
         k: how many.
 
     Example:

@@ -54,7 +54,7 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
             try:
                 give(logger, name, figure, step)
                 took.append(kind)
-            except Exception as error:  # a server that does not answer is no reason to lose a training
+            except Exception as error:  # a server that does not answer is not a reason to lose a training
                 rank_zero_warn(f"{kind} did not take the figure {name!r} ({type(error).__name__}: {error}).")
     if not took:
         make_directory(path.absolute().parent)

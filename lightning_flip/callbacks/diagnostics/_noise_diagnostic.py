@@ -1,4 +1,4 @@
-"""The base of diagnostics that hold what was trained on against the true labels."""
+"""The base of diagnostics that compare the labels that were trained on with the true ones."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ class NoiseDiagnostic(Diagnostic):
         return truth
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the labels."""
+        """Release the labels."""
         super().teardown(trainer, pl_module, stage)
         self._truth = None

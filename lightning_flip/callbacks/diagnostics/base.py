@@ -232,7 +232,7 @@ class Diagnostic(LoggingWatcher):
                 pass
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to replace another run's table, where the validation is no part of a fit."""
+        """Refuse to replace another run's table, where the validation is not part of a fit."""
         super().on_validation_start(trainer, pl_module)
         if not self.fitting:
             self._open(trainer, ["validate"])
@@ -260,7 +260,7 @@ class Diagnostic(LoggingWatcher):
         self._keep(TRAIN if split == "train" else (split, loader), step)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of the rows of the pass before."""
+        """Release the rows of the previous pass."""
         for key in [key for key in self._rows if key[0] == "val"]:
             del self._rows[key]
 

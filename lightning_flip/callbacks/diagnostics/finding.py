@@ -49,7 +49,7 @@ class DiagnosticFiles:
     ``val_1_``, and a name follows the title.
 
     Args:
-        folder: where they lie; made when something is written.
+        folder: where they are; created when something is written.
         title: the diagnostic's.
         name: that of the one of several in a run.
 
@@ -174,5 +174,5 @@ class DiagnosticFiles:
 
 
 def _known(cell: Any) -> Any:
-    """NaN stays empty like None: what is not known is no number."""
+    """NaN stays empty like None: what is not known is not a number."""
     return None if isinstance(cell, float) and math.isnan(cell) else cell

@@ -46,7 +46,7 @@ class LogitGaps(NoiseDiagnostic):
         self._device_truth: Tensor | None = None
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the labels on the device."""
+        """Release the labels on the device."""
         super().teardown(trainer, pl_module, stage)
         self._device_truth = None
 

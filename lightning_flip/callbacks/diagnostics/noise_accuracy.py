@@ -23,9 +23,9 @@ class NoiseAccuracy(NoiseDiagnostic):
     """Accuracy on all, clean and mislabelled training samples, against true and given labels (Table 3 of LS-noise).
 
     Logs ``train_accuracy_all_true``, ``train_accuracy_clean_true``, ``train_accuracy_noisy_true`` (wrong labels
-    undone), ``train_accuracy_noisy_label`` (wrong labels learned by heart) and ``train_accuracy_all_label``, and writes
-    them as rows ``epoch, part, against, accuracy, samples`` to ``diagnostics/train_noise_accuracy.csv``. A part without
-    samples is not logged. The data set tells the true labels: ``true_target(index)``, as
+    undone), ``train_accuracy_noisy_label`` (wrong labels that were memorized) and ``train_accuracy_all_label``, and
+    writes them as rows ``epoch, part, against, accuracy, samples`` to ``diagnostics/train_noise_accuracy.csv``. A part
+    without samples is not logged. The data set tells the true labels: ``true_target(index)``, as
     :class:`~lightning_flip.data.NoisyLabels` does. There is no figure.
 
     Args:

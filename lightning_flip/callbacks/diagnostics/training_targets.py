@@ -41,7 +41,7 @@ class TrainingTargets(Diagnostic):
     the largest of each sample, whichever it is. Samples with two different labels (pairs) are kept apart from those
     with one; of samples with more labels the two with the largest target are shown. Written to
     ``diagnostics/train_training_targets.csv`` (``epoch, labels, kind, place, mass, samples``) and drawn. A method whose
-    loss is no cross entropy against a target is an error in the first step.
+    loss is not a cross entropy against a target is an error in the first step.
 
     Args:
         others: how many of the other classes.

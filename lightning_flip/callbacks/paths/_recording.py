@@ -42,7 +42,7 @@ class PathRecording:
 
     @property
     def folder(self) -> Path | None:
-        """Where the files lie; None before a fit has opened it."""
+        """Where the files are; None before a fit has opened it."""
         return self._folder
 
     def open(

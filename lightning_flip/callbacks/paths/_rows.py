@@ -96,7 +96,7 @@ class PathRows:
         if wrong.any():
             index, step, label = integers[wrong][0].tolist()
             raise ValueError(
-                f"what was recorded of sample {index} after {step} updates is no distribution over {probs.shape[1]} "
+                f"what was recorded of sample {index} after {step} updates is not a distribution over {probs.shape[1]} "
                 f"classes with the label {label}: logits were not finite (NaN or infinity), or the label is wrong. "
                 "Lower the learning rate, clip gradients, or look for bad inputs and labels."
             )

@@ -92,7 +92,7 @@ def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:
         )
     parent = next(parent for parent in paths[0].absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise PermissionError(f"{paths[0]} cannot be written: {parent} is no folder that files can be made in.")
+        raise PermissionError(f"{paths[0]} cannot be written: {parent} is not a folder that files can be made in.")
 
 
 def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:

@@ -96,7 +96,7 @@ def read_plan(path: str, output: str | None = None) -> DistillationPlan:
     stages = {stage: source.parent / texts[stage] for stage in ("teacher", "student")}
     for stage, config in stages.items():
         if not config.is_file():
-            raise CommandError(f"{path}: the {stage}'s configuration {config} is no file.")
+            raise CommandError(f"{path}: the {stage}'s configuration {config} is not a file.")
     soft_targets = texts.get("soft_targets")
     return DistillationPlan(
         source,
@@ -120,4 +120,4 @@ def _read_yaml(path: Path) -> Any:
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror or error}.") from error
     except (yaml.YAMLError, UnicodeError) as error:
-        raise CommandError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from error
+        raise CommandError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error

@@ -87,7 +87,7 @@ def noise_accuracies(pred: npt.ArrayLike, label: npt.ArrayLike, true_label: npt.
         The accuracies. Of the wrong labels some are undone, some learned, and the rest is taken for a third class.
 
     Raises:
-        ValueError: if the shapes do not fit, there is no sample, or a class is no integer, or negative.
+        ValueError: if the shapes do not fit, there is no sample, or a class is not an integer, or negative.
 
     Example:
         >>> found = noise_accuracies(pred=[0, 1, 1, 2], label=[0, 1, 2, 2], true_label=[0, 1, 1, 0])

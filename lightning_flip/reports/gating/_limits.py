@@ -81,7 +81,7 @@ def judge_groups(
     error: float = 0.05,
     columns: Sequence[str] | None = None,
 ) -> tuple[GroupOutcome, ...]:
-    """Hold the flip rate of each group against one limit.
+    """Compare the flip rate of each group with one limit.
 
     A group passes when its upper Clopper-Pearson bound at `error` is at most the limit, and fails when its lower bound
     at `error / G` is over it. So each of the two mistakes has a chance of at most `error` for the groups together:

@@ -158,7 +158,7 @@ def _judge_watched(
 ) -> LimitOutcome:
     ids = _texts(must_not_flip)
     known = pa.chunked_array([joined.ids]) if isinstance(joined.ids, pa.Array) else joined.ids
-    # A text that is no Unicode (bytes of a file that could not be decoded) is no id of a Parquet file.
+    # A text that is not Unicode (bytes of a file that could not be decoded) is not an id of a Parquet file.
     places = pc.index_in(pa.array([name if _is_unicode(name) else None for name in ids], known.type), value_set=known)
     if places.null_count:
         missing = [name for name, place in zip(ids, places.to_pylist(), strict=True) if place is None]

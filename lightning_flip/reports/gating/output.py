@@ -33,7 +33,7 @@ def gate_json(result: GateResult) -> str:
         result: what `gate` returned.
 
     Returns:
-        A JSON object over several lines, with a last line break. What is no Unicode (in a file's name) is replaced.
+        A JSON object over several lines, with a last line break. What is not Unicode (in a file's name) is replaced.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "fail", "...", watched=2, already_wrong=0, flipped=("<7>",))

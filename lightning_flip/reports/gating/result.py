@@ -21,7 +21,7 @@ class LimitOutcome:
         status: `"pass"`, `"fail"` or `"inconclusive"`.
         reason: why, in a sentence or two; labels and ids in it are shortened and free of control characters.
         limit: the rate that is accepted at most; None for `must_not_flip`.
-        groups: the groups that were held against the limit: all samples, each class, or each value of each slice
+        groups: the groups that were compared with the limit: all samples, each class, or each value of each slice
             column; empty for `must_not_flip`.
         watched: how many samples must not flip; None for the other limits.
         already_wrong: how many of these the old model had wrong; None for the other limits.

@@ -23,7 +23,7 @@ class FlipRate:
         value: the rate.
         low: lower end of the interval; None where the samples say nothing about the rate.
         high: upper end of it.
-        count: how many samples have the property; None for a ratio that is no share of samples.
+        count: how many samples have the property; None for a ratio that is not a share of samples.
         among: the number of samples that they are counted among, the rate's own denominator.
 
     Example:

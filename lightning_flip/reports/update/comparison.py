@@ -1,4 +1,4 @@
-"""An update of a model, held against the model that it replaces."""
+"""An update of a model, compared with the model that it replaces."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def compare(
     confidence: float = 0.95,
     worst: int = 20,
 ) -> UpdateComparison:
-    """Hold a new model against the old one, sample by sample.
+    """Compare a new model with the old one, sample by sample.
 
     Args:
         old: the old model's predictions, or the path of a file that `read_predictions` reads.
@@ -159,7 +159,7 @@ def compare(
 
 
 def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst: int = 20) -> UpdateComparison:
-    """Hold a new model against the old one where their predictions are joined already.
+    """Compare a new model with the old one where their predictions are joined already.
 
     Args:
         joined: what both models said about the same samples.

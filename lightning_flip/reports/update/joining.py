@@ -55,7 +55,7 @@ def join_predictions(
     Raises:
         PredictionError: when a file cannot be read; an id comes twice in a file; the files disagree on the target of a
             sample; a sample that both have has no target; a file has no rows, or nothing is left; labels are integers
-            in one file and text in the other; a slice is no column. The message has counts and an example.
+            in one file and text in the other; a slice is not a column. The message has counts and an example.
 
     Example:
         >>> old = pa.table({"sample_id": ["a", "b", "c"], "target": [0, 1, 1], "pred": [0, 1, 0]})

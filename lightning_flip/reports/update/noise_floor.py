@@ -20,7 +20,7 @@ class NoiseFloor:
 
     "As good" is the caller's claim, e.g. other seeds of the new model; `accuracies` let it be checked. Replacing a
     better model by a worse one takes at least as many negative flips as the accuracies are apart, so that models of
-    which this gap is no small part of the rate measure the gap, and not chance.
+    which this gap is not a small part of the rate measure the gap, and not chance.
 
     Attributes:
         names: the M models, the new one first.

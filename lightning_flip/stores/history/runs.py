@@ -73,7 +73,7 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
         inside = sorted(str(path.parent) for path in file.parent.glob(f"*/{RUN_FILE}"))
         hint = f" There are runs in {', '.join(inside)}." if inside else ""
         raise HistoryError(
-            f"{file} does not exist, so this folder is no recorded run.{hint} Give the folder that the recording"
+            f"{file} does not exist, so this folder is not a recorded run.{hint} Give the folder that the recording"
             " callback wrote to (by default the logger's, e.g. lightning_logs/version_0), or resume the run from its"
             " checkpoint to write it again."
         ) from None

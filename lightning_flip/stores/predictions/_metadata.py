@@ -24,7 +24,7 @@ class PredictionMetadata:
         classes: the label of each of the model's outputs; None where nobody said.
         model_parameters: the model's number of parameters.
         num_samples: number of samples in the dataset that was predicted, also those not in the file.
-        data: the fingerprint of that dataset; `data["ids_are"]` says what `sample_id` is: "positions" are no lasting
+        data: the fingerprint of that dataset; `data["ids_are"]` says what `sample_id` is: "positions" are not lasting
             ids.
         stage: "validate", "test" or "predict", which wrote the file; None where nobody said.
 

@@ -66,12 +66,12 @@ def align_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.Chun
 
 
 def _other(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """[R], which texts are no whole numbers."""
+    """[R], which texts are not whole numbers."""
     return pc.invert(pc.match_substring_regex(values, _INTEGER))
 
 
 def _to_integers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Text as int64; None where some of it is no whole number, or one beyond int64."""
+    """Text as int64; None where some of it is not a whole number, or one beyond int64."""
     if pc.any(_other(values)).as_py():
         return None
     try:

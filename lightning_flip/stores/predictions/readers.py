@@ -40,7 +40,7 @@ def read_predictions(
 
     - `.parquet` is read in any types that mean the same (also dictionaries, large text, labels as floats).
     - `.csv` is UTF-8 with commas and a header. Ids stay text ("007" is not 7). Labels are integers where targets and
-      predictions all are, else text; an empty target is no label. Further columns are text as it stands in the file.
+      predictions all are, else text; an empty target is not a label. Further columns are text as it stands in the file.
       A file that was cut within its last cell looks whole.
     - `.npz` has one array [R] a column, without pickled objects; further ones of a type that Arrow lacks are passed
       over.
