@@ -32,7 +32,7 @@ class Tables(Protocol):
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> None:
-    """See before any work that the places to write to are not muddle.
+    """Check before any work that the places to write to do not collide.
 
     Example:
         >>> check_outputs({"--json": "-", "--markdown": None}, ["old.parquet"])

@@ -213,7 +213,7 @@ class WithOwn(Own, Notes):
 
 @pytest.mark.parametrize(("kind", "name"), [(Reduced, "FlippingErrorReduction"), (WithOwn, "Own")])
 def test_a_loss_of_another_form_is_an_error(kind: Any, name: str) -> None:
-    with pytest.raises(TypeError, match=f"the loss of {name}.*no cross entropy against a target.*TrainingTargets"):
+    with pytest.raises(TypeError, match=f"the loss of {name}.*not a cross entropy against a target.*TrainingTargets"):
         table_of(kind(network()))
 
 

@@ -347,7 +347,7 @@ def test_a_file_that_is_there_is_refused_before_the_first_step():
 def test_a_folder_that_is_a_file_is_refused_before_the_first_step():
     Path("taken").write_text("")
     Counting.steps = 0
-    with pytest.raises(PermissionError, match="no folder"):
+    with pytest.raises(PermissionError, match="not a folder"):
         make_trainer(callbacks=[PredictionWriter("taken/p.parquet")]).test(
             Counting(some_logits(4)), DataLoader(numbered(4), batch_size=2)
         )

@@ -361,7 +361,7 @@ class TestMistakes:
         assert "No such file" in capsys.readouterr().err
         (configs / "bad.yaml").write_text("a: [")
         assert distill(configs / "bad.yaml") == 2
-        assert "no YAML" in capsys.readouterr().err
+        assert "not a YAML" in capsys.readouterr().err
 
     def test_a_student_that_fit_would_refuse_is_told_before_the_teacher_trains(self, configs, capsys):
         change(configs / "student.yaml", "model", "init_args", "kd_wait", to=1.0)

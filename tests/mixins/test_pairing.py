@@ -529,7 +529,7 @@ def test_what_has_no_partners_is_refused() -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return F.cross_entropy(self(batch[0] * 2), batch[1])
 
-    with pytest.raises(ValueError, match=r"no part of the batch but was made from it.*Do what it does in forward"):
+    with pytest.raises(ValueError, match=r"not part of the batch but was made from it.*Do what it does in forward"):
         fitted(before(ClassWiseSelfDistillation, Changes)(network()))
 
     soft = TensorDataset(points().tensors[0], F.one_hot(points().tensors[1], K).double())

@@ -108,7 +108,7 @@ def test_other_files_are_refused():
     with pytest.raises(SoftTargetError, match="cannot be read"):
         read_soft_targets("text.safetensors")
     save_file({"weight": np.zeros((2, 2))}, "model.safetensors")
-    with pytest.raises(SoftTargetError, match=r"no file of soft targets.*'weight'"):
+    with pytest.raises(SoftTargetError, match=r"not a file of soft targets.*'weight'"):
         read_soft_targets("model.safetensors")
 
 
@@ -124,8 +124,8 @@ def test_a_newer_format_is_refused(monkeypatch):
     ("change", "match"),
     [
         (lambda probs, visited: (2 * probs, visited), "6 of 7 rows are not distributions, row 0 sums to 2"),
-        (lambda probs, visited: (probs - [[0.9, -0.9, 0.0]], visited), "no distributions"),
-        (lambda probs, visited: (np.full_like(probs, np.nan), visited), "no distributions"),
+        (lambda probs, visited: (probs - [[0.9, -0.9, 0.0]], visited), "not distributions"),
+        (lambda probs, visited: (np.full_like(probs, np.nan), visited), "not distributions"),
         (lambda probs, visited: (probs[:, 0], visited), "probs must be float32"),
         (lambda probs, visited: (probs[:, :1], visited), "K >= 2"),
         (lambda probs, visited: (probs, visited[:3]), "visited must be bool"),
