@@ -8,25 +8,30 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.features import classifier_layer
 
 __all__ = ["trained_features"]
 
 
 def trained_features(module: Any, step: SampleStep) -> Tensor:
-    """The features of a step ``[B, D]``; warns if no gradient flows through them into a network that is trained."""
+    """The features of a step ``[B, D]``; warns if activation checkpointing has cut them off from the network."""
     features: Tensor | None = step.features
     assert features is not None
-    if not features.requires_grad and step.logits.requires_grad:
-        layer = classifier_layer(module, module._mixin.source.features_from, "features_from")
-        behind = [part for part in (layer, getattr(module, "smoothing_head", None)) if part is not None]
-        heads = {id(weight) for part in behind for weight in part.parameters()}
-        trained = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
-        network = [name for name, weight in trained if id(weight) not in heads]
-        if network:
-            rank_zero_warn(
-                f"{type(module).__name__}: the features have no graph, so that the loss on them does not train "
-                f"{network[0]} and the other weights in front of them. Activation checkpointing does that with "
-                "use_reentrant=True; pass use_reentrant=False."
-            )
+    if not features.requires_grad and _is_checkpointed(step.logits):
+        rank_zero_warn(
+            f"{type(module).__name__}: the features have no graph, so that the loss on them does not train the layers in "
+            "front of them. Activation checkpointing does that with use_reentrant=True; pass use_reentrant=False."
+        )
     return features
+
+
+def _is_checkpointed(logits: Tensor) -> bool:
+    """Whether reentrant activation checkpointing gave the logits, or what they were made of."""
+    nodes, seen = [logits.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            if node.name() == "CheckpointFunctionBackward":
+                return True
+            seen.add(node)
+            nodes += [earlier for earlier, _ in node.next_functions]
+    return False

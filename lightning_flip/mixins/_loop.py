@@ -76,6 +76,7 @@ class TermLoop(pl.Callback):
         self.divergence = DivergenceWatch()
         self.keeps_targets = False
         self._told: set[str] = set()
+        self.adds = False  # whether the term is being added to what training_step has returned
         self._first = False  # whether the next step is the first of its fit
         self._may_ignore: bool | None = None  # whether the dataset lists labels that the loss leaves out
         self.ignoring = False  # whether samples that the loss leaves out are looked for in every step
@@ -362,7 +363,8 @@ class TermLoop(pl.Callback):
             return None
         if not self.ignoring:
             labels = step.target.cpu() if self._first else self._labels_to_look_at(step, ignored)
-            self._first = False
+            self.adds = False  # whether the term is being added to what training_step has returned
+        self._first = False
             if labels is None or not len(labels) or not holds(labels, ignored):
                 return None
             self.attachment.flush()

@@ -94,7 +94,7 @@ def check_definition(cls: type) -> None:
 
 
 def check_instance(module: Any, *, made: bool = True) -> None:
-    """Refuse attributes of a module that hide a name of its mixins, and a method that the mixins' own one hides."""
+    """Refuse attributes of a module that hide a name of its mixins."""
     held = vars(module)
     found = set(held).union(*(held.get(kind, ()) for kind in ("_modules", "_parameters", "_buffers")))
     mixins = _mixins_of(type(module))
@@ -102,9 +102,6 @@ def check_instance(module: Any, *, made: bool = True) -> None:
     if made:
         found -= {GROUP, STATE}.union(*(vars(part).get("__annotations__", ()) for part in mixins))
     _refuse_taken(type(module).__name__, type(module).__name__, owners, found)
-    if made and module.automatic_optimization:  # then the term is added after training_step, and not by the module
-        for part in _others_of(type(module)):
-            _refuse_taken(type(module).__name__, part.__name__, owners, vars(part).keys() & {_OPTIONAL})
 
 
 def group_hyperparameters(module: pl.LightningModule, before: Mapping[str, Any]) -> None:

@@ -306,8 +306,16 @@ class LossTerm(Stacked, _Module):
         if self._term_loop.attachment is not None:
             self._term_loop.attachment.note_output(output)
         if isinstance(output, Mapping):
-            return {**output, "loss": self.regularized(output["loss"])} if "loss" in output else output
-        return self.regularized(output) if output is not None else None
+            return {**output, "loss": self._with_terms(output["loss"])} if "loss" in output else output
+        return self._with_terms(output) if output is not None else None
+
+    def _with_terms(self, loss: Tensor) -> Tensor:
+        loop = self._term_loop
+        loop.adds = True
+        try:
+            return self.regularized(loss)
+        finally:
+            loop.adds = False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def regularized(self, loss: Tensor) -> Tensor:
@@ -321,6 +329,12 @@ class LossTerm(Stacked, _Module):
         """
         options = self.mixin_options
         loop = self._term_loop
+        if self.automatic_optimization and not loop.adds:
+            raise RuntimeError(
+                f"{type(self).__name__} calls regularized() itself, and trains with automatic optimization: the mixins "
+                "then add their term to what training_step returns, and the call would add it twice. Remove the call; "
+                "rename the method if it is one of your own, which the mixins' regularized() hides."
+            )
         attachment = loop.running()
         if attachment is None:
             return loss

@@ -143,7 +143,8 @@ def test_module_of_manual_optimization_may_have_a_regularized_for_itself() -> No
     assert not all(torch.equal(mixed[name], weight) for name, weight in alone.items())
 
 
-def test_module_of_automatic_optimization_may_not() -> None:
+@pytest.mark.parametrize("term_weight", [0.0, 1.0])
+def test_module_of_automatic_optimization_must_not_call_it(term_weight: float) -> None:
     class Penalized(LitNet):
         def regularized(self, loss: Tensor) -> Tensor:
             return loss + 0.1 * self.net[0].weight.square().sum()
@@ -153,8 +154,8 @@ def test_module_of_automatic_optimization_may_not() -> None:
 
     class Mixed(LabelSmoothing, Penalized): ...
 
-    with pytest.raises(TypeError, match="Mixed: Penalized uses the name 'regularized'"):
-        Mixed(network())
+    with pytest.raises(RuntimeError, match=r"Mixed calls regularized\(\) itself, and trains with automatic optim"):
+        weights_after_a_fit(Mixed(network(), term_weight=term_weight))
 
 
 @pytest.mark.parametrize("left", [True, False])

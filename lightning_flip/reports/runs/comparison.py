@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_flip.reports.runs.summary import RunSummary, summarize_run
 from lightning_flip.reports._text import escape_markdown, printable
+from lightning_flip.reports.runs.summary import RunSummary, summarize_run
 
 if TYPE_CHECKING:
     from rich.console import Console
