@@ -18,8 +18,8 @@ def trained_features(module: Any, step: SampleStep) -> Tensor:
     assert features is not None
     if not features.requires_grad and _is_checkpointed(step.logits):
         rank_zero_warn(
-            f"{type(module).__name__}: the features have no graph, so that the loss on them does not train the layers in "
-            "front of them. Activation checkpointing does that with use_reentrant=True; pass use_reentrant=False."
+            f"{type(module).__name__}: the features have no graph, so that the loss on them does not train the layers "
+            "in front of them. Activation checkpointing does that with use_reentrant=True; pass use_reentrant=False."
         )
     return features
 

@@ -363,8 +363,7 @@ class TermLoop(pl.Callback):
             return None
         if not self.ignoring:
             labels = step.target.cpu() if self._first else self._labels_to_look_at(step, ignored)
-            self.adds = False  # whether the term is being added to what training_step has returned
-        self._first = False
+            self._first = False
             if labels is None or not len(labels) or not holds(labels, ignored):
                 return None
             self.attachment.flush()

@@ -313,7 +313,8 @@ class LossTerm(Stacked, _Module):
         loop = self._term_loop
         loop.adds = True
         try:
-            return self.regularized(loss)
+            total: Tensor = self.regularized(loss)
+            return total
         finally:
             loop.adds = False
 
