@@ -303,20 +303,18 @@ class LossTerm(Stacked, _Module):
         output = step(*args, **kwargs)
         if not self.automatic_optimization:
             return output  # regularized() was called in there
-        if self._term_loop.attachment is not None:
-            self._term_loop.attachment.note_output(output)
-        if isinstance(output, Mapping):
-            return {**output, "loss": self._with_terms(output["loss"])} if "loss" in output else output
-        return self._with_terms(output) if output is not None else None
-
-    def _with_terms(self, loss: Tensor) -> Tensor:
         loop = self._term_loop
+        if loop.attachment is not None:
+            loop.attachment.note_output(output)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if loss is None:
+            return output
         loop.adds = True
         try:
-            total: Tensor = self.regularized(loss)
-            return total
+            loss = self.regularized(loss)
         finally:
             loop.adds = False
+        return {**output, "loss": loss} if isinstance(output, Mapping) else loss
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def regularized(self, loss: Tensor) -> Tensor:
