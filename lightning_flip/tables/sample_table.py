@@ -159,15 +159,18 @@ class SampleTable:
                 f"{self.width}; got {list(rows.shape)}."
             )
         rows = rows.to(self.dtype)
+        merges = is_distributed()  # a process that is alone has nothing to merge
         if where is None:
             self._pending.index_copy_(0, index, rows)
             self._pending_seen.index_fill_(0, index, True)
-            self._unmerged.index_fill_(0, index, True)
+            if merges:
+                self._unmerged.index_fill_(0, index, True)
         else:
             old, seen = self.pending(index) if before is None else before
             self._pending.index_copy_(0, index, torch.where(where[:, None], rows, old))
             self._pending_seen.index_copy_(0, index, seen | where)
-            self._unmerged.index_copy_(0, index, self._unmerged.index_select(0, index) | where)
+            if merges:
+                self._unmerged.index_copy_(0, index, self._unmerged.index_select(0, index) | where)
         self._clean = False
 
     def commit(self) -> None:
