@@ -63,7 +63,7 @@ class TermLoop(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._module: Callable[[], Terms | None] = _nobody
+        self._module: Callable[[], Terms | None] = _no_module
         self._base: type = object
         self.attachment: Attachment | None = None
         self._tables: dict[str, SampleTable] = {}
@@ -80,12 +80,12 @@ class TermLoop(pl.Callback):
         self._first = False  # whether the next step is the first of its fit
         self._may_ignore: bool | None = None  # whether the dataset lists labels that the loss leaves out
         self.ignoring = False  # whether samples that the loss leaves out are looked for in every step
-        self.totals: list[tuple[int, int, torch.Tensor]] = []  # batch, epoch and loss of steps, to be looked at
+        self.totals: list[tuple[int, int, torch.Tensor]] = []  # batch, epoch and loss of steps, to be checked
         self.total: torch.Tensor | None = None  # with manual optimization, the loss of the running step
         self.targets: tuple[torch.Tensor, torch.Tensor] | None = None
         self._loaded: dict[str, Any] = {}
         self.total_epochs: int | None = None  # M of a schedule, as the run began with it
-        self._kept = False  # whether that is to be said, if the Trainer's number of epochs differs
+        self._kept = False  # whether to warn if the Trainer's number of epochs differs
 
     def __reduce__(self) -> Any:
         return TermLoop, ()
@@ -136,20 +136,20 @@ class TermLoop(pl.Callback):
         self.attachment.advise(self.divergence.advice)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the methods make ready what they need; the module is on its device by now."""
+        """Let the methods prepare the fit; the module is on its device by now."""
         module = self._module()
         if self.attachment is not None and module is not None:
             check_instance(module)  # setup hooks may have taken a name
             module.begin_fit(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look whether the data are those of the checkpoint."""
+        """Check that the data are those of the checkpoint."""
         self.begin_epoch(trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Make sure that the term has not been forgotten, and that the loss has not run away."""
+        """Check that the term was added, and that the loss does not diverge."""
         if self.attachment is None:
             return
         self._keep_total(trainer, outputs, batch_idx)
@@ -266,7 +266,7 @@ class TermLoop(pl.Callback):
         return True
 
     def begin_epoch(self, epoch: int) -> None:
-        """Look whether the data are those of before; the epoch's first loss makes the tables readable."""
+        """Check that the data have not changed; the epoch's first loss makes the tables readable."""
         module = self._module()
         self._may_ignore = None
         if self.attachment is not None and module is not None:
@@ -275,7 +275,7 @@ class TermLoop(pl.Callback):
 
     @property
     def holds_samples(self) -> bool:
-        """Whether a method remembers samples by their position; else it does not matter whether they change."""
+        """Whether a method stores samples by their position; otherwise they may change."""
         module = self._module()
         if module is None:
             return False
@@ -317,11 +317,11 @@ class TermLoop(pl.Callback):
         if sure:
             raise ValueError(
                 f"{type(module).__name__}: {problem}. The mixin adds mean(method loss - CE), with the batch's labels. "
-                "Mix in the collate function, where the batch's own targets say it, or pass base_loss='any'."
+                "Mix in the collate function, so that the batch has the mixed targets, or pass base_loss='any'."
             )
         if problem not in self._told:
             self._told.add(problem)
-            rank_zero_warn(f"{type(module).__name__}: {problem}. The mixin's term went on as before.")
+            rank_zero_warn(f"{type(module).__name__}: {problem}. The mixin's term was added as before.")
         return False
 
     def nothing_recorded(self, split: str, reason: str) -> None:
@@ -335,7 +335,7 @@ class TermLoop(pl.Callback):
         return self.added_for is not batch
 
     def read(self, split: str, loader: int, step: SampleStep) -> None:
-        """Have the methods store what later epochs need."""
+        """Let the methods store what later epochs need."""
         module = self._module()
         if module is not None:
             if step.data is not None:
@@ -352,7 +352,7 @@ class TermLoop(pl.Callback):
     def counted(self, step: SampleStep) -> torch.Tensor | None:
         """Which samples of the running step the module's loss does not leave out (``ignore_index``).
 
-        The labels of a fit's first step are always looked at, which waits for a device once; those of later steps if
+        The labels of a fit's first step are always checked, which waits for a device once; those of later steps if
         they are on the host and the dataset does not list them. From the first label on that the loss leaves out, all
         are compared in every step; the rows of the steps before are read first, as there is none in them.
 
@@ -387,7 +387,7 @@ class TermLoop(pl.Callback):
         return attachment.labels_on_host(step, source)
 
     def _note_left_out(self, step: SampleStep) -> None:
-        """Have labels that the loss left out, and that nobody looked for, told of: the mixins counted them."""
+        """Raise an error for labels that the loss left out and the mixins counted, because they were not checked."""
         attachment, module = self.attachment, self._module()
         if self.ignoring or attachment is None or module is None or step.valid is None or not step.has_labels:
             return
@@ -407,7 +407,7 @@ class TermLoop(pl.Callback):
         self._tell(step.target != label, error)
 
     def _keep_total(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
-        """Keep the loss with what was added to it, to be looked at with the next block."""
+        """Keep the loss with the added term, to be checked with the next block."""
         loss, self.total = self.total, None
         if loss is None and isinstance(outputs, Mapping):
             loss = outputs.get("loss")
@@ -415,7 +415,7 @@ class TermLoop(pl.Callback):
             self.totals.append((batch_idx, trainer.current_epoch, loss))
 
     def _note_totals(self) -> None:
-        """Have losses that are infinite told of, where the module's own is cross entropy, which is not."""
+        """Raise an error for infinite losses if the module's own is cross entropy, which is finite."""
         totals, self.totals = self.totals, []
         module = self._module()
         if not totals or module is None or self.attachment is None or module.mixin_options.base_loss != "cross_entropy":
@@ -435,7 +435,7 @@ class TermLoop(pl.Callback):
         self._tell(~torch.stack(losses).isinf(), error)
 
     def _tell(self, good: torch.Tensor, error: Callable[[int], Exception]) -> None:
-        """Raise the error of the first place that is not good: at once on the CPU, later on a device."""
+        """Raise the error of the first bad place: at once on the CPU, deferred on a device."""
         assert self.attachment is not None
         if good.device.type != "cpu":
             self.attachment.defer(good, error)
@@ -513,7 +513,7 @@ class TermLoop(pl.Callback):
         if table.width != width:
             raise ValueError(
                 f"the {name} table has {table.width} columns, this step's logits have {width} classes. The number of "
-                "classes cannot change within a run: look at what logits_from names, or start a new run."
+                "classes cannot change within a run: check what logits_from names, or start a new run."
             )
         table.grow(num_samples)
         if table.device != step.logits.device:
@@ -548,10 +548,9 @@ class TermLoop(pl.Callback):
 
 
 def add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
-    """Put a module's loop beside its own callbacks.
+    """The module's callbacks and its loop, unless the Trainer kept the loop from an earlier fit.
 
-    Returns the callbacks; with the loop, unless the Trainer has kept it from an earlier fit (it would announce an
-    override where nothing changes).
+    The Trainer would announce an override although nothing changes.
     """
     listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
     module = loop._module()
@@ -560,10 +559,7 @@ def add_loop(callbacks: Any, loop: TermLoop) -> list[Any]:
 
 
 def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
-    """Make a class's own ``configure_callbacks`` bring the loop along, whether it calls ``super`` or not.
-
-    Returns the method to take its place.
-    """
+    """Wrap a class's own ``configure_callbacks`` so that it also returns the loop, even without calling ``super``."""
 
     @functools.wraps(configure)
     def configure_callbacks(self: Any) -> list[Any]:
@@ -572,5 +568,5 @@ def with_loop(configure: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     return configure_callbacks
 
 
-def _nobody() -> None:
+def _no_module() -> None:
     return None

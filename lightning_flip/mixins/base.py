@@ -37,7 +37,7 @@ else:
 
 __all__ = ["LossTerm", "Reduced"]
 
-#: How ``method_loss`` may be asked for its answer.
+#: The reductions with which ``method_loss`` may be called.
 Reduced = Literal["none", "excess"]
 
 
@@ -50,13 +50,13 @@ class LossTerm(Stacked, _Module):
         class Robust(FlippingErrorReduction, LitClassifier): ...
 
     A method is a subclass that defines :meth:`method_loss`, and :meth:`observe` and :meth:`new_epoch` if it
-    keeps a table; several methods can stand in one class, their differences add up. Which go together, and what a
-    method says of itself with class attributes, is on the page "Stacking methods".
+    keeps a table. Several methods can be combined in one class; their differences add up. The page "Stacking methods"
+    explains which go together, and the class attributes of a method.
 
     Args:
         *args: passed on to the module.
-        term_weight: weight of the difference; 0 switches the mixin off entirely: training is then bit for
-            bit that of the module alone.
+        term_weight: weight of the difference; 0 switches the mixin off: training is then bit for bit that of
+            the module alone.
         base_loss: "cross_entropy" compares the module's loss with mean cross entropy in the first step and
             stops if it is something else (class weights, smoothing, a sum); "any" adds the difference to
             whatever the module returns.
@@ -67,7 +67,7 @@ class LossTerm(Stacked, _Module):
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
         loader: which training loader to follow, where there are several.
         outputs: what ``logits_from`` gives: "logits", "log_probs" or "probs"; None: what the loss says.
-        labels: "may_change" where labels are corrected as training goes on; else a label that differs from the first
+        labels: "may_change" if labels are corrected during training; otherwise a label that differs from the first
             one of its sample stops the run.
         allow_changed_data: start with empty tables on other data than those of the checkpoint, or of the epoch before,
             instead of refusing them. Data that have grown at their end are followed in any case.
@@ -104,7 +104,7 @@ class LossTerm(Stacked, _Module):
     corrects_noise: ClassVar[bool] = False
     #: Whether the method looks samples up by position without observing them, as in a file of soft targets.
     finds_by_position: ClassVar[bool] = False
-    #: What to change when the loss runs away. A method that says so has its loss watched.
+    #: What to change if the loss diverges. The loss of a method with advice is watched.
     divergence_advice: ClassVar[str] = ""
 
     @classmethod
@@ -112,7 +112,7 @@ class LossTerm(Stacked, _Module):
         super()._define()
         check_corrections(cls)
         check_definition(cls)
-        # A class left of the mixins may name callbacks of its own and never ask for theirs.
+        # A class left of the mixins may define configure_callbacks without calling super().
         owner = next(part for part in cls.__mro__ if "configure_callbacks" in vars(part))
         if owner is not LossTerm:
             type.__setattr__(cls, "configure_callbacks", with_loop(vars(owner)["configure_callbacks"]))
@@ -170,8 +170,8 @@ class LossTerm(Stacked, _Module):
             step: the running step. Samples that the module's loss leaves out (``ignore_index``) are not ``valid`` in it
                 and have some label; what is said of them does not count.
 
-        A method that has a parameter ``reduction`` is asked with "excess", and may then compute the mean over the batch
-        of its loss minus cross entropy in fewer operations, a scalar. Without it, or called without it, losses count.
+        A method with a parameter ``reduction`` is called with "excess" and may then return a scalar: the mean over the
+        batch of its loss minus cross entropy, which often takes fewer operations.
 
         Returns:
             ``[B]``; None where the method adds nothing, which leaves the module's loss as it is to the last bit.
@@ -180,7 +180,7 @@ class LossTerm(Stacked, _Module):
         return cross_entropy(step.logits, step.target, reduction="none")
 
     def soft_target(self, step: SampleStep) -> Tensor | None:
-        """The target s of a method whose loss is the cross entropy H(s, p); for those who look, not for training.
+        """The target s of a method whose loss is the cross entropy H(s, p). For reports only; training does not use it.
 
         Args:
             step: the running step.
@@ -191,7 +191,7 @@ class LossTerm(Stacked, _Module):
         return None
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Make ready what a fit needs, once the module is on its device; overrides call ``super().begin_fit``.
+        """Prepare a fit, once the module is on its device; overrides call ``super().begin_fit``.
 
         Args:
             trainer: the Trainer whose fit begins.
@@ -250,7 +250,7 @@ class LossTerm(Stacked, _Module):
         return storage_dtype(self.mixin_options.table_dtype, step.logits)
 
     def require_labels(self, step: SampleStep) -> None:
-        """Refuse targets that are distributions, for methods that ask whether a sample was right.
+        """Refuse targets that are distributions, for methods that need class labels.
 
         Args:
             step: the running step.
@@ -260,8 +260,8 @@ class LossTerm(Stacked, _Module):
         """
         if not step.has_labels:
             raise TypeError(
-                f"{type(self).__name__} asks whether a sample was right, and the targets are float [B, K] (MixUp or "
-                "CutMix), which have no single right class. Train without mixing, or put the mixing into another run."
+                f"{type(self).__name__} needs class labels, but the targets are distributions, float [B, K] (MixUp or "
+                "CutMix). Train without mixing, or do the mixing in another run."
             )
 
     # -- the loop -------------------------------------------------------------------------------------
@@ -272,12 +272,12 @@ class LossTerm(Stacked, _Module):
         return loop.bind(self, LossTerm)
 
     def keep_training_targets(self) -> None:
-        """Keep, in every step from now on until the fit ends, what the loss pulls each prediction towards."""
+        """Keep the training targets of every step until the fit ends."""
         self._term_loop.keeps_targets = True
 
     @property
     def kept_training_targets(self) -> tuple[Tensor, Tensor] | None:
-        """True classes and targets of the last step, both ``[B, K]``; None where the mixins took no part in it."""
+        """True classes and targets of the last step, both ``[B, K]``; None if the mixins took no part in it."""
         return self._term_loop.targets
 
     def configure_callbacks(self) -> Any:

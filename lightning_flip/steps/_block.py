@@ -26,8 +26,8 @@ class Moment(NamedTuple):
     processed: int  # batches that training was through with
     followed: bool = True  # whether its loss had the targets that are followed
     compared: bool = False  # whether its loss is kept, and has to be that of its rows
-    looked: bool = True  # whether its targets were looked at, or need not be
-    moved: bool = False  # whether its loss was given something else than what was caught
+    looked: bool = True  # whether its targets were checked, or need not be
+    moved: bool = False  # whether its loss was given another tensor than the one that was caught
 
 
 class Block:

@@ -48,11 +48,11 @@ class Captures:
         self._whole = is_compiled_whole(module)
         self._parts: bool | None = None
         self._running: list[LogitCapture | FeatureCapture] = []
-        self._always = False  # look in every step, since compiled code notices when that changes
+        self._always = False  # look in every step: switching would make torch.compile compile again
         self._looking = False  # whether the calls of losses are recorded in the running step
 
     def add(self, source: StepSource) -> None:
-        """Make sure that a source's logits are caught, and the features if it asks for them."""
+        """Catch the logits of a source, and its features if it needs them."""
         if source in self._sources:
             return
         layer = source.features_from
@@ -65,7 +65,7 @@ class Captures:
         self._of_step = {}
 
     def forget(self, source: StepSource) -> None:
-        """Look no longer for the logits of a source."""
+        """Stop looking for the logits of a source."""
         self._sources = [other for other in self._sources if other != source]
         self._finders = {key: finder for key, finder in self._finders.items() if key[0] != source}
         self._sinks = [(other, sink) for other, sink in self._sinks if other != source]
@@ -105,13 +105,13 @@ class Captures:
 
         Args:
             name: the step's name.
-            rows: gives the number of samples that a source follows, or None where it cannot be told.
+            rows: gives the number of samples that a source follows, or None if it is unknown.
             number: of samples of a batch of one loader, for sources that take the index from the loader.
             wrapped: the strategy runs the step through the module's forward (DistributedDataParallel).
             copies: keep a copy of the logits, as evaluation does, whose steps are recorded after they end.
-            searches: whether to look for the logits where nobody knows yet where they are; not in a sanity check.
+            searches: whether to search for logits whose place is not known yet; not in a sanity check.
             loader: number of the loader of an evaluation, which may have a head of its own.
-            epoch: number of the epoch, whose first step is looked at.
+            epoch: number of the epoch, whose first step is checked.
         """
         trains = name == "training_step"
         key = name if trains or loader is None else f"{name} {loader}"
@@ -158,7 +158,7 @@ class Captures:
                 self._of_step.pop(key, None)
 
     def _is_due(self, finder: Finder, epoch: int) -> bool:
-        """Whether to look at the loss again: in an epoch's first step, and every few dozen steps."""
+        """Whether to check the loss again: in an epoch's first step, and every few dozen steps."""
         choice = finder.choice
         assert choice is not None
         if finder.epoch == epoch and finder.steps % (_LOOK_AGAIN if choice.equal else _LOOK_OFTEN):
@@ -169,7 +169,7 @@ class Captures:
 
     @contextlib.contextmanager
     def looking(self, batch: Any) -> Iterator[None]:
-        """A context for a step whose losses are recorded, and all modules if it is not known where the logits are."""
+        """A context for a step whose losses are recorded, and all modules if the place of the logits is unknown."""
         losses_only = self._search is None and all(
             finder.choice is None or (finder.choice.losses and finder.choice.name != "by_hand")
             for finder in self._of_step[self._name]
@@ -186,7 +186,7 @@ class Captures:
             yield
 
     def disarm(self) -> None:
-        """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
+        """End a step: what runs later (checkpointed activations in the backward pass) is ignored."""
         for capture in reversed(self._running):
             capture.armed = False
             if capture.forward is not None:
@@ -214,7 +214,7 @@ class Captures:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """A context for forwards that are not the step's."""
+        """A context for forwards that do not belong to the step."""
         armed = [capture for capture in self._running if capture.armed]
         calls = self._calls.armed
         for capture in armed:
@@ -258,7 +258,7 @@ class Captures:
         return None if found is None else found.kept
 
     def found(self, source: StepSource) -> Found | None:
-        """What was found in the running step, if somebody asked."""
+        """What was found in the running step, if anything was searched for."""
         finder = self._finders.get((source, self._name))
         return None if finder is None else finder.found
 
@@ -268,24 +268,24 @@ class Captures:
         return None if finder is None else finder.choice
 
     def watch_losses(self, source: StepSource) -> None:
-        """Look at the losses of all training steps from now on, because they had other targets at times."""
+        """Check the losses of all training steps from now on, because some had other targets."""
         finder = self._finders.get((source, "training_step"))
         if finder is not None and finder.choice is not None and not self._compiled:
             finder.choice = replace(finder.choice, watch=finder.choice.call is not None, equal=False)
 
     def candidates(self, source: StepSource) -> list[str]:
-        """Outputs that were seen where nothing was found, each as an option to paste."""
+        """The outputs seen when nothing was found, each as an option to paste."""
         return self._finders[source, self._name].candidates
 
     @property
     def hint(self) -> str:
-        """What else there is to say where nothing was found."""
+        """More advice for the error raised if nothing was found."""
         if not self._compiled:
             return ""
         return " Parts of the module are compiled: what they call as self.forward(x) cannot be seen; write self(x)."
 
     def features(self, source: StepSource) -> Tensor | None:
-        """The features of the step. Returns ``[B, D]``; None where the source asks for none."""
+        """The features of the step. Returns ``[B, D]``; None if the source needs none."""
         capture = self._features.get(source)
         if capture is None or capture.features is not None:
             return None if capture is None else capture.features
@@ -337,7 +337,7 @@ class Captures:
         self._connect()
 
     def _late(self, source: StepSource) -> Finder:
-        """The finder of a source that was added after the step had begun: another one may know the same place."""
+        """The finder of a source that was added during the step; another finder may know the same place."""
         finder = self._finder(source, self._name)
         for other in list(self._finders.values()):
             if other.name != self._name or other.choice is None or other.capture is not finder.capture:
@@ -348,7 +348,7 @@ class Captures:
         return finder
 
     def _capture_at(self, place: Place, source: StepSource) -> LogitCapture:
-        """The capture of a place, which those share that take it for the same kind of numbers."""
+        """The capture of a place; sources that expect the same kind of numbers share it."""
         for capture, outputs in self._captures:
             if capture.pick is None and capture.place == place and outputs == source.outputs:
                 return capture

@@ -11,15 +11,15 @@ from lightning_flip.steps.targets import find_target
 
 __all__ = ["CollateOrder"]
 
-_BATCHES, _AT_MOST = 4, 50  # batches of a worker that can tell, and that are looked at in all
+_BATCHES, _AT_MOST = 4, 50  # per worker: conclusive batches, and batches in total
 
 
 class CollateOrder:
-    """Compares the labels of samples with those of the batch that is made of them, in a worker's first batches.
+    """Compares the labels of samples with the labels of their collated batch, in the first batches of each worker.
 
-    Two batches that have the labels of their samples in another order are not by chance. A batch that has other labels
-    tells nothing: a collate function may rename them, mix them, or give something else in their place. One of torch's
-    own is not looked at, and neither are samples or batches whose labels are not found.
+    Two batches with the same labels in another order are no coincidence. A batch with different labels is not
+    conclusive: a collate function may rename, mix or replace them. torch's own collate functions are not checked, nor
+    are samples or batches whose labels cannot be found.
     """
 
     def __init__(self, collate: Any) -> None:
@@ -28,7 +28,7 @@ class CollateOrder:
         self._moved = 0
 
     def labels(self, samples: list[Any]) -> list[int] | None:
-        """The labels of samples before they are collated, which may take them out; None where nobody looks."""
+        """The labels of samples before a collate function may remove them; None if they are not compared."""
         if not self._left or not self._at_most:
             return None
         try:
@@ -60,7 +60,7 @@ class CollateOrder:
         place = next(place for place, (before, after) in enumerate(zip(own, there, strict=True)) if before != after)
         return (
             f"collate_fn gives the labels of a batch in another order than its samples have: sample {place} has the "
-            f"label {own[place]}, row {place} of the batch has {there[place]}. Which sample a row is, is told by its "
-            "place. Sort in the sampler or in the step, and have the batch keep the order of the samples; let it carry "
-            "an id for each and pass index_from=; or say where the labels are: target_from=."
+            f"label {own[place]}, row {place} of the batch has {there[place]}. Samples are identified by "
+            "their place in the batch. Sort in the sampler or in the step and keep the samples' order in the batch; "
+            "or put an id for each sample into the batch and pass index_from=; or name the labels: target_from=."
         )

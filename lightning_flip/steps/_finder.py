@@ -1,4 +1,4 @@
-"""How the logits of one source are found in one kind of step: searched for in the first one, caught in later ones."""
+"""Finds the logits of one source in one kind of step: a search in the first step, a capture in later ones."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Found:
 
     Attributes:
         logits: ``[B, K]`` with their graph.
-        inputs: of the forward that gave them; empty where that is not known.
+        inputs: of the forward that gave them; empty if unknown.
         kept: the logits as they were given, where they were copied.
-        labels: the loss's own targets, where they count instead of the batch's.
+        labels: the loss's own targets, if they are followed instead of the batch's.
         followed: whether the loss had the targets that are followed.
-        looked: whether that was looked at.
+        looked: whether that was checked.
         moved: whether the loss was given something else than what was caught.
         choice: how they were found.
     """
@@ -52,7 +52,7 @@ class Sight:
     """What was seen of the running step.
 
     Attributes:
-        looks: whether its losses were looked at.
+        looks: whether its losses were recorded.
         calls: of losses.
         search: of its modules, in a first step.
     """
@@ -78,12 +78,12 @@ class Finder:
         self.step = name.partition(" ")[0]  # without the number of a loader
         self.capture = self._given = capture
         self.choice: Choice | None = None
-        self.needs_gradient = False  # whether forwards without gradient are none that count
-        self.epoch = -1  # in which it was looked at last
+        self.needs_gradient = False  # whether forwards without gradient are ignored
+        self.epoch = -1  # in which the loss was checked last
         self.found: Found | None = None  # in the running step
         self.candidates: list[str] = []  # outputs that were seen where nothing was found, as options to paste
         self.steps = 0
-        self.unasked = 0  # steps in which it was looked for and nobody asked
+        self.unasked = 0  # steps in which it was searched for without being requested
         self._renaming: dict[int, int] = {}
         self._changes = False  # whether the loss was given something else at times
         self._settle = settle
@@ -110,7 +110,7 @@ class Finder:
         return found
 
     def _look(self, found: Found, capture: LogitCapture, losses: list[LossCall], ask: Callable[[], Question]) -> None:
-        """Make sure that what was caught is what the loss was given, and against which targets."""
+        """Check that the loss was given what was caught, and with which targets."""
         choice = self.choice
         assert choice is not None
         losses = [call for call in losses if call.by_hand == (choice.name == "by_hand")]
@@ -191,7 +191,7 @@ class Finder:
         if choice.place is None:
             rank_zero_info(
                 f"lightning_flip: {self.step}: the logits are {where}, which is the output of no module; the losses of "
-                "every step are looked at."
+                "every step are recorded."
             )
         if choice.several > 1:
             rank_zero_warn(

@@ -1,4 +1,4 @@
-"""The label of every sample as steps saw it first, and the rows that say something else later."""
+"""The first label that a step had for every sample, and rows with another label later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Changed(NamedTuple):
 
     same: Tensor  # bool [V]
     before: Tensor  # int [V], what they had to be
-    listed: bool  # whether the dataset's own list says so, and no earlier step
+    listed: bool  # whether they differ from the dataset's list, and not from an earlier step
 
 
 class _Table:
@@ -30,11 +30,11 @@ class _Table:
             self.first = torch.full((size,), -1, dtype=torch.int32, device=device)
 
     def knows(self, index: Tensor, target: Tensor) -> bool:
-        """Whether all rows have the label that their number has already."""
+        """Whether all rows have the label that is known for their number."""
         return bool((self.first.index_select(0, index) == target).all())
 
     def look(self, index: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-        """What each row's number has been given first, by an earlier row or, now, by one of these."""
+        """The first label of each row's number, from an earlier row or from one of these."""
         known = self.first.index_select(0, index)
         fresh = known < 0 if valid is None else (known < 0) & valid
         # The largest: rows that are not valid write what is there, which must not undo a valid row's label.
@@ -42,15 +42,15 @@ class _Table:
         return self.first.index_select(0, index)
 
     def adopt(self, earlier: Tensor) -> None:
-        """Take over labels of numbers that have none; -1 for none."""
+        """Use labels for numbers that have none yet; -1 for none."""
         self.first.copy_(torch.where(self.first < 0, earlier.to(self.first.device), self.first))
 
 
 class KnownLabels:
-    """Holds every label against the first one of its sample, and against the dataset's list up to one renaming.
+    """Compares every label with the first one of its sample, and with the dataset's list up to one renaming.
 
-    A transfer hook may map labels, so that only this is asked of the list: samples with one label in it have one label
-    in steps. Where batches carry ids and nobody knows how many there are, the labels are kept on the host.
+    A transfer hook may map labels. So the comparison with the list only requires that samples with equal labels in the
+    list have equal labels in steps. If batches carry ids and their number is unknown, the labels are kept on the host.
     """
 
     def __init__(self, dataset: Any, num_samples: int | None, device: torch.device) -> None:
@@ -79,7 +79,7 @@ class KnownLabels:
             first = torch.tensor([self._by_id.setdefault(n, label) if counts else label for n, label, counts in rows])
             return [Changed(first.to(target.device) == target, first, False)]
         if target.device.type == "cpu" and self._table.knows(index, target):
-            return []  # nearly always, and then there is nothing to write
+            return []  # the usual case, in which there is nothing to write
         first = self._table.look(index, target, valid)
         found = [Changed(first == target, first, False)]
         self.list_counts = self._classes is not None and listed
@@ -91,14 +91,14 @@ class KnownLabels:
         return [each._replace(same=each.same | ~valid) for each in found]
 
     def go_by_number(self) -> None:
-        """Keep labels by number alone: a sampler draws more samples than the dataset says that there are."""
+        """Keep labels by number alone, for a sampler that draws samples beyond the dataset's length."""
         if self._table is not None:
             known = self._table.first.tolist()
             self._by_id = {number: label for number, label in enumerate(known) if label >= 0}
         self._table = self._classes = None
 
     def list_change(self, dataset: Any) -> str:
-        """How the dataset's list of labels differs from the one of before, in words; "" where it does not."""
+        """How the dataset's list of labels differs from the earlier one, in words; "" if it does not."""
         now = None if dataset is None or self._classes is None else kept_labels(dataset)
         if now is None or self._classes is None:
             return ""
@@ -129,7 +129,7 @@ class KnownLabels:
         return int(((first >= 0) & (least != first)).sum())
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint needs: the labels, or, where the fingerprint has them, what steps call the listed ones."""
+        """What a checkpoint needs: the labels; if the fingerprint has them, only their names in steps."""
         if self._table is None:
             return None
         state: dict[str, Any] = {"first": None if self.list_counts else self._table.first.cpu().clone()}
@@ -138,7 +138,7 @@ class KnownLabels:
         return state
 
     def adopt(self, saved: dict[str, Any] | None, earlier: KnownLabels | None = None) -> None:
-        """Take over what a state, or the labels of data of before, know of samples that no step has seen yet."""
+        """Use the labels of a state, or of earlier data, for samples that no step has seen yet."""
         if saved is None or self._table is None:
             return
         if earlier is not None and earlier._table is not None:

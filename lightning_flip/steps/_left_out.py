@@ -1,4 +1,4 @@
-"""Which steps of a block are not followed, because their losses had other targets than the ones that are followed."""
+"""The steps of a block that are left out, because their losses had other targets than those that are followed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LeftOut(NamedTuple):
     sure: bool
 
     def problem(self, steps: int, epoch: int) -> str:
-        """What there is to say of them."""
+        """The problem in words."""
         what = "were not what they were in the first step: of other logits, of a mixture, or with a term added"
         if self.sure:
             what = "were given other targets than the batch's labels, as MixUp and CutMix give them inside of a step"
@@ -47,17 +47,17 @@ def steps_left_out(
         tolerance: of the comparison.
     """
     others = {position for position, moment in enumerate(moments) if not moment.followed}
-    if others:  # then nobody knows of those at which nobody looked
+    if others:  # steps that were not checked may be among them
         others |= {n for n, moment in enumerate(moments) if not (moment.looked or moment.compared)}
     sure = any(not moment.followed and not moment.moved for moment in moments)
     if not any(moment.compared for moment in moments):
         return LeftOut(sorted(others), sure), False
     expected = _losses_of(choice, step, moments)
     kept = losses.double().cpu().numpy()
-    # Numbers that are not finite have been told of, or will be.
+    # Values that are not finite have their own error.
     apart = ~np.isclose(kept, expected, rtol=tolerance, atol=tolerance) & np.isfinite(kept) & np.isfinite(expected)
     found = {position for position, moment in enumerate(moments) if moment.compared and apart[position]}
-    # Of a step that was looked at, another loss of the same targets is not a reason.
+    # A step whose targets were checked may have another loss.
     others |= {position for position in found if not moments[position].looked}
     return LeftOut(sorted(others), sure), bool(found)
 

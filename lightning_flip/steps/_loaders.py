@@ -1,4 +1,4 @@
-"""What is known of a loader while it runs: its dataset, and which rows a DistributedSampler only repeats."""
+"""What is known about a running loader: its dataset, and which rows a DistributedSampler repeats as padding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LoaderRecord:
     def arrive(self, ready: int, pass_number: int) -> int:
         """Count a batch in. Returns position of the batch in the loader's own order."""
         if self._pass is None and pass_number == 0:
-            # Resumed inside an epoch: a stateful loader goes on where it was, any other begins afresh.
+            # Resumed inside an epoch: a stateful loader continues, any other one starts again.
             self.batches = ready if hasattr(self.loader, "load_state_dict") else 0
         elif pass_number != self._pass:
             self.batches = 0
@@ -56,7 +56,7 @@ class LoaderRecord:
     def padding(self, position: int, rows: int) -> int:
         """How many trailing rows of a batch a DistributedSampler added only to make the ranks equally long.
 
-        They are told by their place in the order, not by having been seen: a sample that a sampler draws
+        They are identified by their place in the order and not by repetition: a sample that a sampler draws
         twice on purpose still counts twice.
         """
         loader = self.loader

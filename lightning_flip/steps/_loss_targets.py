@@ -39,7 +39,7 @@ class Relation:
 
     @property
     def rank(self) -> int | None:
-        """The lower, the more these are the batch's labels; None if they are none of them."""
+        """Lower means closer to the batch's labels; None if they are something else."""
         return None if self.kind == "other" else 2 if self.kind == "renamed" else 1 if self.keys else 0
 
 
@@ -90,25 +90,25 @@ def same_memory(first: Tensor, second: Tensor) -> bool:
 
 
 def unsupported(call: LossCall, batch: Any, target_from: Any, rows: int) -> str | None:
-    """Why a loss is none of a classifier with one label a sample; None if it may be."""
+    """Why a loss does not belong to a classifier with one label per sample; None if it may."""
     target = call.target
     assert target is not None
     if call.input.ndim > 2:
         return (
             f"{call.name} was given inputs of shape {list(call.input.shape)}: labels of tokens or pixels. One "
-            "prediction a sample is expected."
+            "prediction per sample is expected."
         )
     several = call.name.startswith("binary") and call.input.ndim == 2 and call.input.shape[1] > 1
     if several and target.shape == call.input.shape and len(target) == rows:
         whole = ((target == 0) | (target == 1)).all()  # mixtures and smoothed targets are something else
         if bool(whole & (target.sum(dim=1) != 1).any()):
-            return "the targets have several labels a sample, or none (multi-label). One label a sample is expected."
+            return "the targets have several labels a sample, or none (multi-label). One label per sample is expected."
     if call.input.ndim == 2 and len(call.input) != rows and target.ndim == 1:
         usual = _raw(batch, target_from)
         if usual is not None and usual.ndim > 1 and not usual.is_floating_point() and usual.numel() == target.numel():
             return (
-                f"{call.name} was given {len(call.input)} rows for {rows} samples: labels of tokens. One prediction a "
-                "sample is expected."
+                f"{call.name} was given {len(call.input)} rows for {rows} samples: labels of tokens. One prediction "
+                "per sample is expected."
             )
     return None
 

@@ -1,4 +1,4 @@
-"""Who reads the rows of steps, and when: a step copies them into a block, and the block is read as a whole."""
+"""Who reads the rows of steps, and when: a step copies them into a block, which is read as a whole."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ class Reader(Protocol):
         """Take rows in: detached, in at least float32, without padding."""
 
     def skip(self, split: str) -> None:
-        """Hear that steps have distributions as targets, which it does not take."""
+        """Called if steps have distributions as targets and the reader does not take them."""
 
     def leaves_out(self, split: str, problem: str, *, sure: bool) -> bool:
-        """Hear that losses of steps had other targets, or may have; False if their rows are wanted all the same."""
+        """Called if losses of steps had, or may have had, other targets; False to get their rows nevertheless."""
 
     def nothing_recorded(self, split: str, reason: str) -> None:
-        """Hear that a pass has ended of which no row was recorded."""
+        """Called if a pass has ended without a recorded row."""
 
 
 class Tolerant(Reader, Protocol):
-    """A reader whose own errors must not end what runs; it has a source of its own, so that they are nobody else's."""
+    """A reader whose errors must not stop training; no other reader has its source."""
 
     def hear_error(self, split: str, error: Exception) -> None:
-        """Hear of an error about its rows, in the place of whoever made the step; "" where it is of no split."""
+        """Called with an error about its rows, which is then not raised; split is "" if it belongs to none."""
 
 
 class Declining(Reader, Protocol):
-    """A reader that may leave a training step out, such as one whose loss the step did not compute."""
+    """A reader that may leave out a training step, such as one whose loss the step did not compute."""
 
     def declines(self, batch: object) -> bool:
-        """Whether the rows of the batch that has just run are none of its own."""
+        """Whether it leaves out the batch that has just run."""
 
 
 class _Feed:
@@ -91,7 +91,7 @@ class _Feed:
         self.watchers: list[Reader] = []  # of every step
         self.shown: tuple[SampleStep, Moment] | None = None  # until training is through with its batch
         self.declining: list[Declining] = []  # of the readers, those that may leave a step out
-        self.describes = True  # whether somebody reads predictions, so that the comparison uses them
+        self.describes = True  # whether a reader needs predictions, which the comparison then uses
         self.checks: ValueChecks | None = None  # of its own, if all who read it are tolerant
         self.blocks: dict[int, Block] = {}  # by the number of the targets' dimensions: pairs may alternate with images
         self.filling: Block | None = None
@@ -152,7 +152,7 @@ class Recorder:
         """Give a callback the rows of some splits."""
         if reads:
             self._owners.append((owner, source, reads))
-            self._callbacks = None  # to be looked at again
+            self._callbacks = None  # to be read again
 
     def remove(self, owner: Any) -> None:
         """Forget a callback."""
@@ -164,14 +164,14 @@ class Recorder:
         return next((source for other, source, _ in self._owners if other is owner), None)
 
     def mute(self, owner: Any, splits: Collection[str]) -> bool:
-        """Give a tolerant callback no more rows of some splits; whether it is still given any."""
+        """Stop giving a tolerant callback the rows of some splits. Returns whether it still gets others."""
         for place, (other, source, reads) in enumerate(self._owners):
             if other is owner:
                 self._owners[place] = (owner, source, [split for split in reads if split not in splits])
         self._owners = [entry for entry in self._owners if entry[2]]
         for key, feed in list(self._feeds.items()):
             if feed.split in splits and owner in feed.readers:
-                del self._feeds[key]  # its source is nobody else's
+                del self._feeds[key]  # no other owner has this source
                 self._training = [other for other in self._training if other is not feed]
         if self._trains:
             self._captures.copy_to([(feed.source, self._catching(feed)) for feed in self._training])
@@ -231,7 +231,7 @@ class Recorder:
             self.flush()
 
     def end_training_step(self) -> None:
-        """Count the rows of a training step in."""
+        """Add the rows of a training step."""
         with torch.no_grad():
             for feed in list(self._training):
                 try:
@@ -241,7 +241,7 @@ class Recorder:
                 feed.kept = None  # the block has a copy
 
     def take(self, source: StepSource, split: str, loader: int) -> None:
-        """Count the rows of a validation or test step in, once for everybody."""
+        """Add the rows of a validation or test step, once for all readers."""
         trainer = self._trainer()
         if trainer is None:
             return
@@ -261,7 +261,7 @@ class Recorder:
 
     @staticmethod
     def _tell(feed: _Feed, error: Exception) -> None:
-        """Tell those who read a feed of an error in its rows, if all of them are tolerant; else raise it."""
+        """Report an error in the rows of a feed to its readers if all are tolerant; otherwise raise it."""
         if feed.checks is None:
             raise error
         for reader in list(feed.readers):
@@ -297,7 +297,7 @@ class Recorder:
         elif readers:  # of padding alone: other ranks have rows, and all have to join in what follows a pass
             nothing = self._alone(feed, logits, moment, epoch)
             if nothing is not None:
-                feed.rows += 1  # it is nobody's fault
+                feed.rows += 1  # padding alone is not an error
                 self._hand_out(feed, nothing, readers)
         if feed.watchers:
             alone = self._alone(feed, logits.clone() if feed.copied else logits, moment, epoch)
@@ -306,11 +306,11 @@ class Recorder:
 
     @staticmethod
     def _who_take_distributions(feed: _Feed) -> list[Reader]:
-        """The readers of a step whose targets are distributions; the others hear of it."""
+        """The readers of a step whose targets are distributions; the others are told to skip it."""
         for reader in (*feed.readers, *feed.watchers):
             if not reader.takes_distributions:
                 reader.skip(feed.split)
-                feed.rows += 1  # and it has been said
+                feed.rows += 1  # the reader has warned
         return [reader for reader in feed.readers if reader.takes_distributions]
 
     def _is_declined(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int) -> bool:
@@ -391,7 +391,7 @@ class Recorder:
         return replace(rows, epoch=epoch, batch=moment.batch, global_step=times, samples=samples, data=data)
 
     def _show(self, feed: _Feed) -> None:
-        """Give the last step to those who need every one, if training is through with its batch."""
+        """Give the last step to the readers of every step, if training has finished its batch."""
         if feed.shown is None or self._under_way(feed.shown[1]):
             return
         (step, moment), feed.shown = feed.shown, None
@@ -417,7 +417,7 @@ class Recorder:
     # -- epochs and readers -----------------------------------------------------------------------------
 
     def close_pass(self, split: str) -> None:
-        """Tell the readers of a pass that has ended if nothing of it was recorded."""
+        """Tell the readers of a finished pass if nothing was recorded."""
         self.flush()
         for feed in self._feeds.values():
             if feed.split != split:
@@ -621,12 +621,12 @@ class Recorder:
                 step = step.rows_at(places)
         if step.valid is None:
             feed.rows += len(step.index)
-        else:  # a device is not asked before the pass has ended
+        else:  # the device is read when the pass has ended
             feed.labelled = step.valid.any() if feed.labelled is None else feed.labelled | step.valid.any()
         reader.read(feed.split, feed.loader, step)
 
     def _under_way(self, last: Moment) -> bool:
-        """Whether training is not through with the batch of a step: a run that is resumed now trains it again."""
+        """Whether training has not finished the batch of a step: a run that is resumed now trains it again."""
         trainer = self._trainer()
         if trainer is None:
             return False
@@ -635,7 +635,7 @@ class Recorder:
 
 
 def is_tolerant(owner: object) -> bool:
-    """Whether errors about a callback's rows are told to it, and not raised."""
+    """Whether errors about a callback's rows are reported to it instead of being raised."""
     return hasattr(owner, "hear_error")
 
 

@@ -1,4 +1,4 @@
-"""The running step: what is known of it, and the :class:`SampleStep` that is built when somebody asks."""
+"""The running step, and the :class:`SampleStep` that is built from it on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunningStep:
 
     Attributes:
         arrival: the batch, and which samples are in it.
-        loss: what the running step's own loss is, where it is known.
+        loss: the running step's own loss, if known.
     """
 
     def __init__(self, module: nn.Module, captures: Captures, checks: ValueChecks, *, may_skip: bool) -> None:
@@ -48,7 +48,7 @@ class RunningStep:
         self._unchecked: set[StepSource] = set()
 
     def receive(self, arrival: Arrival) -> None:
-        """Take the next batch; what was known of the last one is forgotten, so that no graph is kept alive."""
+        """Take the next batch; what was known about the last one is dropped, so that no graph is kept alive."""
         self._built, self._output, self._args, self.loss = {}, None, (), None
         self._captures.clear()
         self.arrival = arrival
@@ -177,7 +177,7 @@ class RunningStep:
             if self._output is None and self._done and self._may_skip:
                 return None  # the step chose to do nothing
             if self._name != "predict_step":
-                find_target(batch, source.target_from)  # says more, if there is none
+                find_target(batch, source.target_from)  # raises a better error if there is none
             raise RuntimeError(self.nothing_found(source))
         logits, target = found.logits, found.labels
         if target is None:
@@ -226,7 +226,7 @@ class RunningStep:
         )
 
     def _classes(self, source: StepSource) -> int | None:
-        """Number of classes, as far as the module or the dataset says it."""
+        """Number of classes, if the module or the dataset knows it."""
         before = recall(self._module, source)
         if before is not None and self._name != "training_step":
             return before.classes
@@ -279,7 +279,7 @@ class RunningStep:
             raise
 
     def nothing_found(self, source: StepSource) -> str:
-        """The words for a step without logits."""
+        """The error for a step without logits."""
         where = "" if source.logits_from is None else f" from logits_from={source.logits_from!r}"
         candidates = self._captures.candidates(source)
         listed = (

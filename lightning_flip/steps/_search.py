@@ -96,7 +96,7 @@ class Search:
             self.note(self._after, "", args, kwargs, output)
 
     def note(self, note: Callable[..., None], *args: Any) -> None:
-        """Look at what a module was given or gave; an error ends what runs, unless everybody tolerates that."""
+        """Note what a module was given or gave; raises an error unless all users tolerate it."""
         try:
             note(*args)
         except Exception as error:
@@ -104,7 +104,7 @@ class Search:
                 raise
 
     def close(self) -> None:
-        """See no more: what comes now is not the step's own."""
+        """Stop: later calls do not belong to the step."""
         self.closed = True
 
     def outputs_of(self, rows: int) -> list[Output]:
@@ -113,7 +113,7 @@ class Search:
 
     @property
     def wanted(self) -> bool:
-        """Whether what runs now is the step's own."""
+        """Whether the current call belongs to the step."""
         return self.calls.armed and not self.closed and not in_backward()
 
     def _before(self, path: str, args: Any, kwargs: Any) -> None:

@@ -28,8 +28,7 @@ __all__ = ["WrappedTrainer"]
 class WrappedTrainer:
     """Wraps methods of a Trainer's strategy and precision plugin, and takes it all off again.
 
-    Every line here runs in every step of a training, for whoever is attached: what one of them can do without is asked
-    for when it is needed.
+    Every line here runs in every step. What a step may not need is computed on demand.
 
     Args:
         trainer: the Trainer.
@@ -37,14 +36,14 @@ class WrappedTrainer:
         steps: names of the steps that may run.
         may_skip: whether a step may do nothing: return None without a forward, which only training allows.
         may_raise: tells whether an error about rows may be raised; not while an exception is in flight.
-        tolerate: tells everybody who is attached of an error (or, given None, of nothing), if none of them is to end
-            what runs; False if somebody is.
+        tolerate: reports an error to all users (given None, it only asks) if none of them may stop training; False if
+            one may.
 
     Attributes:
         captures: where the module's logits are caught.
         checks: looks at the values of each step.
         running: the running step.
-        register: knows the data of the loaders.
+        register: the data of the loaders.
         recorder: copies the rows of steps, and hands them to those who read them.
     """
 
@@ -102,7 +101,7 @@ class WrappedTrainer:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return loader
         if not _has_known_iterator(loader) and self._tolerate(None):
-            return loader  # what it does to batches is not known, and nobody asked for the index
+            return loader  # what it does to batches is unknown, and no user needs the index
         # With reload_dataloaders_every_n_epochs old loaders go, and their workers with them.
         self._loaders = {key: record for key, record in self._loaders.items() if record.loader is not None}
         self.captures.forget_loaders(self._loaders)

@@ -1,4 +1,4 @@
-"""Replacing methods on instances, and putting back what was there."""
+"""Replaces methods on instances, and restores them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MethodWrapper:
         setattr(owner, name, make(getattr(owner, name)))
 
     def undo(self) -> None:
-        """Put everything back; what somebody else had wrapped before stays wrapped."""
+        """Restore everything; earlier wrappers of others stay."""
         for owner, name, before in reversed(self._before):
             if before is None:
                 vars(owner).pop(name, None)

@@ -97,7 +97,7 @@ class Attachment:
         It stays a user until :meth:`release`: batches of the running loaders carry their index as before.
 
         Args:
-            owner: the callback, whose source is nobody else's.
+            owner: the callback; no other owner has its source.
             splits: "train", "val" or "test".
         """
         source = self._recorder.source_of(owner)
@@ -125,7 +125,7 @@ class Attachment:
 
         Returns:
             Their positions or ids, without the rows that a DistributedSampler pads with; none where the loader that
-            is followed ended before the others. The list is everybody's, to be read and left as it is.
+            is followed ended before the others. The list is shared; do not modify it.
 
         Raises:
             TypeError: the samples have no index.
@@ -178,7 +178,7 @@ class Attachment:
         self._recorder.take(source, split, loader)
 
     def close_pass(self, split: str) -> None:
-        """Say that a pass has ended, so that one of which nothing was recorded is told of.
+        """End a pass; raises or warns if nothing was recorded.
 
         Args:
             split: "train", "val" or "test".
@@ -246,7 +246,7 @@ class Attachment:
         return self._running.moment
 
     def labels_on_host(self, step: SampleStep, source: StepSource) -> Tensor | None:
-        """The labels of the running step where the host can look at them without waiting.
+        """The labels of the running step, if the host has them.
 
         Args:
             step: the running step.
@@ -260,7 +260,7 @@ class Attachment:
         return None if step.choice is None else self._running.labels_on_host(source, step.choice)
 
     def defer(self, good: Tensor, error: Callable[[int], Exception]) -> None:
-        """Leave an error to the next look at the flags of steps.
+        """Defer an error to the next check of the flags.
 
         Args:
             good: bool ``[B]`` on a device, False for what is bad.
@@ -269,7 +269,7 @@ class Attachment:
         self._wrapped.checks.defer(good, error)
 
     def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
-        """Change what the running step is given; everybody then sees the targets of the changed batch.
+        """Change what the running step is given; all users then see the targets of the changed batch.
 
         Args:
             batch: what ``training_step`` received.
@@ -277,7 +277,7 @@ class Attachment:
             change: makes the new part from the old one, of as many samples.
 
         Returns:
-            The batch to go on with.
+            The changed batch.
         """
         part = self._running.arrival.followed(batch, source)
         if part is not None:
@@ -297,7 +297,7 @@ class Attachment:
         return self._running.arrival.followed(self._running.batch, source)
 
     def transferred(self, part: Any, source: StepSource) -> Any:
-        """Take a batch that came from elsewhere the way of the loop's own: precision, transfer hooks, device.
+        """Transfer another batch as the loop transfers its own: precision, transfer hooks, device.
 
         Args:
             part: a batch as the loader of the source would have given it.
@@ -361,7 +361,7 @@ class Attachment:
         return sys.exc_info()[1] is self._handled
 
     def _tolerate(self, error: Exception | None) -> bool:
-        """Whether all users are tolerant; if so, they are told of an error."""
+        """Whether all users are tolerant; if so, an error is reported to them."""
         if not self._owners or not all(is_tolerant(owner) for owner in self._owners):
             return False
         if error is not None:
@@ -426,7 +426,7 @@ def attach(
     try:
         attachment.register(owner, source, reads)
     except BaseException:
-        if not attachment._owners:  # nobody would ever release it
+        if not attachment._owners:  # it would never be released
             attachment._detach()
         raise
     return attachment

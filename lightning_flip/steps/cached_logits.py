@@ -155,7 +155,7 @@ class CachedLogits:
             )
 
     def _found(self, step: SampleStep) -> Tensor:
-        """Row numbers, where nobody knows the dataset's length."""
+        """Row numbers, if the dataset's length is unknown."""
         rows = torch.searchsorted(self._index, step.index).clamp_(max=len(self._index) - 1)
         absent = self._index[rows] != step.index
         count = int(absent.sum())

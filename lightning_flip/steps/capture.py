@@ -1,4 +1,4 @@
-"""Catching the logits of a step where they were found, or where somebody says that they are."""
+"""Catches the logits of a step at a place that was found or named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LogitCapture:
     Args:
         module: the submodule whose output holds the logits.
         place: which part of its output, and of which call.
-        kind: what the output is; None while nobody knows, and then only the output is kept.
+        kind: what the output is; None while unknown, and then only the output is kept.
         own: whether it is the LightningModule itself, whose forward may be called as ``self.forward(x)``.
         pick: takes the output's place, for a function of what the forward gave.
     """
@@ -102,7 +102,7 @@ class LogitCapture:
         self.armed = True
 
     def disarm(self) -> None:
-        """End a step: what runs later (checkpointed activations in the backward pass) is not looked at."""
+        """End a step: what runs later (checkpointed activations in the backward pass) is ignored."""
         if self.forward is not None:
             self.forward.take_off()
         self.armed = False

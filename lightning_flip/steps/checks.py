@@ -1,4 +1,4 @@
-"""Looking for NaN and wrong labels without making the host wait for the device, and for steps that hide them."""
+"""Checks for NaN and wrong labels that do not make the host wait for the device, and for unsupported steps."""
 
 from __future__ import annotations
 
@@ -143,5 +143,5 @@ def refuse_iterator_steps(module: pl.LightningModule, names: Iterable[str]) -> N
         if is_param_in_hook_signature(getattr(module, name), "dataloader_iter", explicit=True):
             raise TypeError(
                 f"{type(module).__name__}.{name}(dataloader_iter) takes batches from the loader by itself, so that "
-                "nobody can tell which samples a step had. Take batch (and batch_idx) as arguments instead."
+                "it is unknown which samples a step had. Take batch (and batch_idx) as arguments instead."
             )

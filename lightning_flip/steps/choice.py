@@ -1,4 +1,4 @@
-"""Which of the tensors that a step computed are its logits, and what its loss makes of them."""
+"""Which tensor of a step holds its logits, and what its loss does with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Choice:
     """Where the logits of a kind of step are, and what the loss makes of them.
 
     Attributes:
-        place: the output that holds them; None where the loss's own input is taken.
+        place: the output that holds them; None if the loss's own input is taken.
         kind: what the output is, one of :data:`~lightning_flip.steps.outputs.KINDS`.
         classes: number of classes.
         columns: of the output; one for two classes.
@@ -32,7 +32,7 @@ class Choice:
         losses: whether it is a loss, which knows its target.
         target: where the batch keeps the loss's targets, if that is not the usual place.
         loss_targets: take the loss's targets, which rename the batch's.
-        watch: look at the losses of every step.
+        watch: check the losses of every step.
         equal: whether the step returned the loss that :meth:`loss` computes, so that it tells of other targets.
         mixed: whether the loss had other targets than the batch's.
         by_value: whether the output entered the loss as a copy, or through a function.
@@ -40,8 +40,8 @@ class Choice:
         weight: its class weights.
         smoothing: its label smoothing.
         reduction: its reduction.
-        ignored: the label that it leaves out; None if it leaves none out, or nobody knows.
-        looks: what the values of the output look like, whatever the loss says.
+        ignored: the label that it leaves out; None if it leaves out none, or if unknown.
+        looks: what the values of the output look like, regardless of the loss.
         made_by: the submodule that made the inputs of the one that gives the logits.
         edited: whether the output was edited in place before the loss.
         prefix: whether the output has more rows than the batch has samples, and the loss was given the first ones.
@@ -82,7 +82,7 @@ class Choice:
 
     @property
     def plain(self) -> bool:
-        """Whether the loss is the mean cross entropy, as far as its call says it."""
+        """Whether the loss is the mean cross entropy, according to its call."""
         return self.reduction != "sum" and self.weight is None and not self.smoothing and not self.binary
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor | None:
@@ -130,12 +130,12 @@ class Choice:
 
 
 class NotSupportedError(TypeError):
-    """The module is not a classifier that gives one prediction a sample."""
+    """The module is not a classifier with one prediction per sample."""
 
 
 @dataclass(eq=False)
 class Question:
-    """What a choice depends on beside the search.
+    """What a choice depends on besides the search.
 
     Attributes:
         batch: the part of the batch that a source follows.
@@ -146,7 +146,7 @@ class Question:
         returned: what the step returned as its loss, where it did.
         target: the usual targets of the batch, if it has any.
         remembered: what training chose.
-        classes: number of classes, where the data or the module say it.
+        classes: number of classes, if the data or the module know it.
         outputs: the kind that the source gives.
         ignored: the label that the source leaves out.
     """
@@ -209,8 +209,8 @@ def choose(search: Search, question: Question) -> Answer | None:
         found = found or ways[way]()
     if problem is not None and (found is None or _was_given(found, problem[0], search.outputs)):
         raise NotSupportedError(
-            f"{question.step} is not supported: {problem[1]} Classifiers with one prediction and one label a sample "
-            "are followed."
+            f"{question.step} is not supported: {problem[1]} Only classifiers with one prediction and one label "
+            "per sample are supported."
         )
     return _with_other_targets(found, [*called, *written], losses, question) if question.training else found
 
@@ -239,7 +239,7 @@ def _with_other_targets(
 
 
 def choose_at(search: Search, output: Output, question: Question) -> Answer | None:
-    """The same where somebody says which output it is; None for one column of which nobody knows what it is."""
+    """The same if the output is given; None for one column of unknown kind."""
     losses = [call for call in search.calls.calls if call.is_loss]
     groups, _ = _grouped(entered(output, losses), [output], question)
     for by_hand in (False, True):
@@ -284,7 +284,7 @@ class _Group:
 def _grouped(
     losses: list[LossCall], outputs: list[Output], question: Question
 ) -> tuple[list[_Group], tuple[LossCall, str] | None]:
-    """The calls by their input, and one that is none of a classifier's, with the reason."""
+    """The calls by their input, and a call that no classifier makes, with the reason."""
     groups: list[_Group] = []
     problem = None
     for call in losses:
@@ -507,7 +507,7 @@ def _by_returned_loss(outputs: list[Output], question: Question) -> Answer | Non
                 fitting.append((output, kind))
     if len(fitting) != 1:
         return None
-    # Where a label was left out, the loss has shown it; else nobody knows.
+    # Only a batch with that label shows whether the loss leaves it out.
     ignored = IGNORED if target.ndim == 1 and bool((target == IGNORED).any()) else None
     return _from_output(fitting[0][0], question, fitting[0][1], ignored)
 
@@ -541,7 +541,7 @@ def _from_output(output: Output, question: Question, kind: str | None, ignored: 
     if kind is None or logits is None:
         return None
     if ignored is None and not question.training and question.remembered is not None:
-        ignored = question.remembered.ignored  # no loss says it, but training's did
+        ignored = question.remembered.ignored  # no loss shows it, but training's did
     choice = Choice(output.place, kind, logits.shape[1], made_by=output.made_by, ignored=ignored)
     return _answer(choice, output.tensor, output.values, output.inputs, question, None)
 

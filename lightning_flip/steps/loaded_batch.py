@@ -101,7 +101,7 @@ class Arrival:
         return None if part is None else self._loaders[part.loader]
 
     def rows(self, source: StepSource) -> int:
-        """Number of samples B; whether they can be told apart is not looked at."""
+        """Number of samples B, whether or not they have an index."""
         if source.index_from is not None:
             return len(self._ids(source)[1])
         part = self._parts.get(None if self._single else self._key(source))
@@ -176,7 +176,7 @@ class Arrival:
                 f"Say which one to follow: loader= one of {keys}."
             )
         if source.loader is not None and source.loader not in keys:
-            raise ValueError(f"loader={source.loader!r} is none of the training loaders {keys}.")
+            raise ValueError(f"loader={source.loader!r} is not one of the training loaders {keys}.")
         return keys[0] if source.loader is None else source.loader
 
 

@@ -1,4 +1,4 @@
-"""Seeing which tensors enter the loss functions while a step runs."""
+"""Records which tensors enter the loss functions while a step runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_flip.steps.outputs import address
 
 __all__ = ["IGNORED", "LossCall", "LossCalls", "never"]
 
-#: The label that torch's losses leave out where nobody names another.
+#: The label that torch's losses leave out by default.
 IGNORED = -100
 
 _LOSSES: dict[Any, str] = {
@@ -91,7 +91,7 @@ class LossCalls(TorchFunctionMode):
         self.needs_gradient = False  # in training a loss without gradient is a metric, or a teacher's
         self.losses_only = False
         self._backwards = 0
-        self.tolerate: Callable[[Exception], bool] = never  # whether an error of looking is told and goes no further
+        self.tolerate: Callable[[Exception], bool] = never  # whether an error in here is reported instead of raised
 
     def start(self, *, needs_gradient: bool, losses_only: bool) -> None:
         """Begin a step."""

@@ -28,13 +28,13 @@ __all__ = ["Reference", "check_inputs", "load_reference"]
 class Reference:
     """A frozen model, or its logits as they were stored, beside the model that trains.
 
-    No ``nn.Module``: whoever holds one has none of its weights among parameters, in a ``state_dict``, in an optimizer
-    or in what DistributedDataParallel synchronizes. Copies of its owner (weight averaging) share it, and processes that
-    are spawned get one of their own. Use :func:`load_reference`.
+    It is not an ``nn.Module``, so that its weights are not among its owner's parameters, in a ``state_dict``, in an
+    optimizer or in what DistributedDataParallel synchronizes. Copies of its owner (weight averaging) share it; spawned
+    processes get their own. Use :func:`load_reference`.
 
     Args:
         source: a module that belongs to the reference alone, or stored logits.
-        logits_from: the submodule whose inputs the steps hold, where they do not say it. A LightningModule with a
+        logits_from: the submodule whose inputs the steps hold, if the steps do not name it. A LightningModule with a
             submodule of this name is run there, any other model as a whole.
         compile: run the model through ``torch.compile``; a text names the backend.
 
@@ -84,12 +84,12 @@ class Reference:
         self._place(trainer.strategy.root_device, trainer.precision_plugin)
 
     def release(self) -> None:
-        """Give the device's memory back; the next :meth:`prepare` begins anew."""
+        """Release the device's memory; the next :meth:`prepare` starts again."""
         self._plugin = self._device = self._run = self._sent = None
         self.source.to(torch.device("cpu"))
 
     def logits(self, step: SampleStep, attachment: Attachment) -> Tensor:
-        """What the old model says to a step's samples, given the same inputs: augmented as the new model's are.
+        """The old model's logits for a step's samples, given the same (augmented) inputs as the new model.
 
         Runs in eval mode and without gradient; under autocast in the step's own. Draws no random numbers.
 

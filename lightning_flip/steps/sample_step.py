@@ -29,7 +29,7 @@ class SampleStep:
         logits: float ``[B, K]`` as the network gave them (in training with their graph); a module with one
             logit ``z`` counts as ``[0, z]``.
         target: int64 labels ``[B]`` in ``[0, K)``, or float ``[B, K]`` distributions (MixUp, CutMix).
-        features: float ``[B, D]`` that entered the classifier layer, where they were asked for.
+        features: float ``[B, D]`` that entered the classifier layer, if requested.
         inputs: positional and keyword arguments of the forward whose logits these are.
         valid: bool ``[B]``, False where logits are not finite, a label is outside ``[0, K)``, or the loss leaves the
             sample out (``ignore_index``); None when all rows are valid. Others are never stored, nor counted.
@@ -87,7 +87,7 @@ class SampleStep:
         return self.index if self.valid is None else torch.where(self.valid, self.index, -1)
 
     def require_below(self, num_samples: int) -> None:
-        """Refuse ids that a table has no row for, before a device is asked to write there.
+        """Refuse ids without a row in a table, before a device would write there.
 
         Args:
             num_samples: rows of the table.
@@ -116,13 +116,13 @@ class SampleStep:
         """How many rows a table of all samples has.
 
         Args:
-            num_samples: what the user says; None: the dataset's length.
+            num_samples: the user's option; None: the dataset's length.
 
         Returns:
             N.
 
         Raises:
-            ValueError: if nobody knows, or a sample has no row in it.
+            ValueError: if the number is unknown, or a sample has no row.
         """
         size = self.num_samples if num_samples is None else num_samples
         if size is None:
@@ -156,7 +156,7 @@ class SampleStep:
 
     @property
     def cross_entropy(self) -> Tensor:
-        """-log p_y of every row in nats, computed alone if nobody has asked for :attr:`predictions`."""
+        """-log p_y of every row in nats, computed alone unless :attr:`predictions` are known already."""
         if "predictions" in vars(self):
             return self.predictions.cross_entropy
         last = self.num_classes - 1

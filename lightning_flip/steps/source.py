@@ -22,8 +22,8 @@ class StepSource:
     """Where a callback or mixin takes index, logits and target from.
 
     What is None is found: the logits by the loss that they enter, the targets in the usual places of a batch. A module
-    may say it for everybody with an attribute ``flip_source = StepSource(...)``; what a callback or mixin is given
-    itself wins over that.
+    may set it for all callbacks and mixins with an attribute ``flip_source = StepSource(...)``; an option of a callback
+    or mixin takes precedence.
 
     Attributes:
         logits_from: ``"net"`` for the output of a submodule, ``""`` for that of the module's own forward,
@@ -34,13 +34,13 @@ class StepSource:
         index_from: the same, for batches that carry their samples' ids themselves (iterable datasets).
         loader: position or key of the loader, where training draws from several.
         features_from: the layer whose input are the features: a dotted submodule path, or "" for the last
-            ``nn.Linear``; None where nobody needs them.
+            ``nn.Linear``; None if they are not needed.
         outputs: what ``logits_from`` gives: "logits", "log_probs" or "probs"; one column counts as the second of two
             classes. None: what the loss says, else what the values look like.
         labels: "may_change" keeps the label of every visit, for pseudo-labels and label correction, and judges each
             visit by its own. None or "fixed": a sample has one label for the whole run, and one that differs from the
             first stops it.
-        ignore_index: the label of samples that are not followed, where no loss says it: validations without a loss of a
+        ignore_index: the label of samples that are left out, if no loss shows it: validations without a loss of a
             module that has not been trained in this process, losses that are written out. None: what the loss leaves
             out, -100 with torch's own.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of the

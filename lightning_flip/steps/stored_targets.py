@@ -78,7 +78,7 @@ class StoredTargets:
         if table.num_classes != num_classes:
             raise SoftTargetError(
                 f"{table.path} is of {table.num_classes} classes, the student's logits have {num_classes}. Train the "
-                "teacher on the same classes, or look at what logits_from names."
+                "teacher on the same classes, or check what logits_from names."
             )
         if num_samples is not None and table.num_samples != num_samples:
             raise SoftTargetError(
@@ -96,7 +96,7 @@ class StoredTargets:
         if labels is None or num_samples is None:
             self._by_step = table.target is not None
             if not self._by_step:
-                rank_zero_warn(f"{table.path} holds no labels, so that nobody can tell whether it is of this data.")
+                rank_zero_warn(f"{table.path} holds no labels, so that it cannot be compared with this data.")
             return
         if table.target is not None:
             # A label that is not a class is that of a sample which the student's loss leaves out.
@@ -107,7 +107,7 @@ class StoredTargets:
         fingerprint = manifest.get("dataset_fingerprint")
         if fingerprint is None:
             if table.target is None:
-                rank_zero_warn(f"{table.path} has no fingerprint, so that nobody can tell whether it is of this data.")
+                rank_zero_warn(f"{table.path} has no fingerprint, so that it cannot be compared with this data.")
             return
         names = lasting_ids(dataset) if manifest.get("sample_ids") else None
         if manifest.get("sample_ids") and names is None:
@@ -137,7 +137,7 @@ class StoredTargets:
         return self._probs[step.index].to(dtype), self._visited[step.index]
 
     def check(self) -> None:
-        """Look at what steps found; waits for the device."""
+        """Raise errors that steps found; waits for the device."""
         count = 0 if self._other is None else int(self._other)
         self._other = None
         if count:

@@ -59,7 +59,7 @@ def find_target(batch: Any, target_from: Selector | None = None) -> Tensor:
 
     Raises:
         TypeError: if there is no target where one is expected.
-        ValueError: if labels lie between the integers (looked at on the host only).
+        ValueError: if labels are not whole numbers (checked on the host only).
 
     Example:
         >>> find_target((torch.zeros(2, 3), torch.tensor([1, 0]))).tolist()

@@ -533,7 +533,7 @@ def test_what_has_no_partners_is_refused() -> None:
         fitted(before(ClassWiseSelfDistillation, Changes)(network()))
 
     soft = TensorDataset(points().tensors[0], F.one_hot(points().tensors[1], K).double())
-    with pytest.raises(TypeError, match="asks whether a sample was right"):
+    with pytest.raises(TypeError, match="needs class labels"):
         fitted(Consistent(network()), DataLoader(soft, batch_size=5))
     with pytest.raises(TypeError, match="logits_from is a function"):
         Consistent(network(), logits_from=lambda output: output)
@@ -622,7 +622,7 @@ def test_two_that_mix_the_same_batch_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:.* each soften the target")
 def test_a_method_that_asks_for_labels_says_so_beside_one_that_mixes() -> None:
     kind = type("Both", (PairwiseLabelSmoothing, FlippingErrorReduction, LitNet), {})
-    with pytest.raises(TypeError, match="asks whether a sample was right, and the targets are float"):
+    with pytest.raises(TypeError, match="needs class labels, but the targets are distributions, float"):
         fitted(kind(network()))
 
 

@@ -243,9 +243,9 @@ def test_labels_that_are_mapped_on_the_way_are_compared_as_training_sees_them():
 
 def test_a_table_of_unknown_origin_is_used_with_a_warning():
     write_soft_targets(FILE, teacher_rows(), overwrite=True)
-    with pytest.warns(UserWarning, match="no fingerprint, so that nobody can tell"):
+    with pytest.warns(UserWarning, match="no fingerprint, so that it cannot be compared"):
         quiet(max_epochs=1).fit(student(), data())
-    with pytest.warns(UserWarning, match="holds no labels, so that nobody can tell"):
+    with pytest.warns(UserWarning, match="holds no labels, so that it cannot be compared"):
         quiet(max_epochs=1).fit(student(), DataLoader(Unkept(labels(K)), batch_size=5))
 
 

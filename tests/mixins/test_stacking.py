@@ -111,7 +111,7 @@ def fitted(kind: Any, batches: Any, **options: Any) -> tuple[str, list[float]]:
         try:
             trainer.fit(made(kind, 0.1, **options), batches)
         except TypeError as error:
-            refused = ("asks whether a sample was right, and the targets are float", "for each single sample, and")
+            refused = ("needs class labels, but the targets are distributions, float", "for each single sample, and")
             return "error" if any(text in str(error) for text in refused) else str(error), recorder.losses
     assert np.isfinite(recorder.losses).all()
     assert len(recorder.losses) == 4

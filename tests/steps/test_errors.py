@@ -177,7 +177,7 @@ def test_two_training_loaders() -> None:
     fail(ValueError, r"draws from 2 loaders.*loader= one of \[0, 1\]", loaders, module=Both())
     fail(
         ValueError,
-        r"loader='b' is none of the training loaders \[0, 1\]",
+        r"loader='b' is not one of the training loaders \[0, 1\]",
         loaders,
         module=Both(),
         source=StepSource(loader="b"),
