@@ -154,7 +154,7 @@ class TermLoop(pl.Callback):
             return
         self._keep_total(trainer, outputs, batch_idx)
         self.divergence.look_now_and_then(trainer, pl_module, self.attachment.flush)
-        if outputs is None or self.added_for is self.attachment.batch:
+        if outputs is None or self.added_for is self.attachment.running.arrival:
             return
         if pl_module.automatic_optimization and not outputs:
             return  # training_step returned None
@@ -379,12 +379,12 @@ class TermLoop(pl.Callback):
         source = module._mixin.source
         if step.choice is not None and not step.choice.loss_targets and source.labels != "may_change":
             if self._may_ignore is None:
-                record = attachment.record(source)
+                record = attachment.running.arrival.record(source)
                 listed = None if record is None else kept_labels(record.dataset)
                 self._may_ignore = listed is None or bool((listed == ignored).any())
             if not self._may_ignore:
                 return None  # should one come nevertheless, the block tells
-        return attachment.labels_on_host(step, source)
+        return attachment.running.labels_on_host(step, source)
 
     def _note_left_out(self, step: SampleStep) -> None:
         """Raise an error for labels that the loss left out and the mixins counted, because they were not checked."""

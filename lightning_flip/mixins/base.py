@@ -305,7 +305,7 @@ class LossTerm(Stacked, _Module):
             return output  # regularized() was called in there
         loop = self._term_loop
         if loop.attachment is not None:
-            loop.attachment.note_output(output)
+            loop.attachment.running.note_output(output)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if loss is None:
             return output
@@ -337,7 +337,7 @@ class LossTerm(Stacked, _Module):
         attachment = loop.running()
         if attachment is None:
             return loss
-        if not attachment.note_loss(loss) and not self.automatic_optimization:
+        if not attachment.running.note_loss(loss) and not self.automatic_optimization:
             raise RuntimeError(
                 f"{type(self).__name__} called regularized() a second time in one training_step. The term is that of "
                 "the first forward's logits, so that it would be counted twice and miss the second forward. Call it "
@@ -345,8 +345,8 @@ class LossTerm(Stacked, _Module):
             )
         visits = loop.methods("visit")
         # Rows are checked when their block is read; what a method writes at once has to be checked at once.
-        checked = visits or not loop.compared
-        step = (attachment.sample_step if checked else attachment.unchecked_step)(self._mixin.source)
+        checked = bool(visits) or not loop.compared
+        step = attachment.running.seen_through(self._mixin.source, checked=checked)
         if step is None:
             return loss
         loop.begin_step(self.trainer, step)
@@ -370,7 +370,7 @@ class LossTerm(Stacked, _Module):
         except (RuntimeError, IndexError):
             attachment.sample_step(self._mixin.source)  # says more about labels that are outside the classes
             raise
-        if loop.keeps_targets and loop.added_for is not attachment.batch:
+        if loop.keeps_targets and loop.added_for is not attachment.running.arrival:
             loop.targets = training_targets(self, step, given, owners_of(type(self), "method_loss", LossTerm))
         if self.brings_distributions(step):
             warn_of_distributions(self)
@@ -378,8 +378,8 @@ class LossTerm(Stacked, _Module):
             loss = loss + (excess if options.term_weight == 1 else options.term_weight * excess)
             if not self.automatic_optimization:
                 loop.total = loss.detach()
-        if loop.added_for is not attachment.batch:  # a closure may run several times; a batch is one visit
-            loop.added_for = attachment.batch
+        if loop.added_for is not attachment.running.arrival:  # a closure may run several times; a batch is one visit
+            loop.added_for = attachment.running.arrival
             if visits:
                 for part in step.observed.once():
                     for method in visits:

@@ -188,7 +188,7 @@ class BatchMixing(LossTerm):
         if attachment is None or not self.mixes(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed):
             return super().training_step(*args, **kwargs)
         batch = args[0] if args else kwargs["batch"]
-        batch = attachment.alter_batch(batch, self._mixin.source, self._mixed)
+        batch = attachment.running.alter_batch(batch, self._mixin.source, self._mixed)
         if args:
             args = (batch, *args[1:])
         else:
@@ -235,7 +235,7 @@ def _refuse_outside(module: BatchMixing, target: Tensor) -> None:
     attachment, trainer, classes = module._term_loop.attachment, module.trainer, module._mixin.mixed_classes
     if target.ndim > 1 or attachment is None:
         return
-    samples = attachment.samples(module._mixin.source)
+    samples = attachment.running.arrival.samples(module._mixin.source)
     moment = f"batch {trainer.fit_loop.batch_idx} of epoch {trainer.current_epoch}"
 
     def error(row: int) -> Exception:

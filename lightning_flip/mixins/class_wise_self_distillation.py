@@ -119,7 +119,7 @@ class ClassWiseSelfDistillation(LossTerm):
     def _partner_logits(self, step: SampleStep) -> Tensor:
         attachment, source = self._term_loop.attachment, self._mixin.source
         assert attachment is not None
-        record, positions = attachment.record(source), attachment.positions(source)
+        record, positions = attachment.running.arrival.record(source), attachment.running.arrival.positions(source)
         if record is None or positions is None:
             raise TypeError(
                 f"{type(self).__name__} draws partners from the training set by their position, and this loader has "
@@ -128,9 +128,9 @@ class ClassWiseSelfDistillation(LossTerm):
             )
         pairs = self._mixin.pairs.of(record.dataset, None if step.choice is None else step.choice.ignored)
         with keyed_randomness(self.trainer, ClassWiseSelfDistillation.__name__):
-            other = attachment.transferred(load_samples(record, pairs.of_samples(positions)), source)
+            other = attachment.running.transferred(load_samples(record, pairs.of_samples(positions)), source)
         check_inputs(step, "the network, once more,")
-        args, kwargs = inputs_of(other, attachment.given(source), step.inputs)
+        args, kwargs = inputs_of(other, attachment.running.given(source), step.inputs)
         with attachment.paused(), torch.no_grad():
             logits = said_by(answering_part(self, step.choice), step.choice, args, kwargs)
         if logits is None or logits.shape != step.logits.shape:

@@ -156,7 +156,7 @@ class SoftTargets(LossTerm):
         self.require_unmixed(f"{self._mixin.soft_targets.path} has soft targets")
         if not self._mixin.soft_targets.compared:
             attachment = self._term_loop.attachment
-            record = None if attachment is None else attachment.record(self._mixin.source)
+            record = None if attachment is None else attachment.running.arrival.record(self._mixin.source)
             known = record is not None and self._mixin.source.index_from is None
             dataset = record.dataset if record is not None and known and step.num_samples is not None else None
             num_samples = options.num_samples if options.num_samples is not None else step.num_samples

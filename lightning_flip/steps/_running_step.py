@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightning_flip.data.labels import labels_at_hand
 from lightning_flip.steps._captures import Captures, Found
 from lightning_flip.steps._loss_targets import target_of
 from lightning_flip.steps.checks import ValueChecks
-from lightning_flip.steps.choice import Choice, Question
+from lightning_flip.steps.choice import Question
 from lightning_flip.steps.identity import ChangedDataError
 from lightning_flip.steps.loaded_batch import Arrival
 from lightning_flip.steps.remembered import recall
@@ -74,9 +74,29 @@ class RunningStep:
         """What the step was given, after all changes."""
         return self._args[0] if self._args else None
 
-    def replace_batch(self, batch: Any) -> None:
-        """Give the step another batch; what was built from the one before is forgotten."""
-        self._args, self._built = (batch, *self._args[1:]), {}
+    def given(self, source: StepSource) -> Any:
+        """The part of the batch that a source follows, on its device and after all changes."""
+        return self.arrival.followed(self.batch, source)
+
+    def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
+        """Change the part of the batch that a source follows, into as many samples; all users see its targets.
+
+        Returns the changed batch.
+        """
+        part = self.arrival.followed(batch, source)
+        if part is not None:
+            batch = self.arrival.replaced(batch, source, change(part))
+            self._args, self._built = (batch, *self._args[1:]), {}
+        return batch
+
+    def transferred(self, part: Any, source: StepSource) -> Any:
+        """Transfer a batch as the loop transfers those of the source's loader: precision, transfer hooks, device."""
+        trainer: Any = self._module._trainer
+        plugin = trainer.precision_plugin
+        data = self.arrival.replaced(self.arrival.plain, source, part)
+        data = type(plugin).convert_input(plugin, data)  # the instance's own is wrapped: this is not an arrival
+        data = trainer.lightning_module._on_before_batch_transfer(data, dataloader_idx=0)
+        return self.arrival.followed(trainer.strategy.batch_to_device(data, dataloader_idx=0), source)
 
     def note_output(self, output: Any) -> None:
         """Say what the step is going to return, for sources that are functions of it."""
@@ -136,12 +156,15 @@ class RunningStep:
             raise ValueError(problem)
         return valid
 
-    def labels_on_host(self, source: StepSource, choice: Choice) -> Tensor | None:
-        """The labels of the running batch as the loader gave them, if that was on the host.
+    def labels_on_host(self, step: SampleStep, source: StepSource) -> Tensor | None:
+        """The labels of the running step if the host has them: the step's own, or those that the loader gave.
 
         Returns ``[B]``; None for labels that the step or a device has made.
         """
-        if choice.loss_targets:
+        if step.target.device.type == "cpu":
+            return step.target
+        choice = step.choice
+        if choice is None or choice.loss_targets:
             return None
         part = self.arrival.followed(self.arrival.plain, source)
         with contextlib.suppress(TypeError, ValueError, KeyError, IndexError):

@@ -133,7 +133,7 @@ class Reference:
 
     def _refuse_nan(self, logits: Tensor, step: SampleStep, attachment: Attachment) -> None:
         """Refuse logits without a largest one; on a device with the next look at the flags of steps."""
-        index, moment, times = step.index, attachment.moment, step.global_step
+        index, moment, times = step.index, attachment.running.moment, step.global_step
         if times is not None and len(times):  # it may be an earlier step than the running one
             moment = f"batch {step.batch} of epoch {step.epoch}, after {int(times[0])} optimizer steps"
 

@@ -15,9 +15,10 @@ from lightning_flip.functional.behavior import average_behavior, flipping_error_
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.mixins import flipping_error_reduction as implementation
-from lightning_flip.steps import Attachment, SampleStep
+from lightning_flip.steps import SampleStep
 from lightning_flip.steps._block import Block
 from lightning_flip.steps._labels import KnownLabels
+from lightning_flip.steps._running_step import RunningStep
 from tests.mixins.helpers import (
     EPOCHS,
     LR,
@@ -180,7 +181,7 @@ def test_the_data_make_the_comparison_mean_something() -> None:
 Patch = pytest.MonkeyPatch
 ORIGINAL_OBSERVE = FlippingErrorReduction.observe
 ORIGINAL_NEW_EPOCH = FlippingErrorReduction.new_epoch
-ORIGINAL_STEP = Attachment.sample_step
+ORIGINAL_STEP = RunningStep.seen_through
 ORIGINAL_ADD = Block.add
 
 
@@ -248,16 +249,15 @@ def confidence_of_the_prediction_at_the_temperature(patch: Patch) -> None:
 
 
 def position_in_the_batch_as_index(patch: Patch) -> None:
-    def sample_step(self: Any, *args: Any) -> Any:
-        step = ORIGINAL_STEP(self, *args)
+    def seen_through(self: Any, *args: Any, **options: Any) -> Any:
+        step = ORIGINAL_STEP(self, *args, **options)
         assert step is not None
         return replace(step, index=torch.arange(len(step.index)), rounds=None)
 
     def add(self: Any, target: torch.Tensor, samples: list[int], *args: Any) -> None:
         ORIGINAL_ADD(self, target, list(range(len(samples))), *args)
 
-    for name in ("sample_step", "unchecked_step"):
-        patch.setattr(Attachment, name, sample_step)
+    patch.setattr(RunningStep, "seen_through", seen_through)
     patch.setattr(Block, "add", add)
     patch.setattr(KnownLabels, "compare", lambda self, *args, **options: [])  # which sees it, too, and ends the fit
 

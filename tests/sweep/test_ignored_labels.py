@@ -355,7 +355,7 @@ def test_labels_that_a_hook_takes_away_are_seen_in_the_first_step(setting: Setti
 def test_on_a_device_the_first_step_of_a_fit_is_looked_at(
     setting: Setting, first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_flip.steps.Attachment.labels_on_host", lambda *args: None)
+    monkeypatch.setattr("lightning_flip.steps._running_step.RunningStep.labels_on_host", lambda *args: None)
     if first:
         test_it_is_as_if_they_were_not_in_the_batches(setting, first)
     else:
