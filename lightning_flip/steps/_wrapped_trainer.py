@@ -17,12 +17,45 @@ from lightning_flip.steps._collate_order import CollateOrder
 from lightning_flip.steps._loaders import LoaderRecord
 from lightning_flip.steps._recorder import Recorder
 from lightning_flip.steps._running_step import RunningStep
-from lightning_flip.steps._wrapping import MethodWrapper
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.identity import DataRegister
 from lightning_flip.steps.loaded_batch import Arrival
 
 __all__ = ["WrappedTrainer"]
+
+
+class MethodWrapper:
+    """Wraps methods of instances until :meth:`undo`.
+
+    Example:
+        >>> class Greeter:
+        ...     def greet(self, name):
+        ...         return f"hello {name}"
+        >>> greeter, wrapper = Greeter(), MethodWrapper()
+        >>> wrapper.wrap(greeter, "greet", lambda original: lambda name: original(name).upper())
+        >>> greeter.greet("you"), Greeter().greet("you")
+        ('HELLO YOU', 'hello you')
+        >>> wrapper.undo()
+        >>> greeter.greet("you"), vars(greeter)
+        ('hello you', {})
+    """
+
+    def __init__(self) -> None:
+        self._before: list[tuple[object, str, Callable[..., Any] | None]] = []
+
+    def wrap(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Replace a method of one instance."""
+        self._before.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, make(getattr(owner, name)))
+
+    def undo(self) -> None:
+        """Restore everything; earlier wrappers of others stay."""
+        for owner, name, before in reversed(self._before):
+            if before is None:
+                vars(owner).pop(name, None)
+            else:
+                setattr(owner, name, before)
+        self._before = []
 
 
 class WrappedTrainer:
