@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lightning_flip.data.labels import find_labels, label_of, with_label
-from lightning_flip.data.sources import ask_dataset, first_attribute
+from lightning_flip.data.origins import ask_dataset, first_attribute
 
 __all__ = ["ClassSubset", "checked_classes"]
 

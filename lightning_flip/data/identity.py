@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Subset
 
-from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.indexed import unwrapped
 from lightning_flip.data.labels import labels_at_hand
 from lightning_flip.data.origins import origins, positions_in
 from lightning_flip.data.sample_names import IdsFrom, describe_ids
@@ -92,8 +92,7 @@ def data_difference(before: Mapping[str, Any], now: Mapping[str, Any], *, labels
 
 
 def _class_of(dataset: Any) -> str:
-    if isinstance(dataset, IndexedDataset):
-        return _class_of(dataset._dataset)
+    dataset = unwrapped(dataset)
     name = type(dataset).__qualname__
     if isinstance(dataset, ConcatDataset):
         return f"{name}({', '.join(dict.fromkeys(map(_class_of, dataset.datasets)))})"

@@ -16,6 +16,7 @@ __all__ = [
     "IndexedCollate",
     "IndexedDataset",
     "unwrap_loader",
+    "unwrapped",
     "wrap_loader",
 ]
 
@@ -156,6 +157,13 @@ class IndexedDataset(Dataset[Any]):
         object.__setattr__(self, "_dataset", state)
 
 
+def unwrapped(dataset: Any) -> Any:
+    """The dataset inside an :class:`IndexedDataset`; any other dataset as it is."""
+    while isinstance(dataset, IndexedDataset):
+        dataset = dataset._dataset
+    return dataset
+
+
 class _StatefulIndexedDataset(IndexedDataset):
     """For datasets with a state of their own: loaders look for these methods on the class, not through attributes."""
 
@@ -287,8 +295,7 @@ def unwrap_loader(loader: DataLoader[Any]) -> None:
     Args:
         loader: a wrapped loader; others are left alone.
     """
-    if isinstance(loader.dataset, IndexedDataset):
-        loader.__dict__["dataset"] = loader.dataset._dataset
+    loader.__dict__["dataset"] = unwrapped(loader.dataset)
     if isinstance(loader.collate_fn, IndexedCollate):
         loader.__dict__["collate_fn"] = loader.collate_fn.collate
     loader.__dict__["_iterator"] = None

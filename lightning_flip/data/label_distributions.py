@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lightning_flip.data.label_tables import as_label_distributions, load_label_distributions
 from lightning_flip.data.labels import with_target
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.origins import ask_dataset
 
 __all__ = ["LabelDistributions"]
 

@@ -12,7 +12,7 @@ __all__ = ["dataset_fingerprint"]
 
 
 def dataset_fingerprint(target: npt.NDArray[np.integer], sample_ids: Sequence[str] | None = None) -> str:
-    """Hash the labels of a data set in their order, and the samples' names where there are any.
+    """Hash the labels of a data set in their order, and the samples' names if there are any.
 
     Other samples, another order, another subset, or label noise of another seed give another text.
 
@@ -24,7 +24,7 @@ def dataset_fingerprint(target: npt.NDArray[np.integer], sample_ids: Sequence[st
         64 hexadecimal digits (SHA-256).
 
     Raises:
-        ValueError: if the labels are not integers ``[N]``, or the names are not as many.
+        ValueError: if the labels are not integers ``[N]``, or there are not N names.
 
     Example:
         >>> one, other = dataset_fingerprint(np.array([0, 1, 1])), dataset_fingerprint(np.array([1, 0, 1]))

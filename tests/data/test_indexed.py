@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from lightning_flip.data import IndexedBatch, IndexedDataset
 from lightning_flip.data.indexed import IndexedCollate, unwrap_loader, wrap_loader
-from lightning_flip.data.sources import ask_dataset, resolve_source
+from lightning_flip.data.origins import ask_dataset, resolve_source
 from tests.steps.helpers import Assembled, Bulk, Positions, stack_pairs
 
 

@@ -18,7 +18,7 @@ from lightning_flip.data import (
     true_distributions,
 )
 from lightning_flip.data.identity import kept_labels
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.origins import ask_dataset
 from lightning_flip.models import MLP, Classifier
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_flip.stores.atomic import atomic_write, make_directory, temporary_files, write_text
+from lightning_flip.stores.files import atomic_write, make_directory, temporary_files, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
