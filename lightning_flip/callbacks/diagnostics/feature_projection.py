@@ -17,8 +17,7 @@ from lightning_flip.callbacks._soft_target_files import training_data
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostics.finding import Finding
 from lightning_flip.data.labels import labels_at_hand
-from lightning_flip.data.origins import true_targets
-from lightning_flip.data.sources import first_attribute
+from lightning_flip.data.origins import first_attribute, true_targets
 from lightning_flip.reports.figures.projection import class_plane, class_projection, plot_class_projection
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.features import classifier_layer
