@@ -15,8 +15,9 @@ from torch import Tensor
 from lightning_flip.callbacks._clean_pass import find_training_loader
 from lightning_flip.callbacks._filtered_tables import FilteredTables
 from lightning_flip.callbacks.run_folder import RunFolder
-from lightning_flip.data.identity import describe_data, kept_labels
+from lightning_flip.data.identity import describe_data
 from lightning_flip.data.indexed import unwrapped
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps import StepSource
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets, write_soft_targets
