@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -162,7 +164,7 @@ def as_label_distributions(
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{where} holds {array.dtype} values; expected numbers [N, K].")
     if array.ndim != 2 or array.shape[1] < 2:
-        raise ValueError(f"{where} has the shape {array.shape}; expected [N, K]: a row a sample, a column a class.")
+        raise ValueError(f"{where} has the shape {array.shape}; expected [N, K], a row for each sample.")
     if num_samples is not None and len(array) != num_samples:
         raise ValueError(
             f"{where} has {len(array)} rows; expected {num_samples}, one for each sample in the dataset's order. "
@@ -203,14 +205,12 @@ def _from_numpy(path: Path, name: str | None) -> npt.NDArray[Any]:
 
 
 def _from_parquet(path: Path, name: str | None) -> npt.NDArray[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"path={path} could not be read as Parquet: {error}") from error
-    lists = [field.name for field in table.schema if _is_list(field.type)]
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    lists = [field.name for field in table.schema if any(is_kind(field.type) for is_kind in kinds)]
     if lists:
         column = table[_choose(path, lists, name, "columns of lists")].combine_chunks()
         if column.null_count:
@@ -245,9 +245,3 @@ def _choose(path: Path, names: list[str], name: str | None, what: str) -> str:
 def _usual(names: Sequence[str], known: Sequence[str]) -> str | None:
     """The only name, or else the first of the known ones that is among them."""
     return names[0] if len(names) == 1 else next((name for name in known if name in names), None)
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lightning_flip.data._wrapped import fetch
-from lightning_flip.data.labels import find_labels, label_of, with_label
+from lightning_flip.data.labels import check_label, find_labels, with_label
 from lightning_flip.data.origins import ask_dataset, first_attribute
 
 __all__ = ["ClassSubset", "checked_classes"]
@@ -99,13 +99,7 @@ class ClassSubset(Subset[Any]):
         return [self._relabel(sample, index) for sample, index in zip(samples, indices, strict=True)]
 
     def _relabel(self, sample: Any, index: int) -> Any:
-        found, expected = label_of(sample), int(self._original[index])
-        if found != expected:
-            raise ValueError(
-                f"sample {self.indices[index]} has the label {found}, and the dataset's list of labels says "
-                f"{expected}. Pass scan=True to read the labels from the samples; the labels must not change between "
-                "accesses."
-            )
+        check_label(sample, int(self._original[index]), self.indices[index])
         return sample if self.class_labels is None else with_label(sample, int(self.targets[index]))
 
 

@@ -202,29 +202,23 @@ class IndexedCollate:
     def __call__(self, items: Any) -> IndexedBatch:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
         if isinstance(items, _Item):
-            positions = items.index if isinstance(items.index, list) else [items.index]
-            samples = items.sample
-            if self.order is None:
-                return IndexedBatch(self.collate(samples), positions, self.loader)
-            return self._looked_at(samples, positions, self.order)
-        if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
+            samples, positions = items.sample, items.index if isinstance(items.index, list) else [items.index]
+        elif isinstance(items, list) and all(isinstance(item, _Item) for item in items):
+            samples, positions = [item.sample for item in items], [item.index for item in items]
+        else:
             raise TypeError(
                 "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
                 f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
-        samples, positions = [item.sample for item in items], [item.index for item in items]
         if self.order is None:
             return IndexedBatch(self.collate(samples), positions, self.loader)
-        return self._looked_at(samples, positions, self.order)
-
-    def _looked_at(self, samples: Any, positions: list[int], order: KeepsOrder) -> IndexedBatch:
-        labels = order.labels(samples) if isinstance(samples, list) else None
+        labels = self.order.labels(samples) if isinstance(samples, list) else None
         batch = self.collate(samples)
         if labels is None:
             self.order = None  # nothing to compare, now or later
             return IndexedBatch(batch, positions, self.loader)
-        return IndexedBatch(batch, positions, self.loader, order.compare(labels, batch))
+        return IndexedBatch(batch, positions, self.loader, self.order.compare(labels, batch))
 
 
 def _position(index: Any, dataset: Any) -> int:

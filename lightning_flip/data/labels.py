@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from lightning_flip.data.origins import subset_indices
 
-__all__ = ["TARGET_KEYS", "find_labels", "kept_labels", "label_of", "with_label", "with_target"]
+__all__ = ["TARGET_KEYS", "check_label", "find_labels", "kept_labels", "label_of", "with_label", "with_target"]
 
 TARGET_KEYS = ("target", "label", "labels", "y")
 
@@ -30,10 +30,20 @@ def label_of(sample: Any) -> int:
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iub":
         raise TypeError(
-            f"expected one integer label a sample, got {type(value).__name__} of shape {array.shape} and dtype "
+            f"expected one integer label per sample, got {type(value).__name__} of shape {array.shape} and dtype "
             f"{array.dtype}. Soft and one-hot labels have no label noise of this kind; wrap the dataset before them."
         )
     return int(array.reshape(()))
+
+
+def check_label(sample: Any, listed: int, position: int) -> None:
+    """Refuse a sample whose label is not the listed one."""
+    found = label_of(sample)
+    if found != listed:
+        raise ValueError(
+            f"sample {position} has the label {found}, and the dataset's list of labels says {listed}. "
+            "Pass scan=True to read the labels from the samples; the labels must not change between accesses."
+        )
 
 
 def with_label(sample: Any, label: int) -> Any:

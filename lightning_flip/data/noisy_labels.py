@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_flip.data._label_files import read_labels
 from lightning_flip.data._wrapped import WrappedDataset
-from lightning_flip.data.labels import find_labels, label_of, with_label
+from lightning_flip.data.labels import check_label, find_labels, with_label
 from lightning_flip.data.origins import first_attribute
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
 from lightning_flip.functional.noise_presets import NoisePreset, preset_transition
@@ -147,12 +147,7 @@ class NoisyLabels(WrappedDataset):
     def _changed(self, sample: Any, index: int) -> Any:
         """The sample with its noisy label."""
         position = operator.index(index)
-        found, expected = label_of(sample), self.true_target(position)
-        if found != expected:
-            raise ValueError(
-                f"sample {position} has the label {found}, and the dataset's list of labels says {expected}. "
-                "Pass scan=True to read the labels from the samples; the labels must not change between accesses."
-            )
+        check_label(sample, self.true_target(position), position)
         return with_label(sample, int(self.noisy_targets[position]))
 
     def _declared_classes(self) -> int | None:

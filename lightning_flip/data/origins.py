@@ -134,10 +134,10 @@ def true_targets(dataset: Any) -> Positions:
     """The labels of all samples before noise was added, int64 ``[N]``; -1 if no dataset knows it."""
     found = np.full(len(dataset), -1, np.int64)
     for origin in origins(dataset):
-        asked = next(((data, at) for data, at in origin.way if callable(getattr(data, "true_target", None))), None)
-        if asked is not None:
-            with contextlib.suppress(TypeError, ValueError):  # NaN, or no number
-                answers = [asked[0].true_target(position) for position in asked[1].tolist()]
+        source = next(((data, at) for data, at in origin.way if callable(getattr(data, "true_target", None))), None)
+        if source is not None:
+            with contextlib.suppress(TypeError, ValueError):  # NaN, or not a number
+                answers = [source[0].true_target(position) for position in source[1].tolist()]
                 found[origin.rows] = [-1 if answer is None else int(answer) for answer in answers]
     return found
 

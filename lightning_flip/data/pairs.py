@@ -40,7 +40,7 @@ class SameClassPairs:
         wrong = (labels < 0) & (labels != _NONE)
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) == 0 or bool(wrong.any()):
             raise ValueError(
-                f"expected one integer label >= 0 a sample, [N]; got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"expected one integer label >= 0 per sample, [N]; got {labels.dtype} of shape {tuple(labels.shape)}"
                 + (f" with values from {labels[labels != _NONE].min().item()}." if labels.numel() else ".")
             )
         self.labels = labels.to(torch.int64)

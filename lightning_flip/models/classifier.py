@@ -177,7 +177,7 @@ class Classifier(LightningModule):
             )
 
         log("loss", cross_entropy(logits, target), sync_dist=True, prog_bar=not loader)
-        # Probabilities, because torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
+        # Probabilities, because torchmetrics takes logits that happen to be in [0, 1] for probabilities.
         probabilities = logits.softmax(-1)
         for name in ("acc", "ece"):
             key = f"{split}_{name}{suffix}"

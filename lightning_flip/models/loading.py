@@ -172,7 +172,7 @@ def _from_checkpoint(
             "LightningModule class or its import path; or network=, the network alone."
         )
     if "weights_only" in inspect.signature(model_class.load_from_checkpoint).parameters:
-        options["weights_only"] = True  # where it is not, the file has been read in this way before
+        options["weights_only"] = True  # else read_weights has done so already
     try:
         with paths_allowed():
             return model_class.load_from_checkpoint(path, map_location="cpu", **options)

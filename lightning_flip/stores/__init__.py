@@ -7,11 +7,16 @@ from typing import Any
 
 from lightning_flip._deprecate import moved
 from lightning_flip.stores.errors import ClaimLostError, HistoryError, PredictionError
-from lightning_flip.stores.fingerprints import dataset_fingerprint
 from lightning_flip.stores.history import History, PassRows, RunInfo, read_history, read_run, read_samples
 from lightning_flip.stores.paths import LearningPaths, read_paths
 from lightning_flip.stores.predictions import PredictionSet, read_logits, read_predictions, write_predictions
-from lightning_flip.stores.soft_targets import SoftTargetError, SoftTargetTable, read_soft_targets, write_soft_targets
+from lightning_flip.stores.soft_targets import (
+    SoftTargetError,
+    SoftTargetTable,
+    dataset_fingerprint,
+    read_soft_targets,
+    write_soft_targets,
+)
 from lightning_flip.stores.transitions import read_transition, write_transition
 from lightning_flip.stores.zigzag import read_zigzag, write_zigzag
 

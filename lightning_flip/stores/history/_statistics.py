@@ -13,20 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.history.parts import TARGET, read_part
+from lightning_flip.stores.history.parts import TARGET, first_rows, last_rows, read_part
 from lightning_flip.stores.history.samples import labels_of
 
 __all__ = [
     "SUSPICIONS",
     "PassRows",
-    "SampleDynamics",
     "Suspicion",
-    "follow_samples",
     "last_known",
     "locate_samples",
     "rank_suspects",
     "read_pass",
-    "tabulate",
+    "sample_statistics",
 ]
 
 Bools = npt.NDArray[np.bool_]
@@ -66,16 +64,12 @@ class PassRows:
     @property
     def is_first(self) -> Bools:
         """[V], whether the row is its sample's first visit in this pass."""
-        first = np.ones(len(self.position), bool)
-        first[1:] = self.position[1:] != self.position[:-1]
-        return first
+        return first_rows(self.position)
 
     @property
     def is_last(self) -> Bools:
         """[V], whether the row is its sample's last visit in this pass."""
-        last = np.ones(len(self.position), bool)
-        last[:-1] = self.position[1:] != self.position[:-1]
-        return last
+        return last_rows(self.position)
 
 
 def read_pass(
@@ -128,46 +122,15 @@ def locate_samples(known: npt.NDArray[np.int64], index: npt.NDArray[np.int64], p
     return position.astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleDynamics:
-    """What `follow_samples` finds for N samples, [N] each; NaN and False for samples never seen.
+def sample_statistics(samples: pa.Table, passes: Iterable[PassRows]) -> pa.Table:
+    """The samples with what happened to them in the passes; see :meth:`History.statistics` for the columns.
 
-    Attributes:
-        visits: how often the sample was seen.
-        times_right: at how many visits the prediction was right.
-        forgetting_events: how often a right visit was followed by a wrong one (consecutive visits, across passes).
-        first_learned: epoch of the first right visit; -1 if none was.
-        aum: mean logit margin over the visits (area under the margin).
-        confidence: mean probability of the label.
-        variability: population standard deviation of that probability.
-        last_right: whether the last visit was right.
+    Passes have the measures `logit_margin` and `prob_label`. Forgetting events are those of Toneva et al., the area
+    under the margin that of Pleiss et al. over logits, confidence and variability those of dataset cartography
+    (Swayamdipta et al.). Our own reading: a visit counts, not an epoch, so that a sample drawn twice in an epoch can be
+    forgotten within it.
     """
-
-    visits: Integers
-    times_right: Integers
-    forgetting_events: Integers
-    first_learned: Integers
-    aum: Floats
-    confidence: Floats
-    variability: Floats
-    last_right: Bools
-
-
-def follow_samples(passes: Iterable[PassRows], count: int) -> SampleDynamics:
-    """Follow N = `count` samples through the passes, which have the measures `logit_margin` and `prob_label`.
-
-    Forgetting events are those of Toneva et al., the area under the margin that of Pleiss et al. over logits,
-    confidence and variability those of dataset cartography (Swayamdipta et al.). Our own reading: a visit counts, not
-    an epoch, so that a sample drawn twice in an epoch can be forgotten within it.
-
-    Example:
-        >>> def seen(epoch, right, margin):
-        ...     measures = {"logit_margin": np.array([margin]), "prob_label": np.array([0.5])}
-        ...     return PassRows(epoch, 0, np.array([0]), np.array([int(right)]), np.array([right]), measures)
-        >>> found = follow_samples([seen(0, False, -1.0), seen(1, True, 3.0), seen(2, False, -2.0)], count=1)
-        >>> found.forgetting_events.tolist(), found.first_learned.tolist(), found.aum.tolist()
-        ([1], [1], [0.0])
-    """
+    count = samples.num_rows
     visits, right, events = (np.zeros(count, np.int64) for _ in range(3))
     first_learned = np.full(count, -1, np.int64)
     last_right = np.zeros(count, bool)
@@ -185,11 +148,21 @@ def follow_samples(passes: Iterable[PassRows], count: int) -> SampleDynamics:
         with np.errstate(invalid="ignore", over="ignore"):  # a run that diverged holds inf and NaN; so does its mean
             margin_sum += np.bincount(where, weights=rows.measures["logit_margin"], minlength=count)
             visits, mean, squares = _merge_moments(visits, mean, squares, where, rows.measures["prob_label"])
-    seen = np.where(visits > 0, 1.0, np.nan)
-    share = seen / np.maximum(visits, 1)
-    return SampleDynamics(
-        visits, right, events, first_learned, margin_sum * share, mean * seen, np.sqrt(squares * share), last_right
-    )
+    never, share = visits == 0, 1 / np.maximum(visits, 1)
+    table = samples.select(["index", "source_index", "sample_id", "target", "true_target"])
+    table = table.replace_schema_metadata(None)  # the mark of samples.parquet is not this table's
+    for name, values, missing in (
+        ("visits", visits, None),
+        ("times_right", right, None),
+        ("forgetting_events", events, None),
+        ("first_learned", first_learned, first_learned < 0),
+        ("aum", margin_sum * share, never),
+        ("confidence", mean, never),
+        ("variability", np.sqrt(squares * share), never),
+        ("last_right", last_right, None),
+    ):
+        table = table.append_column(name, pa.array(values, mask=missing))
+    return table
 
 
 def last_known(passes: Iterable[PassRows], count: int) -> tuple[Bools, Bools]:
@@ -223,19 +196,6 @@ def _merge_moments(
     step = np.where(added > 0, added_mean - mean, 0.0)
     share = added / np.maximum(total, 1)
     return total, mean + step * share, squares + added_squares + step**2 * visits * share
-
-
-def tabulate(samples: pa.Table, dynamics: SampleDynamics) -> pa.Table:
-    """The samples with what happened to them, as :meth:`History.statistics` describes."""
-    table = samples.select(["index", "source_index", "sample_id", "target", "true_target"])
-    table = table.replace_schema_metadata(None)  # the mark of samples.parquet is not this table's
-    never_seen = dynamics.visits == 0
-    for name in ("visits", "times_right", "forgetting_events"):
-        table = table.append_column(name, pa.array(getattr(dynamics, name)))
-    table = table.append_column("first_learned", pa.array(dynamics.first_learned, mask=dynamics.first_learned < 0))
-    for name in ("aum", "confidence", "variability"):
-        table = table.append_column(name, pa.array(getattr(dynamics, name), mask=never_seen))
-    return table.append_column("last_right", pa.array(dynamics.last_right))
 
 
 def rank_suspects(statistics: pa.Table, by: Suspicion) -> pa.Table:

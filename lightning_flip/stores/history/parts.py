@@ -32,6 +32,8 @@ __all__ = [
     "PartKey",
     "check_part",
     "count_earlier",
+    "first_rows",
+    "last_rows",
     "list_parts",
     "read_part",
     "remove_parts",
@@ -54,7 +56,7 @@ PART_SCHEMA = pa.schema(
         ("visit", pa.int32()),
     ]
 )
-TARGET = "target"  # a column of its own only where labels may change
+TARGET = "target"  # a column of its own only if labels may change
 _GIVEN = ("loader", "global_step", "index", "pred", *MEASURES)
 _FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", "visit", TARGET]
 # Sorted or slowly rising integers: differences cost next to nothing, and every reader knows this encoding.
@@ -250,9 +252,21 @@ def remove_parts(dirpath: str | os.PathLike[str]) -> None:
 def count_earlier(*keys: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     """Position of each row among its neighbors with the same keys, each [V]; rows sorted by these."""
     position = np.arange(len(keys[0]))
-    starts = np.ones(len(position), bool)
-    starts[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
-    return position - np.maximum.accumulate(np.where(starts, position, 0))
+    return position - np.maximum.accumulate(np.where(first_rows(*keys), position, 0))
+
+
+def first_rows(*keys: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """[V], whether a row is the first of those with the same keys, each [V]; rows sorted by these."""
+    first = np.ones(len(keys[0]), bool)
+    first[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return first
+
+
+def last_rows(*keys: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """[V], whether a row is the last of those with the same keys, each [V]; rows sorted by these."""
+    last = np.ones(len(keys[0]), bool)
+    last[:-1] = first_rows(*keys)[1:]
+    return last
 
 
 def _checked(columns: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
@@ -279,7 +293,7 @@ def _as_integer(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.ge
     wanted = np.dtype(np.int32 if name == TARGET else PART_SCHEMA.field(name).type.to_pandas_dtype())
     lowest, highest = 0, np.iinfo(wanted).max
     if values.size and (int(values.min()) < lowest or int(values.max()) > highest):
-        raise ValueError(f"columns[{name!r}] must lie in [{lowest}, {highest}], got {values.min()} to {values.max()}.")
+        raise ValueError(f"columns[{name!r}] must be in [{lowest}, {highest}], got {values.min()} to {values.max()}.")
     return values.astype(wanted)
 
 

@@ -18,12 +18,11 @@ from lightning_flip.stores.history._statistics import (
     SUSPICIONS,
     PassRows,
     Suspicion,
-    follow_samples,
     last_known,
     locate_samples,
     rank_suspects,
     read_pass,
-    tabulate,
+    sample_statistics,
 )
 from lightning_flip.stores.history.parts import (
     HISTORY_FOLDER,
@@ -208,7 +207,7 @@ class History:
         """
         samples = self.samples(split, loader)
         visits = self.visits(split, loader, measures=("logit_margin", "prob_label"))
-        return tabulate(samples, follow_samples(visits, samples.num_rows))
+        return sample_statistics(samples, visits)
 
     def suspects(self, k: int, split: str = "train", by: Suspicion = "mislabelled", loader: int = 0) -> pa.Table:
         """The k samples most worth a look.

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.files import make_directory, orphan_name, parquet_schema, read_parquet, write_parquet
+from lightning_flip.stores.history.parts import last_rows
 
 __all__ = [
     "SAMPLES_FILE",
@@ -92,8 +93,8 @@ def read_samples(dirpath: str | os.PathLike[str]) -> pa.Table:
     path = Path(dirpath) / SAMPLES_FILE
     if not path.exists():
         raise HistoryError(
-            f"{path} does not exist, so the labels of the recorded samples are unknown. Copy it from where the run"
-            " was recorded, or resume the run: the recording callback writes it when it starts."
+            f"{path} does not exist, so the labels of the recorded samples are unknown. Copy it from where the"
+            " run was recorded, or resume the run: the recording callback writes it when it starts."
         )
     remedy = "Restore it from a copy; or remove it and resume the run: the recording callback writes it when it starts."
     table = read_parquet(path, remedy=remedy)
@@ -175,7 +176,4 @@ def _merge(old: pa.Table, new: pa.Table) -> pa.Table:
     if len(index) and index.min() < 0:
         raise ValueError(f"rows['index'] must be 0 or more, got {index.min()}.")
     order = np.lexsort((index, loader, split))  # stable: newer rows come after older ones
-    split, loader, index = split[order], loader[order], index[order]
-    last = np.ones(len(order), bool)
-    last[:-1] = (split[1:] != split[:-1]) | (loader[1:] != loader[:-1]) | (index[1:] != index[:-1])
-    return rows.take(pa.array(order[last]))
+    return rows.take(pa.array(order[last_rows(split[order], loader[order], index[order])]))

@@ -27,17 +27,11 @@ __all__ = [
     "stack_lists",
 ]
 
-_ARGUMENTS = {
-    "sample_id": "id_column",
-    "target": "target_column",
-    "pred": "pred_column",
-    "confidence": "confidence_column",
-}
-_MEANING = {
-    "sample_id": "the sample's lasting id",
-    "target": "the true label",
-    "pred": "the predicted label",
-    "confidence": "the probability of the prediction",
+_ROLES = {  # of columns: the argument that names it, and what it holds
+    "sample_id": ("id_column", "the sample's lasting id"),
+    "target": ("target_column", "the true label"),
+    "pred": ("pred_column", "the predicted label"),
+    "confidence": ("confidence_column", "the probability of the prediction"),
 }
 _TEXT = (
     pa.types.is_string,
@@ -56,15 +50,7 @@ _LONG = r"^[+-]?[0-9]{16,}"
 _BLOCK = 32_768
 
 
-def find_columns(
-    names: Sequence[str],
-    where: str,
-    *,
-    id_column: str | None = None,
-    target_column: str | None = None,
-    pred_column: str | None = None,
-    confidence_column: str | None = None,
-) -> dict[str, str]:
+def find_columns(names: Sequence[str], where: str, **given: str | None) -> dict[str, str]:
     """The file's names of the columns `sample_id`, `target`, `pred` and, if there is one, `confidence`.
 
     By default they have these names; the id may be called `index`. `where` is the file, for messages.
@@ -78,18 +64,16 @@ def find_columns(
         raise PredictionError(
             f"{where} must name every column once, but repeats {repeated}. Rename or drop the repeats."
         )
-    asked = dict(zip(_ARGUMENTS, (id_column, target_column, pred_column, confidence_column), strict=True))
     found = {}
-    for role, argument in _ARGUMENTS.items():
-        wanted = role if asked[role] is None else str(asked[role])
-        if asked[role] is None and wanted not in names:
-            if role == "confidence":
+    for role, (argument, meaning) in _ROLES.items():
+        wanted = given.get(argument)
+        if wanted is None:
+            wanted = "index" if role == "sample_id" and role not in names and "index" in names else role
+            if role == "confidence" and role not in names:
                 continue
-            if role == "sample_id" and "index" in names:
-                wanted = "index"
         if wanted not in names:
             raise PredictionError(
-                f"{where} must have a column {wanted!r} ({_MEANING[role]}), but has {list(names)}. Name the column with"
+                f"{where} must have a column {wanted!r} ({meaning}), but has {list(names)}. Name the column with"
                 f" {argument}= (--{argument.replace('_', '-')})."
             )
         found[role] = wanted
@@ -141,13 +125,13 @@ def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)
     if not (numeric or pa.types.is_null(values.type)):
         raise PredictionError(f"{where} must be probabilities in [0, 1], got {values.type}.")
-    values = values.cast(pa.float64(), safe=False)  # an integer too long for a float lies outside [0, 1] all the same
+    values = values.cast(pa.float64(), safe=False)  # an integer too long for a float is outside [0, 1] anyway
     values = pc.if_else(pc.is_nan(values), None, values)
     outside = pc.or_(pc.less(values, -_ROUNDING), pc.greater(values, 1 + _ROUNDING))
     count = pc.sum(outside).as_py()
     if count:
         raise PredictionError(
-            f"{where} must be probabilities in [0, 1], but {count} of {len(values)} rows lie outside (the first:"
+            f"{where} must be probabilities in [0, 1], but {count} of {len(values)} rows are outside (the first:"
             f" {values.filter(outside)[0].as_py():.6g}). Divide percentages by 100; write softmax values, not logits."
         )
     return pc.max_element_wise(pc.min_element_wise(values, 1.0, skip_nulls=False), 0.0, skip_nulls=False).cast(
@@ -163,7 +147,7 @@ def as_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     try:
         return pc.fill_null(values.cast(pa.string()), "")
     except pa.ArrowException as error:
-        raise PredictionError(f"{where} must hold one value a row, got {values.type}.") from error
+        raise PredictionError(f"{where} must hold one value per row, got {values.type}.") from error
 
 
 def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
@@ -261,7 +245,7 @@ def _other(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _to_integers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Text as int64; None where some of it is not a whole number, or one beyond int64."""
+    """Text as int64; None if some of it is not a whole number within int64."""
     if pc.any(_other(values)).as_py():
         return None
     try:
@@ -271,7 +255,7 @@ def _to_integers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 
 def _to_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Text as int64, else as float64; None where it is neither."""
+    """Text as int64, else as float64; None if it is neither."""
     integers = _to_integers(values)
     if integers is not None or pc.any(pc.match_substring_regex(values, _LONG)).as_py():
         return integers

@@ -43,14 +43,9 @@ class PredictionMetadata:
         try:
             details: dict[str, Any] = json.loads(footer[_DETAILS])
             schema = int(details["schema"])
-            classes = details.get("classes")
-            found = cls(
-                None if classes is None else tuple(classes),
-                details.get("model_parameters"),
-                details.get("num_samples"),
-                details.get("data"),
-                details.get("stage"),
-            )
+            found = cls(**{field.name: details.get(field.name) for field in dataclasses.fields(cls)})
+            if found.classes is not None:
+                found = dataclasses.replace(found, classes=tuple(found.classes))
         except (KeyError, TypeError, ValueError) as error:
             raise PredictionError(f"{name} has damaged metadata ({error!r}). Write the file again.") from error
         if schema > _SCHEMA:

@@ -1,4 +1,4 @@
-"""Predictions written to one Parquet file, and cached logits read from it."""
+"""Predictions written to one Parquet file."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.files import make_directory, parquet_schema, read_parquet, write_parquet
+from lightning_flip.stores.files import make_directory, parquet_schema, write_parquet
 from lightning_flip.stores.predictions.columns import (
     as_confidence,
     as_ids,
     first_without_class,
     list_array,
-    logit_blocks,
 )
 from lightning_flip.stores.predictions.prediction_set import PredictionMetadata, PredictionSet
 
-__all__ = ["read_logits", "stage_of", "write_predictions"]
+__all__ = ["stage_of", "write_predictions"]
 
 _ORDER = ("index", "sample_id", "target", "pred", "confidence", "prob_label", "top_classes", "top_probs", "logits")
 _REQUIRED = ("index", "sample_id", "pred", "confidence")
@@ -106,63 +104,6 @@ def stage_of(path: str | os.PathLike[str]) -> str | None:
     except PredictionError:
         return None
     return None if found is None else found.stage
-
-
-def read_logits(
-    path: str | os.PathLike[str],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]], dict[str, Any]]:
-    """Read the logits that `PredictionWriter(logits=True)` recorded, e.g. to distil from them.
-
-    Args:
-        path: a Parquet file with the columns `index` and `logits`.
-
-    Returns:
-        index [R] as in the file, logits [R, K] in the type that they are stored in, and the metadata `classes` (tuple
-        of K labels or None), `model_parameters`, `num_samples` (int or None) and `data`, the dataset's fingerprint.
-
-    Raises:
-        PredictionError: if the file is missing or damaged, has no logits, or an index is missing.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = write_predictions(Path(folder) / "old.parquet", {
-        ...         "index": [0], "sample_id": ["0"], "pred": [1], "confidence": [0.75],
-        ...         "logits": np.array([[0.0, 1.0]], np.float16)})
-        ...     index, logits, metadata = read_logits(path)
-        >>> index.tolist(), logits.tolist(), logits.dtype.name
-        ([0], [[0.0, 1.0]], 'float16')
-    """
-    path = Path(path)
-    if not path.exists():
-        raise PredictionError(
-            f"{path} does not exist. Give the path of a file that PredictionWriter(logits=True) wrote."
-        )
-
-    def choose(schema: pa.Schema) -> list[str]:
-        if not {"index", "logits"} <= set(schema.names):
-            raise PredictionError(
-                f"{path} must have the columns 'index' and 'logits', but has {schema.names}. Record it again with"
-                " PredictionWriter(logits=True)."
-            )
-        return ["index", "logits"]
-
-    remedy = "It may be empty, cut off, or of another format: write or copy it again."
-    table = read_parquet(path, choose, error=PredictionError, remedy=remedy)
-    metadata = PredictionMetadata.from_footer(table.schema.metadata, str(path)) or PredictionMetadata()
-    if table["index"].null_count or not pa.types.is_integer(table["index"].type):
-        raise PredictionError(f"{path}, column 'index' must be integers without a gap, got {table['index'].type}.")
-    index = np.asarray(table["index"]).astype(np.int64)
-    if not len(index):
-        raise PredictionError(f"{path} has 0 rows, so it holds no logits. Was the run cut off?")
-    logits: npt.NDArray[np.floating[Any]] | None = None
-    for start, block in logit_blocks(table["logits"], f"{path}, column 'logits'"):
-        if logits is None:
-            logits = np.empty((len(index), block.shape[1]), block.dtype)
-        logits[start : start + len(block)] = block
-    assert logits is not None  # there is at least one row
-    known = {"classes": metadata.classes, "model_parameters": metadata.model_parameters}
-    return index, logits, known | {"num_samples": metadata.num_samples, "data": metadata.data}
 
 
 def _as_table(columns: Mapping[str, Any]) -> pa.Table:
