@@ -19,7 +19,8 @@ from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.run_folder import continue_history, placed
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.loaded_batch import NoIndexError
-from lightning_flip.stores import Claim, claim, discard_empty_run, set_aside
+from lightning_flip.stores.claims import Claim, claim, discard_empty_run
+from lightning_flip.stores.history.parts import set_aside
 
 __all__ = ["Recording"]
 

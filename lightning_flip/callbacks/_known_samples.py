@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.origins import origins, positions_in, true_targets
 from lightning_flip.data.sample_names import sample_names
 from lightning_flip.steps.identity import LoaderData

@@ -15,12 +15,13 @@ from torch import Tensor
 from lightning_flip.callbacks._clean_pass import find_training_loader
 from lightning_flip.callbacks._filtered_tables import FilteredTables
 from lightning_flip.callbacks.run_folder import RunFolder
-from lightning_flip.data.identity import describe_data, kept_labels
-from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.identity import describe_data
+from lightning_flip.data.indexed import unwrapped
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps import StepSource
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets, write_soft_targets
-from lightning_flip.stores.atomic import temporary_files
+from lightning_flip.stores.files import temporary_files
 from lightning_flip.tables import append_rows
 
 __all__ = ["SoftTargetFolder", "against", "clear", "describe_labels", "training_data"]
@@ -69,8 +70,7 @@ def _is_of_run(path: Path, run_id: str) -> bool:
 def training_data(trainer: pl.Trainer, source: StepSource) -> Any:
     """The data set whose samples a source follows."""
     loader = find_training_loader(trainer, source)
-    dataset = getattr(loader, "dataset", None)
-    dataset = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+    dataset = unwrapped(getattr(loader, "dataset", None))
     return dataset if source.index_from is None and hasattr(dataset, "__len__") else None
 
 

@@ -22,10 +22,10 @@ from lightning_flip.callbacks.run_folder import (
 )
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import ChangedDataError, SampleStep
-from lightning_flip.stores import PartKey, read_samples, set_aside, write_part, write_samples
+from lightning_flip.stores import read_samples
 from lightning_flip.stores.claims import note_data
-from lightning_flip.stores.history.parts import HISTORY_FOLDER
-from lightning_flip.stores.history.samples import SAMPLES_FILE, set_samples_aside
+from lightning_flip.stores.history.parts import HISTORY_FOLDER, PartKey, set_aside, write_part
+from lightning_flip.stores.history.samples import SAMPLES_FILE, set_samples_aside, write_samples
 from lightning_flip.tables import gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]

@@ -15,8 +15,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_flip.stores import Claim, ClaimLostError, HistoryError, claim, discard_empty_run, list_parts, set_aside
-from lightning_flip.stores.claims import extend_info, recorded_runs, versions
+from lightning_flip.stores import ClaimLostError, HistoryError
+from lightning_flip.stores.claims import Claim, claim, discard_empty_run, extend_info, recorded_runs, versions
+from lightning_flip.stores.history.parts import list_parts, set_aside
 
 __all__ = [
     "RunFolder",

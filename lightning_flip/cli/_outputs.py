@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from lightning_flip.cli._failures import CommandError
-from lightning_flip.stores.atomic import write_text
+from lightning_flip.stores.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_flip.stores.atomic import sync_directory
+from lightning_flip.stores.files import sync_directory
 
 __all__ = ["LastCheckpoint"]
 

@@ -1,11 +1,10 @@
 """Data: the sample index, label noise, update scenarios, and data sets that need no download."""
 
+from lightning_flip.data._label_files import as_label_distributions, load_label_distributions
+from lightning_flip.data.bundled import DigitsDataModule, IrisDataModule
 from lightning_flip.data.class_subset import ClassSubset
-from lightning_flip.data.digits import DigitsDataModule
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
-from lightning_flip.data.iris import IrisDataModule
 from lightning_flip.data.label_distributions import LabelDistributions
-from lightning_flip.data.label_tables import as_label_distributions, load_label_distributions
 from lightning_flip.data.noisy_labels import NoisyLabels
 from lightning_flip.data.pairs import SameClassPairs
 from lightning_flip.data.scenarios import (

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from lightning_flip.data.labels import find_labels, label_of, with_label
-from lightning_flip.data.sources import ask_dataset, first_attribute
+from lightning_flip.data._wrapped import fetch
+from lightning_flip.data.labels import check_label, find_labels, with_label
+from lightning_flip.data.origins import ask_dataset, first_attribute
 
 __all__ = ["ClassSubset", "checked_classes"]
 
@@ -19,21 +20,19 @@ __all__ = ["ClassSubset", "checked_classes"]
 class ClassSubset(Subset[Any]):
     """Hands out the samples of a map-style dataset whose label is one of some classes, in the dataset's order.
 
-    With ``relabel`` a sample's label becomes the position of its class in ``classes``, so that a network with as many
-    outputs as there are chosen classes can learn it; ``class_labels`` leads back. A sample keeps its form, the type of
-    its label, its position in the innermost dataset and its ``sample_id``, so that predictions on different subsets of
-    one dataset can be joined.
+    With ``relabel`` a sample's label becomes the position of its class in ``classes``, for a network with as many
+    outputs; ``class_labels`` maps back. A sample keeps its form, the type of its label, its position in the innermost
+    dataset and its ``sample_id``, so that predictions on different subsets of one dataset can be joined.
 
-    What counts is the label that the dataset hands out. Over a
-    :class:`~lightning_flip.data.noisy_labels.NoisyLabels` that is the noisy one, and the true class may then be none of
-    those chosen.
+    What counts is the label that the dataset hands out. Over a :class:`~lightning_flip.data.NoisyLabels` that is the
+    noisy one, and the true class may be none of those chosen.
 
     Args:
-        dataset: map-style dataset with integer labels; see
-            :class:`~lightning_flip.data.noisy_labels.NoisyLabels` for where they are found.
+        dataset: map-style dataset with integer labels; see :class:`~lightning_flip.data.NoisyLabels` for where they are
+            found.
         classes: the labels to keep, in the order of a network's outputs.
         relabel: count the kept classes from 0; False leaves labels as they are.
-        scan: read the labels from the samples even where the dataset has an attribute for them.
+        scan: read the labels from the samples even if the dataset has an attribute for them.
 
     Attributes:
         class_labels: the dataset's label for each of the labels handed out: ``classes`` with ``relabel``, else None.
@@ -74,7 +73,7 @@ class ClassSubset(Subset[Any]):
 
     @property
     def classes(self) -> list[Any]:
-        """The classes that labels count through, under torchvision's name: the dataset's names where it has some."""
+        """The names of the classes handed out, as torchvision calls them: the dataset's if it has some, else labels."""
         found = first_attribute(self.dataset, "classes")
         names: Sequence[Any] = found if isinstance(found, (list, tuple)) else ()
         if self.class_labels is None:
@@ -83,14 +82,7 @@ class ClassSubset(Subset[Any]):
         return [names[label] if named else label for label in self.class_labels]
 
     def true_target(self, index: int) -> int | None:
-        """Look up the label that a sample had before noise was added, counted as this subset counts labels.
-
-        Args:
-            index: position of the sample in this subset.
-
-        Returns:
-            The true label; None where the dataset does not know it, and where it is none of the chosen classes.
-        """
+        """The label before noise, as this subset counts labels; None if unknown or not one of the chosen classes."""
         true = ask_dataset(self.dataset, self.indices[index], "true_target")
         if true is None or self.class_labels is None:
             return None if true is None else int(true)
@@ -103,40 +95,16 @@ class ClassSubset(Subset[Any]):
         return self._relabel(self.dataset[self.indices[position]], position)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        positions = [self.indices[index] for index in indices]
-        fetch = getattr(self.dataset, "__getitems__", None)
-        samples = fetch(positions) if fetch is not None else [self.dataset[position] for position in positions]
+        samples = fetch(self.dataset, [self.indices[index] for index in indices])
         return [self._relabel(sample, index) for sample, index in zip(samples, indices, strict=True)]
 
     def _relabel(self, sample: Any, index: int) -> Any:
-        found, expected = label_of(sample), int(self._original[index])
-        if found != expected:
-            raise ValueError(
-                f"sample {self.indices[index]} has the label {found}, and the dataset's list of labels says "
-                f"{expected}. Pass scan=True to read the labels from the samples; the labels must not change between "
-                "accesses."
-            )
+        check_label(sample, int(self._original[index]), self.indices[index])
         return sample if self.class_labels is None else with_label(sample, int(self.targets[index]))
 
 
 def checked_classes(classes: Sequence[int], num_classes: int | None = None) -> tuple[int, ...]:
-    """Check a choice of classes.
-
-    Args:
-        classes: labels.
-        num_classes: number of classes that there are, if known.
-
-    Returns:
-        The same labels as Python integers.
-
-    Raises:
-        TypeError: if a label is not an integer.
-        ValueError: if there are none, one comes twice, or one is not in ``[0, num_classes)``.
-
-    Example:
-        >>> checked_classes([4, 0], 5)
-        (4, 0)
-    """
+    """A choice of classes as Python integers: at least one, none twice, in ``[0, num_classes)`` if that is given."""
     if isinstance(classes, (str, bytes)):
         raise TypeError(f"classes must be a list of integer labels, got {classes!r}.")
     try:

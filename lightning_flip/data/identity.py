@@ -1,4 +1,4 @@
-"""What tells one dataset from another without reading its samples."""
+"""Fingerprints of datasets: what distinguishes them without reading their samples."""
 
 from __future__ import annotations
 
@@ -6,31 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Subset
 
-from lightning_flip.data.indexed import IndexedDataset
-from lightning_flip.data.labels import labels_at_hand
+from lightning_flip.data.indexed import unwrapped
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.origins import origins, positions_in
 from lightning_flip.data.sample_names import IdsFrom, describe_ids
 
-__all__ = ["data_difference", "describe_data", "kept_labels"]
-
-
-def kept_labels(dataset: Any) -> npt.NDArray[np.int64] | None:
-    """The labels of all samples, where the data set has them at hand.
-
-    Returns int64 ``[N]``, noisy labels where noise was added; None where each sample would have to be read.
-
-    Example:
-        >>> import torch
-        >>> from torch.utils.data import TensorDataset
-        >>> kept_labels(TensorDataset(torch.zeros(2, 3), torch.tensor([1, 0]))), kept_labels(["a", "b"])
-        (array([1, 0]), None)
-    """
-    labels = labels_at_hand(dataset)
-    return None if labels is None else labels.numpy()
+__all__ = ["data_difference", "describe_data"]
 
 
 def describe_data(
@@ -60,19 +43,10 @@ def describe_data(
 
 
 def data_difference(before: Mapping[str, Any], now: Mapping[str, Any], *, labels: bool = True) -> str:
-    """In what two fingerprints differ.
+    """How two fingerprints differ, in words; "" if they do not.
 
-    Ids tell more than positions: where both datasets have them, the positions may differ. The classes count where
-    neither ids nor labels are there to be compared.
-
-    Returns the difference in words; "" if there is none.
-
-    Example:
-        >>> facts = {"length": 2, "dataset": "A", "labels": None, "ids": None, "positions": "1f"}
-        >>> data_difference(facts, facts | {"length": 3}), data_difference(facts, facts | {"dataset": "B"})
-        ('2 samples before, 3 now', 'the dataset is a B, before it was a A')
-        >>> data_difference(facts, facts)
-        ''
+    If both datasets have ids, these decide and positions may differ. The classes count if there are neither ids nor
+    labels to compare.
     """
     if before["length"] != now["length"]:
         return f"{before['length']} samples before, {now['length']} now"
@@ -92,8 +66,7 @@ def data_difference(before: Mapping[str, Any], now: Mapping[str, Any], *, labels
 
 
 def _class_of(dataset: Any) -> str:
-    if isinstance(dataset, IndexedDataset):
-        return _class_of(dataset._dataset)
+    dataset = unwrapped(dataset)
     name = type(dataset).__qualname__
     if isinstance(dataset, ConcatDataset):
         return f"{name}({', '.join(dict.fromkeys(map(_class_of, dataset.datasets)))})"

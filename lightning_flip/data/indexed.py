@@ -16,6 +16,7 @@ __all__ = [
     "IndexedCollate",
     "IndexedDataset",
     "unwrap_loader",
+    "unwrapped",
     "wrap_loader",
 ]
 
@@ -34,15 +35,15 @@ class _Item(Generic[Sample]):
 class IndexedBatch:
     """A batch as the user's collate function made it, with the positions of its samples.
 
-    The positions stay the list that they came as, which a worker hands over faster than a small tensor. Whoever
-    iterates over ``trainer.train_dataloader`` meets these objects, and may use them as the batch itself: they unpack,
-    and have its keys and attributes.
+    The positions stay a list, which a worker sends faster than a small tensor. Code that iterates over
+    ``trainer.train_dataloader`` gets these objects, and may use them as the batch itself: they unpack, and have its
+    keys and attributes.
 
     Attributes:
         batch: what the loader would have yielded without the index.
         positions: B positions in the dataset given to the DataLoader.
         loader: the number under which the loader was registered.
-        problem: why positions and rows do not belong together; "" where nothing speaks against it.
+        problem: why positions and rows do not belong together; "" if they may.
 
     Example:
         >>> arrived = IndexedBatch({"x": torch.zeros(2, 3)}, [5, 0], loader=0)
@@ -58,12 +59,12 @@ class IndexedBatch:
 
     @property
     def located(self) -> bool:
-        """Whether all of them are positions: -1 stands for a key that was no integer."""
+        """Whether all of them are positions: -1 stands for a key that was not an integer."""
         return min(self.positions, default=0) >= 0
 
     @property
     def index(self) -> Tensor:
-        """The positions as int64 ``[B]`` on the CPU, made when somebody asks."""
+        """The positions as int64 ``[B]`` on the CPU, made at first use."""
         if self._index is None:
             self._index = torch.tensor(self.positions, dtype=torch.int64)
         return self._index
@@ -83,14 +84,7 @@ class IndexedBatch:
         return len(self.batch)
 
     def pin_memory(self, device: Any = None) -> IndexedBatch:
-        """Pin the batch and its index; ``DataLoader(pin_memory=True)`` calls this.
-
-        Args:
-            device: passed on to PyTorch.
-
-        Returns:
-            A pinned batch.
-        """
+        """Pin the batch and its index; ``DataLoader(pin_memory=True)`` calls this."""
         from torch.utils.data._utils.pin_memory import pin_memory
 
         pin: Callable[..., Any] = pin_memory
@@ -100,14 +94,9 @@ class IndexedBatch:
 class IndexedDataset(Dataset[Any]):
     """Hands out the samples of a map-style dataset together with their positions.
 
-    Everything else (length, attributes, ``__getitems__``) is the wrapped dataset's: attributes that are
-    read or written here are read and written there.
-
-    A key that is not an integer has the position -1: such a dataset can be used, but its samples are not told
-    apart by position.
-
-    Args:
-        dataset: a map-style dataset.
+    Everything else (length, attributes, ``__getitems__``) is the wrapped dataset's: attributes are read and written
+    there. A key that is not an integer has the position -1: the samples of such a dataset cannot be told apart by
+    position.
 
     Example:
         >>> data = IndexedDataset(["a", "b", "c"])
@@ -142,7 +131,7 @@ class IndexedDataset(Dataset[Any]):
         return iter(self[position] for position in range(len(self)))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in IndexedDataset._own:  # copy and pickle ask before __init__ ran
+        if name.startswith("__") or name in IndexedDataset._own:  # copy and pickle look before __init__ ran
             raise AttributeError(name)
         return getattr(self._dataset, name)
 
@@ -156,6 +145,13 @@ class IndexedDataset(Dataset[Any]):
         object.__setattr__(self, "_dataset", state)
 
 
+def unwrapped(dataset: Any) -> Any:
+    """The dataset inside an :class:`IndexedDataset`; any other dataset as it is."""
+    while isinstance(dataset, IndexedDataset):
+        dataset = dataset._dataset
+    return dataset
+
+
 class _StatefulIndexedDataset(IndexedDataset):
     """For datasets with a state of their own: loaders look for these methods on the class, not through attributes."""
 
@@ -167,7 +163,7 @@ class _StatefulIndexedDataset(IndexedDataset):
 
 
 class _FetchedDataset(IndexedDataset):
-    """For loaders that put batches together, which fetch many samples at once: one that is asked for comes plain."""
+    """For loaders with a batch sampler, which fetch many samples at once; a single sample comes plain."""
 
     def __getitem__(self, index: Any) -> Any:
         return self._dataset[index]
@@ -178,10 +174,10 @@ class _StatefulFetchedDataset(_StatefulIndexedDataset, _FetchedDataset):
 
 
 class KeepsOrder(Protocol):
-    """Looks whether a collate function keeps the order of its samples."""
+    """Checks whether a collate function keeps the order of its samples."""
 
     def labels(self, samples: list[Any]) -> list[int] | None:
-        """What is to be compared with the batch; None where nobody looks, in this batch and all later ones."""
+        """What to compare with the batch; None to stop checking, in this batch and all later ones."""
 
     def compare(self, own: list[int], batch: Any) -> str:
         """What is wrong with the order of the batch; "" for nothing."""
@@ -190,19 +186,7 @@ class KeepsOrder(Protocol):
 class IndexedCollate:
     """Calls the user's collate function on the samples and keeps their positions beside the result.
 
-    Args:
-        collate: the loader's collate function.
-        loader: the number under which the loader was registered.
-        order: looks whether the order of the samples is kept.
-
-    Raises:
-        TypeError: if something other than this package's items arrives.
-
-    Example:
-        >>> collate = IndexedCollate(tuple, loader=0)
-        >>> batch = collate([_Item("a", 4), _Item("b", 2)])
-        >>> batch.batch, batch.index.tolist()
-        (('a', 'b'), [4, 2])
+    A TypeError if something other than this package's items arrives.
     """
 
     def __init__(
@@ -218,29 +202,23 @@ class IndexedCollate:
     def __call__(self, items: Any) -> IndexedBatch:
         """Collate items, or the one item that ``batch_size=None`` or a dataset's own ``__getitems__`` gives."""
         if isinstance(items, _Item):
-            positions = items.index if isinstance(items.index, list) else [items.index]
-            samples = items.sample
-            if self.order is None:
-                return IndexedBatch(self.collate(samples), positions, self.loader)
-            return self._looked_at(samples, positions, self.order)
-        if not isinstance(items, list) or not all(isinstance(item, _Item) for item in items):
+            samples, positions = items.sample, items.index if isinstance(items.index, list) else [items.index]
+        elif isinstance(items, list) and all(isinstance(item, _Item) for item in items):
+            samples, positions = [item.sample for item in items], [item.index for item in items]
+        else:
             raise TypeError(
                 "collate_fn was given samples without their index. Expected the items of IndexedDataset, got "
                 f"{type(items).__name__}: something between dataset and collate_fn (a custom fetcher or loader class) "
                 "unpacks samples. Let the batch carry the index and pass index_from= instead."
             )
-        samples, positions = [item.sample for item in items], [item.index for item in items]
         if self.order is None:
             return IndexedBatch(self.collate(samples), positions, self.loader)
-        return self._looked_at(samples, positions, self.order)
-
-    def _looked_at(self, samples: Any, positions: list[int], order: KeepsOrder) -> IndexedBatch:
-        labels = order.labels(samples) if isinstance(samples, list) else None
+        labels = self.order.labels(samples) if isinstance(samples, list) else None
         batch = self.collate(samples)
         if labels is None:
-            self.order = None  # there is nothing to look at, now or later
+            self.order = None  # nothing to compare, now or later
             return IndexedBatch(batch, positions, self.loader)
-        return IndexedBatch(batch, positions, self.loader, order.compare(labels, batch))
+        return IndexedBatch(batch, positions, self.loader, self.order.compare(labels, batch))
 
 
 def _position(index: Any, dataset: Any) -> int:
@@ -257,15 +235,9 @@ def _positions(indices: Any, dataset: Any) -> list[int]:
 
 
 def wrap_loader(loader: DataLoader[Any], number: int, order: KeepsOrder | None = None) -> DataLoader[Any]:
-    """Copy a DataLoader so that it yields :class:`IndexedBatch`; the given loader is left as it is.
+    """A shallow copy of a DataLoader over a map-style dataset that yields :class:`IndexedBatch` under a number.
 
-    Args:
-        loader: a loader over a map-style dataset, as Lightning is about to use it.
-        number: the number under which batches name the loader.
-        order: see :class:`IndexedCollate`.
-
-    Returns:
-        A shallow copy with wrapped dataset and collate function; sampler and batch sampler are shared.
+    Its dataset and collate function are wrapped; sampler and batch sampler are shared.
     """
     wrapped = copy.copy(loader)
     # DataLoader refuses to have these set after __init__; it is the copy that is changed, before first use.
@@ -282,13 +254,8 @@ def wrap_loader(loader: DataLoader[Any], number: int, order: KeepsOrder | None =
 
 
 def unwrap_loader(loader: DataLoader[Any]) -> None:
-    """Make a loader of :func:`wrap_loader` yield plain batches again, in place.
-
-    Args:
-        loader: a wrapped loader; others are left alone.
-    """
-    if isinstance(loader.dataset, IndexedDataset):
-        loader.__dict__["dataset"] = loader.dataset._dataset
+    """Make a loader of :func:`wrap_loader` yield plain batches again, in place; others are left alone."""
+    loader.__dict__["dataset"] = unwrapped(loader.dataset)
     if isinstance(loader.collate_fn, IndexedCollate):
         loader.__dict__["collate_fn"] = loader.collate_fn.collate
     loader.__dict__["_iterator"] = None

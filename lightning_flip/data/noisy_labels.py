@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from lightning_flip.data.labels import find_labels, label_of, read_labels, with_label
-from lightning_flip.data.sources import ask_dataset, first_attribute
+from lightning_flip.data._label_files import read_labels
+from lightning_flip.data._wrapped import WrappedDataset
+from lightning_flip.data.labels import check_label, find_labels, with_label
+from lightning_flip.data.origins import first_attribute
 from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
 from lightning_flip.functional.noise_presets import NoisePreset, preset_transition
 
 __all__ = ["NoisyLabels"]
 
 
-class NoisyLabels(Dataset[Any]):
+class NoisyLabels(WrappedDataset):
     """Hands out the samples of a map-style dataset with some of their labels replaced.
 
     All labels are drawn once, when the wrapper is made, so that they depend on the seed alone and not on the order
@@ -28,12 +29,12 @@ class NoisyLabels(Dataset[Any]):
 
     The label is the field target, label, labels or y of a mapping or named tuple, and the second element of another
     tuple or of a list; it keeps its type. True labels come from the dataset's ``targets``, ``labels`` or
-    ``tensors[1]`` (through Subset and ConcatDataset), and where it has none of them, or has a ``target_transform``,
+    ``tensors[1]`` (through Subset and ConcatDataset); if it has none of them, or has a ``target_transform``,
     from one pass over its samples. ``targets``, ``labels`` and ``tensors`` of the wrapper give the
     noisy labels; all other attributes are the wrapped dataset's.
 
-    Exactly one of ``rate``, ``transition`` and ``file`` says where the noise comes from; ``preset`` with its ``rate``
-    names a transition of the literature.
+    Exactly one of ``rate``, ``transition`` and ``file`` defines the noise; ``preset`` with its ``rate`` names a
+    transition of the literature.
 
     Args:
         dataset: map-style dataset of ``N`` samples with integer labels.
@@ -43,7 +44,7 @@ class NoisyLabels(Dataset[Any]):
         preset: class-conditional noise of the literature, at ``rate``: ``"cifar10_pairs"`` (truck -> automobile,
             bird -> airplane, deer -> horse, cat <-> dog) or ``"cifar100_superclass"`` (the next class of the
             superclass, circular).
-        file: path of a file with ``N`` labels in the order of the dataset: ``.npy``, ``.npz``, ``.txt`` (one a line)
+        file: path of a file with ``N`` labels in the order of the dataset: ``.npy``, ``.npz``, ``.txt`` (one per line)
             or ``.csv`` (with a column name if there are several columns).
         num_classes: number of classes ``K``. Default: the size of ``transition``, the length of the dataset's
             ``classes``, or the largest label plus one.
@@ -51,12 +52,12 @@ class NoisyLabels(Dataset[Any]):
         exact: with ``rate``: replace exactly ``round(rate * N)`` labels.
         include_true_class: with ``rate``: redraw over all classes, as the FER paper does; the share of wrong labels
             is then ``rate * (1 - 1 / K)``.
-        scan: read the true labels from the samples even where the dataset has an attribute for them.
+        scan: read the true labels from the samples even if the dataset has an attribute for them.
 
     Attributes:
         true_targets: int64 ``[N]``.
         noisy_targets: int64 ``[N]``.
-        is_noisy: bool ``[N]``, where the two differ.
+        is_noisy: bool ``[N]``, whether the two differ.
 
     Raises:
         TypeError: if the source of the noise is not exactly one, or a sample has no integer label.
@@ -71,8 +72,6 @@ class NoisyLabels(Dataset[Any]):
         >>> bool(noisy[12][1] == noisy.noisy_targets[12])
         True
     """
-
-    same_positions = True  # sample i is sample i of `.dataset`: origins are looked up through this wrapper
 
     def __init__(
         self,
@@ -122,7 +121,7 @@ class NoisyLabels(Dataset[Any]):
 
     @property
     def is_noisy(self) -> Tensor:
-        """Where noisy and true label differ: bool ``[N]``."""
+        """Whether noisy and true label differ: bool ``[N]``."""
         return self.noisy_targets != self.true_targets
 
     @property
@@ -136,54 +135,19 @@ class NoisyLabels(Dataset[Any]):
         return self.noisy_targets
 
     def true_target(self, index: int) -> int:
-        """Look up the label that a sample had before the noise.
-
-        Args:
-            index: position of the sample in this dataset.
-
-        Returns:
-            The true label.
-        """
+        """The label that a sample had before the noise."""
         return int(self.true_targets[index])
 
-    def sample_id(self, index: int) -> Any:
-        """Look up the lasting name of a sample, which the wrapped dataset or one inside it may give.
-
-        Args:
-            index: position of the sample in this dataset.
-
-        Returns:
-            The name, or None where no dataset names its samples.
-        """
-        return ask_dataset(self.dataset, index, "sample_id")
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._relabel(self.dataset[index], index)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        fetch = getattr(self.dataset, "__getitems__", None)
-        samples = fetch(indices) if fetch is not None else [self.dataset[index] for index in indices]
-        return [self._relabel(sample, index) for sample, index in zip(samples, indices, strict=True)]
-
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":  # copy and pickle ask before there is a dataset
-            raise AttributeError(name)
         if name == "tensors":  # the wrapped dataset's would give away the true labels
             inputs, _, *others = self.dataset.tensors
             return (inputs, self.noisy_targets, *others)
-        return getattr(self.dataset, name)
+        return super().__getattr__(name)
 
-    def _relabel(self, sample: Any, index: int) -> Any:
+    def _changed(self, sample: Any, index: int) -> Any:
+        """The sample with its noisy label."""
         position = operator.index(index)
-        found, expected = label_of(sample), self.true_target(position)
-        if found != expected:
-            raise ValueError(
-                f"sample {position} has the label {found}, and the dataset's list of labels says {expected}. "
-                "Pass scan=True to read the labels from the samples; the labels must not change between accesses."
-            )
+        check_label(sample, self.true_target(position), position)
         return with_label(sample, int(self.noisy_targets[position]))
 
     def _declared_classes(self) -> int | None:

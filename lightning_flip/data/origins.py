@@ -1,4 +1,4 @@
-"""Where all samples of a dataset come from, at once: :mod:`lightning_flip.data.sources` follows one of them."""
+"""Where samples come from: through wrappers, subsets and concatenations to the innermost datasets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,82 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Subset
 
-from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.indexed import unwrapped
 
-__all__ = ["Origin", "Origins", "origins", "positions_in", "subset_indices", "true_targets"]
+__all__ = [
+    "Origin",
+    "Origins",
+    "Positions",
+    "ask_dataset",
+    "first_attribute",
+    "origins",
+    "positions_in",
+    "resolve_source",
+    "subset_indices",
+    "true_targets",
+]
 
 Positions = npt.NDArray[np.int64]
+
+
+def resolve_source(dataset: Any, index: int) -> tuple[Any, int, int]:
+    """The innermost dataset of one sample, its number among concatenated ones (else 0), and the position in it.
+
+    Example:
+        >>> both = ConcatDataset([["a", "b"], ["c", "d", "e"]])
+        >>> resolve_source(Subset(both, [4, 0]), 0)
+        (['c', 'd', 'e'], 1, 2)
+    """
+    *_, innermost = _walk(dataset, index)
+    return innermost
+
+
+def ask_dataset(dataset: Any, index: int, method: str) -> Any:
+    """Call ``sample_id`` or ``true_target`` of the outermost dataset that has it, for one sample; None without any."""
+    for source, _, position in _walk(dataset, index):
+        answer = getattr(source, method, None)
+        if callable(answer):
+            return answer(position)
+    return None
+
+
+def first_attribute(dataset: Any, name: str) -> Any:
+    """An attribute of the outermost dataset that has it, such as ``classes``; None if none has it."""
+    for source, _, _ in _walk(dataset, 0):
+        value = getattr(source, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _walk(dataset: Any, index: int) -> Iterator[tuple[Any, int, int]]:
+    """Each dataset from the outermost to the innermost one, its number, and the sample's position in it."""
+    number = 0
+    while True:
+        dataset = unwrapped(dataset)
+        if index < 0:  # Subset and ConcatDataset count from the end as well
+            index += len(dataset)
+        yield dataset, number, index
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        elif isinstance(dataset, ConcatDataset):
+            chosen = next(place for place, end in enumerate(dataset.cumulative_sizes) if index < end)
+            index -= dataset.cumulative_sizes[chosen - 1] if chosen else 0
+            dataset, number = dataset.datasets[chosen], number + chosen
+        elif getattr(type(dataset), "same_positions", False):  # wrappers that change samples, not their order
+            dataset = dataset.dataset
+        else:
+            return
 
 
 class Origin(NamedTuple):
     """The samples of a dataset that are in one innermost dataset.
 
     Attributes:
-        rows: ``[n]``, their positions in the dataset given to the DataLoader.
-        way: the datasets from that one to the innermost one, each with the samples' positions in it, ``[n]``.
+        rows: ``[n]``, their positions in the outermost dataset.
+        way: the datasets from the outermost to the innermost one, each with the samples' positions in it, ``[n]``.
         number: of the innermost dataset among the concatenated ones.
-        prefix: the numbers of the parts on the way, such as "1:0:", which tell positions of different parts apart.
+        prefix: the numbers of the parts on the way, such as "1:0:", to distinguish equal positions in different parts.
     """
 
     rows: Positions
@@ -33,11 +94,7 @@ class Origin(NamedTuple):
     prefix: str
 
     def in_order(self, order: Positions) -> Origin:
-        """The same samples in another order.
-
-        Args:
-            order: ``[n]``, their places here.
-        """
+        """The same samples in another order ``[n]``."""
         way = tuple((dataset, at[order]) for dataset, at in self.way)
         return Origin(self.rows[order], way, self.number, self.prefix)
 
@@ -50,9 +107,7 @@ class Origins(NamedTuple):
 
 
 def origins(dataset: Any, length: int | None = None) -> list[Origin]:
-    """Follow all samples through Subset, ConcatDataset and the wrappers of this package to the innermost datasets.
-
-    Returns one entry an innermost dataset that has samples.
+    """Find the innermost datasets of all samples; one entry per innermost dataset that has samples.
 
     Example:
         >>> both = ConcatDataset([["a", "b"], Subset(["c", "d", "e"], [2, 0])])
@@ -66,12 +121,7 @@ def origins(dataset: Any, length: int | None = None) -> list[Origin]:
 
 
 def positions_in(parts: list[Origin]) -> Origins:
-    """Which innermost dataset each sample is in, and where.
-
-    Example:
-        >>> positions_in(origins(Subset(["a", "b", "c"], [2, 0]))).position
-        array([2, 0])
-    """
+    """The innermost dataset of each sample, and its position there."""
     count = sum(len(origin.rows) for origin in parts)
     found = Origins(np.zeros(count, np.int32), np.zeros(count, np.int64))
     for origin in parts:
@@ -81,21 +131,13 @@ def positions_in(parts: list[Origin]) -> Origins:
 
 
 def true_targets(dataset: Any) -> Positions:
-    """The labels that all samples had before noise was added. Returns int64 ``[N]``, -1 where no dataset tells.
-
-    Example:
-        >>> class Relabelled(list):
-        ...     def true_target(self, index):
-        ...         return index + 1
-        >>> true_targets(Subset(Relabelled("abc"), [2, 0])).tolist(), true_targets("ab").tolist()
-        ([3, 1], [-1, -1])
-    """
+    """The labels of all samples before noise was added, int64 ``[N]``; -1 if no dataset knows it."""
     found = np.full(len(dataset), -1, np.int64)
     for origin in origins(dataset):
-        asked = next(((data, at) for data, at in origin.way if callable(getattr(data, "true_target", None))), None)
-        if asked is not None:
-            with contextlib.suppress(TypeError, ValueError):  # NaN, or no number
-                answers = [asked[0].true_target(position) for position in asked[1].tolist()]
+        source = next(((data, at) for data, at in origin.way if callable(getattr(data, "true_target", None))), None)
+        if source is not None:
+            with contextlib.suppress(TypeError, ValueError):  # NaN, or not a number
+                answers = [source[0].true_target(position) for position in source[1].tolist()]
                 found[origin.rows] = [-1 if answer is None else int(answer) for answer in answers]
     return found
 
@@ -105,9 +147,7 @@ def _follow(
 ) -> Iterator[Origin]:
     if not len(rows):
         return
-    if isinstance(dataset, IndexedDataset):
-        yield from _follow(dataset._dataset, rows, at, way, number, prefix)
-        return
+    dataset = unwrapped(dataset)
     if (at < 0).any():  # Subset and ConcatDataset count from the end as well
         at = np.where(at < 0, at + len(dataset), at)
     way = (*way, (dataset, at))
@@ -128,14 +168,7 @@ def _follow(
 
 
 def subset_indices(dataset: Subset[Any]) -> npt.NDArray[Any]:
-    """The indices that a subset lists, in a fraction of the time that numpy takes to walk through a range.
-
-    Returns ``[n]``.
-
-    Example:
-        >>> subset_indices(Subset("abcde", range(4, 0, -2)))
-        array([4, 2])
-    """
+    """The indices ``[n]`` that a subset lists; a range is converted faster than numpy does."""
     listed: Any = dataset.indices
     if isinstance(listed, range):
         return np.arange(listed.start, listed.stop, listed.step)
@@ -143,7 +176,7 @@ def subset_indices(dataset: Subset[Any]) -> npt.NDArray[Any]:
 
 
 def _indices(dataset: Subset[Any], at: Positions) -> Positions | None:
-    """The positions of a subset's samples in the dataset that it is of; None if its indices are something else."""
+    """The positions of a subset's samples in its dataset; None if its indices are not integers."""
     try:
         listed = subset_indices(dataset)
         return listed[at].astype(np.int64) if listed.dtype.kind in "iu" and listed.ndim == 1 else None

@@ -15,14 +15,14 @@ _NONE = torch.iinfo(torch.int64).min
 
 
 class SameClassPairs:
-    """Draws for each sample a partner of its class, every sample of the class (itself included) being as likely.
+    """Draws for each sample a partner of its class; every sample of the class, itself included, is equally likely.
 
     Args:
         labels: integer labels ``[N]`` of all samples, each >= 0.
-        ignore_index: the label of samples that have none: each of them is its own partner, and no other's.
+        ignore_index: the label of samples without one: each of them is only its own partner.
 
     Raises:
-        ValueError: if they are none, or no labels.
+        ValueError: if there are none, or they are not labels.
 
     Example:
         >>> pairs = SameClassPairs(torch.tensor([0, 1, 0, 2, 1, 1]))
@@ -40,7 +40,7 @@ class SameClassPairs:
         wrong = (labels < 0) & (labels != _NONE)
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) == 0 or bool(wrong.any()):
             raise ValueError(
-                f"expected one integer label >= 0 a sample, [N]; got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"expected one integer label >= 0 per sample, [N]; got {labels.dtype} of shape {tuple(labels.shape)}"
                 + (f" with values from {labels[labels != _NONE].min().item()}." if labels.numel() else ".")
             )
         self.labels = labels.to(torch.int64)
@@ -50,17 +50,7 @@ class SameClassPairs:
 
     @classmethod
     def of_dataset(cls, dataset: Any, *, ignore_index: int | None = None) -> SameClassPairs:
-        """Pairs of a dataset's samples.
-
-        Args:
-            dataset: a map-style dataset. Where no attribute holds the labels, every sample is visited once.
-            ignore_index: the label of samples that have none.
-
-        Returns:
-            The pairs.
-
-        Raises:
-            TypeError: if its samples have no integer label.
+        """Pairs of a map-style dataset's samples; if no attribute holds the labels, every sample is read once.
 
         Example:
             >>> SameClassPairs.of_dataset([("a", 1), ("b", 0), ("c", 1)]).counts
@@ -83,23 +73,10 @@ class SameClassPairs:
         return partners
 
     def of_classes(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A sample of each class.
-
-        Args:
-            labels: int64 ``[B]``.
-            generator: draws; torch's own by default.
-
-        Returns:
-            Positions, int64 ``[B]`` on the CPU.
+        """A sample of each of the classes ``labels``, int64 ``[B]``: positions, int64 ``[B]`` on the CPU.
 
         Raises:
             ValueError: if a class has no samples.
-
-        Example:
-            >>> SameClassPairs([0, 2]).of_classes(torch.tensor([1]))
-            Traceback (most recent call last):
-            ...
-            ValueError: class 1 has no samples, so that none can be drawn from it. Classes with samples: 0, 2.
         """
         if not len(labels):
             return labels

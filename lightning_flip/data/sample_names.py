@@ -1,4 +1,4 @@
-"""The names by which samples are known from run to run: ids of the data where there are any, else positions."""
+"""Names of samples that stay the same from run to run: ids of the data if there are any, else positions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Kind = Literal["sample_id", "paths", "column", "positions"]
 
 
 class SampleNames(NamedTuple):
-    """One name a sample.
+    """One name per sample.
 
     Attributes:
         names: N texts.
-        kind: where they are from: "sample_id", the dataset's method; "paths", the files of a folder dataset below its
+        kind: where they come from: "sample_id", the dataset's method; "paths", the files of a folder dataset below its
             root; "column", the one that ``sample_id_from`` named; or "positions", some or all of them, in the
             innermost dataset: these last only as long as that dataset keeps its order.
     """
@@ -33,10 +33,10 @@ class SampleNames(NamedTuple):
 
 
 def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: int | None = None) -> SampleNames:
-    """Name every sample so that every subset of the same data calls it the same.
+    """Name every sample, with the same name in every subset of the same data.
 
-    Returns the names, and where they are from. A sample without an id is called by its position in the innermost
-    dataset, after the number of that dataset wherever several are concatenated.
+    A sample without an id is named by its position in the innermost dataset, after the number of that dataset if
+    several are concatenated.
 
     Example:
         >>> from torch.utils.data import ConcatDataset, Subset
@@ -71,18 +71,7 @@ def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: in
 def describe_ids(
     dataset: Any, parts: Sequence[Origin], sample_id_from: IdsFrom | None = None
 ) -> tuple[str | None, Kind]:
-    """A hash of the ids of all samples in their order, and where they are from.
-
-    Example:
-        >>> class Named(list):
-        ...     def sample_id(self, index):
-        ...         return self[index]
-        >>> def described(data, length=None):
-        ...     return describe_ids(data, origins(data, length))
-        >>> one, other = described(Named("ab")), described(Named("ba"))
-        >>> one == described(Named("abc"), 2), one == other, described("ab")
-        (True, False, (None, 'positions'))
-    """
+    """A hash of the ids of all samples in their order, and where they come from; None for positions."""
     count = sum(len(part.rows) for part in parts)
     if callable(sample_id_from):
         return _hash_of(_strings(sample_names(dataset, sample_id_from, count).names)), "column"
@@ -104,21 +93,13 @@ def describe_ids(
 
 
 def lasting_ids(dataset: Any, sample_id_from: IdsFrom | None = None) -> list[str] | None:
-    """The ids of all samples, where every sample has one that is not a position.
-
-    Example:
-        >>> class Named(list):
-        ...     def sample_id(self, index):
-        ...         return f"image-{index}.png"
-        >>> lasting_ids(Named("ab")), lasting_ids(["a", "b"])
-        (['image-0.png', 'image-1.png'], None)
-    """
+    """The ids of all samples; None unless every sample has one that is not a position."""
     found = sample_names(dataset, sample_id_from)
     return None if found.kind == "positions" else found.names
 
 
 def _ascending(positions: Positions) -> Positions:
-    """What sorts positions ``[n]``, in linear time if they are dense and none comes twice."""
+    """The order that sorts positions ``[n]``, in linear time if they are dense and distinct."""
     end = int(positions.max()) + 1
     if end <= 8 * len(positions):
         places = np.full(end, -1)
@@ -167,7 +148,7 @@ def _named(part: Origin, sample_id_from: str | None) -> tuple[list[str], Kind]:
 
 
 def _question(dataset: Any, first: int) -> Callable[[int], Any] | None:
-    """The method of a dataset that answers for its samples; a wrapper's may only hand the question on."""
+    """The method of a dataset that names its samples; None if it only asks a wrapped dataset that has no names."""
     try:
         ask: Any = getattr(dataset, "sample_id", None)
         return ask if callable(ask) and ask(first) is not None else None
@@ -204,7 +185,7 @@ def _column(part: Origin, name: str) -> list[str]:
 
 
 def _paths(dataset: Any, at: Positions) -> list[str] | None:
-    """The files of samples of a folder dataset, below its root; None where its lists hold something else."""
+    """The files of samples of a folder dataset, below its root; None if its lists hold something else."""
     for name in ("samples", "imgs"):
         try:
             found = _paths_in(dataset, getattr(dataset, name, None), at)

@@ -1,4 +1,4 @@
-"""What changes between an old model and a new one, as data: which samples and classes each learns from."""
+"""What changes between an old model and a new one, as data: which samples and classes each is trained on."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
 class UpdateScenario:
     """The data of one update; the functions of this file make it.
 
-    The new model counts classes as the dataset does. The old one counts through the classes that it knows, from 0; the
+    The new model counts classes as the dataset does. The old one counts the classes that it knows from 0. The
     two sets to evaluate on hold the same samples in the same order, those of the classes that both know, each with
-    the labels of its model. They have the same sample ids too, so that files of predictions on them can be joined.
+    the labels of its model. They have the same sample ids, so that files of predictions on them can be joined.
 
     Attributes:
-        old_train: what the old model learns from.
-        new_train: what the new model learns from; every sample of ``old_train`` is part of it, with the same label.
+        old_train: what the old model is trained on.
+        new_train: what the new model is trained on; every sample of ``old_train`` is in it, with the same label.
         old_evaluation: samples to evaluate the old model on.
         new_evaluation: the same samples for the new model.
         old_classes: the new model's class for each of the old model's outputs, for ``old_classes=`` of the loss terms
-            and ``class_labels=`` of a prediction writer; None where both models know the same classes.
+            and ``class_labels=`` of a prediction writer; None if both models know the same classes.
     """
 
     old_train: Dataset[Any]
@@ -47,14 +47,7 @@ class UpdateScenario:
 
 
 def same_data(train: Dataset[Any], evaluation: Dataset[Any]) -> UpdateScenario:
-    """Another seed, another network, or fine-tuning: both models learn from the same samples.
-
-    Args:
-        train: map-style training data.
-        evaluation: map-style data that neither model learns from.
-
-    Returns:
-        The scenario.
+    """Another seed, another network, or fine-tuning: both models are trained on the same map-style data.
 
     Example:
         >>> scenario = same_data(["a", "b"], ["c"])
@@ -67,19 +60,7 @@ def same_data(train: Dataset[Any], evaluation: Dataset[Any]) -> UpdateScenario:
 def more_samples(
     train: Dataset[Any], evaluation: Dataset[Any], fraction: float = 0.5, *, seed: int = 0
 ) -> UpdateScenario:
-    """The old model learns from a share of each class, the new one from everything.
-
-    Args:
-        train: map-style training data with integer labels.
-        evaluation: map-style data that neither model learns from.
-        fraction: the old model's share of the samples of each class, in ``(0, 1]``.
-        seed: seed of the draw.
-
-    Returns:
-        The scenario.
-
-    Raises:
-        ValueError: if ``fraction`` is outside its range.
+    """The old model is trained on a share of each class, the new one on everything; see :func:`stratified_fraction`.
 
     Example:
         >>> train = [(x, x % 2) for x in range(10)]
@@ -91,18 +72,7 @@ def more_samples(
 
 
 def more_classes(train: Dataset[Any], evaluation: Dataset[Any], classes: Sequence[int]) -> UpdateScenario:
-    """The old model knows some of the classes, the new one all of them.
-
-    Args:
-        train: map-style training data with integer labels that count from 0.
-        evaluation: map-style data that neither model learns from.
-        classes: the classes that the old model knows, in the order of its outputs.
-
-    Returns:
-        The scenario, which evaluates on samples of ``classes`` alone.
-
-    Raises:
-        ValueError: if a class is named twice, or has no sample to train on.
+    """The old model knows some of the classes, the new one all of them; see :func:`more_samples_and_classes`.
 
     Example:
         >>> train = [(x, x % 3) for x in range(9)]
@@ -118,11 +88,11 @@ def more_classes(train: Dataset[Any], evaluation: Dataset[Any], classes: Sequenc
 def more_samples_and_classes(
     train: Dataset[Any], evaluation: Dataset[Any], fraction: float, classes: Sequence[int], *, seed: int = 0
 ) -> UpdateScenario:
-    """The old model learns from a share of some classes, the new one from everything.
+    """The old model is trained on a share of some classes, the new one on everything.
 
     Args:
         train: map-style training data with integer labels that count from 0.
-        evaluation: map-style data that neither model learns from.
+        evaluation: map-style data that neither model is trained on.
         fraction: the old model's share of the samples of each of its classes, in ``(0, 1]``.
         classes: the classes that the old model knows, in the order of its outputs.
         seed: seed of the draw.
@@ -155,7 +125,7 @@ def more_samples_and_classes(
 
 
 def stratified_fraction(dataset: Dataset[Any], fraction: float, *, seed: int = 0) -> Subset[Any]:
-    """Draw the same share of every class.
+    """Draw the same share of every class, in the dataset's order.
 
     For one dataset and one seed a smaller share is part of every larger one. Of ``n`` samples of a class
     ``round(fraction * n)`` are drawn, at least one.
@@ -164,9 +134,6 @@ def stratified_fraction(dataset: Dataset[Any], fraction: float, *, seed: int = 0
         dataset: map-style dataset with integer labels.
         fraction: share in ``(0, 1]``.
         seed: seed of the draw; the global random state is not touched.
-
-    Returns:
-        The samples drawn, in the dataset's order.
 
     Raises:
         ValueError: if ``fraction`` is outside its range.

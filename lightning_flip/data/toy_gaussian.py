@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lightning_flip.data.label_distributions import LabelDistributions
+from lightning_flip.data.splits import SplitDataModule
 
 __all__ = ["ToyGaussian", "ToyGaussianDataModule", "class_means", "true_distributions"]
 
@@ -56,14 +56,7 @@ class ToyGaussian(Dataset[tuple[Tensor, Tensor]]):
         self.true_probs = true_distributions(self.inputs, means, sigma)
 
     def true_distribution(self, index: int) -> Tensor:
-        """Look up p* of one sample.
-
-        Args:
-            index: position of the sample.
-
-        Returns:
-            Probabilities ``[K]``, float32.
-        """
+        """The probabilities p* ``[K]`` of one sample, float32."""
         return self.true_probs[index]
 
     def __len__(self) -> int:
@@ -73,11 +66,10 @@ class ToyGaussian(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[index], self.targets[index]
 
 
-class ToyGaussianDataModule(LightningDataModule):
+class ToyGaussianDataModule(SplitDataModule):
     """The toy task of the Filter-KD paper: K = 3 Gaussian classes in 30 dimensions, 5% to train on, 5% to validate.
 
-    Most samples go to the test split, which makes the test figures exact to about 0.1 percentage points. ``p_star`` of
-    a split is ``train_set.true_probs`` (and so on), of one sample ``train_set.true_distribution(index)``.
+    Most samples go to the test split, which makes the test figures exact to about 0.1 percentage points.
 
     Args:
         delta: d; every entry of a class mean is drawn from {-d, 0, d}. Small is hard: the paper has 4, 2, 1, 0.5.
@@ -89,16 +81,17 @@ class ToyGaussianDataModule(LightningDataModule):
         sigma: standard deviation of every feature.
         supervision: what training batches hold: ``"labels"`` int64 ``[B]`` that were drawn, or ``"true"``, p* as
             float ``[B, K]`` (ground-truth training). Validation and test always have labels.
-        batch_size: samples a training batch.
-        eval_batch_size: samples a batch of the other loaders.
+        batch_size: samples per training batch.
+        eval_batch_size: samples per batch of the other loaders.
         seed: seed of the samples; each split draws from its own.
-        means_seed: seed of the class means, kept apart so that other samples of the same task can be drawn.
+        means_seed: seed of the class means, separate so that other samples of the same task can be drawn.
         num_workers: worker processes of each loader.
 
     Attributes:
         means: class means, float32 ``[K, D]``.
-        train_set, val_set, test_set: the splits, after ``setup``; a :class:`ToyGaussian` each (the training split is
-            a :class:`~lightning_flip.data.label_distributions.LabelDistributions` over one with ``"true"``).
+        train_set, val_set, test_set: the splits, after ``setup``; a :class:`ToyGaussian` each, with p* as
+            ``true_probs`` (with ``"true"``, the training split is a :class:`~lightning_flip.data.LabelDistributions`
+            over one).
 
     Raises:
         ValueError: if an option is outside its range or a split would be empty.
@@ -151,16 +144,9 @@ class ToyGaussianDataModule(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.means = class_means(num_classes, num_features, delta=delta, seed=means_seed)
-        self.train_set: ToyGaussian | LabelDistributions | None = None
-        self.val_set: ToyGaussian | None = None
-        self.test_set: ToyGaussian | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw the three splits; every call draws the same ones.
-
-        Args:
-            stage: ignored, the data is small.
-        """
+        """Draw the three splits; every call draws the same ones."""
         drawn = [
             # Neighboring seeds would give the test split of one run to the training of another.
             ToyGaussian(self.means, size, sigma=self.sigma, seed=3 * self.seed + split)
@@ -170,46 +156,15 @@ class ToyGaussianDataModule(LightningDataModule):
         true = self.supervision == "true"
         self.train_set = LabelDistributions(train, train.true_probs, as_target=True) if true else train
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Make the shuffled loader of the training split; the last batch may be smaller, no sample is dropped."""
-        return self._loader(self.train_set, self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Make the loader of the validation split."""
-        return self._loader(self.val_set, self.eval_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Make the loader of the test split."""
-        return self._loader(self.test_set, self.eval_batch_size)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Make the loader of the test split."""
-        return self._loader(self.test_set, self.eval_batch_size)
-
-    def _loader(self, dataset: Dataset[Any] | None, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-        if dataset is None:
-            raise RuntimeError(f"{type(self).__name__} has no data yet; call setup() first, as a Trainer does.")
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
 
 def class_means(num_classes: int, num_features: int, *, delta: float = 1.0, seed: int = 0) -> Tensor:
-    """Draw class means, every entry one of -d, 0 and d.
+    """Draw class means ``[K, D]``, float32, every entry one of -d, 0 and d.
 
     Args:
         num_classes: K, at least 2.
         num_features: D.
         delta: d > 0.
         seed: seed of the draw; means of different d are multiples of each other.
-
-    Returns:
-        float32 ``[K, D]``.
 
     Raises:
         ValueError: if an argument is outside its range.

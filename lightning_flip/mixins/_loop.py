@@ -16,7 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.mixins._counted import holds
 from lightning_flip.mixins._divergence import DivergenceWatch, advice_of
 from lightning_flip.mixins._names import check_instance

@@ -1,12 +1,10 @@
 """Networks of the papers, the plain classifier that trains them, and models that were trained before."""
 
 from lightning_flip.models.classifier import Classifier
-from lightning_flip.models.cnn import SmallCNN
 from lightning_flip.models.cyclic_cosine import CyclicCosine
 from lightning_flip.models.ensemble import EnsembleClassifier
 from lightning_flip.models.loading import load_model
-from lightning_flip.models.mlp import MLP
-from lightning_flip.models.resnet import resnet10, resnet18
+from lightning_flip.models.networks import MLP, SmallCNN, resnet10, resnet18
 
 __all__ = [
     "MLP",

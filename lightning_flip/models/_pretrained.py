@@ -13,12 +13,7 @@ TORCHVISION = "torchvision:"
 
 
 def torchvision_network(text: str) -> nn.Module:
-    """Build a network without weights, for a file that has them. Returns the network, with torchvision's 1,000 classes.
-
-    Example:
-        >>> type(torchvision_network("torchvision:squeezenet1_1")).__name__
-        'SqueezeNet'
-    """
+    """Build a network of torchvision's 1,000 classes without weights, for a file that has them."""
     name, weights = _parsed(text)
     if weights:
         raise ValueError(f"network={text!r} names weights, and the file has them; pass {TORCHVISION}{name}.")
@@ -27,16 +22,7 @@ def torchvision_network(text: str) -> nn.Module:
 
 
 def torchvision_model(text: str) -> nn.Module:
-    """Build a network with torchvision's weights, which are downloaded once and kept in torch's hub folder.
-
-    Returns the network.
-
-    Example:
-        >>> torchvision_model("torchvision:resnet19:DEFAULT")
-        Traceback (most recent call last):
-            ...
-        ValueError: torchvision has no network 'resnet19'. Close to it: resnet18, ...
-    """
+    """Build a network with torchvision's weights, which are downloaded once and kept in torch's hub folder."""
     name, weights = _parsed(text)
     if not weights:
         raise ValueError(

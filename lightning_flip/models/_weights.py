@@ -22,17 +22,7 @@ _COMPILED = "_orig_mod."
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what ``torch.save`` wrote, onto the CPU, with ``weights_only=True``: no code in the file is run.
-
-    Returns the dictionary in it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     torch.save(nn.Linear(2, 1).state_dict(), f"{folder}/old.pt")
-        ...     list(read_weights(f"{folder}/old.pt"))
-        ['weight', 'bias']
-    """
+    """Read what ``torch.save`` wrote onto the CPU with ``weights_only=True``, so that no code in the file is run."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(
@@ -61,28 +51,13 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def paths_allowed() -> contextlib.AbstractContextManager[None]:
-    """Let ``weights_only=True`` read paths too: hyperparameters often hold one, and a path runs nothing.
-
-    Returns the context.
-
-    Example:
-        >>> with paths_allowed():
-        ...     PosixPath in torch.serialization.get_safe_globals()
-        True
-    """
+    """Let ``weights_only=True`` read paths too: hyperparameters often hold one, and a path runs nothing."""
     context: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals([PosixPath, WindowsPath])
     return context
 
 
 def find_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The weights in a file, which may be all of it or one entry (``state_dict``, ``model_state_dict``, ``model``).
-
-    Example:
-        >>> sorted(find_state_dict({"epoch": 3, "state_dict": {"net._orig_mod.bias": torch.zeros(2)}}))
-        ['net.bias']
-        >>> find_state_dict({"epoch": 3}) is None
-        True
-    """
+    """The weights in a file: its ``state_dict``, ``model_state_dict`` or ``model``, or all of it; else None."""
     for candidate in (*(content.get(key) for key in _NESTED), content):
         if isinstance(candidate, Mapping) and any(isinstance(value, Tensor) for value in candidate.values()):
             return {str(name).replace(_COMPILED, ""): value for name, value in candidate.items()}
@@ -90,20 +65,14 @@ def find_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 
 def fit_state_dict(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Put weights into a network, in place; a prefix that stands before all of the network's names is taken off.
+    """Load weights into a network, in place, without a prefix that all of the network's names have in the file.
 
-    What stands under other prefixes is not looked at: a Lightning checkpoint may hold more than its network.
-
-    Example:
-        >>> old, new = nn.Linear(2, 1), nn.Linear(2, 1)
-        >>> fit_state_dict(new, {f"network.{key}": value for key, value in old.state_dict().items()}, "old.ckpt")
-        >>> bool((new.weight == old.weight).all())
-        True
+    Other prefixes are ignored: a Lightning checkpoint may hold more than its network.
     """
     wanted = list(network.state_dict())
     scores = _prefixes(wanted, state)
     best = max(scores.values(), default=0)
-    # Where weights were saved twice, an average beside the model for example, nobody can tell which are meant.
+    # If weights were saved twice, such as an average beside the model, it is ambiguous which are meant.
     found = [prefix for prefix, score in scores.items() if score == best and best]
     if len(found) > 1 and "" not in found and best == len(wanted):
         raise ValueError(
@@ -136,15 +105,7 @@ def _prefixes(wanted: Sequence[str], state: Mapping[str, Tensor]) -> dict[str, i
 
 
 def mismatch(text: str) -> str:
-    """What ``load_state_dict`` complained of, with the first five names and the count of each kind.
-
-    Example:
-        >>> try:
-        ...     nn.Linear(2, 1).load_state_dict({"weight": torch.zeros(3, 2), "gain": torch.zeros(1)})
-        ... except RuntimeError as error:
-        ...     print(mismatch(str(error)))
-        1 missing (bias); 1 unexpected (gain); 1 of another shape (weight: [3, 2] instead of [1, 2]).
-    """
+    """What ``load_state_dict`` complained of, with the first five names and the count of each kind."""
     parts = []
     for title, word in (("Missing", "missing"), ("Unexpected", "unexpected")):
         listed = re.search(rf"{title} key\(s\) in state_dict: (.*)", text)

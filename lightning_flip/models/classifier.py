@@ -27,18 +27,7 @@ _TARGET_KEYS = ("target", "label", "labels", "y")
 
 
 def momentum_sgd(parameters: Iterable[Any]) -> Optimizer:
-    """Build the classifier's default optimizer: SGD, learning rate 0.05, momentum 0.9, weight decay 5e-4.
-
-    Args:
-        parameters: what to optimize.
-
-    Returns:
-        The optimizer.
-
-    Example:
-        >>> momentum_sgd(nn.Linear(2, 2).parameters()).defaults["lr"]
-        0.05
-    """
+    """Build the classifier's default optimizer: SGD, learning rate 0.05, momentum 0.9, weight decay 5e-4."""
     # A named function and not a lambda, so that strategies that spawn processes can pickle the module.
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
@@ -48,7 +37,7 @@ class Classifier(LightningModule):
 
     Logs ``train_loss`` (mean over the epoch) and, per pass over the data, ``val_loss``, ``val_acc`` and ``val_ece``
     (``test_`` in tests): cross-entropy in nats, top-1 accuracy in [0, 1] and expected calibration error in [0, 1]
-    with 15 bins. Where there are several validation or test loaders, those after the first add their number:
+    with 15 bins. If there are several validation or test loaders, those after the first append their number:
     ``val_acc_1``. No name has a slash, so that ``monitor=`` takes each of them.
 
     A batch is a tuple or list ``(input, target, ...)``, or a mapping with the target under target, label, labels or
@@ -56,15 +45,15 @@ class Classifier(LightningModule):
 
     **Checkpoints.** Hyperparameters keep plain values only (numbers, strings, booleans and lists of them), so
     that the file loads with ``weights_only=True``. Give the objects again to load one:
-    ``Classifier.load_from_checkpoint(path, network=MLP(64, 10))``. Under LightningCLI the configuration is kept
-    whole, class paths included, and ``Classifier.load_from_checkpoint(path)`` builds the network by itself.
+    ``Classifier.load_from_checkpoint(path, network=MLP(64, 10))``. Under LightningCLI the whole configuration is kept,
+    class paths included, and ``Classifier.load_from_checkpoint(path)`` builds the network by itself.
 
     Args:
         network: maps inputs to logits ``[B, K]``.
         optimizer: called with the module's parameters. In YAML: ``class_path`` and ``init_args`` of an optimizer.
-        lr_scheduler: called with the optimizer and stepped once an epoch; ``ReduceLROnPlateau`` follows
-            ``val_loss``. None keeps the learning rate. A cosine over the whole run wants ``T_max`` = ``max_epochs``.
-            ``CyclicCosine`` with ``steps_per_epoch`` is stepped once an optimizer step.
+        lr_scheduler: called with the optimizer and stepped once per epoch; ``ReduceLROnPlateau`` follows
+            ``val_loss``. None keeps the learning rate. A cosine over the whole run needs ``T_max`` = ``max_epochs``.
+            ``CyclicCosine`` with ``steps_per_epoch`` is stepped once per optimizer step.
         num_classes: number of classes ``K``.
 
     Raises:
@@ -105,14 +94,7 @@ class Classifier(LightningModule):
         self.evaluation_metrics = nn.ModuleDict()
 
     def forward(self, x: Any) -> Tensor:
-        """Compute logits.
-
-        Args:
-            x: a batch of the network's inputs.
-
-        Returns:
-            Logits ``[B, K]``.
-        """
+        """Compute logits ``[B, K]``."""
         logits: Tensor = self.network(x)
         return logits
 
@@ -126,7 +108,7 @@ class Classifier(LightningModule):
             The network's input and the target: int64 ``[B]``, or in training also float ``[B, K]``.
 
         Raises:
-            TypeError: if the batch has a form in which input and target cannot be told.
+            TypeError: if the batch has another form.
         """
         if isinstance(batch, (tuple, list)) and len(batch) >= 2:
             return batch[0], batch[1]
@@ -140,15 +122,7 @@ class Classifier(LightningModule):
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Compute the mean cross-entropy of a batch.
-
-        Args:
-            batch: see :meth:`split_batch`.
-            batch_idx: position of the batch in the epoch.
-
-        Returns:
-            The loss, a scalar.
-        """
+        """Compute and log the mean cross-entropy of a batch; returns it, a scalar."""
         x, target = self.split_batch(batch)
         loss = cross_entropy(self(x), target)
         self.log(
@@ -157,36 +131,15 @@ class Classifier(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``val_loss``, ``val_acc`` and ``val_ece``.
-
-        Args:
-            batch: see :meth:`split_batch`.
-            batch_idx: position of the batch in the epoch.
-            dataloader_idx: number of the loader.
-        """
+        """Log ``val_loss``, ``val_acc`` and ``val_ece``."""
         self._evaluate(batch, "val", dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``test_loss``, ``test_acc`` and ``test_ece``.
-
-        Args:
-            batch: see :meth:`split_batch`.
-            batch_idx: position of the batch in the epoch.
-            dataloader_idx: number of the loader.
-        """
+        """Log ``test_loss``, ``test_acc`` and ``test_ece``."""
         self._evaluate(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Compute the logits of a batch; it may lack a target.
-
-        Args:
-            batch: inputs, a tuple or list that begins with them, or a mapping that holds them.
-            batch_idx: position of the batch in the epoch.
-            dataloader_idx: number of the loader.
-
-        Returns:
-            Logits ``[B, K]``.
-        """
+        """Compute logits ``[B, K]`` from inputs, alone or in a batch, which need not have a target."""
         if isinstance(batch, Mapping):
             batch = self._input(batch)
         elif isinstance(batch, (tuple, list)):
@@ -224,7 +177,7 @@ class Classifier(LightningModule):
             )
 
         log("loss", cross_entropy(logits, target), sync_dist=True, prog_bar=not loader)
-        # Probabilities, because torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
+        # Probabilities, because torchmetrics takes logits that happen to be in [0, 1] for probabilities.
         probabilities = logits.softmax(-1)
         for name in ("acc", "ece"):
             key = f"{split}_{name}{suffix}"

@@ -12,21 +12,21 @@ __all__ = ["CyclicCosine"]
 
 
 class CyclicCosine(LRScheduler):
-    """Cosine decay from the optimizer's learning rate to ``min_lr``, again in every one of some cycles.
+    """Cosine decay from the optimizer's learning rate to ``min_lr``, once per cycle.
 
     The learning rate in the i-th of a cycle's n epochs is min_lr + (lr - min_lr) (1 + cos(pi i / n)) / 2, i from 0.
-    Cycles are those of :class:`~lightning_flip.mixins.SnapshotDistillation`, whatever M and C are: where M is no
-    multiple of C, lengths differ by one epoch. Step it once an epoch, as a Trainer does by default, or with
-    ``steps_per_epoch`` once an optimizer step (``interval="step"``), and i is the share of epochs that is done. Every
-    value follows from the number of steps alone, so that a resumed run continues exactly.
+    Cycles are those of :class:`~lightning_flip.mixins.SnapshotDistillation`: if M is not a multiple of C, lengths
+    differ by one epoch. Step it once per epoch, as a Trainer does by default, or with ``steps_per_epoch`` once per
+    optimizer step (``interval="step"``); i is then the fraction of epochs done. Every value depends on the number of
+    steps alone, so that a resumed run continues exactly.
 
     Args:
-        optimizer: whose learning rates it sets.
+        optimizer: the optimizer to schedule.
         total_epochs: M, the Trainer's ``max_epochs``.
         cycles: C.
-        min_lr: where each cycle ends.
+        min_lr: the learning rate at the end of each cycle.
         last_epoch: the step before the first one, -1 for a new run.
-        steps_per_epoch: how often it is stepped in an epoch: 1, or the number of optimizer steps,
+        steps_per_epoch: how often it is stepped per epoch: 1, or the number of optimizer steps,
             ceil(batches / ``accumulate_grad_batches``).
 
     Raises:
@@ -67,21 +67,10 @@ class CyclicCosine(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rates of the running epoch or step.
-
-        Returns:
-            One for each of the optimizer's groups.
-        """
+        """Learning rates of the current epoch or step, one per parameter group."""
         share = cosine_of_cycle(self.last_epoch / self.steps_per_epoch, self.total_epochs, self.cycles)
         return [self.min_lr + (float(base) - self.min_lr) * share for base in self.base_lrs]
 
     def cycle(self, epoch: int) -> int:
-        """The cycle that an epoch is in.
-
-        Args:
-            epoch: its number, counted from 0.
-
-        Returns:
-            The cycle's number, counted from 0.
-        """
+        """The cycle that an epoch is in; both count from 0."""
         return cycle_of(epoch, self.total_epochs, self.cycles)

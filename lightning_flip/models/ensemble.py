@@ -11,13 +11,13 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from lightning_flip.models.classifier import Classifier
-from lightning_flip.models.loading import ModelSource, load_model
+from lightning_flip.models.loading import ModelSource, load_model, options_called
 
 __all__ = ["EnsembleClassifier"]
 
 
 class _MeanLogits(nn.Module):
-    """The members; in eval mode whatever is asked for, since nothing here is trained."""
+    """The members, always in eval mode, since nothing here is trained."""
 
     def __init__(self, members: Sequence[nn.Module], num_classes: int) -> None:
         super().__init__()
@@ -51,11 +51,10 @@ class _MeanLogits(nn.Module):
 
 
 class EnsembleClassifier(Classifier):
-    """Averages the logits of models that were trained independently; it is tested and asked, never trained.
+    """Averages the logits of models that were trained independently; it is evaluated, never trained.
 
-    Logs what :class:`Classifier` logs in validation and tests. As an old or a new model it writes predictions like
-    any other, and it can be the reference of a loss. Its members are frozen and in eval mode, whatever the mode of
-    the ensemble. In a configuration::
+    Logs what :class:`Classifier` logs in validation and tests. Its predictions can be written, and it can be the
+    reference of a loss. Its members are frozen and always in eval mode. In a configuration::
 
         model:
           class_path: EnsembleClassifier
@@ -63,8 +62,8 @@ class EnsembleClassifier(Classifier):
             members: [seed-0.ckpt, seed-1.ckpt, seed-2.ckpt]
             num_classes: 10
 
-    A checkpoint of the ensemble has the members' weights. If all members were given as text, their paths are kept in
-    it, and ``load_from_checkpoint(path)`` needs those files; else give ``members=`` again.
+    A checkpoint of the ensemble has the members' weights. If all members were given as text, it keeps their paths, and
+    ``load_from_checkpoint(path)`` needs those files; else give ``members=`` again.
 
     Args:
         members: modules that map inputs to logits ``[B, K]`` (copied), or anything else that
@@ -75,7 +74,7 @@ class EnsembleClassifier(Classifier):
         num_classes: number of classes ``K``.
 
     Raises:
-        ValueError: if there is no member, or one cannot be loaded; and in the forward, if a member gives other than
+        ValueError: if there is no member, or one cannot be loaded; and in the forward, if a member does not give
             ``[B, K]``.
 
     Example:
@@ -108,39 +107,17 @@ class EnsembleClassifier(Classifier):
         return sum(weight.numel() for weight in self.network.parameters())
 
     def member_logits(self, x: Any) -> Tensor:
-        """Compute each member's own logits, for measures of their disagreement.
-
-        Args:
-            x: a batch of inputs.
-
-        Returns:
-            ``[M, B, K]`` of M members, in at least float32.
-        """
+        """Compute each member's own logits ``[M, B, K]``, in at least float32, for measures of their disagreement."""
         assert isinstance(self.network, _MeanLogits)
         return torch.stack(self.network.each(x))
 
     def setup(self, stage: str) -> None:
-        """Refuse to be trained.
-
-        Args:
-            stage: what the Trainer is about to do.
-
-        Raises:
-            RuntimeError: for ``fit``.
-        """
+        """Raise a RuntimeError for ``stage="fit"``."""
         if stage == "fit":
             _refuse_training()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Refuse to be trained.
-
-        Args:
-            batch: not looked at.
-            batch_idx: not looked at.
-
-        Raises:
-            RuntimeError: always.
-        """
+        """Raise a RuntimeError: an ensemble is not trained."""
         _refuse_training()
 
 
@@ -157,10 +134,9 @@ def _member(
     member_class: type[LightningModule] | str | None,
     member_network: nn.Module | str | None,
 ) -> nn.Module:
+    network = None if isinstance(source, nn.Module) else member_network
     try:
-        network = None if isinstance(source, nn.Module) else member_network
-        return load_model(source, model_class=member_class, network=network)
+        with options_called(model_class="member_class", network="member_network"):
+            return load_model(source, model_class=member_class, network=network)
     except ValueError as error:
-        # The options have other names here than in the messages of what loads them.
-        text = str(error).replace("model_class=", "member_class=").replace("network=", "member_network=")
-        raise ValueError(f"member {number}: {text}") from error
+        raise ValueError(f"member {number}: {error}") from error

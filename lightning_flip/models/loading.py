@@ -27,18 +27,7 @@ ModelSource = nn.Module | str | os.PathLike[str]
 
 
 def is_lightning_class(cls: Any) -> bool:
-    """Whether a class is a LightningModule, of ``lightning`` or of ``pytorch_lightning``; neither knows the other's.
-
-    Args:
-        cls: anything.
-
-    Returns:
-        True for a class with a LightningModule among its bases.
-
-    Example:
-        >>> is_lightning_class(LightningModule), is_lightning_class(nn.Module)
-        (True, False)
-    """
+    """Whether a class is a LightningModule, of ``lightning`` or of ``pytorch_lightning``; neither knows the other's."""
     return isinstance(cls, type) and any(part.__name__ == "LightningModule" for part in cls.__mro__)
 
 
@@ -50,18 +39,17 @@ def load_model(
 ) -> nn.Module:
     """Load a model to run it: frozen, in eval mode, on the CPU, and a copy of its own.
 
-    Files are read with ``weights_only=True``, so that no code in them is run. No random number of the running program
-    is drawn, although networks are built.
+    Files are read with ``weights_only=True``, so that no code in them is run. The random state does not change.
 
     Args:
         source: one of
 
             - a module; it is copied and stays as it is;
             - the path of a Lightning checkpoint. One that LightningCLI (``lightning-flip fit``) saved names its class
-              and is rebuilt by itself, whatever ``model_class`` says; any other needs ``model_class``;
+              and is rebuilt without ``model_class``; any other needs it;
             - the path of a state_dict, alone or under ``state_dict``, ``model_state_dict`` or ``model``, or of a
-              Lightning checkpoint whose hyperparameters do not suffice, together with ``network``. A prefix before all
-              of the network's names (``network.``) is taken off;
+              Lightning checkpoint whose hyperparameters do not suffice, together with ``network``. A prefix of all
+              of the network's names (``network.``) is removed;
             - ``"torchvision:resnet18:DEFAULT"`` or ``"torchvision:resnet18:IMAGENET1K_V1"``: torchvision's weights.
         model_class: the LightningModule class of a checkpoint, or its import path; it gets ``network``, if given.
         network: the architecture of the weights: a module (it is copied), or ``"torchvision:resnet18"``. Without
@@ -72,9 +60,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TypeError: if an argument is of another kind.
-        ValueError: if the source is not readable, cannot be rebuilt from what it holds, does not fit, or has no name
-            that torchvision knows.
+        TypeError: if an argument has the wrong type.
+        ValueError: if the source is not readable, cannot be rebuilt, does not fit, or is unknown to torchvision.
 
     Example:
         >>> from lightning_flip.models import MLP
@@ -104,22 +91,7 @@ def load_model(
 
 @contextlib.contextmanager
 def options_called(**names: str) -> Iterator[None]:
-    """Within, errors name the options of :func:`load_model` as whoever calls it does.
-
-    Args:
-        **names: for each option of :func:`load_model`, what it is called there.
-
-    Yields:
-        Nothing.
-
-    Example:
-        >>> from lightning_flip.models import MLP
-        >>> with options_called(network="reference_network"):
-        ...     load_model(MLP(4, 3), network="resnet18")
-        Traceback (most recent call last):
-            ...
-        ValueError: reference_network= gives the architecture for a file of weights; here the source is a module; ...
-    """
+    """Within, errors about options of :func:`load_model` use the caller's ``names`` for them."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -133,7 +105,7 @@ def options_called(**names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """What is built in here has no influence on what the program builds around it, and the reverse."""
+    """Keep what is built inside and what the program builds around it from influencing each other."""
     # Inside of LightningCLI the model that is being built would lend its hyperparameters to the one that is loaded.
     given = _given_hyperparameters.set(None)
     try:
@@ -200,7 +172,7 @@ def _from_checkpoint(
             "LightningModule class or its import path; or network=, the network alone."
         )
     if "weights_only" in inspect.signature(model_class.load_from_checkpoint).parameters:
-        options["weights_only"] = True  # where it is not, the file has been read in this way before
+        options["weights_only"] = True  # else read_weights has done so already
     try:
         with paths_allowed():
             return model_class.load_from_checkpoint(path, map_location="cpu", **options)

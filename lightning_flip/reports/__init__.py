@@ -67,7 +67,7 @@ from lightning_flip.reports.intervals import (
 )
 from lightning_flip.reports.runs import Comparison, RunSummary, Spread, compare_runs, parse_run, summarize_run
 from lightning_flip.reports.update import JoinedPredictions, NoiseFloor, UpdateComparison, compare, join_predictions
-from lightning_flip.stores.atomic import write_text
+from lightning_flip.stores.files import write_text
 
 __all__ = [
     "ClassProjection",

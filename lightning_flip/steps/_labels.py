@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.tables import is_distributed
 
 __all__ = ["Changed", "KnownLabels"]

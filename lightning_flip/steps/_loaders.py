@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_flip.data.indexed import IndexedDataset
+from lightning_flip.data.indexed import unwrapped
 
 __all__ = ["LoaderRecord"]
 
@@ -24,8 +24,7 @@ class LoaderRecord:
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        dataset = loader.dataset
-        self.dataset: Any = dataset._dataset if isinstance(dataset, IndexedDataset) else dataset
+        self.dataset: Any = unwrapped(loader.dataset)
         self.may_pad = _padding_sampler(loader) is not None
         self.batches = 0
         self._loader = weakref.ref(loader)

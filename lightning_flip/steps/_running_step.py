@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_flip.data.labels import labels_at_hand
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.steps._captures import Captures, Found
 from lightning_flip.steps._loss_targets import target_of
 from lightning_flip.steps.checks import ValueChecks
@@ -258,7 +258,7 @@ class RunningStep:
             count = getattr(self._module, name, None) or hyperparameters.get(name)
             if isinstance(count, int) and count > 1:
                 return count
-        labels = labels_at_hand(self.arrival.dataset(source))
+        labels = kept_labels(self.arrival.dataset(source))
         if labels is not None and len(labels):
             return max(2, int(labels.max()) + 1)
         return None if before is None else before.classes

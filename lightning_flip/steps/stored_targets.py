@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.data.identity import data_difference, describe_data, kept_labels
+from lightning_flip.data.identity import data_difference, describe_data
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets

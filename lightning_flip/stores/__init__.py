@@ -3,48 +3,35 @@
 Nothing here imports torch or lightning, so that reading a history stays quick.
 """
 
-from lightning_flip.stores.claims import Claim, claim, discard_empty_run, open_run
+from typing import Any
+
+from lightning_flip._deprecate import moved
 from lightning_flip.stores.errors import ClaimLostError, HistoryError, PredictionError
-from lightning_flip.stores.fingerprints import dataset_fingerprint
-from lightning_flip.stores.history import (
-    History,
-    PartKey,
-    PassRows,
-    RunInfo,
-    list_parts,
-    read_history,
-    read_run,
-    read_samples,
-    set_aside,
-    write_part,
-    write_samples,
-)
-from lightning_flip.stores.path_parts import path_bytes, write_path_part
+from lightning_flip.stores.history import History, PassRows, RunInfo, read_history, read_run, read_samples
 from lightning_flip.stores.paths import LearningPaths, read_paths
 from lightning_flip.stores.predictions import PredictionSet, read_logits, read_predictions, write_predictions
-from lightning_flip.stores.soft_targets import SoftTargetError, SoftTargetTable, read_soft_targets, write_soft_targets
+from lightning_flip.stores.soft_targets import (
+    SoftTargetError,
+    SoftTargetTable,
+    dataset_fingerprint,
+    read_soft_targets,
+    write_soft_targets,
+)
 from lightning_flip.stores.transitions import read_transition, write_transition
 from lightning_flip.stores.zigzag import read_zigzag, write_zigzag
 
 __all__ = [
-    "Claim",
     "ClaimLostError",
     "History",
     "HistoryError",
     "LearningPaths",
-    "PartKey",
     "PassRows",
     "PredictionError",
     "PredictionSet",
     "RunInfo",
     "SoftTargetError",
     "SoftTargetTable",
-    "claim",
     "dataset_fingerprint",
-    "discard_empty_run",
-    "list_parts",
-    "open_run",
-    "path_bytes",
     "read_history",
     "read_logits",
     "read_paths",
@@ -54,12 +41,27 @@ __all__ = [
     "read_soft_targets",
     "read_transition",
     "read_zigzag",
-    "set_aside",
-    "write_part",
-    "write_path_part",
     "write_predictions",
-    "write_samples",
     "write_soft_targets",
     "write_transition",
     "write_zigzag",
 ]
+
+#: Names of 0.1 that only recording callbacks need: they are in these modules.
+_MOVED = {
+    "PartKey": "history.parts",
+    "discard_empty_run": "claims",
+    "list_parts": "history.parts",
+    "open_run": "claims",
+    "path_bytes": "paths",
+    "set_aside": "history.parts",
+    "write_part": "history.parts",
+    "write_path_part": "paths",
+    "write_samples": "history.samples",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return moved(f"{__name__}.{name}", f"{__name__}.{_MOVED[name]}", name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""One folder holds the record of one run: `run.json` claims it, made whole and by one alone."""
+"""One folder holds the record of one run: `run.json` claims it, written whole and by one process alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_flip.stores.atomic import atomic_write, make_directory, sync_directory, temporary_files
 from lightning_flip.stores.errors import ClaimLostError, HistoryError
+from lightning_flip.stores.files import atomic_write, make_directory, sync_directory, temporary_files
 from lightning_flip.stores.history.parts import HISTORY_FOLDER, list_parts, remove_parts
 from lightning_flip.stores.history.runs import FORMAT_VERSION, RUN_FILE, library_version, read_run
 from lightning_flip.stores.history.samples import SAMPLES_FILE, is_samples_file
@@ -41,21 +41,9 @@ class Claim:
     Attributes:
         folder: the folder.
         run_id: the run's id, which `run.json` in it names.
-        fresh: whether the run began with this claim, and was not there before.
-        made: whether the folder was not there before.
-        session: tells the process that records from one that goes on with the same run; "" where nobody asks.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     ours = claim(folder)
-        ...     ours.check()
-        ...     Path(folder, "run.json").unlink()
-        ...     try:
-        ...         ours.check()
-        ...     except ClaimLostError as error:
-        ...         print("run.json is gone" in str(error))
-        True
+        fresh: whether the run began with this claim.
+        made: whether the folder was made for it.
+        session: distinguishes the process that records from one that resumes the same run; "" if that does not matter.
     """
 
     folder: Path
@@ -65,14 +53,7 @@ class Claim:
     session: str = ""
 
     def check(self, *needed: Path) -> None:
-        """Find out before a write whether the folder is still there and still this run's.
-
-        Args:
-            needed: files and folders that the run has written before, and goes on in.
-
-        Raises:
-            ClaimLostError: if it is not; nothing may be written then.
-        """
+        """Raise a ClaimLostError if the folder is gone or another run's, or a `needed` file in it is gone."""
         file, problem = self.folder / RUN_FILE, ""
         try:
             content = json.loads(file.read_bytes())
@@ -82,13 +63,13 @@ class Claim:
         except (OSError, ValueError, TypeError, KeyError) as error:
             problem = f"{file} cannot be read ({type(error).__name__}: {error})"
         else:
+            lost = next((path for path in needed if not path.exists()), None)
             if owner != self.run_id:
                 problem = f"{self.folder} now holds the run {owner}"
             elif self.session and session != self.session:
                 problem = f"another process has resumed the run in {self.folder}"
-        lost = [path for path in needed if not problem and not path.exists()]
-        if lost:
-            problem = f"{lost[0]} is gone"
+            elif lost is not None:
+                problem = f"{lost} is gone"
         if problem:
             raise ClaimLostError(
                 f"{problem}, while the run {self.run_id} was being recorded there. Nothing was written. Put back what "
@@ -110,7 +91,7 @@ def claim(
 ) -> Claim:
     """Claim a folder for a run; of any number of simultaneous claims exactly one succeeds.
 
-    The claim is `run.json`, which is made whole and only where there is none. One process of a run calls this (rank 0),
+    The claim is `run.json`, which is written whole and only if there is none. One process of a run calls this (rank 0),
     before any rank writes.
 
     | folder holds | `run_id` | result |
@@ -126,23 +107,19 @@ def claim(
         dirpath: the run's folder; made if missing. Other files in it are left alone.
         run_id: the id from the checkpoint that is being resumed, or None for a run that starts.
         overwrite: remove all that another run has recorded in the folder (history, samples, learning paths, soft
-            targets, zig-zag scores), and start afresh. A run that still writes there finds out at its next write.
+            targets, zig-zag scores), and start afresh. A run that still writes there notices at its next write.
         info: anything that JSON can hold, kept in `run.json`.
-        versioned: claim a folder `version_N` in `dirpath` instead: after the latest one there, or that one where
-            nothing is in it.
+        versioned: claim a folder `version_N` in `dirpath` instead: the latest one if it is empty, else the next.
         first: the lowest N.
-        known: further ids by which the run goes, as the parts of a run of version 0.1 have ids of their own.
+        known: further ids of the run: in version 0.1, each part of a run had its own.
         new_id: the id of a run that starts; None draws one.
         session: drawn by the process that records: one that resumes the same run takes the folder over, and this one
-            finds out at its next write.
-
-    Returns:
-        The claim.
+            notices at its next write.
 
     Raises:
-        FileExistsError: when the folder holds another run and `overwrite` is False.
-        HistoryError: when `run.json` cannot be read; nothing is overwritten then, whatever `overwrite` says.
-        TypeError: when JSON cannot hold `info`.
+        FileExistsError: if the folder holds another run and `overwrite` is False.
+        HistoryError: if `run.json` cannot be read; nothing is overwritten then, even with `overwrite`.
+        TypeError: if JSON cannot hold `info`.
 
     Example:
         >>> import tempfile
@@ -185,74 +162,17 @@ def open_run(
     overwrite: bool = False,
     info: Mapping[str, object],
 ) -> str:
-    """Begin a run in a folder, or continue the one that is there; see `claim`.
-
-    Args:
-        dirpath: the run's folder; made if missing. Other files in it are left alone.
-        run_id: the id from the checkpoint that is being resumed, or None for a run that starts.
-        overwrite: remove all that another run has recorded in the folder, and start afresh.
-        info: anything that JSON can hold, kept in `run.json`.
-
-    Returns:
-        The id of the run that the folder now holds.
-
-    Raises:
-        FileExistsError: when the folder holds another run and `overwrite` is False.
-        HistoryError: when `run.json` cannot be read; nothing is overwritten then, whatever `overwrite` says.
-        TypeError: when JSON cannot hold `info`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     begun = open_run(folder, run_id=None, info={"num_classes": 10})
-        ...     open_run(folder, run_id=begun, info={}) == begun
-        ...     try:
-        ...         open_run(folder, run_id=None, info={})
-        ...     except FileExistsError as error:
-        ...         print("overwrite=True" in str(error))
-        True
-        True
-    """
+    """Claim a folder for a run that begins or continues, and return the run's id; see `claim`."""
     return claim(dirpath, run_id, overwrite=overwrite, info=info).run_id
 
 
 def extend_info(claimed: Claim, info: Mapping[str, object]) -> None:
-    """Add to what `run.json` of a run that has just begun keeps; several recorders share a folder.
-
-    Args:
-        claimed: the claim.
-        info: anything that JSON can hold.
-
-    Raises:
-        ClaimLostError: if the folder is no longer the run's.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     extend_info(claim(folder, info={"a": 1}), {"b": 2})
-        ...     read_run(folder).info
-        {'a': 1, 'b': 2}
-    """
+    """Add to the info that `run.json` of a run that has just begun keeps; several recorders share a folder."""
     _extend(claimed, "info", info)
 
 
 def note_data(claimed: Claim, data: Mapping[str, Mapping[str, object]]) -> None:
-    """Keep in `run.json` what data a run is of; what is known of other splits and loaders stays.
-
-    Args:
-        claimed: the claim.
-        data: a fingerprint by split and loader.
-
-    Raises:
-        ClaimLostError: if the folder is no longer the run's.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     note_data(claim(folder), {"train-0": {"length": 60000}})
-        ...     read_run(folder).data["train-0"]["length"]
-        60000
-    """
+    """Keep the fingerprints of a run's data by split and loader in `run.json`; what is known of others stays."""
     if any(read_run(claimed.folder).data.get(name) != facts for name, facts in data.items()):
         _extend(claimed, "data", data)
 
@@ -260,22 +180,7 @@ def note_data(claimed: Claim, data: Mapping[str, Mapping[str, object]]) -> None:
 def discard_empty_run(dirpath: str | os.PathLike[str], run_id: str) -> bool:
     """Give up a run that failed before it recorded anything, so that its folder can be used again.
 
-    Args:
-        dirpath: the run's folder.
-        run_id: the run's id.
-
-    Returns:
-        Whether `run.json` was removed: only if it is that run's and nothing was recorded.
-
-    Raises:
-        HistoryError: when `run.json` cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     begun = open_run(folder, run_id=None, info={})
-        ...     discard_empty_run(folder, "another"), discard_empty_run(folder, begun)
-        (False, True)
+    Returns whether `run.json` was removed: only if it is that run's and nothing was recorded.
     """
     folder = Path(dirpath)
     if not (folder / RUN_FILE).exists():
@@ -290,18 +195,7 @@ def discard_empty_run(dirpath: str | os.PathLike[str], run_id: str) -> bool:
 
 
 def recorded_runs(dirpath: str | os.PathLike[str]) -> set[str]:
-    """The runs that a folder names; more than one where version 0.1 wrote it, whose parts had ids of their own.
-
-    Args:
-        dirpath: the folder; it need not exist.
-
-    Returns:
-        Their ids.
-
-    Example:
-        >>> recorded_runs("no/such/folder")
-        set()
-    """
+    """The ids of the runs that a folder names; version 0.1 may have written several, one for each part of a run."""
     folder = Path(dirpath)
     found = set(_record(folder).values())
     with contextlib.suppress(HistoryError):
@@ -312,30 +206,19 @@ def recorded_runs(dirpath: str | os.PathLike[str]) -> set[str]:
 def _extend(claimed: Claim, name: str, values: Mapping[str, object]) -> None:
     with _locked(claimed.folder):
         claimed.check()
-        content = json.loads((claimed.folder / RUN_FILE).read_text(encoding="utf-8"))
+        content = _read_claim(claimed.folder)
         content[name] = {**content.get(name, {}), **values}
-        _replace(claimed.folder, content)
+        _write_claim(claimed.folder, content)
 
 
 def versions(root: Path) -> list[Path]:
-    """The folders `version_N` in a folder.
-
-    Args:
-        root: the folder; it need not exist.
-
-    Returns:
-        Sorted by N.
-
-    Example:
-        >>> versions(Path("no/such/folder"))
-        []
-    """
+    """The folders `version_N` in a folder, sorted by N."""
     found = {int(match[1]): path for path in root.glob("version_*") if (match := _VERSION.fullmatch(path.name))}
     return [found[number] for number in sorted(found)]
 
 
 def _claim_version(root: Path, first: int, run_id: str, content: Mapping[str, Any]) -> Claim:
-    """Claim the first version that nobody has; a claim that comes second goes on to the next."""
+    """Claim the first free version; if another claim comes first, the next one."""
     make_directory(root)
     number = first
     for latest in versions(root)[-1:]:
@@ -355,12 +238,14 @@ def _claim_folder(
 ) -> Claim:
     made = not folder.is_dir()
     make_directory(folder)
+    claimed = Claim(folder, content["run_id"], session=content.get("session", ""))
     with _locked(folder):
         if (folder / RUN_FILE).exists():
             present = read_run(folder)
             if present.run_id in mine or mine & set(_record(folder).values()):
-                _take_over(folder, content)
-                return Claim(folder, present.run_id, fresh=False, session=content.get("session", ""))
+                if claimed.session:  # from now on this process alone records the run
+                    _write_claim(folder, {**_read_claim(folder), "session": claimed.session})
+                return dataclasses.replace(claimed, run_id=present.run_id, fresh=False)
             if not overwrite:
                 raise FileExistsError(
                     f"{folder} already holds the run {present.run_id} (begun {present.created}), but "
@@ -369,22 +254,17 @@ def _claim_folder(
                     " overwrite=True, which removes that run's recorded files."
                 )
             _remove_record(folder)
-            _replace(folder, content)  # never without a claim in between, which a fresh run could take
-            return Claim(folder, content["run_id"], session=content.get("session", ""))
+            _write_claim(folder, content)  # never without a claim in between, which a fresh run could take
+            return claimed
         _refuse_leftovers(folder, run_id, mine, overwrite=overwrite)
-        if not _make_exclusively(folder / RUN_FILE, content):
+        try:
+            _write_claim(folder, content, replace=False)
+        except FileExistsError:
             raise FileExistsError(
                 f"{folder} was claimed by another run at this moment. Choose another folder, or pass overwrite=True "
                 "when that run has ended."
-            )
-        return Claim(folder, content["run_id"], made=made, session=content.get("session", ""))
-
-
-def _take_over(folder: Path, content: Mapping[str, Any]) -> None:
-    """Have a run that is there be recorded by this process alone."""
-    there = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    if content.get("session") and there.get("session") != content["session"]:
-        _replace(folder, {**there, "session": content["session"]})
+            ) from None
+        return dataclasses.replace(claimed, made=made)
 
 
 def _refuse_leftovers(folder: Path, run_id: str | None, mine: set[str], *, overwrite: bool) -> None:
@@ -411,7 +291,7 @@ def _refuse_leftovers(folder: Path, run_id: str | None, mine: set[str], *, overw
 
 
 def _record(folder: Path) -> dict[Path, str]:
-    """What a run has recorded beside its history: the files that name a run, and which."""
+    """The files that name a run beside its history, and the run that each names."""
     found: dict[Path, str | None] = {folder / ZIGZAG_FILE: zigzag_run(folder / ZIGZAG_FILE)}
     for file in sorted((folder / "soft_targets").rglob("*.safetensors")):
         found[file] = soft_target_run(file)
@@ -422,7 +302,7 @@ def _record(folder: Path) -> dict[Path, str]:
 
 
 def _remove_record(folder: Path) -> None:
-    """Remove what a run has recorded, but for `run.json`: a folder left half-way still says whose it is."""
+    """Remove what a run has recorded, except `run.json`: a folder left half-way still names its run."""
     for file in _record(folder):
         if file.name == RUN_FILE:
             remove_parts(file.parent)
@@ -454,23 +334,14 @@ def _is_empty(folder: Path) -> bool:
     return not any(file.exists() for file in files) and not any(folder.glob(f"*/{ZIGZAG_FILE}"))
 
 
-def _replace(folder: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(folder / RUN_FILE) as temporary:
-        temporary.write_text(_as_text(content), encoding="utf-8")
+def _read_claim(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    return content
 
 
-def _make_exclusively(file: Path, content: Mapping[str, Any]) -> bool:
-    """Make a file with all of its text, unless it is there."""
-    try:
-        with atomic_write(file, replace=False) as temporary:
-            temporary.write_text(_as_text(content), encoding="utf-8")
-    except FileExistsError:
-        return False
-    return True
-
-
-def _as_text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2) + "\n"
+def _write_claim(folder: Path, content: Mapping[str, Any], *, replace: bool = True) -> None:
+    with atomic_write(folder / RUN_FILE, replace=replace) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

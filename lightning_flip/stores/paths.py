@@ -1,27 +1,30 @@
-"""Reading recorded learning paths: what a network predicted on chosen samples, over time."""
+"""Learning paths: what a network predicted on chosen samples over time, one Parquet file per mode, epoch and rank."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.history.part_key import PartKey
-from lightning_flip.stores.history.parts import HISTORY_FOLDER, list_parts
+from lightning_flip.stores.files import make_directory, read_parquet, write_parquet
+from lightning_flip.stores.history.parts import HISTORY_FOLDER, PartKey, count_earlier, list_parts
 from lightning_flip.stores.history.runs import RUN_FILE, RunInfo, read_run
-from lightning_flip.stores.path_parts import PATH_MARK, PATH_MODES
 
-__all__ = ["LearningPaths", "read_paths"]
+__all__ = ["LearningPaths", "path_bytes", "read_paths", "write_path_part"]
 
 _FOLDER = "paths"
+_MODES = ("visits", "eval")
+_MARK = {"lightning_flip": "learning paths"}  # tells our files from other parts
+_INTEGERS = {"index": np.int64, "target": np.int32, "global_step": np.int64}
+_ROW_BYTES = 28  # index, target, global_step and epoch, and the offset of a constant
+_FILE_BYTES = 4096  # footer and headers of one small file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +32,15 @@ class LearningPaths:
     """Predictions on N samples at T times.
 
     With mode "eval" a time is one evaluation pass. With mode "visits" it is the first, second, ... visit within an
-    epoch: one time an epoch, unless a sampler draws a sample more than once.
+    epoch: one time per epoch, unless a sampler draws a sample more than once.
 
     Attributes:
-        path: float32 [T, N, K]; NaN where a sample was not recorded (not visited, or not yet chosen).
+        path: float32 [T, N, K]; NaN if a sample was not recorded (not visited, or not yet chosen).
         index: int64 [N], positions in the training dataset, rising.
         steps: int64 [T], updates taken before the first prediction of that time.
         epochs: int64 [T].
-        sample_steps: int64 [T, N], updates taken before each prediction, -1 where there is none.
-        target: int64 [N], labels as training saw them last; -1 where there is no single label.
+        sample_steps: int64 [T, N], updates taken before each prediction, -1 if there is none.
+        target: int64 [N], labels as training saw them last; -1 if there is no single label.
         mode: "visits" or "eval".
         run: what `run.json` says.
     """
@@ -57,16 +60,10 @@ class LearningPaths:
         return self.sample_steps >= 0
 
     def of(self, sample: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The path of one sample without gaps.
-
-        Args:
-            sample: its index.
-
-        Returns:
-            Steps [t], and probabilities [t, K].
+        """The path of one sample without gaps: steps [t] and probabilities [t, K].
 
         Raises:
-            KeyError: when the sample was not recorded.
+            KeyError: if the sample was not recorded.
         """
         places = np.flatnonzero(self.index == sample)
         if not len(places):
@@ -76,6 +73,50 @@ class LearningPaths:
         return self.sample_steps[there, places[0]], self.path[there, places[0]]
 
 
+def write_path_part(
+    dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[str, npt.NDArray[np.generic]]
+) -> Path:
+    """Write the predictions on chosen samples that one rank recorded in one epoch.
+
+    The file appears whole or not at all, and replaces an earlier one of the same key. Its columns are `index, target,
+    epoch, global_step, mode, probs`; its rows are sorted by sample, then step. `probs` is a list of K float32, which
+    pandas, polars and DuckDB read.
+
+    Args:
+        dirpath: the recording's folder.
+        key: what the rows belong to; its split is the mode, "visits" or "eval".
+        columns: V rows: `index` int (position in the dataset), `target` int (-1 if a sample has no single label),
+            `global_step` int (updates taken before the prediction), each [V]; `probs` float [V, K].
+    """
+    if key.split not in _MODES:
+        raise ValueError(f"key.split must be one of {_MODES}; got {key.split!r}.")
+    rows = _checked(columns)
+    order = np.lexsort((rows["global_step"], rows["index"]))  # stable: equal steps stay as they came
+    rows = {name: values[order] for name, values in rows.items()}
+    count, width = rows["probs"].shape
+    arrays = {
+        **{name: pa.array(rows[name]) for name in ("index", "target")},
+        "epoch": pa.repeat(pa.scalar(key.epoch, pa.int32()), count),
+        "global_step": pa.array(rows["global_step"]),
+        "mode": pa.repeat(pa.scalar(key.split), count),
+        "probs": pa.FixedSizeListArray.from_arrays(pa.array(rows["probs"].reshape(-1)), width),
+    }
+    schema = pa.schema([pa.field(name, array.type, nullable=False) for name, array in arrays.items()], _MARK)
+    path = Path(dirpath) / HISTORY_FOLDER / key.filename
+    make_directory(path.parent)
+    table = pa.table(list(arrays.values()), schema=schema)
+    write_parquet(path, table, use_dictionary=["target", "epoch", "mode"])
+    return path
+
+
+def path_bytes(samples: int, classes: int, times: int, files: int = 0) -> int:
+    """An upper bound of the bytes that recorded paths take: 4 per probability, 28 per row, 4 KiB per Parquet file.
+
+    Without `files` it is what the rows take in memory; `times` counts the predictions recorded per sample.
+    """
+    return samples * times * (4 * classes + _ROW_BYTES) + files * _FILE_BYTES
+
+
 def read_paths(
     dirpath: str | os.PathLike[str], *, mode: str | None = None, samples: Sequence[int] | None = None
 ) -> LearningPaths:
@@ -83,20 +124,17 @@ def read_paths(
 
     Args:
         dirpath: the recording's folder, or the run's folder that holds it as `paths`.
-        mode: "visits" or "eval", where a folder holds both.
+        mode: "visits" or "eval", if a folder holds both.
         samples: read only these; None: all. Memory is T x N x K x 4 bytes, also for samples recorded briefly.
 
-    Returns:
-        The paths.
-
     Raises:
-        HistoryError: when files are missing or damaged, belong to something else, or hold nothing that was asked for.
+        HistoryError: if files are missing or damaged, belong to something else, or hold none of the requested rows.
 
     Example:
         >>> import tempfile
-        >>> from lightning_flip.stores import open_run, write_path_part
+        >>> from lightning_flip.stores.claims import claim
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = open_run(folder, run_id=None, info={})
+        ...     _ = claim(folder)
         ...     for epoch, probs in enumerate([[[0.5, 0.5]], [[0.8, 0.2]]]):
         ...         _ = write_path_part(folder, PartKey("visits", epoch, 0, 0), {"index": np.array([4]),
         ...             "target": np.array([0]), "global_step": np.array([10 * epoch]), "probs": np.array(probs)})
@@ -108,7 +146,7 @@ def read_paths(
     if not (folder / RUN_FILE).exists() or (folder / _FOLDER / RUN_FILE).exists():
         folder = folder / _FOLDER if (folder / _FOLDER / RUN_FILE).exists() else folder
     run = read_run(folder)
-    parts = {key: path for key, path in list_parts(folder).items() if key.split in PATH_MODES}
+    parts = {key: path for key, path in list_parts(folder).items() if key.split in _MODES}
     found = sorted({key.split for key in parts} if mode is None else {key.split for key in parts} & {mode})
     if len(found) != 1:
         there = f"it holds {' and '.join(found)}; pass mode=" if found else "nothing was recorded there"
@@ -147,23 +185,17 @@ def _read_rows(parts: dict[PartKey, Path], samples: Sequence[int] | None) -> dic
 
 
 def _read_part(path: Path) -> pa.Table:
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise HistoryError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or rename it to "
-            f"{path.name}.orphan to read the paths without it."
-        ) from error
+    remedy = f"Restore it from a copy, or rename it to {path.name}.orphan to read the paths without it."
+    table = read_parquet(path, remedy=remedy, threads=False)
     marks = table.schema.metadata or {}
-    if any(marks.get(name.encode()) != value.encode() for name, value in PATH_MARK.items()):
+    if any(marks.get(name.encode()) != value.encode() for name, value in _MARK.items()):
         raise HistoryError(f"{path} holds no learning paths (its columns: {table.schema.names}). Move it away.")
     return table
 
 
 def _arrange(rows: dict[str, npt.NDArray[Any]], mode: str, run: RunInfo) -> LearningPaths:
     index, place = np.unique(rows["index"], return_inverse=True)
-    within = rows["global_step"] if mode == "eval" else _count_earlier(rows["index"], rows["epoch"])
+    within = rows["global_step"] if mode == "eval" else count_earlier(rows["index"], rows["epoch"])
     moments, time = np.unique(np.stack([rows["epoch"], within], axis=1), axis=0, return_inverse=True)
     time = time.reshape(-1)
     path = np.full((len(moments), len(index), rows["probs"].shape[1]), np.nan, np.float32)
@@ -176,9 +208,21 @@ def _arrange(rows: dict[str, npt.NDArray[Any]], mode: str, run: RunInfo) -> Lear
     return LearningPaths(path, index, later.min(axis=1), moments[:, 0], sample_steps, target, mode, run)
 
 
-def _count_earlier(index: npt.NDArray[Any], epoch: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Position of each row among the rows of its sample and epoch; rows sorted by both."""
-    position = np.arange(len(index))
-    starts = np.ones(len(index), bool)
-    starts[1:] = (index[1:] != index[:-1]) | (epoch[1:] != epoch[:-1])
-    return position - np.maximum.accumulate(np.where(starts, position, 0))
+def _checked(columns: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    names = (*_INTEGERS, "probs")
+    if set(columns) != set(names):
+        raise ValueError(f"columns must be {', '.join(names)}; got {', '.join(sorted(columns))}.")
+    given = {name: np.asarray(columns[name]) for name in names}
+    probs = given["probs"]
+    if probs.ndim != 2 or probs.shape[1] < 1 or probs.dtype.kind != "f":
+        raise ValueError(f"columns['probs'] must be float [V, K]; got {probs.dtype} {list(probs.shape)}.")
+    rows: dict[str, npt.NDArray[np.generic]] = {"probs": np.ascontiguousarray(probs, np.float32)}
+    for name, wanted in _INTEGERS.items():
+        values = given[name]
+        if values.shape != (len(probs),) or values.dtype.kind not in "iu":
+            raise ValueError(
+                f"columns[{name!r}] must be integers [{len(probs)}], one for each row of 'probs'; got {values.dtype} "
+                f"{list(values.shape)}."
+            )
+        rows[name] = values.astype(wanted)
+    return rows

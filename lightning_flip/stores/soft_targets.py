@@ -6,17 +6,24 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.files import atomic_write, make_directory
 from lightning_flip.stores.history.runs import library_version
 
-__all__ = ["SoftTargetError", "SoftTargetTable", "read_soft_targets", "write_soft_targets"]
+__all__ = [
+    "SoftTargetError",
+    "SoftTargetTable",
+    "dataset_fingerprint",
+    "read_soft_targets",
+    "soft_target_run",
+    "write_soft_targets",
+]
 
 FORMAT_VERSION = 1
 _MARK = "soft_targets"
@@ -27,13 +34,6 @@ class SoftTargetError(ValueError):
     """A file of soft targets is missing, damaged, or of something else than was expected.
 
     The message names the file, what is wrong with it, and what to do about it.
-
-    Example:
-        >>> try:
-        ...     read_soft_targets("no/such.safetensors")
-        ... except SoftTargetError as error:
-        ...     print("does not exist" in str(error))
-        True
     """
 
 
@@ -44,16 +44,9 @@ class SoftTargetTable:
     Attributes:
         path: the file.
         probs: float32 ``[N, K]``; a row that was not visited is not a distribution.
-        visited: bool ``[N]``, whether the teacher was trained on the sample (or asked about it).
-        target: int64 ``[N]``, the labels that the teacher was trained with, -1 where unknown; None where the file
-            holds none.
+        visited: bool ``[N]``, whether the teacher was trained or evaluated on the sample.
+        target: int64 ``[N]``, the labels that the teacher was trained with, -1 if unknown; None if the file has none.
         manifest: where it comes from, see :func:`write_soft_targets`.
-
-    Example:
-        >>> probs, visited = np.full((4, 2), 0.5, np.float32), np.array([True, True, False, True])
-        >>> table = SoftTargetTable(Path("a.safetensors"), probs, visited, None, {"kind": "filtered"})
-        >>> table.num_samples, table.num_classes, table.num_visited
-        (4, 2, 3)
     """
 
     path: Path
@@ -87,9 +80,9 @@ def write_soft_targets(
     target: npt.NDArray[np.integer] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one file, whole or not at all; the manifest is in it, and beside it as ``<name>.json`` for reading.
+    """Write one file atomically; the manifest is in it, and beside it as ``<name>.json`` for reading.
 
-    A table of your own (votes of people, an ensemble) becomes soft targets this way, too.
+    Any table can become soft targets in this way: votes of people, an ensemble.
 
     Args:
         path: ends in ``.safetensors``; missing folders are made.
@@ -98,7 +91,7 @@ def write_soft_targets(
         manifest: anything that JSON can hold. Students look at ``dataset_fingerprint`` (of
             :func:`~lightning_flip.stores.dataset_fingerprint`) and ``sample_ids`` (whether it is made with names).
             Sizes, number of visited rows, format and hash are added.
-        target: ``[N]`` labels that the teacher was trained with, -1 where unknown.
+        target: ``[N]`` labels that the teacher was trained with, -1 if unknown.
         overwrite: replace a file that is there.
 
     Returns:
@@ -106,7 +99,7 @@ def write_soft_targets(
 
     Raises:
         FileExistsError: if the file is there and ``overwrite`` is not set.
-        ValueError: if the shapes do not fit, a visited row is not a distribution, or the path ends otherwise.
+        ValueError: if the shapes do not fit, a visited row is not a distribution, or the path has another suffix.
 
     Example:
         >>> import tempfile
@@ -149,18 +142,7 @@ def write_soft_targets(
 
 
 def soft_target_run(path: Path) -> str | None:
-    """The run that a file of soft targets names.
-
-    Args:
-        path: the file; only its head is read.
-
-    Returns:
-        The run's id; None where it names none, or cannot be read.
-
-    Example:
-        >>> soft_target_run(Path("no/such/file")) is None
-        True
-    """
+    """The run that a file of soft targets names in its header; None if it names none, or cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -172,13 +154,9 @@ def soft_target_run(path: Path) -> str | None:
 
 
 def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:
-    """Read a file and check all of it: hash, sizes, and that visited rows are distributions.
+    """Read a file of :func:`write_soft_targets`; its ``.json`` is not needed.
 
-    Args:
-        path: a file of :func:`write_soft_targets`. The ``.json`` beside it is not needed.
-
-    Returns:
-        The table with its manifest.
+    Checks the hash, the sizes, and that visited rows are distributions.
 
     Raises:
         SoftTargetError: if the file is missing, cut off, changed, of another kind, or of a newer version.
@@ -220,6 +198,41 @@ def read_soft_targets(path: str | os.PathLike[str]) -> SoftTargetTable:
     if problem is not None:
         raise SoftTargetError(f"{path}: {problem}. Let the teacher write it again.")
     return SoftTargetTable(path, tensors["probs"], tensors["visited"], tensors.get("target"), manifest)
+
+
+def dataset_fingerprint(target: npt.NDArray[np.integer], sample_ids: Sequence[str] | None = None) -> str:
+    """Hash the labels of a data set in their order, and the samples' names if there are any.
+
+    Other samples, another order, another subset, or label noise of another seed give another text.
+
+    Args:
+        target: ``[N]`` integer labels, as training sees them.
+        sample_ids: N names.
+
+    Returns:
+        64 hexadecimal digits (SHA-256).
+
+    Raises:
+        ValueError: if the labels are not integers ``[N]``, or there are not N names.
+
+    Example:
+        >>> one, other = dataset_fingerprint(np.array([0, 1, 1])), dataset_fingerprint(np.array([1, 0, 1]))
+        >>> one == other, one == dataset_fingerprint(np.array([0, 1, 1], np.uint8)), one[:8]
+        (False, True, '9db994d2')
+    """
+    labels = np.asarray(target)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"target must be integer labels [N], got {labels.dtype} of shape {list(labels.shape)}.")
+    if sample_ids is not None and len(sample_ids) != len(labels):
+        raise ValueError(f"sample_ids must name each of {len(labels)} samples, got {len(sample_ids)} names.")
+    digest = hashlib.sha256(f"labels {len(labels)}\n".encode())
+    digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    for name in sample_ids or ():
+        # With its length before it, so that no two lists of names read the same.
+        text = str(name).encode()
+        digest.update(f"{len(text)}:".encode())
+        digest.update(text)
+    return digest.hexdigest()
 
 
 def _problem(tensors: Mapping[str, npt.NDArray[Any]]) -> str | None:

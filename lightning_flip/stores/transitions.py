@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.files import ARRAY_DAMAGE, atomic_write, make_directory, read_array
 
 __all__ = ["read_transition", "write_transition"]
 
@@ -17,7 +16,7 @@ NAME = "transition"
 
 
 def read_transition(path: str | Path) -> NDArray[np.float64]:
-    r"""Read a matrix ``[K, K]``; what its numbers must be is the reader's business.
+    r"""Read a matrix ``[K, K]`` of label noise; its numbers are not checked.
 
     Args:
         path: ``.npz`` (the array ``transition``, or the only one), ``.npy``, or ``.csv`` (K lines of K numbers with
@@ -38,15 +37,15 @@ def read_transition(path: str | Path) -> NDArray[np.float64]:
         [[0.9, 0.1], [0.0, 1.0]]
     """
     path = Path(path)
-    readers = {".npz": _from_npz, ".npy": _from_npy, ".csv": _from_csv}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"a transition is read from {', '.join(readers)}; got {path}.")
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".npy", ".csv"):
+        raise ValueError(f"a transition is read from .npz, .npy, .csv; got {path}.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read a transition from.")
     try:
-        matrix = np.asarray(readers[path.suffix.lower()](path))
+        matrix = np.loadtxt(path, delimiter=",", ndmin=2) if suffix == ".csv" else read_array(path, _choose)
         numbers = matrix.astype(np.float64) if matrix.dtype.kind in "fiub" else None
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except ARRAY_DAMAGE as error:
         raise ValueError(f"{path} holds no matrix of numbers: {error}") from error
     if numbers is None or numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1]:
         raise ValueError(
@@ -59,7 +58,7 @@ def read_transition(path: str | Path) -> NDArray[np.float64]:
 def write_transition(
     path: str | Path, transition: NDArray[np.floating[Any]], *, overwrite: bool = True, **facts: float
 ) -> None:
-    """Write a matrix, whole or not at all, and numbers that belong to it.
+    """Write a matrix atomically, with numbers that belong to it.
 
     Args:
         path: ends in ``.npz``; its folder is made.
@@ -88,18 +87,7 @@ def write_transition(
         np.savez(stream, **arrays)
 
 
-def _from_npz(path: Path) -> Any:
-    # Opened here, because numpy leaves its own file open where the archive is broken.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-        names = list(archive.files)
-        if NAME not in names and len(names) != 1:
-            raise ValueError(f"it has the arrays {', '.join(names) or 'none'}; name the matrix {NAME!r}.")
-        return archive[NAME if NAME in names else names[0]]
-
-
-def _from_npy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
-
-
-def _from_csv(path: Path) -> Any:
-    return np.loadtxt(path, delimiter=",", ndmin=2)
+def _choose(names: list[str]) -> str:
+    if NAME not in names and len(names) != 1:
+        raise ValueError(f"it has the arrays {', '.join(names) or 'none'}; name the matrix {NAME!r}.")
+    return NAME if NAME in names else names[0]

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lightning_flip.stores.atomic import atomic_write, make_directory
 from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.files import make_directory, parquet_schema, read_parquet, write_parquet
 
 __all__ = ["ZIGZAG_FILE", "read_zigzag", "write_zigzag"]
 
@@ -36,16 +35,16 @@ def write_zigzag(dirpath: str | os.PathLike[str], columns: Mapping[str, Any], *,
 
     Args:
         dirpath: the folder; made if missing.
-        columns: one array or list [N] a column: `index`; `sample_id` (None: no names); `target`, `other` (the class
-            that the path strays to), -1 where a sample was never visited; `visits`; `zigzag`; `base_difficulty` (None:
+        columns: an array or list [N] for each of `index`; `sample_id` (None: no names); `target`, `other` (the class
+            that the path strays to), -1 if a sample was never visited; `visits`; `zigzag`; `base_difficulty` (None:
             not known). -1 and NaN are written as missing.
-        run_id: the run that the scores are of.
+        run_id: the run that the scores belong to.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: when a column is missing, unknown or of another length.
+        ValueError: if a column is missing, unknown or of another length.
 
     Example:
         >>> import tempfile
@@ -74,9 +73,7 @@ def write_zigzag(dirpath: str | os.PathLike[str], columns: Mapping[str, Any], *,
     folder = Path(dirpath)
     make_directory(folder)
     path = folder / ZIGZAG_FILE
-    with atomic_write(path) as temporary:
-        table = pa.table(arrays, schema=_SCHEMA.with_metadata({_RUN: run_id.encode()}))
-        pq.write_table(table, temporary, compression="zstd", compression_level=3, write_page_checksum=True)
+    write_parquet(path, pa.table(arrays, schema=_SCHEMA.with_metadata({_RUN: run_id.encode()})))
     return path
 
 
@@ -87,17 +84,10 @@ def read_zigzag(dirpath: str | os.PathLike[str]) -> pa.Table:
         dirpath: the run's folder, or the file itself.
 
     Returns:
-        One row a sample, sorted by index: `index, sample_id, target, other, visits, zigzag, base_difficulty`.
+        One row per sample, sorted by index: `index, sample_id, target, other, visits, zigzag, base_difficulty`.
 
     Raises:
-        HistoryError: when there is no such file, or it cannot be read.
-
-    Example:
-        >>> try:
-        ...     read_zigzag("no/such/run")
-        ... except HistoryError as error:
-        ...     print(str(error)[:41])
-        no/such/run/zigzag.parquet does not exist
+        HistoryError: if there is no such file, or it cannot be read.
     """
     path = Path(dirpath)
     path = path if path.suffix == ".parquet" else path / ZIGZAG_FILE
@@ -105,32 +95,15 @@ def read_zigzag(dirpath: str | os.PathLike[str]) -> pa.Table:
         raise HistoryError(
             f"{path} does not exist. Train with the callback ZigZag, which writes it at each epoch's end."
         )
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise HistoryError(f"{path} is damaged ({error}). Restore it from a copy, or train again.") from error
+    table = read_parquet(path, remedy="Restore it from a copy, or train again.")
     if table.schema.names != _SCHEMA.names:
         raise HistoryError(f"{path} holds no zig-zag scores (its columns: {table.schema.names}). Move it away.")
     return table
 
 
 def zigzag_run(path: Path) -> str | None:
-    """The run that a table of scores is of.
-
-    Args:
-        path: the file; it need not exist.
-
-    Returns:
-        The run's id; None where there is no file; "" where it is not one of ours.
-
-    Example:
-        >>> zigzag_run(Path("no/such/file")) is None
-        True
-    """
+    """The run that a table of scores belongs to; None without a file, "" if it is not one of ours."""
     if not path.exists():
         return None
-    try:
-        return ((pq.read_schema(path).metadata or {}).get(_RUN) or b"").decode()
-    except (OSError, pa.ArrowException):
-        return ""
+    schema = parquet_schema(path)
+    return "" if schema is None else (schema.metadata or {}).get(_RUN, b"").decode()

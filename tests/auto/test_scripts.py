@@ -10,7 +10,8 @@ import warnings
 import pytest
 import torch
 
-from lightning_flip.stores import list_parts, read_history
+from lightning_flip.stores import read_history
+from lightning_flip.stores.history.parts import list_parts
 from tests.auto.helpers import ADVICE, PACKAGES, assert_same, environment
 
 HEAD = """

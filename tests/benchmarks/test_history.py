@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_flip.stores import PartKey, open_run, read_history, write_part, write_samples
+from lightning_flip.stores import read_history
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history.parts import PartKey, write_part
+from lightning_flip.stores.history.samples import write_samples
 
 SAMPLES, EPOCHS, CLASSES = 50_000, 100, 100
 

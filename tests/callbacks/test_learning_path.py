@@ -22,7 +22,8 @@ from lightning_flip.callbacks.paths._rows import PathRows
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps._running_step import RunningStep
-from lightning_flip.stores import list_parts, read_paths
+from lightning_flip.stores import read_paths
+from lightning_flip.stores.history.parts import list_parts
 from tests.callbacks.helpers import (
     Lookup,
     Watched,
@@ -337,7 +338,7 @@ def test_files_are_no_larger_than_said(options, monkeypatch):
     monkeypatch.setattr("lightning_flip.callbacks.paths._limit.rank_zero_info", said.append)
     fit(LearningPath(CHOSEN, dirpath="run", **options))
     size = sum(path.stat().st_size for path in list_parts("run/paths").values())
-    from lightning_flip.stores import path_bytes
+    from lightning_flip.stores.paths import path_bytes
 
     rows = int(read_paths("run").recorded.sum())
     assert len(said) == 1

@@ -14,7 +14,8 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from lightning_flip.callbacks import FlipTracker, PredictionHistory
 from lightning_flip.data import NoisyLabels
-from lightning_flip.stores import list_parts, read_history
+from lightning_flip.stores import read_history
+from lightning_flip.stores.history.parts import list_parts
 from tests.callbacks.helpers import (
     Lookup,
     Watched,

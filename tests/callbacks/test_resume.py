@@ -18,7 +18,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
 from lightning_flip.callbacks.exact_resume import random_states
-from lightning_flip.stores import list_parts, read_history
+from lightning_flip.stores import read_history
+from lightning_flip.stores.history.parts import list_parts
 from tests.callbacks.helpers import (
     Robust,
     Watched,

@@ -24,7 +24,6 @@ from lightning_flip.callbacks import (
 )
 from lightning_flip.stores import (
     ClaimLostError,
-    claim,
     read_history,
     read_paths,
     read_run,
@@ -32,6 +31,7 @@ from lightning_flip.stores import (
     read_transition,
     read_zigzag,
 )
+from lightning_flip.stores.claims import claim
 from tests.callbacks.helpers import Memory, Watched, loader, make_trainer, run_ranks
 
 pytestmark = [

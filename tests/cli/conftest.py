@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_flip.stores import PartKey, open_run, write_part, write_samples
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history.parts import PartKey, write_part
+from lightning_flip.stores.history.samples import write_samples
 
 
 @pytest.fixture

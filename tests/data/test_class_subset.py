@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from lightning_flip.data import ClassSubset, IndexedDataset, NoisyLabels
 from lightning_flip.data.labels import find_labels
-from lightning_flip.data.sources import ask_dataset, resolve_source
+from lightning_flip.data.origins import ask_dataset, resolve_source
 
 N, K = 40, 5
 TRUE = [(3 * i + i // 7) % K for i in range(N)]

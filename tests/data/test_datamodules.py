@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Subset
 
 from lightning_flip.data import DigitsDataModule, IrisDataModule, NoisyLabels, split_indices
-from lightning_flip.data.sources import resolve_source
+from lightning_flip.data.origins import resolve_source
 
 MODULES = [DigitsDataModule, IrisDataModule]
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from lightning_flip.data import IndexedBatch, IndexedDataset
-from lightning_flip.data.indexed import IndexedCollate, unwrap_loader, wrap_loader
-from lightning_flip.data.sources import ask_dataset, resolve_source
+from lightning_flip.data.indexed import IndexedCollate, unwrap_loader, unwrapped, wrap_loader
+from lightning_flip.data.origins import ask_dataset, resolve_source
 from tests.steps.helpers import Assembled, Bulk, Positions, stack_pairs
 
 
@@ -68,6 +68,7 @@ def test_attributes_are_the_datasets_own() -> None:
     with pytest.raises(AttributeError):
         _ = data.nothing
     assert not hasattr(data, "nothing")
+    assert unwrapped(data) is unwrapped(inner) is inner
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_flip.data import LabelDistributions, NoisyLabels, as_label_distributions, load_label_distributions
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.origins import ask_dataset
 
 PROBS = np.random.default_rng(0).dirichlet([0.5] * 10, size=40)
 VOTES = np.random.default_rng(1).multinomial(51, PROBS)

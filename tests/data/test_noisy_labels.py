@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from lightning_flip.data import NoisyLabels
 from lightning_flip.data.indexed import IndexedDataset
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.origins import ask_dataset
 
 N, K = 60, 5
 TRUE = [(7 * i + 1) % K for i in range(N)]

@@ -40,7 +40,7 @@ def test_a_class_without_samples_is_an_error(missing: int) -> None:
 @pytest.mark.parametrize("labels", [[], [0.5], [[0, 1]], [0, -1]])
 def test_what_are_no_labels_is_refused(labels: Any) -> None:
     for ignored in (None, -100):
-        with pytest.raises(ValueError, match="expected one integer label >= 0 a sample"):
+        with pytest.raises(ValueError, match="expected one integer label >= 0 per sample"):
             SameClassPairs(np.array(labels), ignore_index=ignored)
 
 

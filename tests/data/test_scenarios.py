@@ -15,7 +15,7 @@ from lightning_flip.data import (
     stratified_fraction,
 )
 from lightning_flip.data.labels import find_labels
-from lightning_flip.data.sources import resolve_source
+from lightning_flip.data.origins import resolve_source
 
 SIZES = [40, 7, 1, 25]
 LABELS = torch.tensor([k for k, size in enumerate(SIZES) for _ in range(size)])

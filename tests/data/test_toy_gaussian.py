@@ -17,8 +17,8 @@ from lightning_flip.data import (
     class_means,
     true_distributions,
 )
-from lightning_flip.data.identity import kept_labels
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.labels import kept_labels
+from lightning_flip.data.origins import ask_dataset
 from lightning_flip.models import MLP, Classifier
 
 

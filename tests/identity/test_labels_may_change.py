@@ -16,7 +16,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
 from lightning_flip.steps import ChangedDataError
-from lightning_flip.stores import list_parts, read_history, read_samples
+from lightning_flip.stores import read_history, read_samples
+from lightning_flip.stores.history.parts import list_parts
 from lightning_flip.tables import VisitStatistics
 from tests.callbacks.helpers import (
     CLASSES,

@@ -547,7 +547,7 @@ def test_the_partners_of_unlabelled_samples() -> None:
         def __getitem__(self, index: int) -> Any:
             return points()[index][0], index - 1
 
-    with pytest.raises(ValueError, match=r"expected one integer label >= 0 a sample.*values from -1"):
+    with pytest.raises(ValueError, match=r"expected one integer label >= 0 per sample.*values from -1"):
         fitted(before(ClassWiseSelfDistillation, Ignores)(network(), base_loss="any"), DataLoader(Minus()))
 
 

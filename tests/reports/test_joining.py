@@ -102,7 +102,7 @@ def test_slices_that_are_none() -> None:
     for name in ("weather", "target", "sample_id"):
         with pytest.raises(PredictionError, match=rf"got '{name}'; they have \['camera', 'light', 'logits'\]"):
             join_predictions(old, new, slices=["camera", name])
-    with pytest.raises(PredictionError, match="one value a row"):
+    with pytest.raises(PredictionError, match="one value per row"):
         join_predictions(old, new, slices="logits")
     with pytest.raises(PredictionError, match="they have none"):
         join_predictions(predictions("old", ["a"], [0], [0]), predictions("new", ["a"], [0], [0]), slices=["x"])

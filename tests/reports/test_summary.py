@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lightning_flip.reports import summarize_run
-from lightning_flip.stores import HistoryError, set_aside
+from lightning_flip.stores import HistoryError
+from lightning_flip.stores.history.parts import set_aside
 
 
 @pytest.mark.parametrize("seed", range(4))

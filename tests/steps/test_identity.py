@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import BatchSampler, ConcatDataset, RandomSampler, Subset, WeightedRandomSampler, random_split
 
 from lightning_flip.data.indexed import IndexedBatch
-from lightning_flip.data.sources import resolve_source
+from lightning_flip.data.origins import resolve_source
 from lightning_flip.steps import StepSource
 from tests.steps.helpers import (
     UPSTREAM_WARNINGS,

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_flip.stores import PartKey, open_run, write_part, write_samples
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history.parts import PartKey, write_part
+from lightning_flip.stores.history.samples import write_samples
 
 Rows = Sequence[Mapping[str, float]]
 WritePart = Callable[..., Path]

@@ -17,10 +17,6 @@ import pytest
 
 from lightning_flip.stores import (
     ClaimLostError,
-    claim,
-    discard_empty_run,
-    list_parts,
-    open_run,
     read_run,
     read_soft_targets,
     write_predictions,
@@ -28,7 +24,9 @@ from lightning_flip.stores import (
     write_transition,
     write_zigzag,
 )
-from lightning_flip.stores import atomic as atomic_module
+from lightning_flip.stores import files as files_module
+from lightning_flip.stores.claims import claim, discard_empty_run, open_run
+from lightning_flip.stores.history.parts import list_parts
 
 FORK = multiprocessing.get_context("fork")
 ROUNDS = 200
@@ -130,7 +128,7 @@ def test_without_links_one_succeeds_too(tmp_path: Path, monkeypatch: pytest.Monk
     def no_link(*args: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(atomic_module.os, "link", no_link)
+    monkeypatch.setattr(files_module.os, "link", no_link)
     for number in range(20):
         results = together([lambda number=number: claim(tmp_path / str(number)).run_id] * 8)
         assert results.count("refused") == 7

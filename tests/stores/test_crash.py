@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from lightning_flip.stores import list_parts, read_history, read_samples, set_aside
+from lightning_flip.stores import read_history, read_samples
+from lightning_flip.stores.history.parts import list_parts, set_aside
 
 RECORDER = """
 import sys
 from itertools import count
 import numpy as np
-from lightning_flip.stores import PartKey, write_part, write_samples
+from lightning_flip.stores.history.parts import PartKey, write_part
+from lightning_flip.stores.history.samples import write_samples
 folder, epoch = sys.argv[1], int(sys.argv[2])
 rows = 20_000
 measure = np.random.default_rng(0).random(rows, np.float32)

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_flip.stores import HistoryError, PartKey, open_run, read_history, write_part, write_samples
-from lightning_flip.stores.history._sample_statistics import Suspicion, rank_suspects
+from lightning_flip.stores import HistoryError, read_history
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history._statistics import Suspicion, rank_suspects
+from lightning_flip.stores.history.parts import PartKey, write_part
+from lightning_flip.stores.history.samples import write_samples
 
 TARGETS = {0: 2, 3: 0, 4: 1, 7: 1, 9: 0, 11: 2}  # indices with gaps; 11 is never visited
 

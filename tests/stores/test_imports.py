@@ -1,5 +1,8 @@
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 import lightning_flip.stores
 
@@ -20,3 +23,11 @@ def test_public_names_are_sorted_and_there() -> None:
     names = lightning_flip.stores.__all__
     assert names == sorted(names)
     assert all(hasattr(lightning_flip.stores, name) for name in names)
+
+
+@pytest.mark.parametrize("name", lightning_flip.stores._MOVED)
+def test_a_name_that_has_moved_warns(name: str) -> None:
+    home = f"lightning_flip.stores.{lightning_flip.stores._MOVED[name]}"
+    with pytest.warns(FutureWarning, match=f"lightning_flip.stores.{name} is now {home}.{name}"):
+        found = getattr(lightning_flip.stores, name)
+    assert found is getattr(importlib.import_module(home), name)

@@ -17,7 +17,7 @@ from lightning_flip.reports.figures.distances import recovery_curve
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.cached_logits import CachedLogits
 from lightning_flip.stores import PredictionError, read_logits, read_predictions, write_predictions
-from lightning_flip.stores.predictions import scores as stored
+from lightning_flip.stores.predictions import columns as stored
 
 NAN, INF = float("nan"), float("inf")
 LOGITS = np.array([[0.0, 1.0, 2.0], [3.0, -INF, 0.5], [0.0, 2.0, 1.0], [1.0, 0.0, 5.0]], np.float32)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_flip.stores import PartKey, list_parts, set_aside, write_part
+from lightning_flip.stores.history.parts import PartKey, list_parts, set_aside, write_part
 
 COLUMNS = [
     "split",

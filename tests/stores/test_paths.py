@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_flip.stores import (
-    HistoryError,
-    PartKey,
-    list_parts,
-    open_run,
-    path_bytes,
-    read_paths,
-    read_zigzag,
-    write_path_part,
-    write_zigzag,
-)
+from lightning_flip.stores import HistoryError, read_paths, read_zigzag, write_zigzag
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history.parts import PartKey, list_parts
+from lightning_flip.stores.paths import path_bytes, write_path_part
 
 
 def columns(index, step, probs, target=None):

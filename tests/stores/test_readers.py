@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_flip.stores import PartKey, read_history, set_aside, write_part
+from lightning_flip.stores import read_history
+from lightning_flip.stores.history.parts import PartKey, set_aside, write_part
 
 
 @pytest.fixture(params=[np.float16, np.float32])

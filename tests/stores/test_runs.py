@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_flip.stores import HistoryError, list_parts, open_run, read_run, read_samples, set_aside, write_samples
+from lightning_flip.stores import HistoryError, read_run, read_samples
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history.parts import list_parts, set_aside
+from lightning_flip.stores.history.samples import write_samples
 
 OTHER = "0123456789abcdef" * 2
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_flip.stores import HistoryError, read_samples, write_samples
+from lightning_flip.stores import HistoryError, read_samples
+from lightning_flip.stores.history.samples import write_samples
 
 BATCH = st.lists(
     st.tuples(st.sampled_from(["train", "val", "a"]), st.integers(0, 2), st.integers(0, 4), st.integers(0, 99)),

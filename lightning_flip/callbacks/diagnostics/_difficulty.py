@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_flip.data.sources import ask_dataset
+from lightning_flip.data.origins import ask_dataset
 from lightning_flip.functional.paths import base_difficulty
 
 __all__ = ["difficulty_of", "highest", "true_distributions"]

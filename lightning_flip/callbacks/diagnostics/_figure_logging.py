@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.files import atomic_write, make_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

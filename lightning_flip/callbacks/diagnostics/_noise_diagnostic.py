@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks._soft_target_files import training_data
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
-from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.origins import true_targets
 
 __all__ = ["NoiseDiagnostic"]

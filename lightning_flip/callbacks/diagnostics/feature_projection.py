@@ -16,9 +16,8 @@ from torch import Tensor
 from lightning_flip.callbacks._soft_target_files import training_data
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostics.finding import Finding
-from lightning_flip.data.labels import labels_at_hand
-from lightning_flip.data.origins import true_targets
-from lightning_flip.data.sources import first_attribute
+from lightning_flip.data.labels import kept_labels
+from lightning_flip.data.origins import first_attribute, true_targets
 from lightning_flip.reports.figures.projection import class_plane, class_projection, plot_class_projection
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.features import classifier_layer
@@ -101,13 +100,13 @@ class FeatureProjection(Diagnostic):
                 "FeatureProjection chooses training samples by position: that needs a map-style dataset, and loader= "
                 "where training draws from several loaders."
             )
-        labels = labels_at_hand(dataset)
+        labels = kept_labels(dataset)
         if labels is None:
             raise TypeError(
                 f"FeatureProjection chooses samples by their labels, and {type(dataset).__name__} keeps none that can "
                 "be read without loading all samples. Give the data set an attribute targets, one label a sample."
             )
-        self._samples = _choose(labels, self.classes, self.samples_per_class)
+        self._samples = _choose(torch.from_numpy(labels), self.classes, self.samples_per_class)
         self._truth = true_targets(dataset)
         known = first_attribute(dataset, "classes")
         if isinstance(known, (list, tuple)) and len(known) > max(self.classes):

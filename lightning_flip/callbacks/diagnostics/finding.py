@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 from lightning_flip.callbacks.diagnostics._figure_logging import log_figure
 from lightning_flip.callbacks.log_keys import split_name
 from lightning_flip.callbacks.run_folder import RunFolder
-from lightning_flip.stores.atomic import write_text
+from lightning_flip.stores.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_flip.callbacks.diagnostics._difficulty import difficulty_of, highest, true_distributions
-from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import PredictionSums
 

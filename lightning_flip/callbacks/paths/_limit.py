@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_flip.callbacks.paths._plan import PathPlan
 from lightning_flip.callbacks.paths._recording import PathRecording
-from lightning_flip.stores import path_bytes
+from lightning_flip.stores.paths import path_bytes
 
 __all__ = ["PathLimit", "check_times"]
 

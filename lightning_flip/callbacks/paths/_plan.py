@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import lightning.pytorch as pl
 
 from lightning_flip.steps.length import training_length
-from lightning_flip.stores import path_bytes
+from lightning_flip.stores.paths import path_bytes
 
 __all__ = ["PathPlan"]
 

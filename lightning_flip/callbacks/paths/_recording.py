@@ -12,7 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.callbacks.paths._rows import PathRows
 from lightning_flip.callbacks.run_folder import RunFolder, continue_history, give_up, open_folder, recall_run
-from lightning_flip.stores import Claim, PartKey, claim, set_aside, write_path_part
+from lightning_flip.stores.claims import Claim, claim
+from lightning_flip.stores.history.parts import PartKey, set_aside
+from lightning_flip.stores.paths import write_path_part
 from lightning_flip.tables import is_distributed
 
 __all__ = ["PathRecording"]

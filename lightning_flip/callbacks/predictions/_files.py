@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.callbacks.predictions._rows import HALF_COLUMN, LARGEST_HALF, GatheredRows
-from lightning_flip.data.identity import kept_labels
+from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.sample_names import sample_names
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.checks import first_false

@@ -23,7 +23,7 @@ from lightning_flip.cli.experiment._stage_config import check_handover, resolve_
 from lightning_flip.cli.experiment._state import STATE_FILE, differences, listed, read_state, write_state
 from lightning_flip.cli.training import training_cli
 from lightning_flip.stores import SoftTargetError
-from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.files import atomic_write, make_directory
 
 __all__ = ["STAGES", "distill"]
 

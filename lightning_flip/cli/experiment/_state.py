@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_flip.cli._failures import CommandError
-from lightning_flip.stores.atomic import atomic_write, make_directory
+from lightning_flip.stores.files import atomic_write, make_directory
 from lightning_flip.stores.history.runs import library_version
 
 __all__ = ["STATE_FILE", "differences", "read_state", "write_state"]

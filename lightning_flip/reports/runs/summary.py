@@ -80,7 +80,9 @@ def summarize_run(
 
     Example:
         >>> import tempfile
-        >>> from lightning_flip.stores import PartKey, open_run, write_part, write_samples
+        >>> from lightning_flip.stores.claims import open_run
+        >>> from lightning_flip.stores.history.parts import PartKey, write_part
+        >>> from lightning_flip.stores.history.samples import write_samples
         >>> folder = tempfile.TemporaryDirectory()
         >>> _ = open_run(folder.name, run_id=None, info={})
         >>> _ = write_samples(folder.name, {"split": "val", "index": [0, 1], "target": [1, 0]})

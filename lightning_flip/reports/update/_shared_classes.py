@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores import PredictionError, PredictionSet
-from lightning_flip.stores.predictions.scores import first_without_class, logit_blocks, stack_lists
+from lightning_flip.stores.predictions.columns import first_without_class, logit_blocks, stack_lists
 
 __all__ = ["answer_among", "known_labels"]
 

@@ -16,8 +16,7 @@ from lightning_flip.reports.update._matching import Match, match_ids
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
 from lightning_flip.reports.update.joined import JoinedPredictions
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
-from lightning_flip.stores.predictions.columns import as_text, shown
-from lightning_flip.stores.predictions.labels import align_labels
+from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
 
 __all__ = ["JoinedPredictions", "join_predictions"]
 

@@ -1,9 +1,11 @@
-"""The recorded rows: one Parquet file a split, epoch, pass and rank, under `history/`."""
+"""The recorded rows: one Parquet file per split, epoch, pass and rank, under `history/`."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,29 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightning_flip.stores.atomic import atomic_write, make_directory, sync_directory, temporary_files
-from lightning_flip.stores.history.part_key import PartKey
+from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.files import (
+    make_directory,
+    orphan_name,
+    parquet_errors,
+    read_parquet,
+    sync_directory,
+    temporary_files,
+    write_parquet,
+)
 
 __all__ = [
     "HISTORY_FOLDER",
     "MEASURES",
     "PART_SCHEMA",
     "TARGET",
+    "PartKey",
+    "check_part",
+    "count_earlier",
+    "first_rows",
+    "last_rows",
     "list_parts",
+    "read_part",
     "remove_parts",
     "set_aside",
     "write_part",
@@ -40,12 +56,67 @@ PART_SCHEMA = pa.schema(
         ("visit", pa.int32()),
     ]
 )
-TARGET = "target"  # a column of its own only where labels may change
+TARGET = "target"  # a column of its own only if labels may change
 _GIVEN = ("loader", "global_step", "index", "pred", *MEASURES)
 _FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", "visit", TARGET]
 # Sorted or slowly rising integers: differences cost next to nothing, and every reader knows this encoding.
 _RISING = {"global_step": "DELTA_BINARY_PACKED", "index": "DELTA_BINARY_PACKED"}
-_ORPHAN = ".orphan"
+_SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_NAME = re.compile(
+    rf"(?P<split>{_SPLIT.pattern})/epoch-(?P<epoch>\d{{4,}})-pass-(?P<pass_>\d+)-rank-(?P<rank>\d{{5,}})\.parquet",
+    re.ASCII,
+)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class PartKey:
+    """One split, epoch, pass and rank: what one Parquet file of the history holds.
+
+    Keys sort by split, then in the order of time, then by rank.
+
+    Attributes:
+        split: `"train"`, `"val"`, ...; it names a folder.
+        epoch: counted from 0.
+        pass_: which pass over the split within the epoch, from 0; `val_check_interval` gives several.
+        rank: global rank of the process that wrote it.
+
+    Example:
+        >>> key = PartKey("train", epoch=3, pass_=0, rank=0)
+        >>> key.filename
+        'train/epoch-0003-pass-0-rank-00000.parquet'
+        >>> PartKey.parse(key.filename) == key
+        True
+    """
+
+    split: str
+    epoch: int
+    pass_: int
+    rank: int
+
+    def __post_init__(self) -> None:
+        if not _SPLIT.fullmatch(self.split):
+            raise ValueError(
+                f"split must be made of letters, digits, '_', '-' and '.', and begin with a letter, digit or '_',"
+                f" since it names a folder; got {self.split!r}."
+            )
+        for name in ("epoch", "pass_", "rank"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+
+    @property
+    def filename(self) -> str:
+        """Path of the part's file inside the folder `history`, with `/`."""
+        return f"{self.split}/epoch-{self.epoch:04d}-pass-{self.pass_}-rank-{self.rank:05d}.parquet"
+
+    @classmethod
+    def parse(cls, filename: str) -> PartKey:
+        """Read a key back from its file name; a ValueError if no key has it."""
+        match = _NAME.fullmatch(filename)
+        if match:
+            key = cls(match["split"], int(match["epoch"]), int(match["pass_"]), int(match["rank"]))
+            if key.filename == filename:  # 'epoch-00003' would be a second file for one key
+                return key
+        raise ValueError(f"filename must look like 'train/epoch-0003-pass-0-rank-00000.parquet', got {filename!r}.")
 
 
 def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[str, npt.NDArray[np.generic]]) -> Path:
@@ -64,15 +135,8 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
         key: what the rows belong to.
         columns: one array [V] each, V visits in the order in which they happened:
             `global_step`, `index` (from 0), `pred` int; `prob_label`, `prob_pred` in [0, 1], `logit_margin`,
-            `cross_entropy` in nats, float; and `loader` int, which may be left out for loader 0. V may be 0. `target`
-            int, the label at each visit, only where labels may change; else they are in `samples.parquet`.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        ValueError: when a column is missing or unknown, is not 1-D, differs in length, has a wrong type or holds a
-            number that its type cannot.
+            `cross_entropy` in nats, float; and `loader` int, 0 if left out. V may be 0. `target` int, the label at each
+            visit, only if labels may change; else they are in `samples.parquet`.
 
     Example:
         >>> import tempfile
@@ -88,7 +152,7 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
     count = len(rows["index"])
     order = np.lexsort((rows["index"], rows["loader"]))  # stable: visits of one sample stay in the order of time
     rows = {name: values[order] for name, values in rows.items()}
-    rows["visit"] = _count_earlier(rows["loader"], rows["index"])
+    rows["visit"] = count_earlier(rows["loader"], rows["index"]).astype(np.int32)
     constants = {"split": key.split, "epoch": key.epoch, "pass": key.pass_}
     fields, arrays = [], []
     schema = PART_SCHEMA.append(pa.field(TARGET, pa.int32())) if TARGET in rows else PART_SCHEMA
@@ -100,71 +164,67 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
         fields.append(pa.field(field.name, arrays[-1].type, nullable=False))
     path = Path(dirpath) / HISTORY_FOLDER / key.filename
     make_directory(path.parent)
-    with atomic_write(path) as temporary:
-        pq.write_table(
-            pa.table(arrays, schema=pa.schema(fields)),
-            temporary,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=_FEW_VALUES,
-            column_encoding=_RISING,
-            write_page_checksum=True,
-        )
+    table = pa.table(arrays, schema=pa.schema(fields))
+    write_parquet(path, table, use_dictionary=_FEW_VALUES, column_encoding=_RISING)
     return path
 
 
+def check_part(path: Path) -> None:
+    """Read a part's footer; most damage (a file cut short, an empty file, another format) shows there."""
+    with parquet_errors(path, _remedy(path)):
+        names = pq.read_schema(path).names
+    if names not in (PART_SCHEMA.names, [*PART_SCHEMA.names, TARGET]):
+        raise HistoryError(
+            f"{path} is not a part of a history: its columns are {names}, not {PART_SCHEMA.names}. Move it out of"
+            " the folder."
+        )
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read some columns of a part, one row per visit, and `target` if the part has it; measures become float32."""
+    names = PART_SCHEMA.names if columns is None else list(columns)
+
+    def with_target(schema: pa.Schema) -> list[str]:
+        return [*names, TARGET] if TARGET in schema.names else names
+
+    table = read_parquet(path, with_target, remedy=_remedy(path), threads=False)
+    table = table.select(with_target(table.schema))
+    for place, name in enumerate(table.column_names):
+        if name in MEASURES and table.schema.field(name).type != pa.float32():
+            table = table.set_column(place, name, table[name].cast(pa.float32()))
+    return table
+
+
+def _remedy(path: Path) -> str:
+    return (
+        f"Restore it from a copy; or rename it to {path.name}.orphan to read the history without it, or resume the run"
+        " from a checkpoint of an earlier epoch to record it again."
+    )
+
+
 def list_parts(dirpath: str | os.PathLike[str]) -> dict[PartKey, Path]:
-    """List the parts that a folder holds; orphans, temporary and other files are not among them.
-
-    Args:
-        dirpath: the run's folder. It need not exist.
-
-    Returns:
-        Path by key, sorted by split, epoch, pass and rank.
-
-    Example:
-        >>> list_parts("no/such/folder")
-        {}
-    """
+    """The path of every part that a folder holds by key, sorted; without orphans, temporary and other files."""
     history = Path(dirpath) / HISTORY_FOLDER
     found = {}
     for path in history.glob("*/epoch-*.parquet"):
         try:
             found[PartKey.parse(path.relative_to(history).as_posix())] = path
-        except ValueError:  # somebody else's file
+        except ValueError:  # not one of ours
             continue
     return dict(sorted(found.items()))
 
 
 def set_aside(dirpath: str | os.PathLike[str], finished: Collection[tuple[str, int, int]]) -> list[Path]:
-    """Take parts out of the history that a resumed run is going to write again.
+    """Rename parts that a resumed run will write again to `*.orphan`, or `*.1.orphan`, ...; returns their new paths.
 
-    They are renamed to `*.orphan` (`*.1.orphan`, ... where that name is taken), never deleted. Temporary files of a
-    killed process, which nobody can read, are removed. One process calls this (rank 0), before any rank writes.
-
-    Args:
-        dirpath: the run's folder.
-        finished: `(split, epoch, pass)` of every pass that the checkpoint knows as finished; all ranks' parts of these
-            stay, also when the run goes on with fewer ranks.
-
-    Returns:
-        The new paths of the parts set aside.
-
-    Example:
-        >>> import tempfile
-        >>> empty = {name: np.zeros(0, np.int64) for name in ("global_step", "index", "pred")}
-        >>> empty |= {name: np.zeros(0, np.float32) for name in MEASURES}
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for epoch in (0, 1):
-        ...         _ = write_part(folder, PartKey("train", epoch, 0, 0), empty)
-        ...     [path.name for path in set_aside(folder, {("train", 0, 0)})]
-        ['epoch-0001-pass-0-rank-00000.parquet.orphan']
+    Parts of the `finished` (split, epoch, pass) stay, from all ranks, also if the run resumes with fewer. Temporary
+    files of a killed process are removed. One process calls this (rank 0), before any rank writes.
     """
     keep = set(finished)
     moved = []
     for key, path in list_parts(dirpath).items():
         if (key.split, key.epoch, key.pass_) not in keep:
-            moved.append(path.rename(_free_orphan_name(path)))
+            moved.append(path.rename(orphan_name(path)))
     _remove_temporary_files(dirpath)
     for folder in sorted({path.parent for path in moved}):
         sync_directory(folder)
@@ -172,20 +232,13 @@ def set_aside(dirpath: str | os.PathLike[str], finished: Collection[tuple[str, i
 
 
 def remove_parts(dirpath: str | os.PathLike[str]) -> None:
-    """Remove every part, orphan and temporary file of a folder's history, and the subfolders that are empty then.
-
-    Args:
-        dirpath: the run's folder. Files that the store did not make stay.
-
-    Example:
-        >>> remove_parts("no/such/folder")
-    """
+    """Remove every part, orphan and temporary file of a folder's history, and the subfolders that are empty then."""
     history = Path(dirpath) / HISTORY_FOLDER
     paths = list(list_parts(dirpath).values())
-    for orphan in history.glob(f"*/epoch-*{_ORPHAN}"):
+    for orphan in history.glob("*/epoch-*.orphan"):
         try:
             PartKey.parse(orphan.relative_to(history).as_posix().partition(".parquet")[0] + ".parquet")
-        except ValueError:  # somebody else's file
+        except ValueError:  # not one of ours
             continue
         paths.append(orphan)
     for path in paths:
@@ -194,6 +247,26 @@ def remove_parts(dirpath: str | os.PathLike[str]) -> None:
     for folder in (*sorted({path.parent for path in paths}), history):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def count_earlier(*keys: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    """Position of each row among its neighbors with the same keys, each [V]; rows sorted by these."""
+    position = np.arange(len(keys[0]))
+    return position - np.maximum.accumulate(np.where(first_rows(*keys), position, 0))
+
+
+def first_rows(*keys: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """[V], whether a row is the first of those with the same keys, each [V]; rows sorted by these."""
+    first = np.ones(len(keys[0]), bool)
+    first[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return first
+
+
+def last_rows(*keys: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """[V], whether a row is the last of those with the same keys, each [V]; rows sorted by these."""
+    last = np.ones(len(keys[0]), bool)
+    last[:-1] = first_rows(*keys)[1:]
+    return last
 
 
 def _checked(columns: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
@@ -220,7 +293,7 @@ def _as_integer(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.ge
     wanted = np.dtype(np.int32 if name == TARGET else PART_SCHEMA.field(name).type.to_pandas_dtype())
     lowest, highest = 0, np.iinfo(wanted).max
     if values.size and (int(values.min()) < lowest or int(values.max()) > highest):
-        raise ValueError(f"columns[{name!r}] must lie in [{lowest}, {highest}], got {values.min()} to {values.max()}.")
+        raise ValueError(f"columns[{name!r}] must be in [{lowest}, {highest}], got {values.min()} to {values.max()}.")
     return values.astype(wanted)
 
 
@@ -228,22 +301,6 @@ def _as_measure(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.ge
     if values.dtype.kind != "f":
         raise ValueError(f"columns[{name!r}] must be floating point, got {values.dtype}.")
     return values if values.dtype == np.float16 else values.astype(np.float32)
-
-
-def _count_earlier(loader: npt.NDArray[np.generic], index: npt.NDArray[np.generic]) -> npt.NDArray[np.int32]:
-    """Position of each row among the neighboring rows of its sample; rows sorted by loader and index."""
-    position = np.arange(len(index))
-    starts = np.ones(len(index), bool)
-    starts[1:] = (index[1:] != index[:-1]) | (loader[1:] != loader[:-1])
-    return (position - np.maximum.accumulate(np.where(starts, position, 0))).astype(np.int32)
-
-
-def _free_orphan_name(path: Path) -> Path:
-    candidate, number = path.with_name(path.name + _ORPHAN), 0
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}.{number}{_ORPHAN}")
-    return candidate
 
 
 def _remove_temporary_files(dirpath: str | os.PathLike[str]) -> None:

@@ -14,12 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.history._part_reader import check_part, read_part
-from lightning_flip.stores.history._sample_statistics import SUSPICIONS, Suspicion, rank_suspects, tabulate
-from lightning_flip.stores.history._visits import locate_samples, read_pass
-from lightning_flip.stores.history.dynamics import PassRows, follow_samples, last_known
-from lightning_flip.stores.history.part_key import PartKey
-from lightning_flip.stores.history.parts import HISTORY_FOLDER, PART_SCHEMA, TARGET, list_parts
+from lightning_flip.stores.history._statistics import (
+    SUSPICIONS,
+    PassRows,
+    Suspicion,
+    last_known,
+    locate_samples,
+    rank_suspects,
+    read_pass,
+    sample_statistics,
+)
+from lightning_flip.stores.history.parts import (
+    HISTORY_FOLDER,
+    PART_SCHEMA,
+    TARGET,
+    PartKey,
+    check_part,
+    list_parts,
+    read_part,
+)
 from lightning_flip.stores.history.runs import RunInfo, read_run
 from lightning_flip.stores.history.samples import SAMPLES_FILE, labels_of, read_samples
 
@@ -31,25 +44,12 @@ __all__ = ["History", "read_history"]
 
 
 def read_history(dirpath: str | os.PathLike[str]) -> History:
-    """Open a run's recorded history.
+    """Open a run's recorded history: a folder with `run.json`, `samples.parquet` and `history/`.
 
-    Every part's footer is read, so that most damage is found now; the rows are read when they are asked for.
-
-    Args:
-        dirpath: the run's folder, which holds `run.json`, `samples.parquet` and `history/`.
-
-    Returns:
-        The history.
+    Every part's footer is read, so that most damage is found now; rows are read when they are needed.
 
     Raises:
-        HistoryError: when one of these is missing, damaged or empty; the message names the file and the remedy.
-
-    Example:
-        >>> try:
-        ...     read_history("no/such/run")
-        ... except HistoryError as error:
-        ...     print(str(error)[:35])
-        no/such/run/run.json does not exist
+        HistoryError: if something is missing, damaged or empty; the message names the file and the remedy.
     """
     folder = Path(dirpath)
     run = read_run(folder)
@@ -68,16 +68,10 @@ def read_history(dirpath: str | os.PathLike[str]) -> History:
 class History:
     """A run's recorded history; `read_history` makes it.
 
-    A visit is right if it predicts the label that the sample had then: where labels may change, each visit has its own.
+    A visit is right if it predicts the label that the sample had then: if labels may change, each visit has its own.
     Passes are in the order (epoch, pass). Within a pass, the visits of a sample are ordered by global step, then
-    visit, then rank. Methods that read rows raise `HistoryError` where a part is damaged, the split or loader was not
+    visit, then rank. Methods that read rows raise `HistoryError` if a part is damaged, the split or loader was not
     recorded, or a part holds a sample that `samples.parquet` does not list.
-
-    Args:
-        folder: the run's folder.
-        run: what `run.json` says.
-        parts: path of every part by key.
-        samples: what `samples.parquet` holds.
 
     Attributes:
         run: what `run.json` says.
@@ -87,9 +81,11 @@ class History:
         Two samples, two passes; the first sample is forgotten, the second one learned.
 
         >>> import tempfile
-        >>> from lightning_flip.stores import open_run, write_part, write_samples
+        >>> from lightning_flip.stores.claims import claim
+        >>> from lightning_flip.stores.history.parts import PartKey, write_part
+        >>> from lightning_flip.stores.history.samples import write_samples
         >>> folder = tempfile.TemporaryDirectory()
-        >>> _ = open_run(folder.name, run_id=None, info={"num_classes": 2})
+        >>> _ = claim(folder.name, info={"num_classes": 2})
         >>> _ = write_samples(folder.name, {"split": "train", "index": [0, 1], "target": [1, 0]})
         >>> for epoch, pred in enumerate([[1, 1], [0, 0]]):
         ...     measure = np.array([0.5, 1.0], np.float32)
@@ -168,12 +164,12 @@ class History:
     def visits(
         self, split: str, loader: int = 0, *, measures: Sequence[str] = (), last: int | None = None
     ) -> Iterator[PassRows]:
-        """Go through the passes in order, one in memory at a time.
+        """Iterate over the passes in order, one in memory at a time.
 
         Args:
             split: which split.
             loader: which of its loaders.
-            measures: columns to read besides, e.g. `("prob_label",)`.
+            measures: further columns to read, e.g. `("prob_label",)`.
             last: only so many of the latest passes; all of them for None.
 
         Yields:
@@ -197,11 +193,11 @@ class History:
         return last_known(self.visits(split, loader), self.samples(split, loader).num_rows)[1]
 
     def statistics(self, split: str, loader: int = 0) -> pa.Table:
-        """What happened to each sample: one row a sample, sorted by index.
+        """What happened to each sample: one row per sample, sorted by index.
 
         Columns:
 
-        - `index`, `source_index`, `sample_id`, `target`, `true_target`: as in `samples.parquet` (where labels may
+        - `index`, `source_index`, `sample_id`, `target`, `true_target`: as in `samples.parquet` (if labels may
           change, `target` is the first one);
         - `visits`, `times_right`, `forgetting_events` (a right visit followed by a wrong one);
         - `first_learned`: epoch of the first right visit, null if none;
@@ -211,7 +207,7 @@ class History:
         """
         samples = self.samples(split, loader)
         visits = self.visits(split, loader, measures=("logit_margin", "prob_label"))
-        return tabulate(samples, follow_samples(visits, samples.num_rows))
+        return sample_statistics(samples, visits)
 
     def suspects(self, k: int, split: str = "train", by: Suspicion = "mislabelled", loader: int = 0) -> pa.Table:
         """The k samples most worth a look.
@@ -225,12 +221,11 @@ class History:
             loader: which of the split's loaders.
 
         Returns:
-            At most k rows of `statistics`, the worst first, equal ones by index. Samples never seen are left out, and
-            so are samples that were learned and never forgotten (not flipped) where those are asked for: fewer than k
-            rows may come back.
+            At most k rows of `statistics`, the worst first, equal ones by index. Samples never seen, and those that are
+            not suspicious in this way, are left out.
 
         Raises:
-            ValueError: when k is under 1 or `by` is unknown.
+            ValueError: if k is under 1 or `by` is unknown.
         """
         if by not in SUSPICIONS or k < 1:
             raise ValueError(f"k must be at least 1 and by one of {', '.join(SUSPICIONS)}; got k={k}, by={by!r}.")

@@ -1,4 +1,4 @@
-"""What `run.json` says of the run that a folder holds."""
+"""What `run.json` says about the run that a folder holds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,8 @@ class RunInfo:
         created: when the run began, UTC, ISO 8601.
         library_version: the lightning-flip that began it.
         info: whatever the recording callback wanted to keep.
-        data: the fingerprint of the data by split and loader, such as `data["train-0"]["length"]`; empty where
+        data: the fingerprint of the data by split and loader, such as `data["train-0"]["length"]`; empty if
             version 0.1 wrote it.
-
-    Example:
-        >>> RunInfo("0" * 32, 1, "2025-01-01T00:00:00+00:00", "0.1.0", {"num_classes": 10}).info["num_classes"]
-        10
     """
 
     run_id: str
@@ -44,22 +40,16 @@ class RunInfo:
 
 
 def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
-    """Read a folder's `run.json`.
-
-    Args:
-        dirpath: the run's folder.
-
-    Returns:
-        What the file says.
+    """Read the `run.json` of a run's folder.
 
     Raises:
-        HistoryError: when there is no such file, it cannot be read, or a newer version of the library wrote it.
+        HistoryError: if there is no such file, it cannot be read, or a newer version of the library wrote it.
 
     Example:
         >>> import tempfile
-        >>> from lightning_flip.stores import open_run
+        >>> from lightning_flip.stores.claims import claim
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = open_run(folder, run_id="ab" * 16, info={"num_classes": 10})
+        ...     _ = claim(folder, "ab" * 16, info={"num_classes": 10})
         ...     run = read_run(folder)
         >>> run.run_id[:4], run.info["num_classes"], run.format_version
         ('abab', 10, 1)
@@ -95,15 +85,7 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
 
 
 def library_version() -> str:
-    """The version of this package that runs.
-
-    Returns:
-        The version, "unknown" in a source tree that was never installed.
-
-    Example:
-        >>> isinstance(library_version(), str)
-        True
-    """
+    """The version of this package; "unknown" in a source tree that was never installed."""
     try:
         return importlib.metadata.version("lightning-flip")
     except importlib.metadata.PackageNotFoundError:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lightning_flip.stores.atomic import atomic_write, make_directory
 from lightning_flip.stores.errors import HistoryError
+from lightning_flip.stores.files import make_directory, orphan_name, parquet_schema, read_parquet, write_parquet
+from lightning_flip.stores.history.parts import last_rows
 
 __all__ = [
     "SAMPLES_FILE",
@@ -47,30 +47,23 @@ _DEFAULTS: dict[str, object] = {"loader": 0, "source": 0, "sample_id": None, "tr
 
 
 def write_samples(dirpath: str | os.PathLike[str], rows: pa.Table | Mapping[str, object]) -> Path:
-    """Add samples to a run's `samples.parquet`, or replace what is known of them.
+    """Add samples to a run's `samples.parquet`, or replace what is known of them; returns its path.
 
     A sample is known by split, loader and index; of two rows the newer one wins whole. The file is replaced atomically
     and stays sorted by split, loader and index.
 
     Args:
         dirpath: the run's folder; made if missing.
-        rows: a table, or one array or list [R] a column; a single value stands for the whole column:
+        rows: a table, or an array or list [R] for each column; a single value stands for the whole column:
 
             - `split` str;
             - `loader` int, 0 if left out;
             - `index` int from 0: position in the dataset that the DataLoader was given;
             - `source_index` int: position in the innermost dataset, `index` if left out;
-            - `source` int: number of the innermost dataset, where several were concatenated; 0 if left out;
+            - `source` int: number of the innermost dataset, if several were concatenated; 0 if left out;
             - `sample_id` str or null: a lasting name;
-            - `target` int or null: the label that training sees, null where nobody knows it;
+            - `target` int or null: the label that training sees, null if unknown;
             - `true_target` int or null: the label before noise was added.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        ValueError: when a column is missing or unknown, differs in length, holds a null or a value that does not fit.
-        HistoryError: when the file that is there cannot be read.
 
     Example:
         >>> import tempfile
@@ -85,43 +78,26 @@ def write_samples(dirpath: str | os.PathLike[str], rows: pa.Table | Mapping[str,
     path = folder / SAMPLES_FILE
     merged = _merge(read_samples(folder), added) if path.exists() else _merge(added.slice(0, 0), added)
     make_directory(folder)
-    _write(path, merged)
+    write_parquet(path, merged)
     return path
 
 
 def read_samples(dirpath: str | os.PathLike[str]) -> pa.Table:
-    """Read a run's `samples.parquet`.
+    """Read the `samples.parquet` of a run's folder: one row per sample, sorted by split, loader and index.
 
-    Args:
-        dirpath: the run's folder.
-
-    Returns:
-        One row a sample, in the columns of `SAMPLES_SCHEMA`, sorted by split, loader and index.
+    Columns are `split`, `loader`, `index`, `source_index`, `source`, `sample_id`, `target` and `true_target`.
 
     Raises:
-        HistoryError: when the file is missing, damaged, or not one that `write_samples` made.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = write_samples(folder, {"split": "val", "index": range(3), "target": [0, 1, 0]})
-        ...     read_samples(folder).num_rows
-        3
+        HistoryError: if the file is missing, damaged, or of another program.
     """
     path = Path(dirpath) / SAMPLES_FILE
     if not path.exists():
         raise HistoryError(
-            f"{path} does not exist, so nobody knows the labels of the recorded samples. Copy it from where the run"
-            " was recorded, or resume the run: the recording callback writes it when it starts."
+            f"{path} does not exist, so the labels of the recorded samples are unknown. Copy it from where the"
+            " run was recorded, or resume the run: the recording callback writes it when it starts."
         )
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise HistoryError(
-            f"{path} is damaged ({error}). Restore it from a copy; or remove it and resume the run: the recording"
-            " callback writes it when it starts."
-        ) from error
+    remedy = "Restore it from a copy; or remove it and resume the run: the recording callback writes it when it starts."
+    table = read_parquet(path, remedy=remedy)
     if table.schema.equals(_OLD_SCHEMA, check_metadata=True):
         table = table.cast(SAMPLES_SCHEMA)
     if not table.schema.equals(SAMPLES_SCHEMA, check_metadata=True):
@@ -133,71 +109,26 @@ def read_samples(dirpath: str | os.PathLike[str]) -> pa.Table:
 
 
 def set_samples_aside(dirpath: str | os.PathLike[str], split: str) -> None:
-    """Take a split's samples out of `samples.parquet`; the file as it was stays as `samples.parquet.orphan`.
-
-    Args:
-        dirpath: the run's folder.
-        split: whose samples.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = write_samples(folder, {"split": ["train", "val"], "index": [0, 0], "target": [4, 7]})
-        ...     set_samples_aside(folder, "train")
-        ...     read_samples(folder)["split"].to_pylist(), sorted(path.name for path in Path(folder).iterdir())
-        (['val'], ['samples.parquet', 'samples.parquet.orphan'])
-    """
+    """Take a split's samples out of `samples.parquet`; the file as it was stays as `samples.parquet.orphan`."""
     path = Path(dirpath) / SAMPLES_FILE
     if not path.exists():
         return
     samples = read_samples(dirpath)
-    aside, number = path.with_name(f"{path.name}.orphan"), 0
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.{number}.orphan")
-    _write(aside, samples)
-    _write(path, samples.filter(pc.not_equal(samples["split"], split)))
+    write_parquet(orphan_name(path), samples)
+    write_parquet(path, samples.filter(pc.not_equal(samples["split"], split)))
 
 
 def is_samples_file(path: Path) -> bool:
-    """Whether a file is one that `write_samples` made.
-
-    Args:
-        path: any path; it need not exist.
-
-    Returns:
-        True where the Parquet footer can be read and has our mark.
-
-    Example:
-        >>> is_samples_file(Path("no/such/file"))
-        False
-    """
-    try:
-        schema = pq.read_schema(path)
-        return any(schema.equals(known, check_metadata=True) for known in (SAMPLES_SCHEMA, _OLD_SCHEMA))
-    except (OSError, pa.ArrowException):
-        return False
+    """Whether a path is a file that `write_samples` made."""
+    schema = parquet_schema(path)
+    return schema is not None and any(
+        schema.equals(known, check_metadata=True) for known in (SAMPLES_SCHEMA, _OLD_SCHEMA)
+    )
 
 
 def labels_of(samples: pa.Table) -> npt.NDArray[np.int32]:
-    """The labels of samples, -1 where nobody knows one.
-
-    Args:
-        samples: as :func:`read_samples` gives them.
-
-    Returns:
-        [N].
-
-    Example:
-        >>> labels_of(pa.table({"target": pa.array([3, None], pa.int32())})).tolist()
-        [3, -1]
-    """
+    """The labels [N] of samples, -1 if unknown."""
     return np.asarray(pc.fill_null(samples["target"], -1)).astype(np.int32)
-
-
-def _write(path: Path, samples: pa.Table) -> None:
-    with atomic_write(path) as temporary:
-        pq.write_table(samples, temporary, compression="zstd", compression_level=3, write_page_checksum=True)
 
 
 def _as_table(rows: pa.Table | Mapping[str, object]) -> pa.Table:
@@ -245,7 +176,4 @@ def _merge(old: pa.Table, new: pa.Table) -> pa.Table:
     if len(index) and index.min() < 0:
         raise ValueError(f"rows['index'] must be 0 or more, got {index.min()}.")
     order = np.lexsort((index, loader, split))  # stable: newer rows come after older ones
-    split, loader, index = split[order], loader[order], index[order]
-    last = np.ones(len(order), bool)
-    last[:-1] = (split[1:] != split[:-1]) | (loader[1:] != loader[:-1]) | (index[1:] != index[:-1])
-    return rows.take(pa.array(order[last]))
+    return rows.take(pa.array(order[last_rows(split[order], loader[order], index[order])]))

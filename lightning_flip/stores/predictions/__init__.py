@@ -1,8 +1,8 @@
 """Final predictions in files: this package's own and those of other tools."""
 
 from lightning_flip.stores.predictions.prediction_set import PredictionSet
-from lightning_flip.stores.predictions.readers import read_predictions
-from lightning_flip.stores.predictions.writing import read_logits, write_predictions
+from lightning_flip.stores.predictions.readers import read_logits, read_predictions
+from lightning_flip.stores.predictions.writing import write_predictions
 
 __all__ = [
     "PredictionSet",

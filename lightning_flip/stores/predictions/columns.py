@@ -1,14 +1,38 @@
-"""Ids, labels and confidences of any tool's making, brought to the few types that predictions are kept in."""
+"""Columns of any tool's file of predictions: found by what they mean, and brought to the few types we keep."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import PredictionError
 
-__all__ = ["as_confidence", "as_ids", "as_labels", "as_text", "shown", "whole_numbers"]
+__all__ = [
+    "align_labels",
+    "as_confidence",
+    "as_ids",
+    "as_labels",
+    "as_text",
+    "find_columns",
+    "first_without_class",
+    "list_array",
+    "logit_blocks",
+    "parse_labels",
+    "shown",
+    "stack_lists",
+]
 
+_ROLES = {  # of columns: the argument that names it, and what it holds
+    "sample_id": ("id_column", "the sample's lasting id"),
+    "target": ("target_column", "the true label"),
+    "pred": ("pred_column", "the predicted label"),
+    "confidence": ("confidence_column", "the probability of the prediction"),
+}
 _TEXT = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -20,15 +44,46 @@ _TEXT = (
 )
 # Softmax in half precision, summed by another tool, may leave [0, 1] by this much.
 _ROUNDING = 1e-3
+_INTEGER = r"^[+-]?[0-9]+$"
+# Too many digits for a float to tell neighbors apart.
+_LONG = r"^[+-]?[0-9]{16,}"
+_BLOCK = 32_768
+
+
+def find_columns(names: Sequence[str], where: str, **given: str | None) -> dict[str, str]:
+    """The file's names of the columns `sample_id`, `target`, `pred` and, if there is one, `confidence`.
+
+    By default they have these names; the id may be called `index`. `where` is the file, for messages.
+
+    Example:
+        >>> find_columns(["index", "label", "pred"], "a.csv", target_column="label")
+        {'sample_id': 'index', 'target': 'label', 'pred': 'pred'}
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise PredictionError(
+            f"{where} must name every column once, but repeats {repeated}. Rename or drop the repeats."
+        )
+    found = {}
+    for role, (argument, meaning) in _ROLES.items():
+        wanted = given.get(argument)
+        if wanted is None:
+            wanted = "index" if role == "sample_id" and role not in names and "index" in names else role
+            if role == "confidence" and role not in names:
+                continue
+        if wanted not in names:
+            raise PredictionError(
+                f"{where} must have a column {wanted!r} ({meaning}), but has {list(names)}. Name the column with"
+                f" {argument}= (--{argument.replace('_', '-')})."
+            )
+        found[role] = wanted
+    if len(set(found.values())) < len(found):
+        raise PredictionError(f"{where} must have a column of its own for each of {list(found)}, got {found}.")
+    return found
 
 
 def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring ids to text; an integer id is its decimal text. Returns [R] string.
-
-    Example:
-        >>> as_ids(pa.chunked_array([[7, 12]]), "a.parquet, column 'index'").to_pylist()
-        ['7', '12']
-    """
+    """Bring ids [R] to text; an integer id is its decimal text."""
     values = _plain(values, where)
     _refuse_nulls(values, where, "must name every sample")
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
@@ -41,7 +96,7 @@ def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.ChunkedArray:
-    """Bring labels to int64 or to text. Returns [R] int64 or string.
+    """Bring labels [R] to int64 or to text.
 
     Example:
         >>> as_labels(pa.chunked_array([[3.0, float("nan")]]), "a.csv, column 'target'", nullable=True).to_pylist()
@@ -60,7 +115,7 @@ def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.Chun
 
 
 def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring probabilities to float32. Returns [R] float32 in [0, 1]; null where unknown.
+    """Bring probabilities [R] to float32 in [0, 1]; null if unknown.
 
     Example:
         >>> as_confidence(pa.chunked_array([[0.5, None, float("nan"), 1.0001]]), "a.csv").to_pylist()
@@ -70,13 +125,13 @@ def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)
     if not (numeric or pa.types.is_null(values.type)):
         raise PredictionError(f"{where} must be probabilities in [0, 1], got {values.type}.")
-    values = values.cast(pa.float64(), safe=False)  # an integer too long for a float lies outside [0, 1] all the same
+    values = values.cast(pa.float64(), safe=False)  # an integer too long for a float is outside [0, 1] anyway
     values = pc.if_else(pc.is_nan(values), None, values)
     outside = pc.or_(pc.less(values, -_ROUNDING), pc.greater(values, 1 + _ROUNDING))
     count = pc.sum(outside).as_py()
     if count:
         raise PredictionError(
-            f"{where} must be probabilities in [0, 1], but {count} of {len(values)} rows lie outside (the first:"
+            f"{where} must be probabilities in [0, 1], but {count} of {len(values)} rows are outside (the first:"
             f" {values.filter(outside)[0].as_py():.6g}). Divide percentages by 100; write softmax values, not logits."
         )
     return pc.max_element_wise(pc.min_element_wise(values, 1.0, skip_nulls=False), 0.0, skip_nulls=False).cast(
@@ -85,28 +140,18 @@ def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def as_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Write the values of any plain column as text. Returns [R] string; the empty text where a value is missing.
-
-    Example:
-        >>> as_text(pa.chunked_array([[True, None]]), "a.parquet").to_pylist()
-        ['true', '']
-    """
+    """Write the values [R] of any plain column as text; a missing value is the empty text."""
     values = _plain(values, where)
     if pa.types.is_float16(values.type):
         values = values.cast(pa.float32())
     try:
         return pc.fill_null(values.cast(pa.string()), "")
     except pa.ArrowException as error:
-        raise PredictionError(f"{where} must hold one value a row, got {values.type}.") from error
+        raise PredictionError(f"{where} must hold one value per row, got {values.type}.") from error
 
 
 def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring numbers that are whole to int64. Returns [R] int64, null where there is no number.
-
-    Example:
-        >>> whole_numbers(pa.chunked_array([[3.0, float("nan")]]), "a.csv, column 'target'").to_pylist()
-        [3, None]
-    """
+    """Bring whole numbers [R] to int64; null if there is no number."""
     if pa.types.is_float16(values.type):
         values = values.cast(pa.float32())
     if pa.types.is_floating(values.type):
@@ -118,18 +163,13 @@ def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def shown(value: object) -> str:
-    r"""Show an id or a label in a message: on one line, not too long, whatever it holds. Returns its `ascii`, cut.
-
-    Example:
-        >>> shown("a\nb")
-        "'a\\nb'"
-    """
+    """Show an id or a label in a message: its `ascii`, on one line, cut if it is long."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _plain(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Without dictionary, and one type of text, which is Unicode indeed."""
+    """The column without dictionary, and with one type of text, which is valid Unicode."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _plain(values.cast(kind.value_type), where)
@@ -151,3 +191,130 @@ def _refuse_nulls(values: pa.ChunkedArray, where: str, expected: str) -> None:
             f"{where} {expected}, but {count} of {len(values)} rows have none (the first: row"
             f" {pc.index(missing, True).as_py()}, counted from 0)."
         )
+
+
+def parse_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:
+    """Labels read as text, as all of CSV is: int64 if all labels of all (where, column) are whole numbers, else text.
+
+    Example:
+        >>> target, pred = pa.chunked_array([["007", ""]]), pa.chunked_array([["7", "3.0"]])
+        >>> [column.to_pylist() for column in parse_labels([("target", target), ("pred", pred)])]
+        [[7, None], [7, 3]]
+    """
+    texts = [pc.if_else(pc.equal(column, ""), None, column) for _, column in columns]
+    trimmed = [pc.utf8_trim_whitespace(column) for column in texts]
+    numbers = [_to_numbers(column) for column in trimmed]
+    if any(column is None for column in numbers):
+        return texts
+    return [whole_numbers(column, where) for (where, _), column in zip(columns, numbers, strict=True)]
+
+
+def align_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:
+    """Bring (where, column) of labels to one type, so that equal labels are equal values in all of them.
+
+    They stay as they are if all have one type, and become int64 if all text among them is whole numbers. A column
+    without a single label takes the others' type.
+
+    Example:
+        >>> columns = [("old", pa.chunked_array([[1, 2]])), ("new", pa.chunked_array([["1", "2"]]))]
+        >>> [str(column.type) for column in align_labels(columns)]
+        ['int64', 'int64']
+    """
+    labelled = [(where, column) for where, column in columns if column.null_count < len(column)]
+    texts = [(where, column) for where, column in labelled if pa.types.is_string(column.type)]
+    numbers = [(where, column) for where, column in labelled if not pa.types.is_string(column.type)]
+    if not numbers:
+        wanted = pa.string() if texts else pa.int64()
+        empty = {where: pa.chunked_array([pa.nulls(len(column), wanted)]) for where, column in columns}
+        return [column if column.type == wanted else empty[where] for where, column in columns]
+    for where, column in texts:
+        if _to_integers(column) is None:
+            words = column.drop_null()
+            word = pa.concat_arrays([*words.filter(_other(words)).chunks, *words.slice(0, 1).chunks])[0].as_py()
+            number = numbers[0][1].drop_null()[0].as_py()
+            raise PredictionError(
+                f"Labels must be of one kind, but {numbers[0][0]} holds integers (such as {number}) and {where} text"
+                f" (such as {shown(word)}). Write class numbers in both, or class names in both."
+            )
+    return [_to_integers(column) if pa.types.is_string(column.type) else column for _, column in columns]
+
+
+def _other(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """[R], which texts are not whole numbers."""
+    return pc.invert(pc.match_substring_regex(values, _INTEGER))
+
+
+def _to_integers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Text as int64; None if some of it is not a whole number within int64."""
+    if pc.any(_other(values)).as_py():
+        return None
+    try:
+        return pc.utf8_ltrim(values, "+").cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _to_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Text as int64, else as float64; None if it is neither."""
+    integers = _to_integers(values)
+    if integers is not None or pc.any(pc.match_substring_regex(values, _LONG)).as_py():
+        return integers
+    try:
+        return values.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+
+
+def list_array(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """An array [R, K] as a column of R lists of K."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def stack_lists(column: pa.ChunkedArray, where: str) -> tuple[pa.Array, int]:
+    """The R K values of a column of R lists of K, and K."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise PredictionError(f"{where} must hold a list in every row, got {kind}.")
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise PredictionError(f"{where} must hold lists of one length, got lengths {lengths[:5]}.")
+    parts = [chunk.flatten() for chunk in column.chunks]
+    values = pa.concat_arrays(parts) if len(parts) != 1 else parts[0]
+    if values.null_count:
+        raise PredictionError(f"{where} must have no missing values, got {values.null_count}.")
+    return values, int(lengths[0])
+
+
+def first_without_class(scores: npt.NDArray[np.floating[Any]]) -> int | None:
+    """Number of the first row of scores [R, K] with NaN in it, or minus infinity for all classes; else None.
+
+    Example:
+        >>> first_without_class(np.array([[0.0, -np.inf], [np.nan, 1.0]]))
+        1
+    """
+    with np.errstate(invalid="ignore"):
+        without = ~(scores.max(axis=1) > -np.inf)
+    return int(without.argmax()) if without.any() else None
+
+
+def logit_blocks(
+    column: pa.ChunkedArray, where: str, numbers: npt.NDArray[np.int64] | None = None
+) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
+    """Iterate over a column of logits as (number of the first row, block [rows, K]) without copying it whole."""
+    expected = None
+    for start in range(0, len(column), _BLOCK):
+        values, width = stack_lists(column.slice(start, _BLOCK), where)
+        if not pa.types.is_floating(values.type):
+            raise PredictionError(f"{where} must hold floating point numbers, got {values.type}.")
+        if width != (expected or width):
+            raise PredictionError(f"{where} must hold lists of one length, got lengths {[expected, width]}.")
+        expected = width
+        block = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+        without = first_without_class(block)
+        if without is not None:
+            row = start + without if numbers is None else int(numbers[start + without])
+            raise PredictionError(
+                f"{where} must hold numbers, of which one is the largest, but row {row}, counted from 0, has NaN in it"
+                " or minus infinity for all classes. Such a row has no prediction: leave it out, or write it again."
+            )
+        yield start, block

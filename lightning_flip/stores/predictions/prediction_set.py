@@ -1,37 +1,74 @@
-"""The predictions of one model, in the few types that everything downstream counts on."""
+"""The predictions of one model, in the few types that everything downstream relies on, and what is known of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.predictions._names import find_columns
-from lightning_flip.stores.predictions.columns import as_confidence, as_ids, as_labels
-from lightning_flip.stores.predictions.labels import align_labels
+from lightning_flip.stores.predictions.columns import align_labels, as_confidence, as_ids, as_labels, find_columns
 
-__all__ = ["PredictionSet"]
+__all__ = ["PredictionMetadata", "PredictionSet"]
 
 Labels = tuple[int | str, ...]
+_MARK = (b"lightning_flip", b"predictions")
+_DETAILS = b"lightning_flip_predictions"
+_SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionMetadata:
+    """What `write_predictions` keeps in the Parquet footer: its options of the same names."""
+
+    classes: Labels | None = None
+    model_parameters: int | None = None
+    num_samples: int | None = None
+    data: Mapping[str, Any] | None = None
+    stage: str | None = None
+
+    def to_footer(self) -> dict[bytes, bytes]:
+        """Key-value metadata, with the mark of our files and the schema's version."""
+        details = {"schema": _SCHEMA} | dataclasses.asdict(self)
+        return dict([_MARK, (_DETAILS, json.dumps(details).encode())])
+
+    @classmethod
+    def from_footer(cls, footer: Mapping[bytes, bytes] | None, name: str) -> PredictionMetadata | None:
+        """Read it back; None if the file is not one of ours."""
+        if footer is None or footer.get(_MARK[0]) != _MARK[1]:
+            return None
+        try:
+            details: dict[str, Any] = json.loads(footer[_DETAILS])
+            schema = int(details["schema"])
+            found = cls(**{field.name: details.get(field.name) for field in dataclasses.fields(cls)})
+            if found.classes is not None:
+                found = dataclasses.replace(found, classes=tuple(found.classes))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PredictionError(f"{name} has damaged metadata ({error!r}). Write the file again.") from error
+        if schema > _SCHEMA:
+            raise PredictionError(
+                f"{name} was written by a newer lightning-flip (schema {schema}, known: {_SCHEMA}). Update yours."
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionSet:
-    """Predictions of one model, one row a sample; `read_predictions` and `from_table` make it.
+    """Predictions of one model, one row per sample; `read_predictions` and `from_table` make it.
 
     Attributes:
-        rows: columns `sample_id` (string), `target` (int64 or string; null where unlabelled), `pred` (of the same
-            type), `confidence` (float32, null where unknown; absent where the file has none), and further columns as
+        rows: columns `sample_id` (string), `target` (int64 or string; null if unlabelled), `pred` (of the same
+            type), `confidence` (float32, null if unknown; absent if the file has none), and further columns as
             they were in the file.
         name: where the predictions came from, for messages.
-        classes: the labels that the model can answer, one an output; None where the file does not say.
+        classes: the label of each of the model's outputs; None if the file does not say.
         columns: names of all further columns of the file, also of those not read.
-        model_parameters: the model's number of parameters; None where the file does not say.
-        dataset_size: number of samples in the dataset that was predicted; None where the file does not say.
-        data: the fingerprint of that dataset; None where the file does not say.
+        model_parameters: the model's number of parameters; None if the file does not say.
+        dataset_size: number of samples in the dataset that was predicted; None if the file does not say.
+        data: the fingerprint of that dataset; None if the file does not say.
 
     Example:
         >>> table = pa.table({"sample_id": [4, 9], "target": [0, 1], "pred": [0, 0], "camera": ["a", "b"]})
@@ -49,7 +86,7 @@ class PredictionSet:
     data: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse rows that nobody brought to the types above."""
+        """Refuse rows of other types than those above."""
         types = {name: self.rows.schema.field(name).type for name in self.rows.column_names}
         label = types.get("pred")
         fits = types.get("sample_id") == pa.string() and label in (pa.int64(), pa.string())
@@ -85,11 +122,7 @@ class PredictionSet:
         target_column: str | None = None,
         pred_column: str | None = None,
         confidence_column: str | None = None,
-        classes: Labels | None = None,
-        columns: tuple[str, ...] | None = None,
-        model_parameters: int | None = None,
-        dataset_size: int | None = None,
-        data: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> PredictionSet:
         """Bring a table of predictions to the types of `rows`.
 
@@ -98,21 +131,17 @@ class PredictionSet:
                 text), optionally a confidence (in [0, 1]), and further columns. A further column that has one of these
                 four names is left out.
             name: where it came from, for messages.
-            id_column: name of the id; `sample_id` if None, and `index` where there is no such column.
+            id_column: name of the id; `sample_id` if None, or else `index`.
             target_column: name of the target; `target` if None.
             pred_column: name of the prediction; `pred` if None.
             confidence_column: name of the confidence; `confidence` if None, which may be absent.
-            classes: see the class.
-            columns: see the class; the further columns of `table` if None.
-            model_parameters: see the class.
-            dataset_size: see the class.
-            data: see the class.
+            **options: the attributes `classes`, `columns`, `model_parameters`, `dataset_size` and `data`.
 
         Returns:
             The predictions, in the table's order.
 
         Raises:
-            PredictionError: when a column is missing or repeated, an id or a prediction is missing, or values do not
+            PredictionError: if a column is missing or repeated, an id or a prediction is missing, or values do not
                 fit.
         """
         found = find_columns(
@@ -123,6 +152,18 @@ class PredictionSet:
             pred_column=pred_column,
             confidence_column=confidence_column,
         )
+        return cls.from_columns(table, name, found, **options)
+
+    @classmethod
+    def from_columns(
+        cls,
+        table: pa.Table,
+        name: str,
+        found: Mapping[str, str],
+        columns: tuple[str, ...] | None = None,
+        **options: Any,
+    ) -> PredictionSet:
+        """The same for a table whose columns have been found, by what they mean."""
         where = {role: f"{name}, column {column!r}" for role, column in found.items()}
         target, pred = align_labels(
             [
@@ -135,12 +176,5 @@ class PredictionSet:
             rows["confidence"] = as_confidence(table[found["confidence"]], where["confidence"])
         used = {"sample_id", "target", "pred", "confidence", *found.values()} - {"index"}
         further = [column for column in table.column_names if column not in used]
-        return cls(
-            pa.table(rows | {column: table[column] for column in further}),
-            name,
-            classes,
-            tuple(further) if columns is None else tuple(column for column in columns if column not in used),
-            model_parameters,
-            dataset_size,
-            data,
-        )
+        named = tuple(column for column in (further if columns is None else columns) if column not in used)
+        return cls(pa.table(rows | {column: table[column] for column in further}), name, columns=named, **options)

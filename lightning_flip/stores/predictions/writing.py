@@ -1,4 +1,4 @@
-"""Predictions written to one Parquet file, and cached logits read from it."""
+"""Predictions written to one Parquet file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lightning_flip.stores.atomic import atomic_write, make_directory
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.predictions._metadata import PredictionMetadata
-from lightning_flip.stores.predictions.columns import as_confidence, as_ids
-from lightning_flip.stores.predictions.prediction_set import PredictionSet
-from lightning_flip.stores.predictions.scores import first_without_class, list_array, logit_blocks
+from lightning_flip.stores.files import make_directory, parquet_schema, write_parquet
+from lightning_flip.stores.predictions.columns import (
+    as_confidence,
+    as_ids,
+    first_without_class,
+    list_array,
+)
+from lightning_flip.stores.predictions.prediction_set import PredictionMetadata, PredictionSet
 
-__all__ = ["PredictionError", "PredictionSet", "read_logits", "stage_of", "write_predictions"]
+__all__ = ["stage_of", "write_predictions"]
 
 _ORDER = ("index", "sample_id", "target", "pred", "confidence", "prob_label", "top_classes", "top_probs", "logits")
 _REQUIRED = ("index", "sample_id", "pred", "confidence")
@@ -39,7 +40,7 @@ def write_predictions(
     stage: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write predictions to one Parquet file, which appears whole or not at all.
+    """Write predictions to one Parquet file, which appears whole or not at all; returns its path.
 
     The rows are sorted by `index`. pandas, polars and DuckDB read the file as it is.
 
@@ -49,28 +50,26 @@ def write_predictions(
 
             - `index` int from 0: position in the dataset that was predicted;
             - `sample_id` text or int: a lasting id; kept as text;
-            - `target` int, text or None: the true label, None where there is none; may be left out;
+            - `target` int, text or None: the true label, None if there is none; may be left out;
             - `pred` int or text: the predicted label;
-            - `confidence` float in [0, 1]: the largest softmax probability; NaN where unknown;
+            - `confidence` float in [0, 1]: the largest softmax probability; NaN if unknown;
             - `prob_label` float, optional: the probability of the target;
             - `top_classes` [R, k] labels and `top_probs` [R, k] float, optional: the best classes, best first;
-            - `logits` [R, K] float, optional: kept as float16 where given so, else as float32; minus infinity masks a
+            - `logits` [R, K] float, optional: kept as float16 if given so, else as float32; minus infinity masks a
               class;
             - any further column [R] of numbers, booleans or text, by which reports can cut slices.
         classes: the label of each of the model's K outputs, so that another model's file can be compared on the classes
             that both know.
         model_parameters: the model's number of parameters, for tables.
-        num_samples: the size of the dataset, where not all of it was predicted.
-        data: the fingerprint of the dataset, anything that JSON can hold.
-        stage: what the predictions are of, "test" for example.
+        num_samples: the size of the dataset, if not all of it was predicted.
+        data: the fingerprint of the dataset, anything that JSON can hold. If `data["ids_are"]` is "positions",
+            `sample_id` does not outlast the dataset's order.
+        stage: what was predicted: "validate", "test" or "predict".
         overwrite: replace a file that is there.
 
-    Returns:
-        The path.
-
     Raises:
-        FileExistsError: when the file is there and `overwrite` is False.
-        ValueError: when a column is missing, differs in length, or holds what it cannot, such as scores that are NaN.
+        FileExistsError: if the file is there and `overwrite` is False.
+        ValueError: if a column is missing, differs in length, or has invalid values, such as scores that are NaN.
 
     Example:
         >>> import tempfile
@@ -91,100 +90,20 @@ def write_predictions(
     table = _as_table(columns)
     labels = None if classes is None else tuple(_plain_label(label) for label in classes)
     PredictionSet.from_table(table, "columns", classes=labels)  # what could not be read must not be written
-    table = table.replace_schema_metadata(
-        PredictionMetadata(labels, model_parameters, num_samples, data, stage).to_footer()
-    )
+    footer = PredictionMetadata(labels, model_parameters, num_samples, data, stage).to_footer()
     make_directory(path.parent)
-    with atomic_write(path, replace=overwrite) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=_ROW_GROUP,
-            compression="zstd",
-            compression_level=3,
-            write_page_checksum=True,
-        )
+    write_parquet(path, table.replace_schema_metadata(footer), replace=overwrite, row_group_size=_ROW_GROUP)
     return path
 
 
 def stage_of(path: str | os.PathLike[str]) -> str | None:
-    """What the predictions in a file are of.
-
-    Args:
-        path: a file; it need not exist.
-
-    Returns:
-        "validate", "test" or "predict"; None where the file does not say, or is none of ours.
-
-    Example:
-        >>> stage_of("no/such.parquet") is None
-        True
-    """
+    """The stage of the predictions in a file; None if it is missing, not one of ours, or does not say."""
+    schema = parquet_schema(Path(path))
     try:
-        found = PredictionMetadata.from_footer(pq.read_schema(path).metadata, str(path))
-    except (OSError, pa.ArrowException, PredictionError):
+        found = None if schema is None else PredictionMetadata.from_footer(schema.metadata, str(path))
+    except PredictionError:
         return None
     return None if found is None else found.stage
-
-
-def read_logits(
-    path: str | os.PathLike[str],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]], dict[str, Any]]:
-    """Read the logits that `PredictionWriter(logits=True)` recorded, e.g. to distil from them.
-
-    Args:
-        path: a Parquet file with the columns `index` and `logits`.
-
-    Returns:
-        index [R] as in the file, logits [R, K] in the type that they are kept in, and the metadata `classes` (tuple of
-        K labels or None), `model_parameters`, `num_samples` (int or None) and `data`, the dataset's fingerprint.
-
-    Raises:
-        PredictionError: when the file is missing or damaged, has no logits, or an index is missing.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = write_predictions(Path(folder) / "old.parquet", {
-        ...         "index": [0], "sample_id": ["0"], "pred": [1], "confidence": [0.75],
-        ...         "logits": np.array([[0.0, 1.0]], np.float16)})
-        ...     index, logits, metadata = read_logits(path)
-        >>> index.tolist(), logits.tolist(), logits.dtype.name
-        ([0], [[0.0, 1.0]], 'float16')
-    """
-    path = Path(path)
-    if not path.exists():
-        raise PredictionError(
-            f"{path} does not exist. Give the path of a file that PredictionWriter(logits=True) wrote."
-        )
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            names = file.schema_arrow.names
-            if not {"index", "logits"} <= set(names):
-                raise PredictionError(
-                    f"{path} must have the columns 'index' and 'logits', but has {names}. Record it again with"
-                    " PredictionWriter(logits=True)."
-                )
-            table = file.read(["index", "logits"])
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise PredictionError(
-            f"{path} cannot be read as Parquet ({type(error).__name__}: {error}). It may be empty, cut off, or of"
-            " another format: write or copy it again."
-        ) from error
-    metadata = PredictionMetadata.from_footer(table.schema.metadata, str(path)) or PredictionMetadata()
-    if table["index"].null_count or not pa.types.is_integer(table["index"].type):
-        raise PredictionError(f"{path}, column 'index' must be integers without a gap, got {table['index'].type}.")
-    index = np.asarray(table["index"]).astype(np.int64)
-    if not len(index):
-        raise PredictionError(f"{path} has 0 rows, so it holds no logits. Was the run cut off?")
-    logits: npt.NDArray[np.floating[Any]] | None = None
-    for start, block in logit_blocks(table["logits"], f"{path}, column 'logits'"):
-        if logits is None:
-            logits = np.empty((len(index), block.shape[1]), block.dtype)
-        logits[start : start + len(block)] = block
-    assert logits is not None  # there is at least one row
-    known = {"classes": metadata.classes, "model_parameters": metadata.model_parameters}
-    return index, logits, known | {"num_samples": metadata.num_samples, "data": metadata.data}
 
 
 def _as_table(columns: Mapping[str, Any]) -> pa.Table:

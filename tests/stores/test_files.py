@@ -3,9 +3,21 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from lightning_flip.stores.atomic import atomic_write, make_directory, temporary_files, write_text
+from lightning_flip.stores.files import (
+    ARRAY_DAMAGE,
+    atomic_write,
+    make_directory,
+    parquet_schema,
+    read_array,
+    read_parquet,
+    temporary_files,
+    write_parquet,
+    write_text,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -113,3 +125,24 @@ def test_text_goes_into_a_pipe(tmp_path: Path) -> None:
         assert os.read(reading, 100) == b"one"
     finally:
         os.close(reading)
+
+
+def test_damaged_parquet_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, pa.table({"a": [1, 2], "b": ["x", "y"]}))
+    assert read_parquet(path, lambda schema: schema.names[1:], remedy="").to_pydict() == {"b": ["x", "y"]}
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(KeyError, match=r"rows\.parquet is damaged.*Copy it again"):
+        read_parquet(path, remedy="Copy it again.", error=KeyError)
+    assert parquet_schema(path) is None
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_are_read_and_never_unpickled(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    save = np.save if suffix == ".npy" else np.savez
+    save(path, np.arange(3))
+    assert read_array(path, lambda names: names[0]).tolist() == [0, 1, 2]
+    save(path, np.array([object()]), allow_pickle=True)
+    with pytest.raises(ARRAY_DAMAGE, match="allow_pickle"):
+        read_array(path, lambda names: names[0])

@@ -1,22 +1,88 @@
-"""Files and arrays of label distributions: read, checked, and scaled to sum to 1."""
+"""Files of labels and of label distributions, one row per sample in the dataset's order."""
 
 from __future__ import annotations
 
-import zipfile
+import csv
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-__all__ = ["as_label_distributions", "load_label_distributions"]
+from lightning_flip.stores.files import ARRAY_DAMAGE, read_array
 
-_ARRAY_NAMES = ("probs", "probabilities", "label_distributions", "distributions", "p_star")
+__all__ = ["as_label_distributions", "load_label_distributions", "read_labels"]
+
+_LABELS = ("noisy_targets", "noisy_labels", "noisy_label", "targets", "target", "labels", "label", "y")
+_DISTRIBUTIONS = ("probs", "probabilities", "label_distributions", "distributions", "p_star")
 _ID_COLUMNS = frozenset({"id", "image_id", "index", "sample", "sample_id"})
 _SUM_TOLERANCE = 1e-3  # of rows written with three or more decimals, or in half precision
+
+
+def read_labels(path: Path, length: int, num_classes: int | None = None) -> Tensor:
+    """Read the label of each of ``length`` samples, int64 ``[length]``, from .npy, .npz, .txt or .csv."""
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        array = read_array(path, lambda names: _choose_labels(path, names, "arrays"))
+    elif suffix == ".txt":
+        array = np.loadtxt(path, ndmin=1)
+    elif suffix == ".csv":
+        array = _labels_from_csv(path)
+    else:
+        raise ValueError(f"file={path} must end in one of .npy, .npz, .txt, .csv; save the labels with numpy.save.")
+    array = np.squeeze(array)
+    array = array.reshape(1) if array.size == 1 else array
+    if array.shape != (length,):
+        raise ValueError(
+            f"file={path} has labels of shape {array.shape}; expected {length}, one for each sample, in the "
+            "order of the dataset. For a Subset, wrap the whole dataset and take the subset of NoisyLabels."
+        )
+    if array.dtype.kind not in "iub" and not (array.dtype.kind == "f" and np.equal(array, np.round(array)).all()):
+        raise ValueError(f"file={path} holds {array.dtype} values; expected class numbers (integers from 0).")
+    top = num_classes if num_classes is not None else np.iinfo(np.int64).max
+    if length and not 0 <= array.min() <= array.max() < top:
+        allowed = f"[0, {num_classes})" if num_classes is not None else "numbers from 0"
+        raise ValueError(
+            f"file={path} holds labels from {array.min()} to {array.max()}; expected {allowed}. "
+            "Count classes from 0, or give num_classes=."
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _labels_from_csv(path: Path) -> npt.NDArray[np.float64]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.reader(stream) if row]
+    column = 0
+    if rows and not all(_is_number(cell) for cell in rows[0]):
+        header = [cell.strip() for cell in rows.pop(0)]
+        column = header.index(_choose_labels(path, header, "columns"))
+    elif rows and len(rows[0]) > 1:
+        raise ValueError(f"file={path} has {len(rows[0])} columns without names; add a header with a column label.")
+    try:
+        return np.array([float(row[column]) for row in rows])
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"file={path} has a row without a class number in its label column: {error}.") from None
+
+
+def _choose_labels(path: Path, names: list[str], what: str) -> str:
+    chosen = _usual(names, _LABELS)
+    if chosen is not None:
+        return chosen
+    raise ValueError(f"file={path} has the {what} {', '.join(names)}; name the one with the labels 'label'.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def load_label_distributions(
@@ -35,12 +101,12 @@ def load_label_distributions(
 
     Args:
         path: ``.npy``; ``.npz`` with one array, or one named probs, probabilities, label_distributions, distributions
-            or p_star; or ``.parquet`` with a column a class, in the order of the classes, or one column of lists.
+            or p_star; or ``.parquet`` with a column per class, in the order of the classes, or one column of lists.
             Pickled objects are refused.
-        num_samples: N that is expected; None takes what there is.
-        num_classes: K that is expected; None takes what there is.
+        num_samples: N that is expected, or None.
+        num_classes: K that is expected, or None.
         normalize: rows are counts of votes; divide each by its sum.
-        name: the array of an ``.npz``, or the column of lists of a Parquet file, where it cannot be told.
+        name: the array of an ``.npz``, or the column of lists of a Parquet file, if it is ambiguous.
 
     Returns:
         float32 ``[N, K]``; rows sum to 1.
@@ -81,17 +147,10 @@ def as_label_distributions(
     normalize: bool = False,
     where: str = "probs",
 ) -> Tensor:
-    """Check a table of label distributions, and make each row sum to 1 exactly.
+    """Check a table of label distributions ``[N, K]``, and make each row sum to 1 exactly.
 
-    Args:
-        probs: ``[N, K]``, not negative, finite; rows sum to 1 within 0.001, or are counts of votes (``normalize``).
-        num_samples: N that is expected, or None.
-        num_classes: K that is expected, or None.
-        normalize: divide each row by its sum.
-        where: what messages call the table.
-
-    Returns:
-        float32 ``[N, K]``.
+    Rows are finite, not negative and sum to 1 within 0.001, or with ``normalize`` are counts of votes. Other options
+    are those of :func:`load_label_distributions`; ``where`` is the table's name in errors.
 
     Raises:
         ValueError: if the shape or a row is not as expected.
@@ -105,7 +164,7 @@ def as_label_distributions(
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{where} holds {array.dtype} values; expected numbers [N, K].")
     if array.ndim != 2 or array.shape[1] < 2:
-        raise ValueError(f"{where} has the shape {array.shape}; expected [N, K]: a row a sample, a column a class.")
+        raise ValueError(f"{where} has the shape {array.shape}; expected [N, K], a row for each sample.")
     if num_samples is not None and len(array) != num_samples:
         raise ValueError(
             f"{where} has {len(array)} rows; expected {num_samples}, one for each sample in the dataset's order. "
@@ -135,14 +194,10 @@ def _refuse_rows(where: str, wrong: Any, array: npt.NDArray[np.float64], what: s
 
 def _from_numpy(path: Path, name: str | None) -> npt.NDArray[Any]:
     try:
-        with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return np.asarray(loaded[_choose(path, loaded.files, name, "arrays")])
+        return read_array(path, lambda names: _choose(path, names, name, "arrays"))
     except _ChoiceError:
         raise
-    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
+    except ARRAY_DAMAGE as error:
         raise ValueError(
             f"path={path} is not an array of numbers that could be read ({error}). Objects are not unpickled; save the "
             "table again as numbers, with numpy.save(path, numpy.asarray(table, float))."
@@ -150,14 +205,12 @@ def _from_numpy(path: Path, name: str | None) -> npt.NDArray[Any]:
 
 
 def _from_parquet(path: Path, name: str | None) -> npt.NDArray[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"path={path} could not be read as Parquet: {error}") from error
-    lists = [field.name for field in table.schema if _is_list(field.type)]
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    lists = [field.name for field in table.schema if any(is_kind(field.type) for is_kind in kinds)]
     if lists:
         column = table[_choose(path, lists, name, "columns of lists")].combine_chunks()
         if column.null_count:
@@ -179,21 +232,16 @@ def _from_parquet(path: Path, name: str | None) -> npt.NDArray[Any]:
 
 
 class _ChoiceError(ValueError):
-    """The array cannot be told from its name."""
+    """It is not clear which array holds the distributions."""
 
 
 def _choose(path: Path, names: list[str], name: str | None, what: str) -> str:
-    if name is not None and name in names:
-        return name
-    if name is None and len(names) == 1:
-        return names[0]
-    known = next((known for known in _ARRAY_NAMES if known in names), None)
-    if name is None and known is not None:
-        return known
+    chosen = _usual(names, _DISTRIBUTIONS) if name is None else name
+    if chosen is not None and chosen in names:
+        return chosen
     raise _ChoiceError(f"path={path} has the {what} {', '.join(names)}; say with name= which has the distributions.")
 
 
-def _is_list(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+def _usual(names: Sequence[str], known: Sequence[str]) -> str | None:
+    """The only name, or else the first of the known ones that is among them."""
+    return names[0] if len(names) == 1 else next((name for name in known if name in names), None)
