@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from lightning_flip.functional.correctness import share
+from lightning_flip.functional.flips import share
 
 __all__ = ["flipping_error", "forgetting_events", "never_learned", "relative_flipping_error", "wrongly_flipped"]
 

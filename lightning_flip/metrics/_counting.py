@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_flip.functional.correctness import UNKNOWN, labels_of_scores, refuse_unknown
+from lightning_flip.functional.flips import UNKNOWN, labels_of_scores, refuse_unknown
 
 __all__ = ["CountingMetric"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers import BootStrapper, MetricTracker
 
-from lightning_flip.functional.correctness import correct_predictions, share
+from lightning_flip.functional.flips import correct_predictions, share
 from lightning_flip.functional.forgetting import wrongly_flipped
 from lightning_flip.metrics._counting import CountingMetric
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.correctness import changed_predictions, share
-from lightning_flip.functional.flip_counts import FlipCounts, count_flips
+from lightning_flip.functional.flips import FlipCounts, changed_predictions, count_flips, share
 from lightning_flip.metrics._counting import CountingMetric
 
 __all__ = [
@@ -69,7 +68,7 @@ class FlipMetric(CountingMetric):
         """
         counted = self._counted(target)
         old, new = self._labels(old_preds, "old_preds", counted), self._labels(preds, "preds", counted)
-        batch = count_flips(old, new, target, ("old_preds", "preds"), ignore_index=self.ignore_index)
+        batch = count_flips(new, target, old, ignore_index=self.ignore_index)
         for name, count in batch._asdict().items():
             setattr(self, name, getattr(self, name) + count)
 
@@ -77,7 +76,7 @@ class FlipMetric(CountingMetric):
 class NegativeFlipRate(FlipMetric):
     """Share of samples that the old model gets right and the new one wrong (NFR).
 
-    See :func:`lightning_flip.functional.flips.negative_flip_rate` for the equation; in [0, 1], 0 without samples.
+    See :func:`lightning_flip.functional.negative_flip_rate` for the equation; in [0, 1], 0 without samples.
 
     Args:
         ignore_index: the label of samples that are not counted.
@@ -98,7 +97,7 @@ class NegativeFlipRate(FlipMetric):
 class PositiveFlipRate(FlipMetric):
     """Share of samples that the old model gets wrong and the new one right (PFR).
 
-    See :func:`lightning_flip.functional.flips.positive_flip_rate`; in [0, 1], 0 without samples.
+    See :func:`lightning_flip.functional.positive_flip_rate`; in [0, 1], 0 without samples.
 
     Args:
         ignore_index: the label of samples that are not counted.
@@ -224,7 +223,7 @@ class Churn(CountingMetric):
             ValueError: for wrong shapes, lengths that differ, or scores on the CPU that are NaN.
         """
         old, new = self._labels(old_preds, "old_preds"), self._labels(preds, "preds")
-        changed = changed_predictions(old, new, arguments=("old_preds", "preds"))
+        changed = changed_predictions(new, old)
         self.changed = self.changed + changed.sum()
         self.total = self.total + changed.numel()
 
