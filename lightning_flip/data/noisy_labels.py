@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 
 from lightning_flip.data.labels import find_labels, label_of, read_labels, with_label
 from lightning_flip.data.sources import ask_dataset, first_attribute
-from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
-from lightning_flip.functional.noise_presets import NoisePreset, preset_transition
+from lightning_flip.functional.noise import NoisePreset, class_conditional_noise, preset_transition, symmetric_noise
 
 __all__ = ["NoisyLabels"]
 

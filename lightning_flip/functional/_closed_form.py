@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from lightning_flip.functional.cross_entropy import weighted_sum
+from lightning_flip.functional.losses import weighted_sum
 
 __all__ = ["closed_form", "fuses", "soft_excess"]
 

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.loss_correction import forward_correction_loss
+from lightning_flip.functional.losses import (
     MethodReduction,
     Reduction,
     cross_entropy,
@@ -18,7 +19,6 @@ from lightning_flip.functional.cross_entropy import (
     soft_cross_entropy,
     widen,
 )
-from lightning_flip.functional.loss_correction import forward_correction_loss
 from lightning_flip.functional.smearing import label_smoothing_loss
 
 __all__ = ["distillation_loss", "soften", "student_cross_entropy"]

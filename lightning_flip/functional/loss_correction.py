@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, reduce_loss, weighted_sum, widen
+from lightning_flip.functional.losses import Reduction, reduce_loss, weighted_sum, widen
 from lightning_flip.functional.smearing import smeared_loss
 from lightning_flip.functional.transitions import check_transition, inverse_transition
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 
 __all__ = ["barycentric", "base_difficulty", "filter_path", "three_axes", "zigzag_score"]
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import closed_form, fuses
-from lightning_flip.functional.cross_entropy import MethodReduction, Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional.losses import MethodReduction, Reduction, cross_entropy, reduce_loss, widen
 
 __all__ = [
     "ClassReduction",

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import closed_form, fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.losses import (
     MethodReduction,
     cross_entropy,
     reduce_loss,

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.functional.flips import predicted_labels
+from lightning_flip.functional.losses import widen
 from lightning_flip.functional.paths import one_hot
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 
 __all__ = ["predictive_disagreement", "predictive_entropy", "predictive_std"]
 
