@@ -93,7 +93,7 @@ class _Transformed(torch.autograd.Function):
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     gradient, *tensors = ctx.saved_tensors
-    if torch.is_grad_enabled():  # somebody wants second derivatives, and what was computed has no graph
+    if torch.is_grad_enabled():  # for second derivatives; what was computed has no graph
         gradient = ctx.rule(*tensors)[1]
     return None, grad * gradient, *(None,) * (len(tensors) - 1)
 

@@ -63,22 +63,9 @@ def student_cross_entropy(
     transition: Float[Tensor, "R C"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
-    """Cross entropy of a student that is plain, smoothed or forward-corrected.
+    """Cross entropy of a student that is plain, smoothed (H((1 - a) s + a u, p)) or forward-corrected (H(s, p T)).
 
-    Args:
-        student_logits: ``[B, K]``.
-        target: labels ``[B]``, or distributions s ``[B, K]``.
-        smoothing: a in [0, 1): H((1 - a) s + a u, p), with u uniform.
-        transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``: H(s, p T). It is checked on the CPU only,
-            see :func:`~lightning_flip.functional.forward_correction_loss`.
-        reduction: "mean", "none" or "sum".
-
-    Returns:
-        The loss in nats.
-
-    Raises:
-        ValueError: if ``smoothing`` is out of range, ``transition`` is of other classes or not row-stochastic, or the
-            student is to be smoothed and corrected.
+    The transition T ``[true, noisy]`` is checked on the CPU only.
 
     Example:
         >>> import torch

@@ -153,10 +153,8 @@ def pair_transition(num_classes: int, pairs: Mapping[int, int], rate: float) -> 
         ValueError: if the rate is out of range, or a class is outside ``[0, K)`` or its own partner.
 
     Example:
-        >>> pair_transition(3, {0: 2}, 0.25)
-        tensor([[0.7500, 0.0000, 0.2500],
-                [0.0000, 1.0000, 0.0000],
-                [0.0000, 0.0000, 1.0000]], dtype=torch.float64)
+        >>> pair_transition(3, {0: 2}, 0.25)[0]
+        tensor([0.7500, 0.0000, 0.2500], dtype=torch.float64)
     """
     check_rate(rate)
     transition = torch.eye(num_classes, dtype=torch.float64)

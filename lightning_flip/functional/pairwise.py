@@ -40,15 +40,9 @@ def pair_average(values: Float[Tensor, "B ..."], partner: Int[Tensor, " B"]) -> 
 
 
 def learned_smoothing(head_logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """U' = softmax(sigmoid(a)), with a = W_t h + b_t of the second head (PLS, Eq. 12-13).
+    """U' = softmax(sigmoid(a)), with a = W_t h + b_t of the second head (PLS, Eq. 12-13), with gradient.
 
     The sigmoid keeps u' close to uniform: no class can have more than e times the mass of another.
-
-    Args:
-        head_logits: a, ``[B, K]``.
-
-    Returns:
-        Distributions ``[B, K]`` in at least float32, with gradient.
 
     Example:
         >>> learned_smoothing(torch.tensor([[100.0, -100.0]]))
@@ -106,8 +100,8 @@ class TargetParts(NamedTuple):
     """Targets of a batch, sorted.
 
     Attributes:
-        true: mass of the true classes, the largest first, ``[B, 2]``; NaN in the second place where there is one.
-        others: mass of the largest other classes, the largest first, ``[B, m]``; NaN where there are fewer.
+        true: mass of the true classes, the largest first, ``[B, 2]``; NaN in the second place if there is one.
+        others: mass of the largest other classes, the largest first, ``[B, m]``; NaN if there are fewer.
         num_true: number of true classes, int64 ``[B]``.
 
     Example:

@@ -114,16 +114,13 @@ def smoothed_target(
     *,
     smoothing: float = 0.1,
 ) -> Float[Tensor, "B K"]:
-    """(1 - a) e_y + a u, what label smoothing pulls the prediction towards.
+    """(1 - a) e_y + a u, what label smoothing pulls the prediction towards, in the type of ``like``.
 
     Args:
         target: labels ``[B]``, or distributions ``[B, K]``.
         num_classes: K.
         like: a tensor of the computation; the result has its type, and at least float32.
         smoothing: a in [0, 1).
-
-    Returns:
-        Distributions ``[B, K]``.
 
     Raises:
         ValueError: if ``smoothing`` is outside [0, 1).
@@ -152,10 +149,8 @@ def symmetric_transition(num_classes: int, rate: float) -> Float[Tensor, "K K"]:
         ValueError: if an argument is out of range.
 
     Example:
-        >>> symmetric_transition(3, 0.5)
-        tensor([[0.5000, 0.2500, 0.2500],
-                [0.2500, 0.5000, 0.2500],
-                [0.2500, 0.2500, 0.5000]], dtype=torch.float64)
+        >>> symmetric_transition(3, 0.5)[0]
+        tensor([0.5000, 0.2500, 0.2500], dtype=torch.float64)
     """
     _check_classes(num_classes)
     check_rate(rate)
@@ -190,15 +185,7 @@ def smoothing_matrix(num_classes: int, alpha: float) -> Float[Tensor, "K K"]:
 def backward_matrix(num_classes: int, alpha: float) -> Float[Tensor, "K K"]:
     """M = (I - (a/K) 1 1^T) / (1 - a), the inverse of :func:`smoothing_matrix`: backward correction as a smearing.
 
-    Args:
-        num_classes: K, at least 2.
-        alpha: a in [0, 1).
-
-    Returns:
-        float64 ``[K, K]``; rows sum to 1, what is off the diagonal is negative.
-
-    Raises:
-        ValueError: if an argument is out of range.
+    Arguments and errors are those of :func:`smoothing_matrix`; rows sum to 1, entries off the diagonal are negative.
 
     Example:
         >>> backward_matrix(2, 0.5)

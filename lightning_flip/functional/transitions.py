@@ -45,13 +45,9 @@ def check_transition(transition: Float[Tensor, "R C"], name: str = "transition")
 
 
 def condition_number(transition: Float[Tensor, "K K"]) -> float:
-    """The largest over the smallest singular value: by how much an inverse can blow up errors of the matrix.
+    """The largest over the smallest singular value: by how much an inverse can multiply errors of the matrix.
 
-    Args:
-        transition: ``[K, K]``.
-
-    Returns:
-        At least 1; infinity for a singular matrix.
+    At least 1; infinity for a singular matrix.
 
     Example:
         >>> condition_number(torch.eye(3)), condition_number(torch.full((2, 2), 0.5))
