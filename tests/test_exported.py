@@ -5,11 +5,13 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import lightning_flip
+from lightning_flip import cli
 
 SUBPACKAGES = sorted(module.name for module in pkgutil.iter_modules(lightning_flip.__path__) if module.ispkg)
 
@@ -23,8 +25,9 @@ def like_ruff(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
-def test_top_level_names_are_sorted():
+def test_top_level_names_are_sorted_and_few():
     assert sorted(lightning_flip.__all__) == lightning_flip.__all__
+    assert len(lightning_flip.__all__) <= 50
 
 
 @pytest.mark.parametrize(("home", "name"), HOMES, ids=str)
@@ -46,8 +49,53 @@ def test_a_name_that_has_moved_warns(name):
     assert told[0].filename == __file__
 
 
-def test_dir_shows_lazy_names():
+def test_dir_shows_lazy_names_and_none_that_moved():
     assert set(lightning_flip.__all__) <= set(dir(lightning_flip))
+    assert not {*lightning_flip._MOVED} & {*dir(lightning_flip), *lightning_flip.__all__}
+
+
+class TestCommandLine:
+    """jsonargparse looks for every class under the shortest path, and must find those that moved at their new one."""
+
+    CALLBACKS = ("NoiseAccuracy", "LogitGaps", "TrainingTargets", "WinningScores")
+
+    def told(self, recwarn: pytest.WarningsRecorder) -> list[str]:
+        return [str(warning.message) for warning in recwarn if "lightning_flip" in str(warning.message)]
+
+    def options(self, prefix: str, data: str) -> list[str]:
+        model = [
+            "--model=LabelSmoothingClassifier",
+            "--model.network=lightning_flip.models.MLP",
+            "--model.network.in_features=30",
+        ]
+        callbacks = [f"--trainer.callbacks+={prefix}{name}" for name in self.CALLBACKS]
+        network = ["--model.network.num_classes=3", "--model.num_classes=3", "--trainer.logger=false"]
+        return [*model, *network, f"--data={data}ToyGaussianDataModule", *callbacks]
+
+    @pytest.mark.parametrize(
+        ("prefix", "data"), [("", ""), ("lightning_flip.callbacks.", "lightning_flip.data.")], ids=["short", "full"]
+    )
+    def test_new_paths_are_quiet_and_written(self, prefix, data, recwarn):
+        built = cli.training_cli(self.options(prefix, data), run=False)
+        assert self.told(recwarn) == []
+        assert {*self.CALLBACKS} <= {type(callback).__name__ for callback in built.trainer.callbacks}
+        written = [callback.class_path for callback in built.config.trainer.callbacks]
+        assert written == [f"lightning_flip.callbacks.{name}" for name in self.CALLBACKS]
+        assert built.config.data.class_path == "lightning_flip.data.ToyGaussianDataModule"
+
+    def test_paths_of_older_configs_work_and_warn(self, recwarn):
+        warnings.simplefilter("always")
+        built = cli.training_cli(self.options("lightning_flip.", "lightning_flip."), run=False)
+        told = self.told(recwarn)
+        for name in (*self.CALLBACKS, "ToyGaussianDataModule"):
+            assert any(f"lightning_flip.{name} is now lightning_flip." in text for text in told), name
+        assert {*self.CALLBACKS} <= {type(callback).__name__ for callback in built.trainer.callbacks}
+
+    def test_help_is_quiet(self):
+        command = [sys.executable, "-W", "error:lightning_flip:FutureWarning", "-m", "lightning_flip.cli", "fit"]
+        result = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+        assert "is now" not in result.stdout + result.stderr
+        assert "lightning_flip.callbacks.NoiseAccuracy" in result.stdout
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 from lightning_flip.steps import Attachment, StepSource
 from lightning_flip.steps.capture import LogitCapture
 from lightning_flip.steps.compiled import is_compiled_whole

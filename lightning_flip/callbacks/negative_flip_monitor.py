@@ -16,8 +16,7 @@ from lightning_flip.callbacks._old_models import OldModels
 from lightning_flip.callbacks._old_predictions import MISSING
 from lightning_flip.callbacks.log_keys import LoggingWatcher
 from lightning_flip.callbacks.watcher import StatefulWatcher
-from lightning_flip.functional.correctness import share
-from lightning_flip.functional.flip_counts import FlipCounts
+from lightning_flip.functional.flips import FlipCounts, share
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores import PredictionError
 from lightning_flip.tables import is_distributed

@@ -15,8 +15,7 @@ from lightning_flip.data._label_files import read_labels
 from lightning_flip.data._wrapped import WrappedDataset
 from lightning_flip.data.labels import check_label, find_labels, with_label
 from lightning_flip.data.origins import first_attribute
-from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
-from lightning_flip.functional.noise_presets import NoisePreset, preset_transition
+from lightning_flip.functional.noise import NoisePreset, class_conditional_noise, preset_transition, symmetric_noise
 
 __all__ = ["NoisyLabels"]
 

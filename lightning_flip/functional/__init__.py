@@ -1,15 +1,7 @@
 """Tensors in, tensors out: what every metric, table and loss of this package computes."""
 
-from lightning_flip.functional.behavior import (
-    average_behavior,
-    behavior,
-    flipping_error_reduction_loss,
-    learning_with_retrospection_loss,
-    restriction_weights,
-)
 from lightning_flip.functional.calibration import fit_temperature
 from lightning_flip.functional.class_wise import class_wise_self_distillation_loss
-from lightning_flip.functional.cross_entropy import cross_entropy, soft_cross_entropy
 from lightning_flip.functional.cycles import cosine_of_cycle, cycle_of
 from lightning_flip.functional.distillation import distillation_loss, soften
 from lightning_flip.functional.flips import (
@@ -28,10 +20,22 @@ from lightning_flip.functional.forgetting import (
     wrongly_flipped,
 )
 from lightning_flip.functional.loss_correction import backward_correction_loss, forward_correction_loss
-from lightning_flip.functional.margins import logit_gap, logit_margin
-from lightning_flip.functional.noise import class_conditional_noise, symmetric_noise
-from lightning_flip.functional.noise_presets import pair_transition, preset_transition
-from lightning_flip.functional.pairwise import learned_smoothing, pair_average, pairwise_label_smoothing_loss
+from lightning_flip.functional.losses import cross_entropy, soft_cross_entropy
+from lightning_flip.functional.noise import class_conditional_noise, pair_transition, preset_transition, symmetric_noise
+from lightning_flip.functional.pairwise import (
+    TargetParts,
+    learned_smoothing,
+    pair_average,
+    pairwise_label_smoothing_loss,
+    target_parts,
+)
+from lightning_flip.functional.past_predictions import (
+    average_behavior,
+    behavior,
+    flipping_error_reduction_loss,
+    learning_with_retrospection_loss,
+    restriction_weights,
+)
 from lightning_flip.functional.paths import barycentric, base_difficulty, filter_path, three_axes, zigzag_score
 from lightning_flip.functional.positive_congruent import (
     backward_compatible_loss,
@@ -39,7 +43,7 @@ from lightning_flip.functional.positive_congruent import (
     naive_positive_congruent_loss,
     old_model_right,
 )
-from lightning_flip.functional.predictions import Predictions, describe_predictions
+from lightning_flip.functional.predictions import Predictions, describe_predictions, logit_gap, logit_margin
 from lightning_flip.functional.regularization import (
     confidence_penalty_loss,
     snapshot_distillation_loss,
@@ -52,8 +56,14 @@ from lightning_flip.functional.running_targets import (
     self_adaptive_loss,
     self_adaptive_target,
 )
-from lightning_flip.functional.smearing import label_smoothing_loss, smeared_loss, smoothed_target
-from lightning_flip.functional.smearing_matrices import backward_matrix, smoothing_matrix, symmetric_transition
+from lightning_flip.functional.smearing import (
+    backward_matrix,
+    label_smoothing_loss,
+    smeared_loss,
+    smoothed_target,
+    smoothing_matrix,
+    symmetric_transition,
+)
 from lightning_flip.functional.supervision import (
     SupervisionBounds,
     blended_supervision,
@@ -68,7 +78,6 @@ from lightning_flip.functional.tangent import (
     softmax_jacobian,
     softmax_jacobian_trace,
 )
-from lightning_flip.functional.target_profiles import TargetParts, target_parts
 from lightning_flip.functional.transitions import condition_number, estimate_transition, inverse_transition
 from lightning_flip.functional.uncertainty import predictive_disagreement, predictive_entropy, predictive_std
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from lightning_flip.functional.cross_entropy import weighted_sum
+from lightning_flip.functional.losses import weighted_sum
 
 __all__ = ["closed_form", "fuses", "soft_excess"]
 
@@ -93,7 +93,7 @@ class _Transformed(torch.autograd.Function):
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     gradient, *tensors = ctx.saved_tensors
-    if torch.is_grad_enabled():  # somebody wants second derivatives, and what was computed has no graph
+    if torch.is_grad_enabled():  # for second derivatives; what was computed has no graph
         gradient = ctx.rule(*tensors)[1]
     return None, grad * gradient, *(None,) * (len(tensors) - 1)
 

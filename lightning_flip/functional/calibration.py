@@ -22,10 +22,9 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
     """T with the lowest mean of -log softmax(z / T)_y (Guo et al. 2017), in float64.
 
     The loss is convex in b = 1 / T: its slope is the mean of sum_k p_k z_k - z_y and its curvature the mean variance of
-    z under p, so that Newton's method, held between bounds, finds the one minimum in a few passes. Where labels agree
-    with the largest logit throughout it lies at T = 0, and where the logits say nothing of the labels at infinity: the
-    bound of the search is returned then. T < 1 makes predictions surer, T > 1 less sure; which class is the largest
-    stays. Waits for the device.
+    z under p, so that Newton's method, held between bounds, finds the one minimum in a few passes. If all labels agree
+    with the largest logit it is at T = 0, and if the logits say nothing about the labels at infinity: the bound of the
+    search is returned then. T < 1 makes predictions surer, T > 1 less sure; no argmax changes. Waits for the device.
 
     Args:
         logits: z of held-out samples, ``[N, K]``, finite but for masked classes (minus infinity) that are not the
@@ -49,7 +48,7 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
     refuse_probabilities(logits)
     z, y = logits.detach(), target.long()
     low, high = 1 / LARGEST_TEMPERATURE, 1 / SMALLEST_TEMPERATURE
-    below = above = False  # whether the minimum is known to lie above low, and below high
+    below = above = False  # whether the minimum is known to be above low, and below high
     # From b = 1 / spread, where scaled logits are of size 1 whatever their unit is.
     b = min(max(1 / max(_spread(z), low), low), high)
     for _ in range(_MOST_STEPS):
@@ -69,7 +68,7 @@ def fit_temperature(logits: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> 
                 return LARGEST_TEMPERATURE
             below = True
         if not low < following < high:
-            following = math.sqrt(low * high)  # the scale of logits is anybody's choice: halve its logarithm
+            following = math.sqrt(low * high)  # the scale of logits is arbitrary: halve its logarithm
         before, b = b, following
         if abs(b - before) <= _NEAR * before:  # squared by the step that was just taken
             break
@@ -126,13 +125,9 @@ def _check(logits: Tensor, target: Tensor) -> None:
 
 
 def refuse_probabilities(logits: Float[Tensor, "N K"]) -> None:
-    """Tell probabilities from logits: dividing them by a temperature would mean nothing. Waits for the device.
+    """Refuse rows that are probabilities (no value negative, sums of 1 within 3%): a temperature divides logits.
 
-    Args:
-        logits: ``[N, K]``.
-
-    Raises:
-        ValueError: if no value is negative and every row sums to 1, to within 3%.
+    Waits for the device.
 
     Example:
         >>> refuse_probabilities(torch.tensor([[2.0, -1.0]]))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.losses import (
     MethodReduction,
     cross_entropy,
     reduce_method_loss,
@@ -66,15 +66,7 @@ def class_wise_self_distillation_loss(
 
 
 def check_class_wise(temperature: float, weight: float) -> None:
-    """Refuse a temperature that is not positive and a negative weight.
-
-    Args:
-        temperature: t.
-        weight: w.
-
-    Raises:
-        ValueError: if one is out of range.
-    """
+    """Refuse a temperature that is not positive, and a negative weight."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be greater than 0 and finite; got {temperature}.")
     if not (weight >= 0 and math.isfinite(weight)):

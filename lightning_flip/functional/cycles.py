@@ -8,21 +8,18 @@ __all__ = ["cosine_of_cycle", "cycle_of"]
 
 
 def cycle_of(epoch: int, total_epochs: int, cycles: int) -> int:
-    """The cycle that an epoch is in: floor(e C / M).
+    """The cycle that an epoch is in, counted from 0: floor(e C / M); beyond M that of the last epoch.
 
-    Where M is not a multiple of C the cycles' lengths differ by one epoch; where M is under C each epoch is a cycle and
+    If M is not a multiple of C, the cycles' lengths differ by one epoch; if M is under C, each epoch is a cycle and
     some numbers are left out.
 
     Args:
         epoch: e, counted from 0.
-        total_epochs: M.
-        cycles: C.
-
-    Returns:
-        The cycle's number, counted from 0; beyond M that of the last one.
+        total_epochs: M >= 1.
+        cycles: C >= 1.
 
     Raises:
-        ValueError: if M or C is below 1, or e below 0.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> [cycle_of(epoch, 10, 4) for epoch in range(12)]

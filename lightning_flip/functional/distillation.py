@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.loss_correction import forward_correction_loss
+from lightning_flip.functional.losses import (
     MethodReduction,
     Reduction,
     cross_entropy,
@@ -18,7 +19,6 @@ from lightning_flip.functional.cross_entropy import (
     soft_cross_entropy,
     widen,
 )
-from lightning_flip.functional.loss_correction import forward_correction_loss
 from lightning_flip.functional.smearing import label_smoothing_loss
 
 __all__ = ["distillation_loss", "soften", "student_cross_entropy"]
@@ -63,22 +63,9 @@ def student_cross_entropy(
     transition: Float[Tensor, "R C"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
-    """Cross entropy of a student that is plain, smoothed or forward-corrected.
+    """Cross entropy of a student that is plain, smoothed (H((1 - a) s + a u, p)) or forward-corrected (H(s, p T)).
 
-    Args:
-        student_logits: ``[B, K]``.
-        target: labels ``[B]``, or distributions s ``[B, K]``.
-        smoothing: a in [0, 1): H((1 - a) s + a u, p), with u uniform.
-        transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``: H(s, p T). It is checked on the CPU only,
-            see :func:`~lightning_flip.functional.forward_correction_loss`.
-        reduction: "mean", "none" or "sum".
-
-    Returns:
-        The loss in nats.
-
-    Raises:
-        ValueError: if ``smoothing`` is out of range, ``transition`` is of other classes or not row-stochastic, or the
-            student is to be smoothed and corrected.
+    The transition T ``[true, noisy]`` is checked on the CPU only.
 
     Example:
         >>> import torch

@@ -1,6 +1,7 @@
-"""Forgetting across epochs: who was right once and is wrong in the end, and how often that happened on the way.
+"""Forgetting across epochs: which samples were right once and are wrong in the end, and how often on the way.
 
 All functions read one boolean matrix ``correct [epochs, N]``: row e says which samples epoch e classified correctly.
+Another dtype is a TypeError, another shape a ValueError.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from lightning_flip.functional.correctness import share
+from lightning_flip.functional.flips import share
 
 __all__ = ["flipping_error", "forgetting_events", "never_learned", "relative_flipping_error", "wrongly_flipped"]
 
@@ -25,8 +26,7 @@ def wrongly_flipped(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Bo
         Boolean ``[N]``; all False for the first epoch, which has no earlier one.
 
     Raises:
-        TypeError: if ``correct`` is not boolean.
-        ValueError: if ``correct`` does not have two dimensions, or has no row ``selected``.
+        ValueError: if ``correct`` has no row ``selected``.
 
     Example:
         >>> correct = torch.tensor([[True, False, False], [False, True, False]])
@@ -47,10 +47,6 @@ def flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Flo
     Returns:
         0-dim float32 tensor in [0, 1], at most the selected epoch's error rate; 0 without samples.
 
-    Raises:
-        TypeError: if ``correct`` is not boolean.
-        ValueError: if ``correct`` does not have two dimensions, or has no row ``selected``.
-
     Example:
         >>> flipping_error(torch.tensor([[True, True, False, False], [False, True, False, True]]))
         tensor(0.2500)
@@ -61,16 +57,10 @@ def flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Flo
 def relative_flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -1) -> Float[Tensor, ""]:
     """Share of the selected epoch's errors that are wrongly flipped (RFE): #WFS / #misclassified samples.
 
-    Args:
-        correct: boolean ``[epochs, N]``, of held-out samples for the paper's number.
-        selected: the row of the epoch to judge; the paper takes the last one, which is the default.
+    Arguments are those of :func:`flipping_error`.
 
     Returns:
-        0-dim float32 tensor in [0, 1]; 0 where the selected epoch makes no error (our reading).
-
-    Raises:
-        TypeError: if ``correct`` is not boolean.
-        ValueError: if ``correct`` does not have two dimensions, or has no row ``selected``.
+        0-dim float32 tensor in [0, 1]; 0 if the selected epoch makes no error (our reading).
 
     Example:
         >>> relative_flipping_error(torch.tensor([[True, True, False, False], [False, True, False, True]]))
@@ -81,19 +71,9 @@ def relative_flipping_error(correct: Bool[Tensor, "epochs N"], selected: int = -
 
 
 def forgetting_events(correct: Bool[Tensor, "epochs N"]) -> Int64[Tensor, " N"]:
-    """How often each sample went from right to wrong between consecutive visits.
+    """How often each sample went from right to wrong between consecutive visits, int64 ``[N]`` in [0, epochs / 2].
 
     A sample that was never right has no event; report it apart, with :func:`never_learned`.
-
-    Args:
-        correct: boolean ``[epochs, N]``; consecutive rows are consecutive visits.
-
-    Returns:
-        int64 ``[N]`` in [0, epochs / 2].
-
-    Raises:
-        TypeError: if ``correct`` is not boolean.
-        ValueError: if ``correct`` does not have two dimensions.
 
     Example:
         >>> forgetting_events(torch.tensor([[True, False], [False, False], [True, False], [False, True]]))
@@ -104,17 +84,7 @@ def forgetting_events(correct: Bool[Tensor, "epochs N"]) -> Int64[Tensor, " N"]:
 
 
 def never_learned(correct: Bool[Tensor, "epochs N"]) -> Bool[Tensor, " N"]:
-    """Which samples no epoch classified correctly.
-
-    Args:
-        correct: boolean ``[epochs, N]``.
-
-    Returns:
-        Boolean ``[N]``; all True without epochs.
-
-    Raises:
-        TypeError: if ``correct`` is not boolean.
-        ValueError: if ``correct`` does not have two dimensions.
+    """Which samples no epoch classified correctly, boolean ``[N]``; all True without epochs.
 
     Example:
         >>> never_learned(torch.tensor([[True, False], [False, False]]))

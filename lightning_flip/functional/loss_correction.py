@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, reduce_loss, weighted_sum, widen
+from lightning_flip.functional.losses import Reduction, reduce_loss, weighted_sum, widen
 from lightning_flip.functional.smearing import smeared_loss
 from lightning_flip.functional.transitions import check_transition, inverse_transition
 
@@ -59,17 +59,9 @@ def noisy_label_loss(
     *,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ...]:
-    """Forward correction with log T at hand, so that a training loop takes the logarithm once.
+    """Forward correction with log T known, ``log_columns[noisy, true]``, so that a training loop takes it once.
 
-    Args:
-        logits: ``[B, K]``.
-        target: labels ``[B]``, or distributions ``[B, K]``.
-        log_columns: ``[K, K]``, ``log_columns[noisy, true] = log T[true, noisy]``, of the device and type of the
-            computation; -inf where a true class never gets a label.
-        reduction: "mean", "none" or "sum".
-
-    Returns:
-        The loss in nats.
+    It has the computation's device and type, and -inf where a true class never gets a label.
 
     Example:
         >>> import torch

@@ -1,16 +1,22 @@
-"""Pairwise label smoothing as functions of tensors: averaged pairs, and a smoothing distribution that is learned."""
+"""Pairwise label smoothing: averaged pairs, a smoothing distribution that is learned, and what targets look like."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional.losses import Reduction, cross_entropy, reduce_loss, widen
 
-__all__ = ["learned_smoothing", "one_hot_targets", "pair_average", "pairwise_label_smoothing_loss"]
+__all__ = [
+    "TargetParts",
+    "learned_smoothing",
+    "pair_average",
+    "pairwise_label_smoothing_loss",
+    "target_parts",
+]
 
 
 def pair_average(values: Float[Tensor, "B ..."], partner: Int[Tensor, " B"]) -> Float[Tensor, "B ..."]:
@@ -33,46 +39,10 @@ def pair_average(values: Float[Tensor, "B ..."], partner: Int[Tensor, " B"]) -> 
     return halves + halves[partner]
 
 
-def one_hot_targets(
-    target: Int[Tensor, " B"] | Float[Tensor, "B K"], num_classes: int, like: Float[Tensor, ...]
-) -> Float[Tensor, "B K"]:
-    """Labels as distributions e_y; distributions stay.
-
-    Args:
-        target: labels ``[B]`` in ``[0, K)``, or distributions ``[B, K]``. A label outside gives a row of NaN, for to
-            refuse it would make the host wait for the device.
-        num_classes: K.
-        like: a tensor of the computation; the result has its type, and at least float32.
-
-    Returns:
-        ``[B, K]``.
-
-    Raises:
-        ValueError: if distributions have another number of classes.
-
-    Example:
-        >>> one_hot_targets(torch.tensor([1]), 3, torch.zeros(1, dtype=torch.bfloat16))
-        tensor([[0., 1., 0.]])
-    """
-    if target.is_floating_point() and target.shape[1] != num_classes:
-        raise ValueError(f"targets have {target.shape[1]} classes, expected {num_classes}.")
-    dtype = widen(like).dtype
-    if target.is_floating_point():
-        return target.to(dtype)
-    rows = (target[:, None] == torch.arange(num_classes, device=target.device)).to(dtype)
-    return rows.masked_fill(((target < 0) | (target >= num_classes))[:, None], torch.nan)
-
-
 def learned_smoothing(head_logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """U' = softmax(sigmoid(a)), with a = W_t h + b_t of the second head (PLS, Eq. 12-13).
+    """U' = softmax(sigmoid(a)), with a = W_t h + b_t of the second head (PLS, Eq. 12-13), with gradient.
 
     The sigmoid keeps u' close to uniform: no class can have more than e times the mass of another.
-
-    Args:
-        head_logits: a, ``[B, K]``.
-
-    Returns:
-        Distributions ``[B, K]`` in at least float32, with gradient.
 
     Example:
         >>> learned_smoothing(torch.tensor([[100.0, -100.0]]))
@@ -118,16 +88,65 @@ def pairwise_label_smoothing_loss(
 
 
 def check_smoothing_weight(smoothing_weight: Any) -> None:
-    """Refuse a weight outside [0, 1).
-
-    Args:
-        smoothing_weight: the value.
-
-    Raises:
-        ValueError: if it is outside.
-    """
+    """Refuse a weight outside [0, 1)."""
     if not 0 <= smoothing_weight < 1:
         raise ValueError(
             "smoothing_weight must be in [0, 1), the share of the target that is the smoothing distribution; got "
             f"{smoothing_weight}."
         )
+
+
+class TargetParts(NamedTuple):
+    """Targets of a batch, sorted.
+
+    Attributes:
+        true: mass of the true classes, the largest first, ``[B, 2]``; NaN in the second place if there is one.
+        others: mass of the largest other classes, the largest first, ``[B, m]``; NaN if there are fewer.
+        num_true: number of true classes, int64 ``[B]``.
+
+    Example:
+        >>> parts = target_parts(torch.tensor([[0.9, 0.1]]), torch.tensor([[1.0, 0.0]]))
+        >>> parts.true.tolist(), parts.others.tolist(), parts.num_true.tolist()
+        ([[0.8999999761581421, nan]], [[0.10000000149011612]], [1])
+    """
+
+    true: Float[Tensor, "B 2"]
+    others: Float[Tensor, "B m"]
+    num_true: Int[Tensor, " B"]
+
+
+def target_parts(target: Float[Tensor, "B K"], labels: Float[Tensor, "B K"], *, others: int = 5) -> TargetParts:
+    """Sort the mass that training targets give to the true classes and to the others (PLS, Fig. 4).
+
+    Args:
+        target: what the loss pulls the prediction towards, ``[B, K]``.
+        labels: the true classes: one-hot, or a mixture of labels, ``[B, K]``; classes with mass are true. Of more than
+            two the two with the largest target count.
+        others: how many of the other classes, at most K - 1.
+
+    Returns:
+        The parts; nothing is read back from the device.
+
+    Raises:
+        ValueError: if the shapes differ, or ``others`` is under 1.
+
+    Example:
+        >>> soft = torch.tensor([[0.35, 0.05, 0.3, 0.2, 0.1]])
+        >>> pair = torch.tensor([[0.5, 0.0, 0.5, 0.0, 0.0]])
+        >>> true, rest, count = target_parts(soft, pair, others=2)
+        >>> true.round(decimals=2).tolist(), rest.round(decimals=2).tolist(), count.tolist()
+        ([[0.3499999940395355, 0.30000001192092896]], [[0.20000000298023224, 0.10000000149011612]], [2])
+    """
+    if target.shape != labels.shape:
+        raise ValueError(f"target and labels must have one shape; got {tuple(target.shape)} and {tuple(labels.shape)}.")
+    if others < 1:
+        raise ValueError(f"others must be at least 1; got {others}.")
+    is_true = labels > 0
+    lowest = torch.full_like(target, -torch.inf)
+    true = torch.where(is_true, target, lowest).topk(2, dim=1).values
+    rest = torch.where(is_true, lowest, target).topk(min(others, target.shape[1] - 1), dim=1).values
+    return TargetParts(_or_nan(true), _or_nan(rest), is_true.sum(dim=1))
+
+
+def _or_nan(values: Tensor) -> Tensor:
+    return values.masked_fill(values == -torch.inf, torch.nan)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 
 __all__ = ["barycentric", "base_difficulty", "filter_path", "three_axes", "zigzag_score"]
 
@@ -24,11 +24,11 @@ def filter_path(path: Float[Tensor, "T ..."], alpha: float = 0.05) -> Float[Tens
     before training, whose predictions then are the first ones of ``path``.
 
     Args:
-        path: predictions ``[T, ...]``, the first axis is time; usually ``[T, N, K]``.
+        path: predictions, the first axis is time; usually ``[T, N, K]``.
         alpha: weight of the new prediction in (0, 1]; 1 gives the path itself.
 
     Returns:
-        The filtered path, of the same shape, in at least float32.
+        The filtered path, in at least float32.
 
     Raises:
         ValueError: if ``alpha`` is outside (0, 1].
@@ -69,16 +69,13 @@ def zigzag_score(path: Float[Tensor, "T N K"], target: Int[Tensor, " N"]) -> Flo
 
 
 def base_difficulty(true_probs: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """How far a label is from the true distribution: ||e_y - p*||_2 (Section 3.1).
+    """How far a label is from the true distribution: ||e_y - p*||_2 in [0, sqrt(2)] (Section 3.1).
 
-    Large where p* is ambiguous, and where a clear sample was unlucky and drew an improbable label.
+    Large if p* is ambiguous, and if a clear sample was unlucky and drew an improbable label.
 
     Args:
         true_probs: p*, ``[N, K]``.
         target: labels ``[N]``.
-
-    Returns:
-        Distances ``[N]`` in [0, sqrt(2)].
 
     Example:
         >>> base_difficulty(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
@@ -92,11 +89,7 @@ def base_difficulty(true_probs: Float[Tensor, "N K"], target: Int[Tensor, " N"])
 def barycentric(probs: Float[Tensor, "... 3"]) -> Float[Tensor, "... 2"]:
     """Points of an equilateral triangle for distributions over three classes (appendix A).
 
-    Args:
-        probs: ``[..., 3]``; each sums to 1.
-
-    Returns:
-        ``[..., 2]``: class 0 at (0, 0), class 1 at (1, 0), class 2 at (1/2, sqrt(3)/2).
+    Class 0 is at (0, 0), class 1 at (1, 0), class 2 at (1/2, sqrt(3)/2).
 
     Example:
         >>> barycentric(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
@@ -136,34 +129,10 @@ def three_axes(
 
 
 def other_classes(mass: Float[Tensor, "N K"], target: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
-    """Masses with the label's own moved out of the way of a maximum.
-
-    Args:
-        mass: ``[N, K]``.
-        target: labels ``[N]``.
-
-    Returns:
-        ``[N, K]``, minus infinity at the labels.
-
-    Example:
-        >>> other_classes(torch.tensor([[0.7, 0.3]]), torch.tensor([0]))
-        tensor([[  -inf, 0.3000]])
-    """
+    """Masses ``[N, K]`` with minus infinity at the labels, out of the way of a maximum."""
     return mass.scatter(1, target[:, None], -math.inf)
 
 
 def one_hot(target: Int[Tensor, " N"], like: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """Labels as distributions of the type and width of another tensor.
-
-    Args:
-        target: labels ``[N]``.
-        like: gives K, type and device.
-
-    Returns:
-        ``[N, K]``.
-
-    Example:
-        >>> one_hot(torch.tensor([1]), torch.zeros(1, 2))
-        tensor([[0., 1.]])
-    """
+    """Labels as distributions of the type and width of another tensor."""
     return torch.zeros_like(like).scatter(1, target[:, None], 1.0)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import closed_form, fuses
-from lightning_flip.functional.cross_entropy import MethodReduction, Reduction, cross_entropy, reduce_loss, widen
+from lightning_flip.functional.losses import MethodReduction, Reduction, cross_entropy, reduce_loss, widen
 
 __all__ = [
     "ClassReduction",
@@ -40,15 +40,13 @@ def old_model_right(
     *,
     old_classes: Int[Tensor, " K_old"] | None = None,
 ) -> Bool[Tensor, " B"]:
-    """[old right]: whether the argmax over all of the old model's own outputs is the label.
+    """[old right]: whether the argmax over all of the old model's own outputs is the label, bool ``[B]``.
 
     Args:
         old_logits: ``[B, K_old]``.
         target: labels ``[B]`` of the new model.
-        old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs; None: the same.
-
-    Returns:
-        Bool ``[B]``; False for samples of classes that the old model does not know.
+        old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs; None: the same. Samples
+            of other classes are False.
 
     Example:
         >>> old = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
@@ -147,19 +145,10 @@ def naive_positive_congruent_loss(
 ) -> Float[Tensor, ...]:
     """[old right] CE: samples that the old model gets right count once more (Eq. 5-6, "naive").
 
-    Args:
-        new_logits: ``[B, K]``.
-        old_logits: ``[B, K_old]``.
-        target: labels ``[B]``.
-        old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs.
-        old_samples: with ``old_classes``, the mean over the "batch", or over its samples of old classes ("mean").
-        reduction: "mean", "none" or "sum".
+    Shapes, ``old_classes``, ``old_samples`` and errors are those of :func:`focal_distillation_loss`.
 
     Returns:
         The loss in nats.
-
-    Raises:
-        ValueError: for another shape, number of classes, or option.
 
     Example:
         >>> old = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
@@ -282,7 +271,7 @@ def _check_shapes(new: Tensor, old: Tensor, target: Tensor, old_classes: Tensor 
     if new.ndim != 2 or old.ndim != 2 or target.ndim != 1 or not len(new) == len(old) == len(target):
         raise ValueError(
             f"expected new_logits [B, K], old_logits [B, K_old] and labels [B] of one batch; got {tuple(new.shape)}, "
-            f"{tuple(old.shape)} and {tuple(target.shape)}. A target [B, 1] wants target[:, 0]."
+            f"{tuple(old.shape)} and {tuple(target.shape)}. For a target of shape [B, 1], pass target[:, 0]."
         )
     if old_classes is None:
         if old.shape[1] != new.shape[1]:

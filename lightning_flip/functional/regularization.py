@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import closed_form, fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.losses import (
     MethodReduction,
     cross_entropy,
     reduce_method_loss,
@@ -103,7 +103,7 @@ def teacher_free_loss(
     """(1 - a) CE + a m mean_K[q (log q - log p)] with the q of :func:`teacher_free_target` (Yuan et al. 2020; TF-Reg).
 
     The divergence is averaged over the K classes, not summed, which is why m is near K; p has no temperature, and there
-    is no t^2. It is infinite where a class is masked (a logit of minus infinity), for q has mass on it.
+    is no t^2. It is infinite if a class is masked (a logit of minus infinity), for q has mass on it.
 
     Args:
         logits: ``[B, K]``.
@@ -177,21 +177,7 @@ def snapshot_distillation_loss(
 def check_teacher_free(
     *, weight: float = 0.0, temperature: float = 1.0, multiplier: float = 0.0, confidence: float = 0.0, prefix: str = ""
 ) -> None:
-    """Refuse options that teacher-free regularization does not have.
-
-    Args:
-        weight: a.
-        temperature: t.
-        multiplier: m.
-        confidence: of the teacher.
-        prefix: what the options' names begin with.
-
-    Raises:
-        ValueError: if one is out of range.
-
-    Example:
-        >>> check_teacher_free(weight=0.1, temperature=20.0)
-    """
+    """Refuse options out of their range; ``prefix`` is what their names begin with."""
     for name, value in (("weight", weight), ("confidence", confidence)):
         if not 0 <= value <= 1:
             raise ValueError(f"{prefix}{name} must be in [0, 1]; got {value}.")

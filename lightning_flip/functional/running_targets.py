@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import closed_form, fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.losses import (
     MethodReduction,
     cross_entropy,
     reduce_loss,
@@ -40,13 +40,10 @@ def early_learning_target(
     visits.
 
     Args:
-        running: r so far, ``[B, K]``.
-        logits: of this visit, ``[B, K]``; no gradient flows into them.
+        running: r so far.
+        logits: of this visit; no gradient flows into them.
         momentum: beta in [0, 1).
         probs: softmax of the logits in at least float32, if it is known already.
-
-    Returns:
-        The new r, ``[B, K]``.
 
     Example:
         >>> early_learning_target(torch.zeros(1, 2), torch.zeros(1, 2))
@@ -97,12 +94,9 @@ def self_adaptive_target(
     """One more visit in SAT's target: r <- m r + (1 - m) p (Huang et al. 2020).
 
     Args:
-        running: r so far, ``[B, K]``; one-hot at the start.
-        logits: of this visit, ``[B, K]``; no gradient flows into them.
+        running: r so far; one-hot at the start.
+        logits: of this visit; no gradient flows into them.
         momentum: m in [0, 1).
-
-    Returns:
-        The new r, ``[B, K]``.
 
     Example:
         >>> self_adaptive_target(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))

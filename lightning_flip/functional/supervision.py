@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_flip.functional.correctness import predicted_labels
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.flips import predicted_labels
+from lightning_flip.functional.losses import widen
 from lightning_flip.functional.paths import one_hot
 
 __all__ = [
@@ -102,16 +102,13 @@ def supervision_bounds(
 ) -> SupervisionBounds:
     """Seven bounds on what a supervision adds to the squared error of the estimated risk (Proposition 2).
 
-    They shrink to 0 as the supervision nears p*; ``l2`` and ``l1`` are finite always, ``l1 <= l2``,
+    They shrink to 0 as the supervision nears p*; ``l2`` and ``l1`` are always finite, ``l1 <= l2``,
     ``l1 <= root_kl <= kl``, and ``l1 <= jeffreys``.
 
     Args:
         p_tar: supervision ``[N, K]``.
         p_star: true distributions ``[N, K]``.
-        loss_bound: l, the largest value that the loss can take.
-
-    Returns:
-        Seven scalars.
+        loss_bound: l > 0, the largest value that the loss can take.
 
     Raises:
         ValueError: if ``loss_bound`` is not positive.
@@ -142,13 +139,12 @@ def label_recovery(
     """Share of the samples with a wrong label whose most likely class is the true one (Fig. 6).
 
     Args:
-        probs: predictions ``[N, K]``, raw or filtered (logits give the same). They are looked at, which waits for a
-            device.
+        probs: predictions ``[N, K]``, raw or filtered; logits give the same. Checking them waits for the device.
         true_target: right labels ``[N]``.
         given_target: labels that the model was trained with ``[N]``.
 
     Returns:
-        A share in [0, 1]; NaN where no label is wrong, since there is nothing to recover.
+        A share in [0, 1]; NaN if no label is wrong.
 
     Raises:
         ValueError: if a row has NaN in it, and so no most likely class.
@@ -198,15 +194,12 @@ def noisy_supervision(
 def blended_supervision(
     p_star: Float[Tensor, "N K"], target: Int[Tensor, " N"], label_weight: float
 ) -> Float[Tensor, "N K"]:
-    """Between label and truth: e e_y + (1 - e) p*.
+    """Between label and truth: e e_y + (1 - e) p*, distributions ``[N, K]``.
 
     Args:
         p_star: true distributions ``[N, K]``.
         target: labels ``[N]``.
         label_weight: e in [0, 1]; 1 gives the labels as one-hot rows.
-
-    Returns:
-        Distributions ``[N, K]``.
 
     Raises:
         ValueError: if ``label_weight`` is outside [0, 1].

@@ -66,13 +66,7 @@ def prediction_change(
 
 
 def softmax_jacobian(probs: Float[Tensor, "... K"]) -> Float[Tensor, "... K K"]:
-    """A = diag(q) - q q^T, the derivative of softmax.
-
-    Args:
-        probs: q, ``[..., K]``.
-
-    Returns:
-        ``[..., K, K]``, symmetric, with rows that sum to 0.
+    """A = diag(q) - q q^T, the derivative of softmax: ``[..., K, K]``, symmetric, with rows that sum to 0.
 
     Example:
         >>> softmax_jacobian(torch.tensor([0.5, 0.5]))
@@ -83,13 +77,7 @@ def softmax_jacobian(probs: Float[Tensor, "... K"]) -> Float[Tensor, "... K K"]:
 
 
 def softmax_jacobian_trace(probs: Float[Tensor, "... K"]) -> Float[Tensor, ...]:
-    """Tr A = 1 - sum q^2: how much a prediction can still move; 0 at a corner of the simplex.
-
-    Args:
-        probs: q, ``[..., K]``.
-
-    Returns:
-        ``[...]`` in [0, 1 - 1/K].
+    """Tr A = 1 - sum q^2 in [0, 1 - 1/K]: how much a prediction can still move; 0 at a corner of the simplex.
 
     Example:
         >>> softmax_jacobian_trace(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))

@@ -9,26 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["check_transition", "condition_number", "estimate_transition", "inverse_transition"]
+__all__ = ["check_rate", "check_transition", "condition_number", "estimate_transition", "inverse_transition"]
 
 #: Above it an inverse makes more of an estimate's errors than of its signal: entries are hardly known to 1%.
 ILL_CONDITIONED = 100.0
 
 
+def check_rate(rate: float) -> None:
+    """Refuse a noise rate outside [0, 1]."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate is a probability: expected a number in [0, 1], got {rate}; 40% noise is rate=0.4.")
+
+
 def check_transition(transition: Float[Tensor, "R C"], name: str = "transition") -> None:
-    """Refuse a matrix that is not square and row-stochastic; waits for the device.
+    """Refuse a matrix ``[K, K]`` that is not row-stochastic (within 1e-6), as T[true, noisy] is; waits for the device.
 
-    Args:
-        transition: ``[K, K]``: ``transition[true, noisy]`` is the probability that class ``true`` is labeled
-            ``noisy``.
-        name: what the error calls it.
-
-    Raises:
-        ValueError: if it is not square, has an entry below 0 or not finite, or a row that does not sum to 1 within
-            1e-6.
-
-    Example:
-        >>> check_transition(torch.tensor([[0.9, 0.1], [0.0, 1.0]]))
+    The error calls it ``name``.
     """
     if transition.shape[0] != transition.shape[1]:
         raise ValueError(
@@ -49,13 +45,9 @@ def check_transition(transition: Float[Tensor, "R C"], name: str = "transition")
 
 
 def condition_number(transition: Float[Tensor, "K K"]) -> float:
-    """The largest over the smallest singular value: by how much an inverse can blow up errors of the matrix.
+    """The largest over the smallest singular value: by how much an inverse can multiply errors of the matrix.
 
-    Args:
-        transition: ``[K, K]``.
-
-    Returns:
-        At least 1; infinity for a singular matrix.
+    At least 1; infinity for a singular matrix.
 
     Example:
         >>> condition_number(torch.eye(3)), condition_number(torch.full((2, 2), 0.5))

@@ -1,4 +1,7 @@
-"""How unsure an ensemble is of each sample, from the logits of its members."""
+"""How unsure an ensemble is of each sample, from the logits ``[M, B, K]`` of its M members.
+
+Another shape, and no members or classes, is a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 
 __all__ = ["predictive_disagreement", "predictive_entropy", "predictive_std"]
 
 
 def predictive_entropy(member_logits: Float[Tensor, "M B K"]) -> Float[Tensor, " B"]:
-    """Entropy of the members' mean probability, H(mean_m p_m).
-
-    Args:
-        member_logits: ``[M, B, K]``, the logits of M members.
-
-    Returns:
-        ``[B]`` in nats, in [0, log K].
-
-    Raises:
-        ValueError: for another shape, or without members or classes.
+    """Entropy of the members' mean probability, H(mean_m p_m): ``[B]`` in nats, in [0, log K].
 
     Example:
         >>> sure_but_opposed = torch.tensor([[[50.0, 0.0]], [[0.0, 50.0]]])
@@ -40,19 +34,13 @@ def predictive_disagreement(member_logits: Float[Tensor, "M B K"]) -> Float[Tens
 
     Lakshminarayanan et al. (2017) take the sum over members; the mean, our reading, has one range for all sizes.
 
-    Args:
-        member_logits: ``[M, B, K]``, the logits of M members.
-
     Returns:
-        ``[B]`` in nats, in [0, log M]; 0 where all members agree.
-
-    Raises:
-        ValueError: for another shape, or without members or classes.
+        ``[B]`` in nats, in [0, log M]; 0 if all members agree.
 
     Example:
         >>> predictive_disagreement(torch.tensor([[[50.0, 0.0]], [[0.0, 50.0]]]))
         tensor([0.6931])
-        >>> predictive_disagreement(torch.zeros(4, 1, 3))  # all of them as unsure as can be, and of one mind
+        >>> predictive_disagreement(torch.zeros(4, 1, 3))  # all of them as unsure as can be, and agreed
         tensor([0.])
     """
     log_probs = _log_probabilities(member_logits)
@@ -63,18 +51,9 @@ def predictive_disagreement(member_logits: Float[Tensor, "M B K"]) -> Float[Tens
 
 
 def predictive_std(member_logits: Float[Tensor, "M B K"]) -> Float[Tensor, " B"]:
-    """Standard deviation over members of the probability of the class that the ensemble predicts.
+    """Standard deviation over members of the probability of the class that the ensemble predicts: ``[B]``, in [0, 0.5].
 
     The ensemble's prediction is the argmax of the mean probability; the deviation is that of the population (over M).
-
-    Args:
-        member_logits: ``[M, B, K]``, the logits of M members.
-
-    Returns:
-        ``[B]``, in [0, 0.5].
-
-    Raises:
-        ValueError: for another shape, or without members or classes.
 
     Example:
         >>> predictive_std(torch.tensor([[[50.0, 0.0]], [[0.0, 50.0]]]))

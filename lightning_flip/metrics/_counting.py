@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_flip.functional.correctness import UNKNOWN, labels_of_scores, refuse_unknown
+from lightning_flip.functional.flips import UNKNOWN, labels_of_scores, refuse_unknown
 
 __all__ = ["CountingMetric"]
 
@@ -47,10 +47,7 @@ class CountingMetric(Metric):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Count a batch, and give its value; scores of a device are looked at in ``compute`` alone.
-
-        Returns the value of the batch.
-        """
+        """Count a batch and return its value; scores on a device are checked in ``compute`` alone."""
         self._in_forward = True
         try:
             return super().forward(*args, **kwargs)
@@ -78,7 +75,7 @@ class CountingMetric(Metric):
         return labels
 
     def _refuse_unknown(self) -> None:
-        """Refuse to compute where rows had no predicted class."""
+        """Refuse to compute if rows had no predicted class."""
         if self._in_forward or _on_host(self.without_class):
             return
         count = int(self.without_class)

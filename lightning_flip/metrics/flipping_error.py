@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers import BootStrapper, MetricTracker
 
-from lightning_flip.functional.correctness import correct_predictions, share
+from lightning_flip.functional.flips import correct_predictions, share
 from lightning_flip.functional.forgetting import wrongly_flipped
 from lightning_flip.metrics._counting import CountingMetric
 
@@ -36,8 +36,8 @@ class FlippingMetric(CountingMetric):
     The value that ``forward`` returns is of the batch alone: its samples that are wrong now and were right at any
     earlier visit.
 
-    The memory is part of ``state_dict``, so that a resumed run goes on with it; ``metric.persistent(False)`` keeps it
-    out. Two bytes a sample are kept, and copied in each ``update``.
+    The memory is part of ``state_dict``, so that a resumed run continues with it; ``metric.persistent(False)`` keeps it
+    out. Two bytes per sample are kept, and copied in each ``update``.
 
     Lightning's sanity check runs an untrained model through ``validation_step``, and whatever that gets right would be
     remembered. Skip it there: ``if not self.trainer.sanity_checking: self.metric.update(...); self.log(...)``.
@@ -123,19 +123,11 @@ class FlippingMetric(CountingMetric):
         super().reset()
 
     def persistent(self, mode: bool = False) -> None:
-        """Say whether checkpoints hold the memory. The epoch is never saved: a resumed one would be mixed with it.
-
-        Args:
-            mode: True to save the memory, as a new metric does.
-        """
+        """Whether checkpoints hold the memory. The epoch is never saved: a resumed one would be mixed with it."""
         self._persistent["ever_right"] = mode
 
     def unsync(self, should_unsync: bool = True) -> None:
-        """Go back to this rank's epoch, but keep what all ranks remember.
-
-        Args:
-            should_unsync: whether to go back.
-        """
+        """Go back to this rank's epoch, but keep what all ranks remember."""
         memory = self.ever_right
         super().unsync(should_unsync)
         self.ever_right = memory  # merging it once more changes nothing, and a checkpoint now holds all ranks' rows
@@ -177,19 +169,9 @@ class FlippingMetric(CountingMetric):
 class FlippingError(FlippingMetric):
     """Share of samples that this epoch gets wrong and some earlier epoch had right (FE).
 
-    See :func:`lightning_flip.functional.forgetting.flipping_error` for the equation; in [0, 1], over the samples seen
-    this epoch, 0 in the first epoch and without samples.
-
-    An epoch is the time between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
-    :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
-
-    Args:
-        num_samples: N, the number of samples that ``index`` can name, at least 1.
-        ignore_index: the label of samples that are neither counted nor remembered.
-        **kwargs: options of :class:`torchmetrics.Metric`.
-
-    Raises:
-        ValueError: if ``num_samples`` is not a positive integer.
+    The metric of :func:`lightning_flip.functional.flipping_error`; in [0, 1], over the samples seen this epoch, 0 in
+    the first epoch and without samples. Options, epochs, ranks and
+    checkpoints: see :class:`FlippingMetric`.
 
     Example:
         >>> metric = FlippingError(num_samples=4)
@@ -210,19 +192,8 @@ class FlippingError(FlippingMetric):
 class RelativeFlippingError(FlippingMetric):
     """Share of this epoch's errors that some earlier epoch had right (RFE).
 
-    See :func:`lightning_flip.functional.forgetting.relative_flipping_error`; in [0, 1], 0 where the epoch makes
-    no error.
-
-    An epoch is the time between two resets: ``reset`` keeps the memory of earlier epochs, :meth:`forget` drops it.
-    :class:`FlippingMetric` says what holds under several ranks, in checkpoints and in Lightning's sanity check.
-
-    Args:
-        num_samples: N, the number of samples that ``index`` can name, at least 1.
-        ignore_index: the label of samples that are neither counted nor remembered.
-        **kwargs: options of :class:`torchmetrics.Metric`.
-
-    Raises:
-        ValueError: if ``num_samples`` is not a positive integer.
+    The metric of :func:`lightning_flip.functional.relative_flipping_error`; in [0, 1], 0 if the epoch makes no error.
+    Options, epochs, ranks and checkpoints: see :class:`FlippingMetric`.
 
     Example:
         >>> metric = RelativeFlippingError(num_samples=4)

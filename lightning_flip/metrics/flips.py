@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.correctness import changed_predictions, share
-from lightning_flip.functional.flip_counts import FlipCounts, count_flips
+from lightning_flip.functional.flips import FlipCounts, changed_predictions, count_flips, share
 from lightning_flip.metrics._counting import CountingMetric
 
 __all__ = [
@@ -23,9 +22,9 @@ __all__ = [
 
 
 class FlipMetric(CountingMetric):
-    """Counts flips between two models; a subclass says in ``compute`` which ratio of the counts it reports.
+    """Counts flips between two models; a subclass computes one ratio of the counts.
 
-    All subclasses keep the same four counts, so that a ``MetricCollection`` takes them once for all of them. In a
+    All subclasses keep the same four counts, so that a ``MetricCollection`` keeps them once for all of them. In a
     collection pass the arguments of ``update`` by name: ``collection(preds=..., target=..., old_preds=...)``.
 
     In wrappers of torchmetrics (``MetricTracker``, ``Running``, ``BootStrapper``, ``MinMaxMetric``) it counts as any
@@ -69,7 +68,7 @@ class FlipMetric(CountingMetric):
         """
         counted = self._counted(target)
         old, new = self._labels(old_preds, "old_preds", counted), self._labels(preds, "preds", counted)
-        batch = count_flips(old, new, target, ("old_preds", "preds"), ignore_index=self.ignore_index)
+        batch = count_flips(new, target, old, ignore_index=self.ignore_index)
         for name, count in batch._asdict().items():
             setattr(self, name, getattr(self, name) + count)
 
@@ -77,11 +76,8 @@ class FlipMetric(CountingMetric):
 class NegativeFlipRate(FlipMetric):
     """Share of samples that the old model gets right and the new one wrong (NFR).
 
-    See :func:`lightning_flip.functional.flips.negative_flip_rate` for the equation; in [0, 1], 0 without samples.
-
-    Args:
-        ignore_index: the label of samples that are not counted.
-        **kwargs: options of :class:`torchmetrics.Metric`.
+    The metric of :func:`lightning_flip.functional.negative_flip_rate`; in [0, 1], 0 without samples. Options are those
+    of :class:`FlipMetric`.
 
     Example:
         >>> metric = NegativeFlipRate()
@@ -98,11 +94,8 @@ class NegativeFlipRate(FlipMetric):
 class PositiveFlipRate(FlipMetric):
     """Share of samples that the old model gets wrong and the new one right (PFR).
 
-    See :func:`lightning_flip.functional.flips.positive_flip_rate`; in [0, 1], 0 without samples.
-
-    Args:
-        ignore_index: the label of samples that are not counted.
-        **kwargs: options of :class:`torchmetrics.Metric`.
+    The metric of :func:`lightning_flip.functional.positive_flip_rate`; in [0, 1], 0 without samples. Options are those
+    of :class:`FlipMetric`.
 
     Example:
         >>> metric = PositiveFlipRate()
@@ -121,13 +114,9 @@ class PositiveFlipRate(FlipMetric):
 class RelativeNegativeFlipRate(FlipMetric):
     """Negative flips in units of those that two models with independent errors would have.
 
-    See :func:`lightning_flip.functional.flips.relative_negative_flip_rate` for the equation; at least 0, without an
-    upper bound, and 0 where the denominator is 0. It is taken of the counts over all batches, which is not the mean
-    of the batches' values.
-
-    Args:
-        ignore_index: the label of samples that are not counted.
-        **kwargs: options of :class:`torchmetrics.Metric`.
+    The metric of :func:`lightning_flip.functional.relative_negative_flip_rate`; at least 0, without an upper bound. It
+    is computed from the counts over all batches, which is not the mean of the batches' values. Options are those of
+    :class:`FlipMetric`.
 
     Example:
         >>> metric = RelativeNegativeFlipRate()
@@ -146,11 +135,8 @@ class RelativeNegativeFlipRate(FlipMetric):
 class NegativeFlipImpact(FlipMetric):
     """Share of the new model's errors that are negative flips (NFI).
 
-    See :func:`lightning_flip.functional.flips.negative_flip_impact`; in [0, 1], 0 where there is no error.
-
-    Args:
-        ignore_index: the label of samples that are not counted.
-        **kwargs: options of :class:`torchmetrics.Metric`.
+    The metric of :func:`lightning_flip.functional.negative_flip_impact`; in [0, 1], 0 if there is no error. Options are
+    those of :class:`FlipMetric`.
 
     Example:
         >>> metric = NegativeFlipImpact()
@@ -167,11 +153,8 @@ class NegativeFlipImpact(FlipMetric):
 class TrustScore(FlipMetric):
     """Share of what the old model gets right that the new one still gets right.
 
-    See :func:`lightning_flip.functional.flips.trust_score`; in [0, 1], 1 where the old model has nothing right.
-
-    Args:
-        ignore_index: the label of samples that are not counted.
-        **kwargs: options of :class:`torchmetrics.Metric`.
+    The metric of :func:`lightning_flip.functional.trust_score`; in [0, 1], 1 if the old model has nothing right.
+    Options are those of :class:`FlipMetric`.
 
     Example:
         >>> metric = TrustScore()
@@ -224,7 +207,7 @@ class Churn(CountingMetric):
             ValueError: for wrong shapes, lengths that differ, or scores on the CPU that are NaN.
         """
         old, new = self._labels(old_preds, "old_preds"), self._labels(preds, "preds")
-        changed = changed_predictions(old, new, arguments=("old_preds", "preds"))
+        changed = changed_predictions(new, old)
         self.changed = self.changed + changed.sum()
         self.total = self.total + changed.numel()
 

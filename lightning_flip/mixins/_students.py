@@ -7,8 +7,8 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import reduce_method_loss
 from lightning_flip.functional.distillation import student_cross_entropy
+from lightning_flip.functional.losses import reduce_method_loss
 from lightning_flip.functional.smearing import check_share
 from lightning_flip.mixins._transition_source import ESTIMATE, Transition, TransitionSource
 from lightning_flip.mixins.base import Reduced

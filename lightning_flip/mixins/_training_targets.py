@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_flip.functional.pairwise import one_hot_targets
+from lightning_flip.functional.losses import one_hot_targets
 from lightning_flip.steps import SampleStep
 
 __all__ = ["training_targets"]

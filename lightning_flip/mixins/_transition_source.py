@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
-from lightning_flip.functional.smearing import check_share
-from lightning_flip.functional.smearing_matrices import smoothing_matrix
+from lightning_flip.functional.losses import widen
+from lightning_flip.functional.smearing import check_share, smoothing_matrix
 from lightning_flip.functional.transitions import check_transition
 from lightning_flip.stores import read_transition
 

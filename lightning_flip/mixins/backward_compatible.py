@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.functional.positive_congruent import backward_compatible_loss
 from lightning_flip.mixins._features import trained_features
 from lightning_flip.mixins.referenced import OPTION_NAMES, ReferencedLoss

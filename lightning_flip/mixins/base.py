@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.mixins._base_loss import check_base_loss
 from lightning_flip.mixins._counted import mean_over, with_any_label
 from lightning_flip.mixins._loop import TermLoop, add_loop, with_loop

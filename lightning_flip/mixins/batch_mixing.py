@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_flip.functional.pairwise import one_hot_targets
+from lightning_flip.functional.losses import one_hot_targets
 from lightning_flip.mixins._keyed_draws import keyed_seed
 from lightning_flip.mixins._options import check_choices, owners_of
 from lightning_flip.mixins.base import LossTerm

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 from lightning_flip.functional.running_targets import early_learning_loss, early_learning_target
 from lightning_flip.mixins._visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.mixins.base import LossTerm, Reduced

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.behavior import (
+from lightning_flip.functional.losses import widen
+from lightning_flip.functional.past_predictions import (
     average_behavior,
     behavior,
     flipping_error_reduction_loss,
     restriction_weights,
 )
-from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.options import check_flags, check_numbers

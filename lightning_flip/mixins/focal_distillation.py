@@ -8,7 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.functional.positive_congruent import focal_distillation_loss
 from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.base import Reduced

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.behavior import learning_with_retrospection_loss, restriction_weights
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
+from lightning_flip.functional.past_predictions import learning_with_retrospection_loss, restriction_weights
 from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.mixins.batch_mixing import BatchMixing
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.options import check_numbers

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.functional.positive_congruent import naive_positive_congruent_loss
 from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss

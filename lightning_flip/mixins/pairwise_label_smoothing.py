@@ -12,11 +12,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy, one_hot_targets
 from lightning_flip.functional.pairwise import (
     check_smoothing_weight,
     learned_smoothing,
-    one_hot_targets,
     pair_average,
     pairwise_label_smoothing_loss,
 )

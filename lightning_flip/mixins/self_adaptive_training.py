@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 from lightning_flip.functional.running_targets import self_adaptive_loss, self_adaptive_target
 from lightning_flip.mixins._visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.mixins.base import LossTerm, Reduced

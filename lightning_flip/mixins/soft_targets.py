@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import reduce_method_loss
 from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
+from lightning_flip.functional.losses import reduce_method_loss
 from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins._students import check_distillation, labels_alone, student_correction, treatment
 from lightning_flip.mixins._transition_source import Transition

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 from lightning_flip.functional.predictions import Predictions, describe_predictions
 
 __all__ = ["SampleStep", "rounds_of"]

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_flip.data import NoisyLabels
-from lightning_flip.functional.noise_presets import cifar10_pairs, cifar100_superclass
+from lightning_flip.functional.noise import cifar10_pairs, cifar100_superclass
 
 
 def dataset(classes: int, each: int = 200) -> TensorDataset:

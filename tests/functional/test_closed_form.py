@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lightning_flip.functional import _closed_form, class_wise_self_distillation_loss
-from lightning_flip.functional.behavior import flipping_error_reduction_loss, learning_with_retrospection_loss
-from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.distillation import distillation_loss
+from lightning_flip.functional.losses import cross_entropy
+from lightning_flip.functional.past_predictions import flipping_error_reduction_loss, learning_with_retrospection_loss
 from lightning_flip.functional.positive_congruent import focal_distillation_loss
 from lightning_flip.functional.regularization import (
     confidence_penalty_loss,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import doctest
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -8,26 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_flip.functional.correctness import share
-from lightning_flip.functional.flip_counts import FlipCounts, count_flips
 from lightning_flip.functional.flips import (
+    FlipCounts,
     churn,
+    count_flips,
     negative_flip_impact,
     negative_flip_rate,
     positive_flip_rate,
     relative_negative_flip_rate,
+    share,
     trust_score,
 )
 from tests.oracles.flips import flip_rates
 
-RATES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+FUNCTIONS = {
     "nfr": negative_flip_rate,
     "pfr": positive_flip_rate,
     "relative": relative_negative_flip_rate,
     "impact": negative_flip_impact,
     "trust": trust_score,
-    "churn": lambda old, new, target: churn(old, new),
+    "churn": churn,
 }
+
+
+def rate_of(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A rate as a function of the case (old, new, target)."""
+    if name == "churn":
+        return lambda old, new, target: churn(new, old_preds=old)
+    return lambda old, new, target: FUNCTIONS[name](new, target, old_preds=old)
+
+
+RATES = {name: rate_of(name) for name in FUNCTIONS}
 
 
 def assert_rates(old: Tensor, new: Tensor, target: Tensor) -> None:
@@ -65,13 +78,13 @@ def test_models_may_have_different_classes() -> None:
     new = torch.tensor([[0.2, 0.1, 0.7], [0.2, 0.8, 0.0], [0.0, 0.1, 0.9]])
     target = torch.tensor([0, 1, 1])
     assert_rates(old, new, target)
-    assert negative_flip_rate(old, new, target) == pytest.approx(2 / 3)
+    assert negative_flip_rate(new, target, old_preds=old) == pytest.approx(2 / 3)
 
 
 def test_labels_and_scores_and_integer_dtypes_mix() -> None:
     scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     labels = torch.tensor([1, 1], dtype=torch.uint8)
-    assert negative_flip_rate(scores, labels, torch.tensor([0, 1], dtype=torch.int32)) == 0.5
+    assert negative_flip_rate(labels, torch.tensor([0, 1], dtype=torch.int32), old_preds=scores) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -113,8 +126,8 @@ def test_relative_rate_of_published_error_rates() -> None:
     old, new = target.clone(), target.clone()
     old[:old_wrong] = 1
     new[old_wrong - both_wrong : old_wrong + lost] = 1
-    assert count_flips(old, new, target) == counts
-    assert 100 * relative_negative_flip_rate(old, new, target).item() == pytest.approx(30.48, abs=0.05)
+    assert count_flips(new, target, old) == counts
+    assert 100 * relative_negative_flip_rate(new, target, old_preds=old).item() == pytest.approx(30.48, abs=0.05)
 
 
 @given(triples)
@@ -123,11 +136,11 @@ def test_identities_and_bounds(case: tuple[Tensor, Tensor, Tensor]) -> None:
     n = max(len(target), 1)
     right_old, right_new = (old == target).sum().item() / n, (new == target).sum().item() / n
     wrong_new = (new != target).sum().item() / n
-    nfr, pfr = negative_flip_rate(*case).item(), positive_flip_rate(*case).item()
+    nfr, pfr = RATES["nfr"](*case).item(), RATES["pfr"](*case).item()
     assert nfr <= min(right_old, wrong_new) + 1e-6
     assert nfr - pfr == pytest.approx(right_old - right_new, abs=1e-6)
-    assert nfr + pfr <= churn(old, new).item() + 1e-6
-    assert negative_flip_rate(new, old, target).item() == pfr
+    assert nfr + pfr <= churn(new, old_preds=old).item() + 1e-6
+    assert negative_flip_rate(old, target, old_preds=new).item() == pfr
 
 
 @given(triples, st.randoms(use_true_random=False))
@@ -173,18 +186,18 @@ LABELS = torch.tensor([0, 1, 1])
     ("old", "new", "target", "error", "message"),
     [
         (LABELS[:2], LABELS, LABELS, ValueError, r"old_preds and target must have one row .* \(2, 3\)"),
-        (LABELS, torch.zeros(4, 2), LABELS, ValueError, r"new_preds and target must have one row .* \(4, 3\)"),
+        (LABELS, torch.zeros(4, 2), LABELS, ValueError, r"^preds and target must have one row .* \(4, 3\)"),
         (LABELS.float(), LABELS, LABELS, TypeError, r"old_preds of one dimension must be integer .* torch.float32"),
         (
             LABELS,
             LABELS.bool(),
             LABELS,
             TypeError,
-            r"new_preds of one dimension .* got torch.bool",
+            r"^preds of one dimension .* got torch.bool",
         ),
-        (LABELS, torch.zeros(3, 2, dtype=torch.int64), LABELS, TypeError, "new_preds of two dimensions must be float"),
-        (LABELS, torch.zeros(3, 1), LABELS, ValueError, "new_preds must score at least two classes"),
-        (LABELS, torch.zeros(3, 0), LABELS, ValueError, "new_preds must score at least two classes"),
+        (LABELS, torch.zeros(3, 2, dtype=torch.int64), LABELS, TypeError, "^preds of two dimensions must be float"),
+        (LABELS, torch.zeros(3, 1), LABELS, ValueError, "^preds must score at least two classes"),
+        (LABELS, torch.zeros(3, 0), LABELS, ValueError, "^preds must score at least two classes"),
         (torch.zeros(3, 2, 4), LABELS, LABELS, ValueError, r"old_preds must be integer labels \[N\] or scores"),
         (torch.tensor(1), LABELS, LABELS, ValueError, r"old_preds must be .* got shape \(\)"),
         (LABELS, LABELS, LABELS.float(), TypeError, "target of one dimension must be integer labels"),
@@ -195,15 +208,58 @@ def test_errors_name_the_argument(
     old: Tensor, new: Tensor, target: Tensor, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        negative_flip_rate(old, new, target)
+        negative_flip_rate(new, target, old_preds=old)
 
 
 @pytest.mark.usefixtures("own_checks")
 def test_churn_checks_its_lengths() -> None:
-    with pytest.raises(ValueError, match="old_preds and new_preds must have one row"):
-        churn(LABELS, LABELS[:1])
+    with pytest.raises(ValueError, match="old_preds and preds must have one row"):
+        churn(LABELS[:1], old_preds=LABELS)
 
 
 def test_a_label_that_is_no_class_is_wrong() -> None:
     target = torch.tensor([-1, 0])
-    assert count_flips(torch.zeros(2, 3), torch.tensor([0, 0]), target).both_wrong == 1
+    assert count_flips(torch.tensor([0, 0]), target, torch.zeros(2, 3)).both_wrong == 1
+
+
+class TestCallsOfTheFirstRelease:
+    """Old before new, by position or by the names ``old_preds, new_preds, target``."""
+
+    OLD, NEW, TARGET = torch.tensor([[0, 1, 2, 0, 1], [0, 2, 1, 1, 2], [0, 1, 1, 2, 1]])
+
+    @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "churn"])
+    def test_they_give_the_same_number_and_warn(self, name):
+        rate, expected = FUNCTIONS[name], RATES[name](self.OLD, self.NEW, self.TARGET)
+        text = (
+            rf"{name_of(rate)}\(old_preds, new_preds, target\) is now {name_of(rate)}\(preds, target, old_preds=...\)"
+        )
+        for call in (
+            lambda: rate(self.OLD, self.NEW, self.TARGET),
+            lambda: rate(self.OLD, self.NEW, target=self.TARGET, ignore_index=None),
+            lambda: rate(old_preds=self.OLD, new_preds=self.NEW, target=self.TARGET),
+        ):
+            with pytest.warns(FutureWarning, match=text):
+                assert call() == expected
+
+    def test_churn(self):
+        for call in (lambda: churn(self.OLD, self.NEW), lambda: churn(old_preds=self.OLD, new_preds=self.NEW)):
+            with pytest.warns(
+                FutureWarning, match=r"churn\(old_preds, new_preds\) is now churn\(preds, old_preds=...\)"
+            ):
+                assert call() == churn(self.NEW, old_preds=self.OLD)
+
+    def test_an_order_that_never_was_is_an_error(self):
+        with pytest.raises(TypeError, match="old_preds"):
+            negative_flip_rate(self.NEW, self.TARGET)
+
+
+@pytest.mark.parametrize("rate", FUNCTIONS.values())
+def test_the_examples_of_decorated_functions_hold(rate):
+    """doctest looks only at functions whose globals are the module's."""
+    (example,) = doctest.DocTestFinder().find(inspect.unwrap(rate), name_of(rate))
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def name_of(function: Callable[..., Tensor]) -> str:
+    return function.__name__

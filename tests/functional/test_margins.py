@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from lightning_flip.functional.margins import logit_margin
+from lightning_flip.functional.predictions import logit_margin
 
 
 def margins_by_loop(logits: np.ndarray, target: list[int]) -> list[float]:

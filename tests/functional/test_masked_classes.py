@@ -35,7 +35,7 @@ from lightning_flip.functional import (
     snapshot_distillation_loss,
     teacher_free_loss,
 )
-from lightning_flip.functional.cross_entropy import cross_entropy, soft_cross_entropy, weighted_sum
+from lightning_flip.functional.losses import cross_entropy, soft_cross_entropy, weighted_sum
 from lightning_flip.functional.predictions import describe_predictions
 from tests.oracles import class_wise, filter_kd, regularization, retrospection, smearing
 from tests.oracles.calibration import best_temperature

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_flip.functional import pair_transition, preset_transition
-from lightning_flip.functional.noise_presets import CIFAR100_SUPERCLASSES, cifar10_pairs, cifar100_superclass
+from lightning_flip.functional.noise import CIFAR100_SUPERCLASSES, cifar10_pairs, cifar100_superclass
 from lightning_flip.functional.transitions import check_transition
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lightning_flip.functional import cross_entropy, label_smoothing_loss, learned_smoothing, pair_average
-from lightning_flip.functional.pairwise import one_hot_targets, pairwise_label_smoothing_loss
+from lightning_flip.functional.losses import one_hot_targets
+from lightning_flip.functional.pairwise import pairwise_label_smoothing_loss
 from tests.oracles import pairwise as oracle
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.functional.smearing import label_smoothing_loss
 from tests.oracles.retrospection import label_smoothing
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip import mixins
 from lightning_flip.functional import _closed_form
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.mixins import (
     BatchMixing,
     Distillation,

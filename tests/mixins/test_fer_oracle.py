@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from lightning_flip.functional import _closed_form
-from lightning_flip.functional.behavior import average_behavior, flipping_error_reduction_loss, restriction_weights
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
+from lightning_flip.functional.past_predictions import (
+    average_behavior,
+    flipping_error_reduction_loss,
+    restriction_weights,
+)
 from lightning_flip.mixins import FlippingErrorReduction
 from lightning_flip.mixins import flipping_error_reduction as implementation
 from lightning_flip.steps import SampleStep

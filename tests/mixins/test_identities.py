@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_flip.functional.behavior import (
+from lightning_flip.functional.losses import cross_entropy
+from lightning_flip.functional.past_predictions import (
     average_behavior,
     behavior,
     flipping_error_reduction_loss,
     learning_with_retrospection_loss,
 )
-from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.functional.smearing import label_smoothing_loss
 from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection
 from tests.mixins.helpers import (

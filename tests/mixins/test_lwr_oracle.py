@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_flip.functional import _closed_form
-from lightning_flip.functional.behavior import restriction_weights
+from lightning_flip.functional.past_predictions import restriction_weights
 from lightning_flip.mixins import LearningWithRetrospection
 from lightning_flip.mixins import learning_with_retrospection as implementation
 from tests.mixins.helpers import (

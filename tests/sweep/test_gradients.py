@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.cross_entropy import cross_entropy
+from lightning_flip.functional.losses import cross_entropy
 from tests.mixins.helpers import LitNet
 from tests.sweep.fits import EPOCHS, fit, made
 from tests.sweep.settings import SETTINGS, Setting, every_setting, swept

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_flip.callbacks.diagnostics._noise_diagnostic import NoiseDiagnostic
 from lightning_flip.callbacks.diagnostics.base import Arrays
 from lightning_flip.callbacks.diagnostics.finding import Finding
-from lightning_flip.functional.margins import logit_gap
+from lightning_flip.functional.predictions import logit_gap
 from lightning_flip.reports.figures.noise import logit_gaps, plot_logit_gaps
 from lightning_flip.steps import SampleStep
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostics.finding import Finding
-from lightning_flip.functional.pairwise import one_hot_targets
-from lightning_flip.functional.target_profiles import target_parts
+from lightning_flip.functional.losses import one_hot_targets
+from lightning_flip.functional.pairwise import target_parts
 from lightning_flip.reports.figures.targets import TargetProfile, plot_training_targets
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.options import check_whole

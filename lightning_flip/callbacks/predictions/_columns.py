@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_flip.data.origins import first_attribute
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.targets import select
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_flip.functional._closed_form import fuses, soft_excess
-from lightning_flip.functional.cross_entropy import (
+from lightning_flip.functional.losses import (
     MethodReduction,
     cross_entropy,
     reduce_method_loss,
@@ -30,14 +30,7 @@ __all__ = [
 
 
 def behavior(logits: Float[Tensor, "B K"], *, temperature: float = 5.0) -> Float[Tensor, "B K"]:
-    """b(x) = softmax(f(x) / t), Eq. 2.
-
-    Args:
-        logits: ``[B, K]``.
-        temperature: t > 0; the paper uses 5.
-
-    Returns:
-        Distributions ``[B, K]``, in at least float32.
+    """b(x) = softmax(f(x) / t), Eq. 2; distributions ``[B, K]`` in at least float32. The paper has t = 5.
 
     Example:
         >>> behavior(torch.tensor([[5.0, 0.0]]))
@@ -60,9 +53,9 @@ def average_behavior(
     history is pulled less.
 
     Args:
-        average: b^ so far, ``[B, K]``.
-        new: b, ``[B, K]``.
-        confidence: c in [0, 1], ``[B]``.
+        average: b^ so far.
+        new: b.
+        confidence: c in [0, 1].
         mu: how much a confident behavior counts, > 0.
         copy: rows whose behavior is taken over as it is (``initial="copy"``, our option).
 
@@ -94,7 +87,7 @@ def restriction_weights(
         beta_range: beta at k = 0 and at k = M.
 
     Returns:
-        alpha and beta; beyond M they stay as they are there.
+        Alpha and beta; beyond M those of M.
 
     Example:
         >>> restriction_weights(5, 10)
@@ -128,13 +121,14 @@ def flipping_error_reduction_loss(
     Args:
         logits: ``[B, K]``.
         target: labels ``[B]``.
-        average: b^, ``[B, K]``; no gradient flows into it.
+        average: b^, without gradient.
         restricted: T(x), ``[B]``: was right in some epoch before this one.
         alpha: weight of CE where T.
         beta: weight of the regularizer where T.
         temperature: t > 0.
         temperature_squared: whether the factor t^2 is there.
-        zeros_elsewhere: ``average`` is known to be 0 where T does not hold, as in a mixin's table; it is not masked.
+        zeros_elsewhere: ``average`` is known to be 0 where T does not hold, as in a mixin's table, so that it need not
+            be masked.
         reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:

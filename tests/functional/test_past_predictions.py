@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_flip.functional.behavior import (
+from lightning_flip.functional.past_predictions import (
     average_behavior,
     behavior,
     flipping_error_reduction_loss,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_flip.functional.cross_entropy import cross_entropy, reduce_loss, soft_cross_entropy, widen
+from lightning_flip.functional.losses import cross_entropy, reduce_loss, soft_cross_entropy, widen
 from tests.oracles.retrospection import cross_entropy as oracle
 from tests.oracles.retrospection import soft_target_loss
 

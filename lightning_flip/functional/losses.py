@@ -1,4 +1,4 @@
-"""Cross entropy against labels and distributions, per sample and in at least float32."""
+"""What losses are made of: cross entropy against labels and distributions, reductions, at least float32."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = [
     "MethodReduction",
     "Reduction",
     "cross_entropy",
+    "one_hot_targets",
     "reduce_loss",
     "reduce_method_loss",
     "soft_cross_entropy",
@@ -30,12 +31,6 @@ def widen(tensor: Float[Tensor, ...]) -> Float[Tensor, ...]:
 
     At a temperature of 100, bfloat16 logits give a divergence that is wrong by a factor of 2.5.
 
-    Args:
-        tensor: any floating point tensor.
-
-    Returns:
-        The tensor in at least float32.
-
     Example:
         >>> widen(torch.zeros(1, dtype=torch.bfloat16)).dtype
         torch.float32
@@ -46,16 +41,7 @@ def widen(tensor: Float[Tensor, ...]) -> Float[Tensor, ...]:
 
 
 def weighted_sum(weights: Float[Tensor, "B K"], values: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
-    """sum_j w_j v_j, where a class of weight 0 adds nothing, whatever its value is.
-
-    The log-probability of a class that is masked (a logit of minus infinity) is minus infinity, and 0 * inf is NaN.
-
-    Args:
-        weights: ``[B, K]``.
-        values: ``[B, K]``; infinities count where the weight is not 0.
-
-    Returns:
-        ``[B]``.
+    """sum_j w_j v_j, without classes of weight 0, whose value may be infinite (the log-probability of a masked class).
 
     Example:
         >>> weighted_sum(torch.tensor([[0.5, 0.0]]), torch.tensor([[2.0, -torch.inf]]))
@@ -65,22 +51,7 @@ def weighted_sum(weights: Float[Tensor, "B K"], values: Float[Tensor, "B K"]) ->
 
 
 def reduce_loss(loss: Float[Tensor, ...], reduction: Reduction) -> Float[Tensor, ...]:
-    """Average, add up, or leave alone.
-
-    Args:
-        loss: per-sample losses ``[B]``.
-        reduction: "mean", "sum" or "none".
-
-    Returns:
-        A scalar, or ``[B]`` for "none".
-
-    Raises:
-        ValueError: for another name.
-
-    Example:
-        >>> reduce_loss(torch.tensor([1.0, 3.0]), "mean")
-        tensor(2.)
-    """
+    """Reduce per-sample losses to a scalar ("mean" or "sum"), or leave them alone ("none")."""
     if reduction == "mean":
         return loss.mean()
     if reduction == "sum":
@@ -93,10 +64,10 @@ def reduce_loss(loss: Float[Tensor, ...], reduction: Reduction) -> Float[Tensor,
 def cross_entropy(
     logits: Float[Tensor, "B K"], target: Int[Tensor, " B"] | Float[Tensor, "B K"], *, reduction: Reduction = "mean"
 ) -> Float[Tensor, ...]:
-    """CE = -log p_y, or H(q, p) where the target is a distribution q.
+    """CE = -log p_y, or H(q, p) if the target is a distribution q.
 
     Args:
-        logits: ``[B, K]``; minus infinity masks a class, which adds nothing where the target has no mass on it.
+        logits: ``[B, K]``; minus infinity masks a class, which adds nothing if the target has no mass on it.
         target: labels ``[B]``, or distributions ``[B, K]``.
         reduction: "mean", "none" or "sum".
 
@@ -122,18 +93,6 @@ def reduce_method_loss(
     reduction: MethodReduction,
 ) -> Float[Tensor, ...]:
     """As :func:`reduce_loss`, and "excess": the mean of a method's loss minus cross entropy.
-
-    Args:
-        loss: per-sample losses ``[B]`` of a method.
-        logits: ``[B, K]``.
-        target: labels ``[B]``, or distributions ``[B, K]``.
-        reduction: "mean", "sum", "none" or "excess".
-
-    Returns:
-        A scalar, or ``[B]`` for "none".
-
-    Raises:
-        ValueError: for another name.
 
     Example:
         >>> z, y = torch.zeros(2, 4), torch.tensor([0, 3])
@@ -168,3 +127,23 @@ def soft_cross_entropy(
     """
     log_p = F.log_softmax(widen(logits) / temperature, dim=1)
     return reduce_loss(-weighted_sum(q.detach().to(log_p.dtype), log_p), reduction)
+
+
+def one_hot_targets(
+    target: Int[Tensor, " B"] | Float[Tensor, "B K"], num_classes: int, like: Float[Tensor, ...]
+) -> Float[Tensor, "B K"]:
+    """Labels as distributions e_y ``[B, K]`` in the type of ``like``, and at least float32; distributions stay.
+
+    A label outside ``[0, K)`` gives a row of NaN: to refuse it would wait for the device.
+
+    Example:
+        >>> one_hot_targets(torch.tensor([1]), 3, torch.zeros(1, dtype=torch.bfloat16))
+        tensor([[0., 1., 0.]])
+    """
+    if target.is_floating_point() and target.shape[1] != num_classes:
+        raise ValueError(f"targets have {target.shape[1]} classes, expected {num_classes}.")
+    dtype = widen(like).dtype
+    if target.is_floating_point():
+        return target.to(dtype)
+    rows = (target[:, None] == torch.arange(num_classes, device=target.device)).to(dtype)
+    return rows.masked_fill(((target < 0) | (target >= num_classes))[:, None], torch.nan)
