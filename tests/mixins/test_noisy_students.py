@@ -6,7 +6,6 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from lightning_flip.mixins import Distillation, ForwardCorrection, LabelSmoothin
 from lightning_flip.models import MLP
 from lightning_flip.modules import DistillationClassifier
 from lightning_flip.stores import dataset_fingerprint, write_soft_targets, write_transition
-from tests.mixins.helpers import LitNet, N, Recorder, differences, inputs, labels, quiet, train, weights
+from tests.mixins.helpers import LitNet, N, differences, inputs, labels, train, weights
 from tests.mixins.updates import K, Term, data, network, numpy_run, old_net, old_network
 from tests.oracles import noisy_students as oracle
 from tests.oracles import smearing
@@ -69,12 +68,6 @@ def student(kind: Any, **options: Any) -> Any:
     return kind(network(), **{**source, **options})
 
 
-def single(kind: Any, **options: Any) -> Any:
-    """A student in single precision, and its teacher."""
-    source: dict[str, Any] = {"targets": FILE} if kind is OfAFile else {"reference": old_network().float()}
-    return kind(network().float(), **source, **options)
-
-
 def kd_term(kind: Any, temperature: float = 1.0, weight: float = 1.0, **treated: Any) -> Term:
     """What is added to CE, and its gradient, sample by sample."""
     y, x, teacher, stored = labels(K), inputs(), old_net(), rows()
@@ -108,9 +101,7 @@ def soft_targets() -> None:
 
 @students
 @treatments
-@pytest.mark.parametrize(
-    ("temperature", "weight"), [*product((1.0, 0.5, 4.0), (1.0, 0.4)), (4.0, 0.0)], ids=lambda number: str(number)
-)
+@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (0.5, 0.4), (4.0, 0.0)], ids=str)
 def test_a_run_is_the_numpy_loop(kind: Any, temperature: float, weight: float, treated: Any) -> None:
     options, known = treated
     model = student(kind, kd_temperature=temperature, kd_weight=weight, **options)
@@ -119,27 +110,11 @@ def test_a_run_is_the_numpy_loop(kind: Any, temperature: float, weight: float, t
 
 
 @students
-def test_a_slightly_wrong_amount_is_seen(kind: Any) -> None:
-    for options, known in TREATED.values():
-        name, amount = next(iter(options.items()))
-        wrong = {name: amount + 1e-4} if isinstance(amount, float) else {name: skewed().T / skewed().sum(0)[:, None]}
-        model = student(kind, **wrong)
-        assert "step losses" in differences(model, train(model, data()), numpy_run(kd_term(kind, **known)))
-
-
-@students
-@pytest.mark.parametrize("given", [list, torch.tensor, "npz", "npy", "csv"])
-def test_the_transition_may_come_from_anywhere(kind: Any, given: Any, tmp_path: Path) -> None:
-    T = skewed()
-    source: Any = T.tolist() if given is list else given(T) if given is torch.tensor else tmp_path / f"T.{given}"
-    if given == "npz":
-        write_transition(source, T, condition_number=2.0)
-    elif given == "npy":
-        np.save(source, T)
-    elif given == "csv":
-        np.savetxt(source, T, delimiter=",", fmt="%.17g")
-    model = student(kind, kd_transition=str(source) if isinstance(source, Path) else source)
-    assert differences(model, train(model, data()), numpy_run(kd_term(kind, transition=T))) == []
+def test_the_transition_may_come_from_a_file(kind: Any, tmp_path: Path) -> None:
+    """test_loss_correction has every kind of file."""
+    write_transition(tmp_path / "T.npz", skewed(), condition_number=2.0)
+    model = student(kind, kd_transition=str(tmp_path / "T.npz"))
+    assert differences(model, train(model, data()), numpy_run(kd_term(kind, transition=skewed()))) == []
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -226,38 +201,6 @@ def test_without_weight_nothing_is_read_and_a_plain_student_is_off(treated: Any)
 
 
 # -- the loop ------------------------------------------------------------------------------------------------
-
-
-@students
-@treatments
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_bfloat16_is_near_single_precision(kind: Any, precision: Any, treated: Any) -> None:
-    tensors = TensorDataset(torch.from_numpy(inputs()).float(), torch.from_numpy(labels(K)))
-    results = []
-    for chosen in ("32-true", precision):
-        model = single(kind, kd_temperature=2.0, kd_weight=0.7, **treated[0])
-        results.append(train(model, DataLoader(tensors, batch_size=8), precision=chosen).losses)
-        assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
-    assert results[0] == pytest.approx(results[1], rel=0.1, abs=0.05)
-    assert results[0] != results[1]
-
-
-@students
-def test_a_resumed_run_is_the_whole_one_bit_for_bit(kind: Any, tmp_path: Path) -> None:
-    np.save(tmp_path / "T.npy", skewed())
-
-    def made() -> Any:
-        return student(kind, kd_transition=tmp_path / "T.npy")
-
-    losses, whole = trained(made())
-    trainer = quiet(max_epochs=2)
-    trainer.fit(made(), data())
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    again, recorder = made(), Recorder()
-    quiet(callbacks=[recorder]).fit(again, data(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert recorder.losses == losses[10:]
-    assert all((weights(again)[name] == value).all() for name, value in whole.items())
-    assert set(again.state_dict()) == set(LitNet(network()).state_dict())
 
 
 @students

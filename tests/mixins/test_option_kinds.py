@@ -15,7 +15,7 @@ from lightning_flip.mixins import LossTerm, ReferencedLoss
 from lightning_flip.steps import StepSource
 from lightning_flip.steps.options import check_numbers, check_whole
 from tests.mixins.helpers import LitNet
-from tests.mixins.test_every_method import METHODS, before
+from tests.mixins.methods import METHODS, before
 from tests.mixins.updates import network, old_network
 
 NAN, INF = float("nan"), float("inf")

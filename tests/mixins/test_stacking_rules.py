@@ -33,16 +33,8 @@ from lightning_flip.mixins import (
 )
 from lightning_flip.stores import write_soft_targets
 from tests.mixins.helpers import LitNet, N, inputs, labels, quiet, train
-from tests.mixins.test_every_method import FILE, every_method, made
+from tests.mixins.methods import every_method, made, written
 from tests.mixins.updates import K, data, network, old_network
-
-pytestmark = pytest.mark.usefixtures("teacher")
-
-
-@pytest.fixture
-def teacher() -> None:
-    probs = np.random.default_rng(0).dirichlet(np.ones(K), size=N)
-    write_soft_targets(FILE, probs, target=labels(K))
 
 
 def stacked(*methods: Any, module: Any = LitNet) -> Any:
@@ -127,7 +119,7 @@ def test_a_method_says_of_itself_whether_it_takes_the_place_of_cross_entropy(met
     x = torch.eye(K, dtype=torch.float64).repeat(6, 1)
     batches = DataLoader(TensorDataset(x, torch.arange(K).repeat(6)), batch_size=8)
     probs = np.random.default_rng(0).dirichlet(np.ones(K), size=len(x))
-    write_soft_targets(FILE, probs, target=np.arange(len(x)) % K, overwrite=True)
+    write_soft_targets("teacher.safetensors", probs, target=np.arange(len(x)) % K)
 
     class Notes(method, LitNet):  # type: ignore[misc]
         def regularized(self, loss: Tensor) -> Tensor:
@@ -138,7 +130,7 @@ def test_a_method_says_of_itself_whether_it_takes_the_place_of_cross_entropy(met
     old = nn.Linear(K, K).double()
     old.weight.data.copy_(torch.from_numpy(np.random.default_rng(1).normal(size=(K, K))))
     options: dict[str, Any] = {
-        SoftTargets: {"targets": FILE},
+        SoftTargets: {"targets": "teacher.safetensors"},
         SelfAdaptiveTraining: {"sat_warmup": 0},
         LearningWithRetrospection: {"lwr_interval": 1},
         TeacherFreeRegularization: {"tf_multiplier": K},  # as its docstring says of a mean over K classes
@@ -307,7 +299,7 @@ def test_a_mixture_has_no_single_right_class_whatever_the_module_is_given(mixer:
 @pytest.mark.parametrize("mixer", [Mixup, PairwiseLabelSmoothing])
 def test_rows_of_single_samples_are_none_of_mixtures(mixer: Any) -> None:
     for order in ((SoftTargets, mixer), (mixer, SoftTargets)):
-        with pytest.raises(TypeError, match=rf"{FILE} has soft targets for each .*{mixer.__name__} has mixed"):
+        with pytest.raises(TypeError, match=rf"{written(K)} has soft targets for each .*{mixer.__name__} has mixed"):
             losses(stacked(*order))
         losses(stacked(*order), kd_weight=0.0)
     np.save("old.npy", old_network()(torch.from_numpy(inputs())).detach().numpy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_flip.stores import write_soft_targets
+from tests.mixins import methods
 from tests.mixins.baselines import Shares
 from tests.mixins.helpers import LR, LitNet, N, Recorder, inputs, labels, quiet
-from tests.mixins.updates import K, network, old_network
+from tests.mixins.updates import K
 from tests.oracles.retrospection import Batches
-from tests.sweep.oracles import soft_targets
 from tests.sweep.settings import Setting
 
 EPOCHS = 2
@@ -24,27 +22,12 @@ EPOCHS = 2
 
 def kind(setting: Setting, module: Any = LitNet) -> Any:
     """The method in front of a module."""
-    return type(setting.method.__name__, (setting.method, module), {})
+    return methods.before(setting.method, module)
 
 
 def made(setting: Setting, module: Any = LitNet, net: Any = None, lr: float = LR, **options: Any) -> Any:
-    """A model of the method, with what it needs for that network's classes and type."""
-    net = network() if net is None else net
-    *_, last = net.parameters()
-    if setting.needs == "reference":
-        with torch.random.fork_rng():  # nn.Linear draws its first weights
-            options["reference"] = old_network(len(last)).to(last.dtype)
-    if setting.needs == "targets":
-        options["targets"] = written(len(last))
-    return kind(setting, module)(net, lr, **(setting.options | options))
-
-
-def written(classes: int) -> Path:
-    """A file of soft targets for the fixed points, in the test's own folder."""
-    path = Path(f"teacher-of-{classes}.safetensors")
-    if not path.exists():
-        write_soft_targets(path, soft_targets(classes), target=labels(classes))
-    return path
+    """A model of the method with the setting's options."""
+    return methods.made(kind(setting, module), lr, net, **(setting.options | options))
 
 
 def batches(size: int = 8, epochs: int = EPOCHS) -> Batches:

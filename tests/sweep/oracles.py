@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.mixins.helpers import D, H, N, inputs, labels
+from tests.mixins.methods import soft_targets
 from tests.mixins.updates import Term, numpy_run, old_net
 from tests.oracles import filter_kd, regularization, smearing
 from tests.oracles.pairwise import TwoHeads
@@ -121,12 +122,6 @@ def distilled(run: Run) -> regularization.Rule:
         return filter_kd.distillation(z, teacher.forward(inputs()[batch]), run.y[batch])
 
     return rule
-
-
-def soft_targets(classes: int) -> Floats:
-    """What a teacher said: multiples of 1/64, which float32 holds exactly."""
-    counts = np.random.default_rng(11).multinomial(64, np.ones(classes) / classes, size=N)
-    return np.asarray(counts / 64)
 
 
 def taught(run: Run) -> regularization.Rule:
