@@ -1,4 +1,4 @@
-"""Options that ``compare`` and ``gate`` share: two files of predictions and how to read and join them."""
+"""Options of both ``compare`` and ``gate``: two files of predictions, and how to read and join them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,7 @@ _COLUMNS = {
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser, *, required: bool) -> list[argparse.Action]:
-    """Add ``--old`` and ``--new``, and how the two files are read and joined. Returns what was added.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> _ = add_prediction_arguments(parser, required=True)
-        >>> parser.parse_args(["--old", "a.csv", "--new", "b.csv", "--slice", "site", "device"]).slices
-        ['site', 'device']
-    """
+    """Add ``--old`` and ``--new``, and how the two files are read and joined."""
     files = parser.add_argument_group(
         "predictions", "Parquet of PredictionWriter, or .parquet, .csv, .npz of any tool."
     )
@@ -85,44 +78,17 @@ class _OneOrTwo(argparse.Action):
 
 
 def read_pair(arguments: argparse.Namespace) -> tuple[PredictionSet, PredictionSet]:
-    """Read the two files of predictions. Returns the old model's predictions and the new one's.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> _ = add_prediction_arguments(parser, required=True)
-        >>> try:
-        ...     read_pair(parser.parse_args(["--old", "a.csv", "--new", "b.csv"]))
-        ... except ValueError as error:
-        ...     print("a.csv" in str(error))
-        True
-    """
+    """Read the predictions of the old and the new model."""
     return _read(arguments, arguments.old, 0), _read(arguments, arguments.new, -1)
 
 
 def read_further(arguments: argparse.Namespace, path: str) -> PredictionSet:
-    """Read another file of predictions, whose columns have the names of the new file's. Returns its predictions.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> _ = add_prediction_arguments(parser, required=False)
-        >>> try:
-        ...     read_further(parser.parse_args([]), "seed-1.csv")
-        ... except ValueError as error:
-        ...     print("seed-1.csv" in str(error))
-        True
-    """
+    """Read another file of predictions, with the column names of the new file."""
     return _read(arguments, path, -1)
 
 
 def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Collect how two files are joined, as ``join_predictions`` and ``compare`` take it. Returns keyword arguments.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> _ = add_prediction_arguments(parser, required=False)
-        >>> join_options(parser.parse_args(["--allow-partial"]))
-        {'allow_partial': True, 'shared_classes': False, 'shared_argmax': False, 'slices': ()}
-    """
+    """Keyword arguments of ``join_predictions`` and ``compare``."""
     slices: Sequence[str] = arguments.slices or ()
     return {
         "allow_partial": arguments.allow_partial,
@@ -133,16 +99,7 @@ def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_join(arguments: argparse.Namespace) -> None:
-    """See that the options on the two files belong together.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> _ = add_prediction_arguments(parser, required=False)
-        >>> check_join(parser.parse_args(["--old", "a.csv", "--new", "b/../a.csv"]))
-        Traceback (most recent call last):
-            ...
-        ValueError: --old and --new are the same file, a.csv: a model has no flips against itself
-    """
+    """Check that the options for the two files fit together."""
     if os.path.realpath(arguments.old) == os.path.realpath(arguments.new):
         raise ValueError(f"--old and --new are the same file, {arguments.old}: a model has no flips against itself")
     if arguments.shared_argmax and not arguments.shared_classes:
@@ -150,7 +107,7 @@ def check_join(arguments: argparse.Namespace) -> None:
 
 
 def parse_limit(text: str) -> float:
-    """Read a limit on a rate, as a share or in percent. Returns the limit, a share from 0 to below 1.
+    """Read a limit on a rate, as a share or in percent, from 0 to below 1.
 
     Example:
         >>> parse_limit("0.7%"), parse_limit("0.01")
@@ -163,12 +120,7 @@ def parse_limit(text: str) -> float:
 
 
 def parse_error(text: str) -> float:
-    """Read the chance of a wrong decision, as a share or in percent. Returns the chance, between 0 and 0.5.
-
-    Example:
-        >>> parse_error("5%")
-        0.05
-    """
+    """Read the chance of a wrong decision, as a share or in percent, between 0 and 0.5."""
     chance = _parse_share(text)
     if chance is None or not 0 < chance < 0.5:
         raise argparse.ArgumentTypeError(f"must be between 0 and 0.5, such as 0.05 or 5%, got {text!r}")
@@ -177,7 +129,7 @@ def parse_error(text: str) -> float:
 
 def _parse_share(text: str) -> float | None:
     number = text.strip()
-    if "_" in number:  # which Python passes over within digits
+    if "_" in number:  # which float() and Decimal() would accept
         return None
     try:
         # Decimal, since 0.7 / 100 in binary is not the number that 0.007 is.

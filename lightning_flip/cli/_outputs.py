@@ -1,22 +1,79 @@
-"""What a subcommand says and writes: files whole or not at all, and never a traceback for a closed pipe."""
+"""What a subcommand prints and writes, its exit status, and errors for its user instead of tracebacks."""
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from lightning_flip.cli._failures import CommandError
 from lightning_flip.stores.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["PRINT", "check_outputs", "complain", "deliver", "say", "show", "terminal_width"]
+__all__ = [
+    "PRINT",
+    "CommandError",
+    "MissingExtraError",
+    "Status",
+    "check_outputs",
+    "complain",
+    "deliver",
+    "say",
+    "show",
+    "terminal_width",
+    "told",
+]
 
 PRINT = "-"
+
+
+class Status(enum.IntEnum):
+    """What the process ends with.
+
+    Attributes:
+        PASS: done; of a gate, every limit holds.
+        FAIL: a gate's limit is broken. Nothing but a gate returns it.
+        MISUSE: wrong usage, input that cannot be read, output that cannot be written, something not installed.
+        INCONCLUSIVE: a gate has too few samples to decide.
+    """
+
+    PASS = 0
+    FAIL = 1
+    MISUSE = 2
+    INCONCLUSIVE = 3
+
+
+class CommandError(Exception):
+    """A subcommand cannot continue because of its input; the message is for its user."""
+
+
+class MissingExtraError(CommandError, ModuleNotFoundError):
+    """A subcommand needs an optional package that is not installed."""
+
+
+@contextlib.contextmanager
+def told(*more: type[Exception]) -> Iterator[None]:
+    """Turn errors about files, their content, and packages that are not installed into CommandError."""
+    from pyarrow import ArrowException
+
+    from lightning_flip.stores.errors import HistoryError, PredictionError
+
+    mended_by_user: tuple[type[Exception], ...] = (HistoryError, PredictionError, ModuleNotFoundError, *more)
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CommandError(f"{error.filename}: {reason}." if error.filename else f"{reason}.") from error
+    except (ArrowException, UnicodeError) as error:
+        # Values that a damaged file let through when it was opened.
+        raise CommandError(f"a file holds values that cannot be read ({type(error).__name__}: {error}).") from error
+    except mended_by_user as error:
+        raise CommandError(str(error)) from error
 
 
 class Tables(Protocol):
@@ -60,16 +117,9 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
 
 
 def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
-    """Write finished texts to their places, each file whole or not at all.
+    """Write finished texts to their places, each file whole or not at all; returns whether all of them were written.
 
-    A file that cannot be written is told on standard error, and the others are written all the same.
-
-    Returns whether all of them arrived.
-
-    Example:
-        >>> deliver([("--json", "-", "{}")])
-        {}
-        True
+    An unwritable file is reported on standard error, and does not stop the others.
     """
     arrived = True
     for option, place, text in texts:
@@ -80,34 +130,19 @@ def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
         except OSError as error:
             complain(f"{option}: cannot write {place}: {error.strerror or error}.")
             arrived = False
-    for _, place, text in texts:  # last, since whoever reads them may stop listening
+    for _, place, text in texts:  # last, since the pipe may be closed
         if place == PRINT:
             say(text)
     return arrived
 
 
 def say(text: str) -> None:
-    """Print text on standard output; characters that it does not know are escaped, and a closed pipe is not an error.
-
-    Example:
-        >>> say("verdict: pass")
-        verdict: pass
-    """
+    """Print text on standard output; unknown characters are escaped, and a closed pipe is not an error."""
     _put(sys.stdout, text)
 
 
 def show(report: Tables, **options: int) -> None:
-    """Print a report's tables on standard output, in Markdown where rich is not installed.
-
-    Example:
-        >>> class Nothing:
-        ...     def to_markdown(self):
-        ...         return "| a |"
-        ...     def render(self, console):
-        ...         console.print("a")
-        >>> show(Nothing())
-        a
-    """
+    """Print a report's tables on standard output, in Markdown if rich is not installed."""
     try:
         from rich.console import Console
     except ModuleNotFoundError:  # Markdown reads well enough without it
@@ -120,21 +155,12 @@ def show(report: Tables, **options: int) -> None:
 
 
 def complain(message: str) -> None:
-    """Print a message on standard error, after the command's name.
-
-    Example:
-        >>> complain("no such file")
-    """
+    """Print a message on standard error, after the command's name."""
     _put(sys.stderr, f"lightning-flip: {message}")
 
 
 def terminal_width(most: int = 100) -> int:
-    """Say how many columns a line of text should have at most. Returns columns, at least 40.
-
-    Example:
-        >>> 40 <= terminal_width() <= 100
-        True
-    """
+    """The width of lines of text, at least 40 columns."""
     return max(40, min(most, shutil.get_terminal_size((most, 24)).columns))
 
 

@@ -7,11 +7,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lightning_flip.cli._comparing import add_compare
-from lightning_flip.cli._failures import CommandError
-from lightning_flip.cli._gating import add_gate
-from lightning_flip.cli._outputs import complain
-from lightning_flip.cli._status import Status
+from lightning_flip.cli._compare import add_compare
+from lightning_flip.cli._gate import add_gate
+from lightning_flip.cli._outputs import CommandError, Status, complain
 from lightning_flip.cli.experiment.command import add_experiment
 from lightning_flip.cli.training import SUBCOMMANDS, training_cli
 

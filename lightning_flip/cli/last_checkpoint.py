@@ -1,4 +1,4 @@
-"""The checkpoint that a killed stage goes on from."""
+"""The checkpoint that a killed stage resumes from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["LastCheckpoint"]
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` of the last finished epoch: whole or that of the epoch before, whenever the run is killed.
+    """Keeps ``last.ckpt`` of the last finished epoch; a run that is killed while saving keeps that of the epoch before.
 
     Lightning's ModelCheckpoint writes beside other disks' temporary files, and moves; a process that is killed then
     leaves half a file. With a sharded strategy the checkpoint is a folder, and is replaced in two steps.
@@ -41,12 +41,12 @@ class LastCheckpoint(Checkpoint):
         return Path(self.dirpath) / "last.ckpt"
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning forgets that a run was stopped, and would train another epoch."""
+        """Stop again, since Lightning forgets that a run was stopped, and would train another epoch."""
         if self._stopped:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; checkpoint callbacks come after all others, so that these have ended their epoch."""
+        """Save; Lightning calls checkpoint callbacks last, so that all others have finished their epoch."""
         self._stopped = trainer.should_stop
         temporary = self.path.with_name("unfinished.ckpt")
         trainer.save_checkpoint(temporary, weights_only=False)
@@ -61,17 +61,9 @@ class LastCheckpoint(Checkpoint):
         trainer.strategy.barrier("LastCheckpoint")
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether training was stopped.
-
-        Returns:
-            Plain values.
-        """
+        """Whether training was stopped."""
         return {"stopped": self._stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what a checkpoint says.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
+        """Restore whether training was stopped."""
         self._stopped = state_dict["stopped"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lightning_flip.cli._failures import MissingExtraError
+from lightning_flip.cli._outputs import MissingExtraError
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI

@@ -1,63 +1,61 @@
-"""What recorded runs amount to: numbers and tables made from stores, without a Trainer.
+"""Numbers, tables and figures from recorded runs and predictions, without a Trainer.
 
-Nothing here imports torch or lightning, so that a report opens quickly.
+Nothing here imports torch or lightning, so that a report opens quickly. Functions that draw (`plot_...`) raise
+ModuleNotFoundError if matplotlib is not installed.
 """
 
-from lightning_flip.reports.figures import (
-    ClassProjection,
-    Correlation,
+from lightning_flip.reports.figures.distances import (
     DistanceStages,
-    KernelSimilarity,
-    LogitGaps,
-    NoiseAccuracies,
-    Reliability,
-    ScoreHistogram,
-    SimplexPath,
-    SupervisionRelation,
-    SupervisionRun,
-    TargetProfile,
-    UncertaintyHistogram,
-    ZigzagRelation,
-    class_plane,
-    class_projection,
     distance_stages,
-    kernel_similarity,
-    logit_gaps,
-    noise_accuracies,
-    plot_class_projection,
-    plot_decomposition,
     plot_distance_stages,
     plot_label_recovery,
-    plot_logit_gaps,
-    plot_reliability,
-    plot_simplex_paths,
-    plot_supervision,
-    plot_training_targets,
-    plot_uncertainty_histogram,
-    plot_winning_scores,
-    plot_zigzag_relation,
-    project_features,
-    rank_correlation,
     recovery_curve,
-    reliability,
+)
+from lightning_flip.reports.figures.drawing import Correlation, rank_correlation
+from lightning_flip.reports.figures.noise import (
+    LogitGaps,
+    NoiseAccuracies,
+    logit_gaps,
+    noise_accuracies,
+    plot_logit_gaps,
+)
+from lightning_flip.reports.figures.projection import (
+    ClassProjection,
+    class_plane,
+    class_projection,
+    plot_class_projection,
+    project_features,
+)
+from lightning_flip.reports.figures.reliability import Reliability, plot_reliability, reliability
+from lightning_flip.reports.figures.scores import ScoreHistogram, plot_winning_scores, score_histogram
+from lightning_flip.reports.figures.simplex import (
+    SimplexPath,
+    plot_simplex_paths,
     samples_by_difficulty,
-    score_histogram,
     simplex_path,
     simplex_points,
-    softmax_traces,
+)
+from lightning_flip.reports.figures.supervision import (
+    SupervisionRelation,
+    SupervisionRun,
+    plot_supervision,
     supervision_relation,
+)
+from lightning_flip.reports.figures.tangent import (
+    KernelSimilarity,
+    kernel_similarity,
+    plot_decomposition,
+    softmax_traces,
+)
+from lightning_flip.reports.figures.targets import TargetProfile, plot_training_targets
+from lightning_flip.reports.figures.uncertainty import (
+    UncertaintyHistogram,
+    plot_uncertainty_histogram,
     uncertainty_histogram,
-    zigzag_relation,
 )
-from lightning_flip.reports.gating import (
-    GateResult,
-    LimitOutcome,
-    gate,
-    gate_json,
-    gate_junit,
-    gate_markdown,
-    gate_text,
-)
+from lightning_flip.reports.figures.zigzag import ZigzagRelation, plot_zigzag_relation, zigzag_relation
+from lightning_flip.reports.gating.decision import GateResult, LimitOutcome, gate
+from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
 from lightning_flip.reports.intervals import (
     bootstrap_interval,
     clopper_pearson_lower,
@@ -65,8 +63,11 @@ from lightning_flip.reports.intervals import (
     mcnemar_exact,
     wilson_interval,
 )
-from lightning_flip.reports.runs import Comparison, RunSummary, Spread, compare_runs, parse_run, summarize_run
-from lightning_flip.reports.update import JoinedPredictions, NoiseFloor, UpdateComparison, compare, join_predictions
+from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_runs, parse_run
+from lightning_flip.reports.runs.summary import RunSummary, summarize_run
+from lightning_flip.reports.update.comparison import UpdateComparison, compare
+from lightning_flip.reports.update.floor import NoiseFloor
+from lightning_flip.reports.update.join import JoinedPredictions, join_predictions
 from lightning_flip.stores.files import write_text
 
 __all__ = [

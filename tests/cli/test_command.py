@@ -65,7 +65,7 @@ def test_a_defect_of_ours_is_no_verdict(words, predictions, monkeypatch, capsys)
     def defect(*arguments, **options):
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr("lightning_flip.reports.update.joining.match_ids", defect)
+    monkeypatch.setattr("lightning_flip.reports.update.join.match_ids", defect)
     files = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet")]
     assert cli.main([*words, *files]) == 2
     assert capsys.readouterr().err.endswith("ZeroDivisionError: of ours\n")

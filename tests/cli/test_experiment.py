@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from lightning_flip import cli
-from lightning_flip.cli._failures import CommandError
-from lightning_flip.cli.experiment import _distilling as distilling
-from lightning_flip.cli.experiment._stage_config import resolve_config
+from lightning_flip.cli._outputs import CommandError
+from lightning_flip.cli.experiment import _distill as distilling
+from lightning_flip.cli.experiment._stage import resolve_config
 from lightning_flip.cli.experiment._state import differences, read_state
 from lightning_flip.stores import read_soft_targets
 

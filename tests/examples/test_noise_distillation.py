@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from lightning_flip import cli
-from lightning_flip.cli.experiment import _distilling
+from lightning_flip.cli.experiment import _distill
 from lightning_flip.cli.experiment._plan import read_plan
-from lightning_flip.cli.experiment._stage_config import resolve_config
+from lightning_flip.cli.experiment._stage import resolve_config
 from lightning_flip.models import load_model
 from lightning_flip.stores import read_history
 
@@ -86,7 +86,7 @@ def test_a_pair_trains_and_the_student_asks_its_teacher(teacher, student, shorte
             known[path.name] = resolve_config(path)
         return known[path.name]
 
-    monkeypatch.setattr(_distilling, "resolve_config", read)
+    monkeypatch.setattr(_distill, "resolve_config", read)
     name = f"{teacher}_to_{student}"
     assert cli.main(["experiment", "distill", f"--config={shortened / name}.yaml"]) == 0
     out = Path("runs/noise-distillation") / name

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_flip.reports import JoinedPredictions, wilson_interval
-from lightning_flip.reports.update._flip_cells import FlipCells
-from lightning_flip.reports.update._flip_groups import FlipGroups, flip_matrix, flips_by_class, flips_by_slice
+from lightning_flip.reports.update.counts import FlipCells, FlipGroups, flip_matrix, flips_by_class, flips_by_slice
 
 N, K = 500, 5
 rng = np.random.default_rng(0)

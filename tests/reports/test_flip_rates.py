@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_flip.functional import flips
 from lightning_flip.reports.intervals import wilson_interval
-from lightning_flip.reports.update._flip_cells import PROPORTIONS, FlipCells, count_cells
-from lightning_flip.reports.update._flip_rates import FlipRate, flip_rates
+from lightning_flip.reports.update.counts import PROPORTIONS, FlipCells, FlipRate, count_cells, flip_rates
 from tests.oracles.flips import flip_rates as by_loop
 
 NAMES = {

@@ -375,7 +375,7 @@ def test_no_samples_are_an_error() -> None:
 
 
 def test_the_gate_imports_neither_torch_nor_lightning_nor_scipy_before_it_is_asked() -> None:
-    code = "import sys, lightning_flip.reports.gating.gate, lightning_flip.reports.gating.output as o; " + (
+    code = "import sys, lightning_flip.reports.gating.decision, lightning_flip.reports.gating.output as o; " + (
         "print([m for m in ('torch', 'lightning', 'pytorch_lightning', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

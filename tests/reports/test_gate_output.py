@@ -16,7 +16,7 @@ from lightning_flip.reports import (
     gate_markdown,
     gate_text,
 )
-from lightning_flip.reports._text import printable
+from lightning_flip.reports.text import printable
 
 HOSTILE = [
     "<b>&amp;</b>]]>",

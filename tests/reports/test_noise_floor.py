@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_flip.reports import compare
-from lightning_flip.reports.update.noise_floor import find_noise_floor
+from lightning_flip.reports.update.floor import find_noise_floor
 from lightning_flip.stores import PredictionError, PredictionSet
 
 N = 200

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lightning_flip.reports import UpdateComparison, compare
-from lightning_flip.reports._text import escape_markdown
+from lightning_flip.reports.text import escape_markdown
 from lightning_flip.stores import PredictionSet
 
 N = 400

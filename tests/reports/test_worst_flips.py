@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lightning_flip.reports import JoinedPredictions
-from lightning_flip.reports.update.worst_flips import worst_flips
+from lightning_flip.reports.update.counts import worst_flips
 
 N = 300
 rng = np.random.default_rng(1)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from lightning_flip.functional.losses import cross_entropy
 from torch import Tensor
 
 from lightning_flip import mixins
 from lightning_flip.functional import _closed_form
+from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.mixins import LabelSmoothing
 from tests.mixins import methods
 from tests.mixins.helpers import LitNet, Recorder, inputs, labels, quiet

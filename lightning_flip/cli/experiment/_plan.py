@@ -1,4 +1,4 @@
-"""The file that says what an experiment consists of."""
+"""The configuration of an experiment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lightning_flip.cli._failures import CommandError, MissingExtraError
+from lightning_flip.cli._outputs import CommandError, MissingExtraError
 
 __all__ = ["DistillationPlan", "read_plan"]
 
@@ -19,12 +19,12 @@ class DistillationPlan:
     """What to train, and what goes from the teacher to the student.
 
     Attributes:
-        source: the file that says so.
+        source: the experiment's own configuration.
         teacher: configuration of ``lightning-flip fit``.
         student: the same.
         output: folder of the experiment.
-        soft_targets: name of a file of soft targets, without its ending; None where ``reference`` is given.
-        reference: name of a checkpoint in the teacher's folder; None where ``soft_targets`` is given.
+        soft_targets: name of a file of soft targets, without its extension; None with ``reference``.
+        reference: name of a checkpoint in the teacher's folder; None with ``soft_targets``.
 
     Example:
         >>> plan = DistillationPlan(
@@ -43,7 +43,7 @@ class DistillationPlan:
 
     @property
     def option(self) -> str:
-        """The option of the student's model that takes what the teacher leaves."""
+        """The option of the student's model that takes this file."""
         return "reference" if self.soft_targets is None else "targets"
 
     @property
@@ -56,18 +56,7 @@ class DistillationPlan:
 
 
 def read_plan(path: str, output: str | None = None) -> DistillationPlan:
-    """Read and check the file. Returns the plan.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("t", "s"):
-        ...         _ = Path(folder, f"{name}.yaml").write_text("seed_everything: 0")
-        ...     _ = Path(folder, "kd.yaml").write_text("{teacher: t.yaml, student: s.yaml, reference: last.ckpt}")
-        ...     plan = read_plan(f"{folder}/kd.yaml", "runs/kd")
-        >>> plan.teacher.name, plan.handed_over.as_posix()
-        ('t.yaml', 'runs/kd/teacher/last.ckpt')
-    """
+    """Read and check the configuration."""
     source = Path(path)
     content = _read_yaml(source)
     if not isinstance(content, dict) or not {"teacher", "student"} <= content.keys():

@@ -1,4 +1,4 @@
-"""What of an experiment is finished, and what it was trained with: ``experiment.json``."""
+"""``experiment.json``: which stages are finished, and their settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_flip.cli._failures import CommandError
+from lightning_flip.cli._outputs import CommandError
 from lightning_flip.stores.files import atomic_write, make_directory
 from lightning_flip.stores.history.runs import library_version
 
@@ -19,14 +19,7 @@ _MANY = 5
 
 
 def read_state(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """Read the stages of an experiment.
-
-    Returns per stage its ``settings`` and whether it is ``finished``; None where no experiment was begun.
-
-    Example:
-        >>> read_state(Path("no/such/folder")) is None
-        True
-    """
+    """The ``settings`` of each stage and whether it is ``finished``; None if no experiment was started."""
     path = folder / STATE_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -51,15 +44,7 @@ def read_state(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def write_state(folder: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write it, whole or not at all.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_state(Path(folder), {"teacher": {"settings": {"a": 1}, "finished": True}})
-        ...     read_state(Path(folder))
-        {'teacher': {'settings': {'a': 1}, 'finished': True}}
-    """
+    """Write the file, whole or not at all."""
     content = {"format_version": FORMAT_VERSION, "library_version": library_version(), "stages": stages}
     make_directory(folder)
     with atomic_write(folder / STATE_FILE) as temporary:
@@ -67,9 +52,7 @@ def write_state(folder: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Say which settings changed; what is not there counts as null, so that new options of a newer version do not.
-
-    Returns a phrase for each.
+    """A phrase for each setting that changed; a missing one counts as null, so that a newer version's do not count.
 
     Example:
         >>> differences({"model": {"lr": 0.1, "seed": 0}}, {"model": {"lr": 0.2, "seed": 0, "new": None}})
@@ -89,12 +72,7 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
 
 
 def listed(changes: list[str]) -> str:
-    """Join phrases, of many the first ones. Returns one line.
-
-    Example:
-        >>> listed(["a", "b"])
-        'a; b'
-    """
+    """One line of phrases, only the first of many."""
     more = len(changes) - _MANY
     return "; ".join(changes[:_MANY]) + (f"; and {more} more" if more > 0 else "")
 

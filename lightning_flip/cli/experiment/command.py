@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_flip.cli.experiment._plan import read_plan
 
 if TYPE_CHECKING:
-    from lightning_flip.cli._status import Status
+    from lightning_flip.cli._outputs import Status
 
 __all__ = ["add_experiment"]
 
@@ -39,18 +39,7 @@ In the output folder:
 
 
 def add_experiment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the subcommand.
-
-    Args:
-        commands: the subcommands of a parser.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_experiment(parser.add_subparsers())
-        >>> arguments = parser.parse_args(["experiment", "distill", "--config", "filterkd.yaml", "--restart"])
-        >>> arguments.config, arguments.restart
-        ('filterkd.yaml', 'teacher')
-    """
+    """Add the subcommand."""
     experiment = commands.add_parser(
         "experiment", help="a teacher, then its student, in one command that can be resumed", allow_abbrev=False
     )
@@ -76,7 +65,7 @@ def add_experiment(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
     def run(arguments: argparse.Namespace) -> Status:
         plan = read_plan(arguments.config, arguments.output)
-        from lightning_flip.cli.experiment._distilling import distill
+        from lightning_flip.cli.experiment._distill import distill
 
         return distill(plan, restart=arguments.restart)
 

@@ -7,9 +7,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from unicodedata import east_asian_width
 
-from lightning_flip.reports._plain_table import shorten
-from lightning_flip.reports._text import printable
 from lightning_flip.reports.figures.drawing import COLORS, new_figure
+from lightning_flip.reports.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports._text import printable
+from lightning_flip.reports.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Is the true rate within a limit? Exact bounds decide, or say how many samples would."""
+"""Is the true rate within a limit? Exact bounds decide, or tell how many samples would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_SAMPLES = 10**9
 
 @dataclasses.dataclass(frozen=True)
 class GroupOutcome:
-    """What a limit says about one group of samples: all of them, a class, or a slice.
+    """The decision on one group of samples: all of them, a class, or a slice.
 
     Attributes:
         name: the class, or the value in the slice column.
@@ -31,14 +31,9 @@ class GroupOutcome:
         status: `"pass"`, `"fail"` or `"inconclusive"`.
         lower: the lower bound that was compared with the limit to fail it, in [0, 1].
         upper: the upper bound that was compared with the limit to pass it, in [0, 1].
-        samples_needed: the smallest number of samples that decides at the observed rate; None where it is decided,
-            and where no number up to a billion decides.
+        samples_needed: the smallest number of samples that decides at the observed rate; None if it is decided, or if
+            no number up to a billion decides.
         column: the slice column; None for classes and for all samples.
-
-    Example:
-        >>> group = GroupOutcome("night", 2, 8, "inconclusive", 0.05, 0.6, 31, column="light")
-        >>> group.rate, group.title
-        (0.25, 'light=night')
     """
 
     name: str
@@ -57,17 +52,12 @@ class GroupOutcome:
 
     @property
     def title(self) -> str:
-        """The name, after the column where there is one; a missing value of a slice is said to be missing."""
+        """The name; of a slice `column=value`, or `column=(missing)` for a missing value."""
         return self.name if self.column is None else f"{self.column}={self.name or '(missing)'}"
 
 
 def worst_status(statuses: Sequence[Status]) -> Status:
-    """What several decisions amount to: one that fails fails them all, else one that is open leaves all open.
-
-    Example:
-        >>> worst_status(["pass", "inconclusive", "fail"]), worst_status(["pass", "inconclusive"])
-        ('fail', 'inconclusive')
-    """
+    """One limit that fails fails them all, else one that is inconclusive leaves all inconclusive."""
     if "fail" in statuses:
         return "fail"
     return "inconclusive" if "inconclusive" in statuses else "pass"
@@ -90,15 +80,7 @@ def judge_groups(
       correction is needed (intersection-union test).
     - One fails although all are within the limit: any of G may, each with a chance of at most `error / G` (Bonferroni).
 
-    Returns the groups' outcomes, in the order given.
-
-    Args:
-        names: the G groups.
-        flips: [G], negative flips of each.
-        samples: [G], samples of each, at least 1.
-        limit: the largest rate that is accepted, in [0, 1].
-        error: the chance of each mistake, between 0 and 0.5.
-        columns: the slice column of each group.
+    `error` is between 0 and 0.5; `columns` are the slice columns of the groups. Outcomes come in the groups' order.
 
     Example:
         >>> small, large = judge_groups(["cat", "dog"], np.array([0, 0]), np.array([60, 500]), 0.01)

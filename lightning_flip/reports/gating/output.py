@@ -1,17 +1,15 @@
-"""The gate's decision for machines, for test reports, for a pull request and for a terminal."""
+"""The gate's decision as JSON, as JUnit XML, in Markdown and for a terminal."""
 
 from __future__ import annotations
 
 import json
 import re
 import textwrap
-from typing import Any
 from xml.etree import ElementTree
 
-from lightning_flip.reports._text import escape_markdown, printable
-from lightning_flip.reports.gating._limits import GroupOutcome
-from lightning_flip.reports.gating.reasons import all_samples_reason, percent, quote
-from lightning_flip.reports.gating.result import GateResult, LimitOutcome
+from lightning_flip.reports.gating._reasons import all_samples_reason, percent
+from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
+from lightning_flip.reports.text import PlainTable, escape_markdown, printable, quote
 
 __all__ = ["gate_json", "gate_junit", "gate_markdown", "gate_text"]
 
@@ -117,15 +115,20 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
     """
     heading = f"{_MARKS[result.status]} {escape_markdown(title)}: {result.status}"
     names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
-    lines = [f"### {heading}", "", f"{names}: {escape_markdown(_flips(result))}", ""]
-    lines += ["| limit | at most | result | why |", "|:---|---:|:---|:---|"]
-    for outcome in result.outcomes:
-        status = f"{_MARKS[outcome.status]} {outcome.status}"
-        lines.append(f"| {outcome.name} | {_most(outcome)} | {status} | {escape_markdown(outcome.reason)} |")
-    for outcome in result.outcomes:
-        if len(outcome.groups) > 1:
-            lines += ["", *_group_table(outcome, result.error, most_groups)]
-    return "\n".join(lines) + "\n"
+    limits = PlainTable(
+        "",
+        ("limit", "at most", "result", "why"),
+        tuple(
+            (outcome.name, _most(outcome), f"{_MARKS[outcome.status]} {outcome.status}", outcome.reason)
+            for outcome in result.outcomes
+        ),
+        words=(0, 2, 3),
+    )
+    parts = [f"### {heading}", f"{names}: {escape_markdown(_flips(result))}", limits.markdown()]
+    parts += [
+        _folded_groups(outcome, result.error, most_groups) for outcome in result.outcomes if len(outcome.groups) > 1
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def gate_text(result: GateResult, width: int = 100) -> str:
@@ -196,29 +199,29 @@ def _wrap(text: str, width: int, indent: str) -> list[str]:
     )
 
 
-def _group_table(outcome: LimitOutcome, error: float, most_groups: int) -> list[str]:
+def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str:
     groups = sorted(outcome.groups, key=lambda group: (_ORDER.index(group.status), -group.upper))
     counts = {status: sum(group.status == status for group in groups) for status in _ORDER}
     summary = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
-    lines = [f"<details><summary>{outcome.name}: {summary}</summary>", ""]
-    bounds = f"true rate ({percent(1 - error)} sure of each end)"
-    lines += [f"| group | flips | samples | rate | {bounds} | result | samples needed |"]
-    lines += ["|:---|---:|---:|---:|---:|:---|---:|"]
-    lines += [_group_row(group) for group in groups[:most_groups]]
-    if len(groups) > most_groups:
-        lines += ["", f"{len(groups) - most_groups:,} more are in the JSON report."]
-    return [*lines, "", "</details>"]
-
-
-def _group_row(group: GroupOutcome) -> str:
-    needed = "-" if group.samples_needed is None else f"{group.samples_needed:,}"
-    cells: list[Any] = [
-        escape_markdown(quote(group.title)),
-        f"{group.flips:,}",
-        f"{group.samples:,}",
-        percent(group.rate),
-        f"{percent(group.lower)} to {percent(group.upper)}",
-        f"{_MARKS[group.status]} {group.status}",
-        needed,
-    ]
-    return f"| {' | '.join(cells)} |"
+    bounds = f"true rate (one-sided {percent(1 - error)} bounds)"
+    rows = (
+        (
+            quote(group.title),
+            f"{group.flips:,}",
+            f"{group.samples:,}",
+            percent(group.rate),
+            f"{percent(group.lower)} to {percent(group.upper)}",
+            f"{_MARKS[group.status]} {group.status}",
+            "-" if group.samples_needed is None else f"{group.samples_needed:,}",
+        )
+        for group in groups[:most_groups]
+    )
+    more = len(groups) - most_groups
+    table = PlainTable(
+        "",
+        ("group", "flips", "samples", "rate", bounds, "result", "samples needed"),
+        tuple(rows),
+        words=(0, 5),
+        notes=(f"{more:,} more are in the JSON report.",) if more > 0 else (),
+    )
+    return f"<details><summary>{outcome.name}: {summary}</summary>\n\n{table.markdown()}\n\n</details>"

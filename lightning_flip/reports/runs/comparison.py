@@ -7,13 +7,12 @@ import dataclasses
 import io
 import os
 import statistics
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_flip.reports._text import escape_markdown, printable
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
+from lightning_flip.reports.text import PlainTable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,20 +107,12 @@ class Comparison:
         return text.getvalue()
 
     def to_markdown(self, decimals: int = 1) -> str:
-        """The table in Markdown: percent with `decimals`, areas under curves with three.
+        """The table in Markdown, without a last line break: percent, but areas under curves with three decimals.
 
         Args:
             decimals: decimals of the percentages.
-
-        Returns:
-            Lines without a last line break.
         """
-        lines = [[escape_markdown(header) for header in self._headers()]]
-        lines.append([":---", *["---:"] * len(_COLUMNS)])
-        lines.extend(self._cells(decimals, escape_markdown))
-        first, rule, *rest = lines
-        table = [f"| {' | '.join(first)} |", f"|{'|'.join(rule)}|"]
-        return "\n".join([*table, *(f"| {' | '.join(line)} |" for line in rest)])
+        return self._table(decimals).markdown()
 
     def render(self, console: Console, decimals: int = 1) -> None:
         """Print the table on a rich console.
@@ -130,34 +121,21 @@ class Comparison:
             console: where to print.
             decimals: decimals of the percentages.
         """
-        from rich.box import SIMPLE
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-        method, *numbers = self._headers()
-        table.add_column(method, overflow="fold")
-        for header in numbers:  # numbers stay whole in a narrow terminal; headers and labels take several lines
-            width = max([8, *map(len, header.split())])
-            table.add_column(Text(textwrap.fill(printable(header), width)), justify="right", no_wrap=True)
-        for label, *cells in self._cells(decimals, printable):
-            table.add_row(Text(label), *map(Text, cells))  # Text, since a str would be read as markup
+        table = self._table(decimals).rich()
         if console.measure(table, options=console.options.update(width=999)).maximum > console.width:
             table.padding = 0  # columns closer together, rather than labels in two lines
         console.print(table)
 
-    def _headers(self) -> list[str]:
-        return ["method", self.accuracy_header, "FE", "RFE", "ECE", "mislabelled found (AUROC)"]
-
-    def _cells(self, decimals: int, escape: Callable[[str], str]) -> list[list[str]]:
-        table = []
+    def _table(self, decimals: int) -> PlainTable:
+        rows = []
         for label, summaries in self.groups.items():
-            cells = [escape(label)]
+            cells = [label]
             for name, spread in self._spreads(summaries).items():
                 percent = name != "mislabelled_auroc"
                 cells.append(_format(spread, decimals if percent else 3, percent))
-            table.append(cells)
-        return table
+            rows.append(tuple(cells))
+        headers = ("method", self.accuracy_header, "FE", "RFE", "ECE", "mislabelled found (AUROC)")
+        return PlainTable("", headers, tuple(rows))
 
     @staticmethod
     def _spreads(summaries: Sequence[RunSummary]) -> dict[str, Spread | None]:

@@ -1,8 +1,8 @@
-"""Two models that do not know the same classes: which classes both know, and each model's answer among those."""
+"""Models that do not know the same classes: the classes that both know, and each model's best among these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,9 @@ from lightning_flip.stores.predictions.columns import first_without_class, logit
 
 __all__ = ["answer_among", "known_labels"]
 
-Labels = Sequence[int | str]
-
 
 def known_labels(predictions: PredictionSet) -> pa.Array:
-    """List the labels that a model knows. Returns the distinct labels, int64 or string.
-
-    Example:
-        >>> table = pa.table({"sample_id": ["a", "b"], "target": [0, 2], "pred": [0, 1]})
-        >>> sorted(known_labels(PredictionSet.from_table(table, "memory")).to_pylist())
-        [0, 1, 2]
-    """
+    """The distinct labels that a model knows, int64 or string."""
     if predictions.classes is not None:
         return pa.array(predictions.classes)
     rows = predictions.rows
@@ -37,54 +29,39 @@ def answer_among(
 ) -> PredictionSet:
     """Replace each prediction by the model's best class among `shared`.
 
-    A prediction that is among them already stays: it was best among all. For the others the logits are asked, or,
-    where there are none, the best classes that the file lists. The confidence becomes the probability that the model
-    gave to the class, among all of its classes.
-
-    Returns the predictions with new `pred` and, where there was one, new `confidence`.
-
-    Example:
-        >>> table = pa.table({"sample_id": ["a", "b"], "target": [0, 0], "pred": [2, 1],
-        ...                   "logits": [[1.0, 0.0, 2.0], [0.0, 5.0, 1.0]]})
-        >>> answer_among(PredictionSet.from_table(table, "memory"), pa.array([0, 1])).rows["pred"].to_pylist()
-        [0, 1]
+    A prediction that is among them stays, as it was the best of all. The others come from the logits, or else from the
+    best classes that the file lists. The confidence becomes the probability that the model gave to the class, among all
+    of its classes. `needed` are the rows that matter; None means all.
     """
     rows = predictions.rows
     pred = rows["pred"]
     shared = shared.cast(pred.type)
-    asked = np.flatnonzero(~np.asarray(pc.is_in(pred, value_set=shared)))
+    outside = np.flatnonzero(~np.asarray(pc.is_in(pred, value_set=shared)))
     if needed is not None:
-        asked = np.intersect1d(asked, needed, assume_unique=True)
-    if not len(asked):
+        outside = np.intersect1d(outside, needed, assume_unique=True)
+    if not len(outside):
         return predictions
-    part = rows.take(pa.array(asked))
+    part = rows.take(pa.array(outside))
     if "logits" in rows.column_names:
-        best, probability = _best_by_logits(part, predictions, shared, asked)
+        best, probability = _best_by_logits(part, predictions, shared, outside)
     elif {"top_classes", "top_probs"} <= set(rows.column_names):
-        best, probability = _best_by_top_classes(part, predictions, shared, asked)
+        best, probability = _best_by_top_classes(part, predictions, shared, outside)
     else:
         raise PredictionError(
-            f"shared_argmax=True needs the logits of {predictions.name} (or top_classes and top_probs): in {len(asked)}"
-            " of its rows the model answers a class that the other model does not know. Record it with"
+            f"shared_argmax=True needs the logits of {predictions.name} (or top_classes and top_probs): in"
+            f" {len(outside)} of its rows the model answers a class that the other model does not know. Record it with"
             " PredictionWriter(logits=True) and read it with read_predictions(..., scores=True), or leave shared_argmax"
             " away: each model then answers among all of its own classes."
         )
     mask = np.zeros(len(pred), bool)
-    mask[asked] = True
+    mask[outside] = True
     changed = {"pred": pc.replace_with_mask(pred.combine_chunks(), pa.array(mask), best)}
     if "confidence" in rows.column_names:
         old = rows["confidence"].combine_chunks()
         changed["confidence"] = pc.replace_with_mask(old, pa.array(mask), pa.array(probability, pa.float32()))
     for name, values in changed.items():
         rows = rows.set_column(rows.column_names.index(name), name, values)
-    return PredictionSet(
-        rows,
-        predictions.name,
-        predictions.classes,
-        predictions.columns,
-        predictions.model_parameters,
-        predictions.dataset_size,
-    )
+    return dataclasses.replace(predictions, rows=rows)
 
 
 def _best_by_logits(

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_flip.reports.intervals import mcnemar_exact
-from lightning_flip.reports.update._flip_cells import count_cells
-from lightning_flip.reports.update._flip_groups import (
+from lightning_flip.reports.text import PlainTable, escape_markdown, shorten
+from lightning_flip.reports.update import _tables
+from lightning_flip.reports.update.counts import (
+    FlipCells,
+    FlipGroups,
+    FlipMatrix,
+    FlipRate,
+    WorstFlips,
+    count_cells,
     flip_matrix,
+    flip_rates,
     flips_by_class,
     flips_by_slice,
+    worst_flips,
 )
-from lightning_flip.reports.update._flip_rates import flip_rates
-from lightning_flip.reports.update._numbers import UpdateNumbers
-from lightning_flip.reports.update._text import print_tables, write_markdown
-from lightning_flip.reports.update.joining import JoinedPredictions, Source, join_predictions
-from lightning_flip.reports.update.noise_floor_joining import join_floor, refuse_repeated_sources
-from lightning_flip.reports.update.worst_flips import worst_flips
+from lightning_flip.reports.update.floor import NoiseFloor, join_floor, refuse_repeated_sources
+from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,26 +34,26 @@ __all__ = ["UpdateComparison", "compare", "compare_joined"]
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateComparison(UpdateNumbers):
-    """What an update changed; `compare` makes it.
+class UpdateComparison:
+    """What an update changed; `compare` returns it.
 
     Attributes:
         old_name: where the old model's predictions came from.
         new_name: where the new model's predictions came from.
         cells: counts of samples that both have right, negative flips, positive flips, and that both have wrong.
-        rates: every rate with its interval; see `flip_rates` in `lightning_flip.reports.update._flip_rates`.
+        rates: every rate with its interval; see `flip_rates` in `lightning_flip.reports.update.counts`.
         confidence: the chance that each interval covers.
         mcnemar_p: p value of McNemar's exact test of equal accuracies.
-        classes: the same by right class.
+        classes: accuracies and flips by right class.
         slices: the same by the values of each slice column.
         worst: the worst negative flips.
         matrix: right and wrong class of the negative flips.
-        floor: rates between equally good models; None where none were given.
-        old_parameters: the old model's number of parameters; None where unknown.
+        floor: rates between equally good models; None if none were given.
+        old_parameters: the old model's number of parameters; None if unknown.
         new_parameters: the new model's.
-        only_old: samples left out since the new model's file lacks them.
-        only_new: samples left out since the old model's file lacks them.
-        outside_classes: samples left out since one of the models does not know their class.
+        only_old: samples left out because the new model's file lacks them.
+        only_new: samples left out because the old model's file lacks them.
+        outside_classes: samples left out because one of the models does not know their class.
 
     Example:
         >>> import pyarrow as pa
@@ -57,6 +62,28 @@ class UpdateComparison(UpdateNumbers):
         >>> update.rates["negative_flip_rate"].value, update.num_samples, update.matrix.to_list()
         (0.25, 4, [{'right': 'dog', 'wrong': 'cat', 'flips': 1}])
     """
+
+    old_name: str
+    new_name: str
+    cells: FlipCells
+    rates: Mapping[str, FlipRate]
+    confidence: float
+    mcnemar_p: float
+    classes: FlipGroups
+    slices: Mapping[str, FlipGroups]
+    worst: WorstFlips
+    matrix: FlipMatrix
+    floor: NoiseFloor | None = None
+    old_parameters: int | None = None
+    new_parameters: int | None = None
+    only_old: int = 0
+    only_new: int = 0
+    outside_classes: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples that both models are judged on."""
+        return int(self.cells.total)
 
     def to_dict(self) -> dict[str, object]:
         """Every number, ready for `json.dumps`: shares in [0, 1], None where there is no number, never NaN."""
@@ -81,26 +108,72 @@ class UpdateComparison(UpdateNumbers):
         }
 
     def to_markdown(self, decimals: int = 2, most_rows: int = 20) -> str:
-        """The tables in Markdown, e.g. for a pull request.
+        """The tables in Markdown, e.g. for a pull request, without a last line break.
 
         Args:
             decimals: decimals of percentages.
             most_rows: how many rows a table has at most; a line says how many more there are.
-
-        Returns:
-            Lines without a last line break.
         """
-        return write_markdown(self, decimals, most_rows)
+        summary = map(escape_markdown, self._summary(decimals))
+        tables = (table.markdown() for table in self._all_tables(decimals, most_rows))
+        return "\n\n".join([f"### {escape_markdown(self._heading())}", *summary, *tables])
 
     def render(self, console: Console, decimals: int = 2, most_rows: int = 20) -> None:
         """Print the tables on a rich console.
+
+        In a narrow console names take several lines, and some columns are left out, which a line names.
 
         Args:
             console: where to print.
             decimals: decimals of percentages.
             most_rows: how many rows a table has at most; a line says how many more there are.
         """
-        print_tables(self, console, decimals, most_rows)
+        from rich.text import Text  # a str would be read as markup
+
+        console.print(Text(self._heading(), style="bold"))
+        for line in self._summary(decimals):
+            console.print(Text(line))
+        for table in self._all_tables(decimals, most_rows):
+            console.print()
+            table.print(console)
+
+    def _heading(self) -> str:
+        return f"Update: {shorten(self.old_name, 60)} → {shorten(self.new_name, 60)}"
+
+    def _summary(self, decimals: int) -> list[str]:
+        """What was compared, and whether the accuracy changed."""
+        old, new = self.rates["old_accuracy"].value, self.rates["new_accuracy"].value
+        test = f"p = {self.mcnemar_p:.2g}" if self.mcnemar_p >= 1e-4 else "p < 0.0001"
+        lines = [
+            f"{_tables.count_samples(self.num_samples)}. Accuracy {_tables.percent(old, decimals)} before,"
+            f" {_tables.percent(new, decimals)} now ({100 * (new - old):+.{decimals}f} points; exact McNemar test of no"
+            f" change: {test})."
+        ]
+        if self.old_parameters is not None and self.new_parameters is not None:
+            lines.append(f"Parameters: {self.old_parameters:,} before, {self.new_parameters:,} now.")
+        left_out = (
+            (self.only_old, "in the old model's file alone"),
+            (self.only_new, "in the new model's file alone"),
+            (self.outside_classes, "of classes that only one of the models knows"),
+        )
+        lines.extend(f"Left out: {_tables.count_samples(count)} {reason}." for count, reason in left_out if count)
+        return lines
+
+    def _all_tables(self, decimals: int, most_rows: int) -> list[PlainTable]:
+        """The tables, without those that have no rows."""
+        if most_rows < 1:
+            raise ValueError(f"most_rows must be at least 1, got {most_rows}.")
+        tables = [_tables.rates_table(self.rates, self.cells, self.confidence, decimals)]
+        if self.floor is not None:
+            tables.append(_tables.floor_table(self.floor, decimals, most_rows))
+        groups = [("right class", "classes", self.classes)]
+        groups += [(shorten(column), f"values of {shorten(column)}", found) for column, found in self.slices.items()]
+        tables.extend(_tables.groups_table(*group, self.confidence, decimals, most_rows) for group in groups)
+        if self.worst.total:
+            tables.append(_tables.pairs_table(self.matrix, self.worst.total, decimals, most_rows))
+        if self.worst.flips:
+            tables.append(_tables.worst_table(self.worst, most_rows))
+        return tables
 
 
 def compare(
@@ -159,27 +232,7 @@ def compare(
 
 
 def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst: int = 20) -> UpdateComparison:
-    """Compare a new model with the old one where their predictions are joined already.
-
-    Args:
-        joined: what both models said about the same samples.
-        confidence: the chance that each interval covers, between 0 and 1.
-        worst: how many of the worst negative flips to list at most.
-
-    Returns:
-        The comparison, by class and by each of `joined.slices`; without a noise floor.
-
-    Raises:
-        ValueError: when `confidence` is not between 0 and 1, or `worst` is negative.
-        ModuleNotFoundError: when scipy is not installed.
-
-    Example:
-        >>> import pyarrow as pa
-        >>> codes = np.array([[0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 0]])
-        >>> joined = JoinedPredictions(pa.array(["a", "b", "c", "d"]), ("cat", "dog"), *codes)
-        >>> compare_joined(joined).rates["trust_score"]
-        FlipRate(value=0.6666666666666666, low=..., high=..., count=2, among=3)
-    """
+    """Compare joined predictions, by class and by each of `joined.slices`, without a noise floor."""
     cells = count_cells(joined.old_right, joined.new_right)
     changed = int(np.count_nonzero(joined.old_pred != joined.new_pred))
     return UpdateComparison(

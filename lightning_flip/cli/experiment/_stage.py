@@ -1,4 +1,4 @@
-"""The configuration of a stage: what its own ``fit`` would read, with its folders and its checkpoints put in."""
+"""The configuration of a stage: that of its own ``fit``, with the stage's folders and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_flip.cli._failures import CommandError
+from lightning_flip.cli._outputs import CommandError
 from lightning_flip.cli.experiment._plan import DistillationPlan
 from lightning_flip.cli.training import training_cli
 
@@ -20,10 +20,7 @@ _OF_THE_CALL = ("ckpt_path", "weights_only")  # of fit, which not every subcomma
 
 
 def resolve_config(path: Path) -> dict[str, Any]:
-    """Read a configuration as ``lightning-flip fit`` does, every default filled in.
-
-    Returns the configuration, as JSON holds it.
-    """
+    """Read a configuration as ``lightning-flip fit`` does, with every default, in the types of JSON."""
     import yaml  # type: ignore[import-untyped]
 
     printed = io.StringIO()
@@ -40,7 +37,7 @@ def resolve_config(path: Path) -> dict[str, Any]:
 
 
 def check_handover(plan: DistillationPlan, teacher: dict[str, Any], student: dict[str, Any]) -> None:
-    """See before hours of training that the teacher will leave what the student is to take."""
+    """Check before hours of training that the teacher will write what the student reads."""
     model = student.get("model") or {}
     options = model.get("init_args", {}) if isinstance(model, dict) else {}
     if plan.option not in options:
@@ -70,10 +67,7 @@ def check_handover(plan: DistillationPlan, teacher: dict[str, Any], student: dic
 
 
 def stage_config(config: dict[str, Any], folder: Path, option: tuple[str, Path] | None = None) -> dict[str, Any]:
-    """Put a stage's folder into its configuration.
-
-    Returns what ``lightning-flip fit --config`` takes: trains as ``config`` does, bit for bit, and leaves
-    ``last.ckpt``.
+    """Put a stage's folder into its configuration: it trains as ``config``, bit for bit, and writes ``last.ckpt``.
 
     Example:
         >>> config = {"trainer": {"callbacks": None, "logger": None}, "model": {}, "data": {}}
@@ -90,7 +84,7 @@ def stage_config(config: dict[str, Any], folder: Path, option: tuple[str, Path] 
     callbacks = _entries(stage, "callbacks")
     for entry in callbacks:
         options = _options(entry)
-        # Where nothing is said, a callback writes beside the logger's files, which the experiment could not name.
+        # By default a filter writes beside the logger's files, in a folder that the experiment cannot know.
         if options.get("dirpath") is not None or _is_filter(entry):
             entry.setdefault("init_args", {})["dirpath"] = place
         if isinstance(options.get("path"), str):

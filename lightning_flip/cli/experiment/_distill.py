@@ -1,4 +1,4 @@
-"""Training a teacher and its student, from wherever an earlier attempt was stopped."""
+"""Train a teacher and its student, continuing where an earlier attempt stopped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_flip.cli._failures import CommandError, told
-from lightning_flip.cli._outputs import say
-from lightning_flip.cli._status import Status
+from lightning_flip.cli._outputs import CommandError, Status, say, told
 from lightning_flip.cli.experiment._plan import DistillationPlan
-from lightning_flip.cli.experiment._stage_config import check_handover, resolve_config, stage_config
+from lightning_flip.cli.experiment._stage import check_handover, resolve_config, stage_config
 from lightning_flip.cli.experiment._state import STATE_FILE, differences, listed, read_state, write_state
 from lightning_flip.cli.training import training_cli
 from lightning_flip.stores import SoftTargetError
@@ -31,13 +29,11 @@ STAGES = ("teacher", "student")
 
 
 def distill(plan: DistillationPlan, *, restart: str | None = None) -> Status:
-    """Train what is not trained yet.
+    """Train the stages that are not finished.
 
-    Where Lightning starts this command once a rank, only the first rank writes; the others do the same in step.
-
-    Returns PASS: both stages are finished.
+    If Lightning starts this command once per rank, only the first rank writes.
     """
-    # Told by the environment, before any Trainer is made.
+    # Known from the environment, before there is a Trainer.
     writes = getattr(rank_zero_only, "rank", 0) == 0
     configs = {"teacher": resolve_config(plan.teacher), "student": resolve_config(plan.student)}
     check_handover(plan, configs["teacher"], configs["student"])
@@ -87,7 +83,7 @@ def distill(plan: DistillationPlan, *, restart: str | None = None) -> Status:
 def _begin(
     output: Path, settings: dict[str, dict[str, Any]], restart: str | None, *, writes: bool
 ) -> dict[str, dict[str, Any]]:
-    """What is finished of this very experiment, after what is to be begun anew has been given up."""
+    """The stages, of which those to restart are not finished; refuses those of another experiment."""
     fresh: dict[str, dict[str, Any]] = {name: {"settings": settings[name], "finished": False} for name in STAGES}
     before = read_state(output)
     if before is None or not set(STAGES) <= before.keys():
@@ -105,7 +101,7 @@ def _begin(
     if writes:
         for name in STAGES:
             if restart and _anew(name, restart):
-                # First, so that nothing goes on from it whenever this is killed; a stage without it is cleared.
+                # First, so that a killed command does not resume from it; a stage without it is cleared.
                 with contextlib.suppress(FileNotFoundError):
                     (output / name / "last.ckpt").unlink()
         write_state(output, stages)
@@ -140,7 +136,7 @@ def _as_yaml(config: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _config_file(path: Path, text: str, *, writes: bool) -> Iterator[Path]:
-    """The stage's configuration for everybody to read; other ranks may be faster than the one that writes it."""
+    """Write the stage's configuration; the other ranks, which may be faster, write a temporary one of their own."""
     if writes:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -168,7 +164,7 @@ def _fit(config: Path, checkpoint: Path | None) -> None:
 
 @contextlib.contextmanager
 def _like_a_process_of_its_own() -> Iterator[None]:
-    """A Trainer sets switches of the whole process, and a resumed student would not have its teacher's."""
+    """Restore the process-wide switches that a Trainer sets, as a resumed student would not have its teacher's."""
     benchmark = torch.backends.cudnn.benchmark
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -178,5 +174,5 @@ def _like_a_process_of_its_own() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if torch.cuda.is_available():
-            gc.collect()  # a Trainer and its module hold each other
+            gc.collect()  # a Trainer and its module refer to each other
             torch.cuda.empty_cache()

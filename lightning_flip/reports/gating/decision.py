@@ -1,23 +1,121 @@
-"""May the new model replace the old one? Limits on negative flips, decided on exact bounds."""
+"""The gate: limits on negative flips, decided on exact bounds."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_flip.reports.gating._limits import judge_groups, worst_status
-from lightning_flip.reports.gating.reasons import all_samples_reason, groups_reason, must_not_flip_reason, quote
-from lightning_flip.reports.gating.result import GateResult, LimitOutcome
+from lightning_flip.reports.gating._limits import GroupOutcome, Status, judge_groups, worst_status
+from lightning_flip.reports.gating._reasons import all_samples_reason, groups_reason, must_not_flip_reason
+from lightning_flip.reports.text import quote
+from lightning_flip.reports.update.join import JoinedPredictions
 
-if TYPE_CHECKING:
-    from lightning_flip.reports.update.joined import JoinedPredictions
+__all__ = ["GateResult", "LimitOutcome", "gate"]
 
-__all__ = ["gate"]
+_EXIT_CODES: dict[Status, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitOutcome:
+    """The decision on one limit.
+
+    Attributes:
+        name: `"max_nfr"`, `"max_nfr_per_class"`, `"max_nfr_per_slice"` or `"must_not_flip"`.
+        status: `"pass"`, `"fail"` or `"inconclusive"`.
+        reason: why, in a sentence or two; labels and ids in it are shortened and free of control characters.
+        limit: the rate that is accepted at most; None for `must_not_flip`.
+        groups: the groups that were compared with the limit: all samples, each class, or each value of each slice
+            column; empty for `must_not_flip`.
+        watched: how many samples must not flip; None for the other limits.
+        already_wrong: how many of these the old model had wrong; None for the other limits.
+        flipped: ids of those that are negative flips.
+
+    Example:
+        >>> outcome = LimitOutcome("must_not_flip", "fail", "...", watched=2, already_wrong=0, flipped=("7",))
+        >>> outcome.to_dict()
+        {'name': 'must_not_flip', 'status': 'fail', 'reason': '...', 'watched': 2, 'already_wrong': 0, 'flipped': ['7']}
+    """
+
+    name: str
+    status: Status
+    reason: str
+    limit: float | None = None
+    groups: tuple[GroupOutcome, ...] = ()
+    watched: int | None = None
+    already_wrong: int | None = None
+    flipped: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome in the types of JSON: a rate's limit and groups, or the counts and ids of `must_not_flip`."""
+        numbers: dict[str, Any] = {"name": self.name, "status": self.status, "reason": self.reason}
+        if self.limit is None:
+            return numbers | {
+                "watched": self.watched,
+                "already_wrong": self.already_wrong,
+                "flipped": list(self.flipped),
+            }
+        groups = [dataclasses.asdict(group) | {"rate": group.rate} for group in self.groups]
+        return numbers | {"limit": self.limit, "groups": groups}
+
+
+@dataclasses.dataclass(frozen=True)
+class GateResult:
+    """The decision on an update; `gate` returns it.
+
+    Attributes:
+        outcomes: one per limit, at least one.
+        error: the chance of each of the two mistakes that each limit's bounds allow.
+        samples: how many samples were compared.
+        flips: how many of them are negative flips.
+        left_out: how many rows joining left out, by reason (`only_old`, `only_new`, `outside_classes`), without zeros.
+        old_name: where the old model's predictions came from.
+        new_name: where the new model's predictions came from.
+
+    Example:
+        >>> outcome = LimitOutcome("must_not_flip", "pass", "...", watched=2, already_wrong=0)
+        >>> result = GateResult((outcome,), 0.05, 100, 3)
+        >>> result.status, result.exit_code
+        ('pass', 0)
+    """
+
+    outcomes: tuple[LimitOutcome, ...]
+    error: float
+    samples: int
+    flips: int
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    old_name: str = "old"
+    new_name: str = "new"
+
+    @property
+    def status(self) -> Status:
+        """`"fail"` when any limit fails, else `"inconclusive"` when any is open, else `"pass"`."""
+        return worst_status([outcome.status for outcome in self.outcomes])
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status of the command line: 0 pass, 1 fail, 3 inconclusive (2 is for wrong usage)."""
+        return _EXIT_CODES[self.status]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in the types of JSON: lists, dicts, text, numbers and None."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "old": self.old_name,
+            "new": self.new_name,
+            "error": self.error,
+            "samples": self.samples,
+            "negative_flips": self.flips,
+            "negative_flip_rate": self.flips / self.samples,
+            "left_out": dict(self.left_out),
+            "limits": [outcome.to_dict() for outcome in self.outcomes],
+        }
 
 
 def gate(
@@ -32,11 +130,11 @@ def gate(
     r"""Decide whether a new model breaks too much of what the old one had right.
 
     A negative flip is a sample that the old model has right and the new one wrong; the negative flip rate (NFR) is
-    their share of all samples (Yan et al., 2021, "Positive-Congruent Training", Eq. 2). The samples are taken as drawn
-    independently from those the model will meet, and each limit is a claim on the rate over all of these. A limit
-    passes when the exact upper bound of the rate is at most the limit, fails when the exact lower bound is over it, and
-    is inconclusive otherwise: then the outcome tells how many samples would decide at the rate seen. Gating on exact
-    bounds is our own; the paper reports rates alone.
+    their share of all samples (Yan et al., 2021, "Positive-Congruent Training", Eq. 2). Samples are assumed to be
+    drawn independently from those the model will meet, and each limit is a claim on the rate over all of these. A limit
+    passes if the exact upper bound of the rate is at most the limit, fails if the exact lower bound is over it, and
+    is inconclusive otherwise; the outcome then tells how many samples would decide at the observed rate. Gating on
+    exact bounds is our own; the paper reports rates alone.
 
     For each limit on a rate, whatever the true rates are, the chance to pass although a rate is over the limit is at
     most `error`, and so is the chance to fail although no rate is over it (`judge_groups` tells how that holds over
@@ -49,8 +147,8 @@ def gate(
         max_nfr_per_class: the largest NFR among the samples of each class (the right class, not the predicted one), in
             [0, 1]. Classes without samples are not judged.
         max_nfr_per_slice: the largest NFR among the samples of each value of each slice column, in [0, 1].
-        must_not_flip: ids of samples that must not be negative flips, as text or integers; no statistics here, one flip
-            fails. Ids that the old model had wrong cannot flip; the outcome counts them.
+        must_not_flip: ids of samples that must not be negative flips, as text or integers; a single flip fails. Ids
+            that the old model had wrong cannot flip; the outcome counts them.
         error: the chance of each mistake, between 0 and 0.5.
 
     Returns:
@@ -59,12 +157,11 @@ def gate(
 
     Raises:
         ValueError: when no limit is given, a limit is outside [0, 1], `error` is not between 0 and 0.5, there are no
-            samples, slices are asked for where none were joined, or ids of `must_not_flip` are not among the samples.
+            samples, `max_nfr_per_slice` comes without slices, or ids of `must_not_flip` are not among the samples.
         TypeError: when `must_not_flip` is one text, or holds ids of another type.
         ModuleNotFoundError: when scipy is not installed.
 
     Example:
-        >>> from lightning_flip.reports.update.joined import JoinedPredictions
         >>> right = np.zeros(500, np.int64)
         >>> ids = pa.array([str(position) for position in range(500)])
         >>> joined = JoinedPredictions(ids, labels=(0, 1), target=right, old_pred=right, new_pred=right)

@@ -1,4 +1,4 @@
-"""Which row of one file is the same sample as which row of another."""
+"""Rows of two files that are the same sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lightning_flip.stores import PredictionError
 from lightning_flip.stores.predictions.columns import shown
 
-__all__ = ["Match", "match_ids", "refuse_repeats"]
+__all__ = ["Match", "match_ids"]
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -20,21 +20,16 @@ Integers = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """The rows of an old and a new file that belong together; `match_ids` makes it.
+    """The rows of an old and a new file that belong together.
 
     Attributes:
-        old: [N], rows of the old file, rising; None where they are all its rows.
-        new: [N], the row of the new file that is the same sample; None where it is the same row.
+        old: [N], rows of the old file, ascending; None if these are all of its rows.
+        new: [N], the row of the new file that is the same sample; None if it is always the same row.
         only_old: rows of the old file whose id the new one lacks.
         only_new: rows of the new file whose id the old one lacks.
         count: N.
         old_ids: the ids of the old file.
         new_ids: the ids of the new file.
-
-    Example:
-        >>> match = match_ids(pa.chunked_array([["a", "b"]]), pa.chunked_array([["b", "c"]]), "old", "new")
-        >>> match.old.tolist(), match.new.tolist(), match.only_old.tolist(), match.only_new.tolist()
-        ([1], [0], [0], [1])
     """
 
     old: Integers | None
@@ -46,15 +41,15 @@ class Match:
     new_ids: pa.ChunkedArray
 
     def take_old(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Pick the matched rows of a column of the old file. Returns [N]."""
+        """[N], the matched rows of a column of the old file."""
         return column if self.old is None else column.take(pa.array(self.old))
 
     def take_new(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Pick the matched rows of a column of the new file, in the order of the old one. Returns [N]."""
+        """[N], the matched rows of a column of the new file, in the order of the old one."""
         return column if self.new is None else column.take(pa.array(self.new))
 
     def keep(self, matched: Bools, only_old: Bools, only_new: Bools) -> Match:
-        """Leave some samples out. Returns the rest."""
+        """The match without some of the samples."""
         old, new = (np.arange(self.count) if rows is None else rows for rows in (self.old, self.new))
         return dataclasses.replace(
             self,
@@ -66,7 +61,7 @@ class Match:
         )
 
     def refuse_partial(self, old_name: str, new_name: str) -> None:
-        """Insist that both files have the same samples."""
+        """Refuse two files that do not have the same samples."""
         if not len(self.only_old) and not len(self.only_new):
             return
         raise PredictionError(
@@ -77,20 +72,15 @@ class Match:
 
 
 def match_ids(old: pa.ChunkedArray, new: pa.ChunkedArray, old_name: str, new_name: str) -> Match:
-    """Find the rows with the same id. Returns the match.
-
-    Example:
-        >>> match_ids(pa.chunked_array([["a", "b"]]), pa.chunked_array([["a", "b"]]), "old", "new").count
-        2
-    """
+    """Find the rows with the same id."""
     place = np.asarray(pc.fill_null(pc.index_in(old, value_set=new), -1)).astype(np.int64)
     matched = place >= 0
     met = np.zeros(len(new), bool)
     met[place[matched]] = True
-    # Every row of one met by a row of the other, and as many rows: then no id can come twice, in neither.
+    # If every row of one has a row of the other, and there are as many, then no id comes twice in either.
     if not (len(old) == len(new) and matched.all() and met.all()):
-        refuse_repeats(old, old_name)
-        refuse_repeats(new, new_name)
+        _refuse_repeats(old, old_name)
+        _refuse_repeats(new, new_name)
     pa.default_memory_pool().release_unused()  # the hash table of a million ids
     everything = bool(matched.all())
     place = place[matched]
@@ -105,12 +95,8 @@ def match_ids(old: pa.ChunkedArray, new: pa.ChunkedArray, old_name: str, new_nam
     )
 
 
-def refuse_repeats(ids: pa.ChunkedArray, name: str) -> None:
-    """Insist that every id comes once.
-
-    Example:
-        >>> refuse_repeats(pa.chunked_array([["a", "b"]]), "a.parquet")
-    """
+def _refuse_repeats(ids: pa.ChunkedArray, name: str) -> None:
+    """Refuse ids that come more than once."""
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     counts = pc.value_counts(ids)

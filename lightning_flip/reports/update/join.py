@@ -1,4 +1,4 @@
-"""An old model's predictions and a new one's, brought together sample by sample."""
+"""Predictions of an old and a new model, joined sample by sample."""
 
 from __future__ import annotations
 
@@ -12,17 +12,108 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_flip.reports.update._matching import Match, match_ids
+from lightning_flip.reports.update._match import Match, match_ids
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
-from lightning_flip.reports.update.joined import JoinedPredictions
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
 from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
 
-__all__ = ["JoinedPredictions", "join_predictions"]
+__all__ = ["JoinedPredictions", "Source", "join_predictions"]
 
+Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Source = str | os.PathLike[str] | PredictionSet
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedPredictions:
+    """Predictions of an old and a new model on the same N samples; `join_predictions` returns it.
+
+    Attributes:
+        ids: [N] text, each once, in the order of the old model's file.
+        labels: the label behind each code, sorted; integers or text.
+        target: [N], codes.
+        old_pred: [N], codes.
+        new_pred: [N], codes.
+        old_confidence: [N] in [0, 1], NaN if unknown; None if the file has no confidences.
+        new_confidence: the same for the new model.
+        slices: [N] values as text (dtype object) by column; the empty text stands for a missing value.
+        only_old: number of samples left out because only the old model's file has them.
+        only_new: number of samples left out because only the new model's file has them.
+        outside_classes: number of samples left out because one of the models does not know their class.
+        old_name: where the old model's predictions came from.
+        new_name: where the new model's predictions came from.
+        old_parameters: the old model's number of parameters; None if its file does not say.
+        new_parameters: the same for the new model.
+
+    Example:
+        >>> code = np.array([0, 1, 1])
+        >>> joined = JoinedPredictions(pa.array(["a", "b", "c"]), (3, 7), code, code, np.array([1, 1, 0]))
+        >>> joined.negative_flips.tolist(), joined.positive_flips.tolist()
+        ([True, False, True], [False, False, False])
+    """
+
+    ids: pa.Array | pa.ChunkedArray
+    labels: tuple[int | str, ...]
+    target: Integers
+    old_pred: Integers
+    new_pred: Integers
+    old_confidence: Floats | None = None
+    new_confidence: Floats | None = None
+    slices: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    only_old: int = 0
+    only_new: int = 0
+    outside_classes: int = 0
+    old_name: str = "old"
+    new_name: str = "new"
+    old_parameters: int | None = None
+    new_parameters: int | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return len(self.target)
+
+    @property
+    def old_right(self) -> Bools:
+        """[N], whether the old model was right."""
+        return np.asarray(self.old_pred == self.target)
+
+    @property
+    def new_right(self) -> Bools:
+        """[N], whether the new model is right."""
+        return np.asarray(self.new_pred == self.target)
+
+    @property
+    def negative_flips(self) -> Bools:
+        """[N], whether the old model was right and the new one is wrong."""
+        return self.old_right & ~self.new_right
+
+    @property
+    def positive_flips(self) -> Bools:
+        """[N], whether the old model was wrong and the new one is right."""
+        return ~self.old_right & self.new_right
+
+    def slice_codes(self, column: str) -> tuple[tuple[str, ...], Integers]:
+        """Encode a slice column.
+
+        Args:
+            column: one of `slices`.
+
+        Returns:
+            The distinct values, sorted, and the position of each sample's value among them, [N].
+
+        Example:
+            >>> code, slices = np.zeros(3, np.int64), {"camera": np.array(["b", "a", "b"], object)}
+            >>> joined = JoinedPredictions(pa.array(["x", "y", "z"]), (0,), code, code, code, slices=slices)
+            >>> values, codes = joined.slice_codes("camera")
+            >>> values, codes.tolist()
+            (('a', 'b'), [1, 0, 1])
+        """
+        values = pa.array(self.slices[column], pa.string())
+        names = sorted(pc.unique(values).to_pylist())
+        codes = pc.index_in(values, value_set=pa.array(names, pa.string()))
+        return tuple(names), np.asarray(codes).astype(np.int64)
 
 
 def join_predictions(
@@ -34,18 +125,17 @@ def join_predictions(
     shared_argmax: bool = False,
     slices: Sequence[str] = (),
 ) -> JoinedPredictions:
-    """Bring the predictions of an old and a new model together by sample id.
+    """Join the predictions of an old and a new model by sample id.
 
     Args:
-        old: the old model's predictions, or the path of a file that `read_predictions` reads.
+        old: the old model's predictions, or the path of a file for `read_predictions`.
         new: the new model's.
-        allow_partial: keep the samples that both files have. Without it a sample that only one has is an error.
-        shared_classes: keep the samples whose target both models know: where the files say which classes their model
-            has, those, else the labels that occur in the file. Each prediction stays the model's best among all of its
-            own classes.
+        allow_partial: keep the samples that both files have. Otherwise a sample that only one file has is an error.
+        shared_classes: keep the samples whose target both models know: the classes that a file says its model has, else
+            the labels that occur in it. Each prediction stays the model's best among all of its own classes.
         shared_argmax: with `shared_classes`, each prediction becomes the model's best among the classes that both
             know. Needs logits, or top classes that hold a shared one.
-        slices: names of further columns to keep as text, from the new model's file, or from the old one's where the new
+        slices: names of further columns to keep as text, from the new model's file, or from the old one's if the new
             one lacks the column.
 
     Returns:
@@ -122,7 +212,7 @@ def _as_predictions(source: Source, slices: Sequence[str], scores: bool) -> Pred
 
 
 def _slice_sources(old: PredictionSet, new: PredictionSet, slices: Sequence[str]) -> dict[str, str]:
-    """Which file each slice comes from."""
+    """The file that each slice comes from: "old" or "new"."""
     own = {"sample_id", "target", "pred", "confidence"}
     sources = {}
     for name in slices:
@@ -157,7 +247,7 @@ def _with_labels(predictions: PredictionSet, target: pa.ChunkedArray, pred: pa.C
 
 
 def _check_targets(match: Match, old: PredictionSet, new: PredictionSet) -> None:
-    """Every sample that both files have must have one known target."""
+    """Refuse samples of both files without a target, or with two."""
     before, after = match.take_old(old.rows["target"]), match.take_new(new.rows["target"])
     for predictions, target in ((old, before), (new, after)):
         if target.null_count:
@@ -180,7 +270,7 @@ def _check_targets(match: Match, old: PredictionSet, new: PredictionSet) -> None
 
 
 def _keep_shared(match: Match, shared: pa.Array, old: PredictionSet, new: PredictionSet) -> tuple[Match, int]:
-    """Drop the samples whose target is not shared, and count them."""
+    """Drop the samples whose target is not shared; also returns their number."""
     inside = [
         np.asarray(pc.is_in(target, value_set=shared))
         for target in (
@@ -193,7 +283,7 @@ def _keep_shared(match: Match, shared: pa.Array, old: PredictionSet, new: Predic
 
 
 def _encode(*columns: pa.ChunkedArray) -> tuple[Any, ...]:
-    """Number the labels that occur, in their order."""
+    """The labels that occur, sorted, and each column as positions among them, [N]."""
     distinct = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type))
     labels = distinct.take(pc.sort_indices(distinct))
     target, old_pred, new_pred = (

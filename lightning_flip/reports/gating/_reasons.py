@@ -1,19 +1,18 @@
-"""The sentences that say why a limit passes, fails or stays open."""
+"""Why a limit passes, fails or is inconclusive, in a sentence or two."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from lightning_flip.reports.gating._limits import GroupOutcome, worst_status
+from lightning_flip.reports.text import quote
 
-__all__ = ["all_samples_reason", "groups_reason", "must_not_flip_reason", "percent", "quote"]
+__all__ = ["all_samples_reason", "groups_reason", "must_not_flip_reason", "percent"]
 
 # More names than these make a sentence unreadable; `to_dict` has them all.
 _MOST_NAMES = 10
-_LONGEST_NAME = 80
 # A limit is shown as it was given, without the rounding of its binary number.
 _LIMIT_DIGITS = 10
 
@@ -21,7 +20,7 @@ _Item = TypeVar("_Item")
 
 
 def percent(rate: float, digits: int = 3) -> str:
-    """Write a rate as people read it. Returns percent.
+    """A rate in percent.
 
     Example:
         >>> percent(0.01), percent(0.048702), percent(0.0), percent(1 / 3000), percent(0.012345, 10)
@@ -30,21 +29,8 @@ def percent(rate: float, digits: int = 3) -> str:
     return f"{100 * rate:.{digits}g}%"
 
 
-def quote(name: str) -> str:
-    r"""Write a label or an id inside a sentence, on one line, so that its ends are seen.
-
-    Returns the name as it is where it is a plain word or path, else in quotes and escaped; long ones are cut.
-
-    Example:
-        >>> quote("cat"), quote("images/7.png"), quote("two\nlines")
-        ('cat', 'images/7.png', "'two\\nlines'")
-    """
-    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-    return short if re.fullmatch(r"[\w./=:+-]+", short) else repr(short)
-
-
 def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
-    """Say why the rate over all samples is within a limit, over it, or undecided. Returns a sentence or two.
+    """Why the rate over all samples is within a limit, over it, or undecided.
 
     Example:
         >>> print(all_samples_reason(GroupOutcome("all samples", 0, 60, "inconclusive", 0.0, 0.0487, 299), 0.01, 0.05))
@@ -71,7 +57,7 @@ def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
 
 
 def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, noun: tuple[str, str]) -> str:
-    """Say which classes or slices are over a limit or undecided, with their counts. Returns a sentence or two.
+    """The classes or slices that are over a limit or undecided, with their counts.
 
     Example:
         >>> groups = [GroupOutcome("cat", 9, 50, "fail", 0.09, 0.3), GroupOutcome("dog", 0, 50, "pass", 0.0, 0.06)]
@@ -105,7 +91,7 @@ def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, no
 
 
 def must_not_flip_reason(flipped: Sequence[str], watched: int, already_wrong: int) -> str:
-    """Say which of the samples that must not flip did. Returns a sentence or two.
+    """The samples that must not flip and did.
 
     Example:
         >>> print(must_not_flip_reason(["7", "a b"], 20, 1))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_flip.cli._arguments import (
     add_prediction_arguments,
@@ -12,13 +15,13 @@ from lightning_flip.cli._arguments import (
     parse_limit,
     read_pair,
 )
-from lightning_flip.cli._failures import told
-from lightning_flip.cli._flip_lines import flip_lines
-from lightning_flip.cli._golden import read_golden_ids
-from lightning_flip.cli._outputs import PRINT, check_outputs, complain, deliver, say, terminal_width
-from lightning_flip.cli._status import Status
+from lightning_flip.cli._outputs import PRINT, Status, check_outputs, complain, deliver, say, terminal_width, told
+from lightning_flip.stores.errors import PredictionError
 
-__all__ = ["add_gate", "gate_update"]
+if TYPE_CHECKING:
+    from lightning_flip.reports.update.counts import WorstFlip, WorstFlips
+
+__all__ = ["add_gate"]
 
 _DESCRIPTION = """\
 Decide whether a new model may replace the old one. A negative flip is a sample that the old model has right and the
@@ -34,21 +37,12 @@ exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive
 example:
   lightning-flip gate --old old.parquet --new new.parquet --max-nfr 1% --must-not-flip golden_ids.txt --junit gate.xml
 """
-
-
 # As many as a terminal shows beside the verdict; `compare --worst` lists more.
 _FLIPS_SHOWN = 5
 
 
 def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the subcommand.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_gate(parser.add_subparsers())
-        >>> parser.parse_args(["gate", "--old", "a.csv", "--new", "b.csv", "--max-nfr", "1%"]).max_nfr
-        0.01
-    """
+    """Add the subcommand."""
     parser = commands.add_parser(
         "gate",
         help="decide whether a new model may replace the old one",
@@ -92,38 +86,18 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             _check(arguments)
         except ValueError as error:
             parser.error(str(error))
-        return gate_update(arguments)
+        return _gate_update(arguments)
 
     parser.set_defaults(run=run, misused=parser.error)
 
 
-def gate_update(arguments: argparse.Namespace) -> Status:
-    r"""Read, decide, write the files that were asked for, and say what came out.
-
-    Returns the decision; MISUSE where a file cannot be written.
-
-    Example:
-        >>> import json, tempfile
-        >>> from pathlib import Path
-        >>> parser = argparse.ArgumentParser()
-        >>> add_gate(parser.add_subparsers())
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     old, new, report = (str(Path(folder, name)) for name in ("old.csv", "new.csv", "gate.json"))
-        ...     for path in (old, new):
-        ...         _ = Path(path).write_text("sample_id,target,pred\n" + "".join(f"{i},1,1\n" for i in range(500)))
-        ...     words = ["gate", "--old", old, "--new", new, "--max-nfr", "1%", "--json", report]
-        ...     gate_update(parser.parse_args(words)).name, json.loads(Path(report).read_text())["samples"]
-        Update gate: PASS
-        ...
-        ('PASS', 500)
-    """
-    from lightning_flip.reports.gating.gate import gate
-    from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
-    from lightning_flip.reports.update.joining import join_predictions
-    from lightning_flip.reports.update.worst_flips import worst_flips
+def _gate_update(arguments: argparse.Namespace) -> Status:
+    """Decide, write the requested files, and print the report; MISUSE if a file cannot be written."""
+    from lightning_flip.reports import gate, gate_json, gate_junit, gate_markdown, gate_text, join_predictions
+    from lightning_flip.reports.update.counts import worst_flips
 
     with told():
-        golden = None if arguments.must_not_flip is None else read_golden_ids(arguments.must_not_flip)
+        golden = None if arguments.must_not_flip is None else _read_golden_ids(arguments.must_not_flip)
         joined = join_predictions(*read_pair(arguments), **join_options(arguments))
     with told(ValueError):
         result = gate(
@@ -138,7 +112,7 @@ def gate_update(arguments: argparse.Namespace) -> Status:
     writers = {"junit": gate_junit, "json": gate_json, "markdown": gate_markdown}
     places = {option: getattr(arguments, option) for option in writers}
     texts = [(f"--{option}", place, writers[option](result)) for option, place in places.items() if place is not None]
-    report = "\n".join([gate_text(result, terminal_width()), *flip_lines(worst)])
+    report = "\n".join([gate_text(result, terminal_width()), *_flip_lines(worst)])
     arrived = deliver(texts)
     if PRINT in places.values():
         complain(f"{result.status}: {arguments.old} -> {arguments.new}")
@@ -160,3 +134,60 @@ def _check(arguments: argparse.Namespace) -> None:
     outputs = {f"--{option}": getattr(arguments, option) for option in ("junit", "json", "markdown")}
     inputs = [arguments.old, arguments.new, arguments.must_not_flip]
     check_outputs(outputs, [path for path in inputs if path is not None])
+
+
+def _read_golden_ids(path: str) -> list[str]:
+    """Read ids from a text file with one id per line, or from a JSON file with one list; each id once, in that order.
+
+    A line is an id as it is, blanks included; empty lines are left out. An id with a line break needs JSON.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PredictionError(f"{path} must be text in UTF-8, got {error.reason} at byte {error.start}.") from error
+    if Path(path).suffix.lower() == ".json":
+        ids = _parse_list(text, path)
+    else:
+        # Not splitlines, which would also break an id at a form feed or a Unicode separator.
+        ids = [line.removesuffix("\r") for line in text.split("\n")]
+    unique = list(dict.fromkeys(name for name in ids if name))
+    if not unique:
+        raise PredictionError(
+            f"{path} must name at least one sample, got none. Leave the option away if none is special."
+        )
+    return unique
+
+
+def _parse_list(text: str, path: str) -> list[str]:
+    expected = f"{path} must hold one JSON list of ids (text or whole numbers)"
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PredictionError(f"{expected}, got no JSON: {error}.") from error
+    if not isinstance(values, list):
+        raise PredictionError(f"{expected}, got {type(values).__name__}.")
+    for value in values:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise PredictionError(f"{expected}, got {value!r:.80} in it.")
+    return [str(value) for value in values]
+
+
+def _flip_lines(worst: WorstFlips) -> list[str]:
+    """A heading and one line per flip; nothing if there is no flip."""
+    from lightning_flip.reports.text import quote
+
+    if not worst.flips:
+        return []
+    named = [(quote(flip.sample_id), flip) for flip in worst.flips]
+    width = max(len(name) for name, _ in named)
+    heading = f"worst {len(worst.flips):,} of {worst.total:,} negative flips, by {worst.order}:"
+    return [heading, *(f"  {name:{width}}  {_change(flip)}" for name, flip in named)]
+
+
+def _change(flip: WorstFlip) -> str:
+    from lightning_flip.reports.text import quote
+
+    sides = ((flip.right, flip.old_confidence), (flip.wrong, flip.new_confidence))
+    return " -> ".join(
+        quote(str(label)) + ("" if confidence is None else f" ({confidence:.3f})") for label, confidence in sides
+    )

@@ -1,0 +1,153 @@
+"""Tables as text, in Markdown and on a terminal, with names in them that cannot become markup."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["PlainTable", "escape_markdown", "printable", "quote", "shorten"]
+
+# An underscore inside a word (`fer_seed`) is not emphasis in Markdown, and is easier to read without a backslash.
+_SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+# "@name" would notify that person in a pull request, and "#1" leave a trace in another one. No escape in Markdown or
+# HTML prevents that; an invisible word joiner behind the sign does.
+_CALLS = re.compile(r"[@#](?=\w)")
+_LONGEST_QUOTE = 80
+# A column of words stays readable down to this width; numbers are never cut.
+_NARROWEST_WORDS = 10
+_NARROWEST_HEADER = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainTable:
+    r"""A table of text that is not escaped yet; it writes itself in Markdown or prints itself on a rich console.
+
+    Attributes:
+        title: what the table is about; may be empty.
+        headers: header of each column.
+        rows: the cells, row by row.
+        words: positions of the columns that hold words; the others hold numbers.
+        spare: positions of the columns that a narrow terminal leaves out, in that order.
+        notes: lines below the table.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: tuple[int, ...] = (0,)
+    spare: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """Title, table and notes, without a last line break."""
+        rule = [":---" if column in self.words else "---:" for column in range(len(self.headers))]
+        head, *body = [f"| {' | '.join(map(escape_markdown, row))} |" for row in (self.headers, *self.rows)]
+        title = [f"#### {escape_markdown(self.title)}"] if self.title else []
+        table = "\n".join([head, f"|{'|'.join(rule)}|", *body])
+        return "\n\n".join([*title, table, *map(escape_markdown, self.notes)])
+
+    def print(self, console: Console) -> None:
+        """Print title, table and notes; a note says which columns do not fit into the console."""
+        from rich.text import Text
+
+        if self.title:
+            console.print(Text(self.title, style="bold"))
+        shown = self._fitting(console.width)
+        console.print(self.rich(shown))
+        missing = [header for column, header in enumerate(self.headers) if column not in shown]
+        more = [f"Not shown in this width: {', '.join(missing)}."] if missing else []
+        for note in (*self.notes, *more):
+            console.print(Text(note, style="dim"))
+
+    def rich(self, columns: Sequence[int] | None = None) -> Table:
+        """The table (or some of its columns) for rich; headers and words take several lines, numbers stay whole."""
+        from rich.box import SIMPLE
+        from rich.table import Table
+        from rich.text import Text  # a str would be read as markup
+
+        shown = range(len(self.headers)) if columns is None else columns
+        drawn = Table(box=SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+        for column in shown:
+            if column in self.words:
+                drawn.add_column(Text(self.headers[column]), overflow="fold")
+            else:
+                drawn.add_column(Text(_wrapped(self.headers[column])), justify="right", no_wrap=True)
+        for row in self.rows:
+            drawn.add_row(*(Text(printable(row[column])) for column in shown))
+        return drawn
+
+    def _fitting(self, width: int) -> list[int]:
+        """The columns that fit."""
+        from rich.cells import cell_len
+
+        needed = {}
+        for column, header in enumerate(self.headers):
+            lines = [*_wrapped(header).split("\n"), *(row[column] for row in self.rows)]
+            widest = max(map(cell_len, lines))
+            needed[column] = min(widest, _NARROWEST_WORDS) if column in self.words else widest
+        for column in self.spare:
+            if sum(needed.values()) + 2 * (len(needed) - 1) <= width:
+                break
+            del needed[column]
+        return list(needed)
+
+
+def printable(label: str) -> str:
+    r"""One line: spaces for line breaks and tabs, and without what cannot be printed (such as terminal escapes).
+
+    Example:
+        >>> printable("two\nlines, \x1b[31mred")
+        'two lines, [31mred'
+    """
+    return "".join(character for character in re.sub(r"\s", " ", label) if character.isprintable())
+
+
+def escape_markdown(label: str) -> str:
+    r"""Escape text for a cell of a Markdown table, so that it is shown as it is and links to no person and no issue.
+
+    Example:
+        >>> print(escape_markdown("a|b *c* d_e _f_ <i>"))
+        a\|b \*c\* d_e \_f\_ &lt;i&gt;
+    """
+    quiet = _CALLS.sub(lambda match: match[0] + "\u2060", printable(label))
+    return _SPECIAL.sub(lambda match: "\\" + match[0], html.escape(quiet, quote=False))
+
+
+def shorten(name: object, longest: int = 40) -> str:
+    r"""A label, an id or a file's name for a cell: one line, never blank; of a long one the start and the end.
+
+    Example:
+        >>> shorten("two\nlines"), shorten(""), shorten("a name that is long", 14)
+        ('two lines', "''", 'a nam .. long')
+    """
+    text = printable(str(name))
+    if not text.strip():
+        text = ascii(name)
+    if len(text) <= longest:
+        return text
+    half = (longest - 4) // 2
+    return f"{text[:half].rstrip()} .. {text[-half:].lstrip()}"
+
+
+def quote(name: str) -> str:
+    r"""A label or an id for a sentence: in quotes and escaped unless it is a plain word or path; a long one is cut.
+
+    Example:
+        >>> quote("cat"), quote("images/7.png"), quote("two\nlines")
+        ('cat', 'images/7.png', "'two\\nlines'")
+    """
+    short = name if len(name) <= _LONGEST_QUOTE else f"{name[: _LONGEST_QUOTE - 3]}..."
+    return short if re.fullmatch(r"[\w./=:+-]+", short) else repr(short)
+
+
+def _wrapped(header: str) -> str:
+    width = max([_NARROWEST_HEADER, *map(len, header.split())])
+    return textwrap.fill(printable(header), width)
