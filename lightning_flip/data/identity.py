@@ -52,7 +52,7 @@ def data_difference(before: Mapping[str, Any], now: Mapping[str, Any], *, labels
         return f"{before['length']} samples before, {now['length']} now"
     both = {name for name in ("labels", "ids") if before.get(name) is not None and now.get(name) is not None}
     if before.get("ids_are") != now.get("ids_are"):
-        both.discard("ids")  # ids of another kind say nothing
+        both.discard("ids")  # ids of different kinds cannot be compared
     if "ids" in both:
         if before["ids"] != now["ids"]:
             return f"the ids of the {now['length']} samples differ, or their order"

@@ -89,6 +89,6 @@ class SameClassPairs:
             raise ValueError(
                 f"class {missing} has no samples, so that none can be drawn from it. Classes with samples: {listed}."
             )
-        # float64 tells 2^53 places apart; the product stays below the count.
+        # float64 distinguishes 2^53 places; the product stays below the count.
         draws = (torch.rand(len(labels), generator=generator, dtype=torch.float64) * counts).long()
         return self._order[self._first[labels] + torch.minimum(draws, counts - 1)]

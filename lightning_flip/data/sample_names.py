@@ -60,11 +60,11 @@ def sample_names(dataset: Any, sample_id_from: IdsFrom | None = None, length: in
     kinds = {kind for _, kind in found}
     names = _joined(count, parts, [names for names, _ in found])
     if "paths" in kinds and len(set(names)) < count:  # folders with files of the same names
-        told = [
+        prefixed = [
             [f"{part.prefix}{name}" for name in names] if kind == "paths" else names
             for part, (names, kind) in zip(parts, found, strict=True)
         ]
-        names = _joined(count, parts, told)
+        names = _joined(count, parts, prefixed)
     return SampleNames(names, "positions" if "positions" in kinds or not kinds else min(kinds))
 
 

@@ -33,7 +33,7 @@ class _MeanLogits(nn.Module):
         for number, output in enumerate(outputs):
             if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] != self.num_classes:
                 raise ValueError(self._other_shapes(number, outputs))
-        # A sum in half precision would lose what tells the members apart.
+        # A sum in half precision would lose the differences between members.
         return [output.to(torch.promote_types(output.dtype, torch.float32)) for output in outputs]
 
     def forward(self, x: Any) -> Tensor:

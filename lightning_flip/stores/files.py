@@ -134,7 +134,11 @@ def sync_directory(path: Path) -> None:
 
 
 def write_parquet(path: Path, table: pa.Table, *, replace: bool = True, **options: Any) -> None:
-    """Write a table atomically, compressed and with checksums; `options` are those of `pyarrow.parquet.write_table`."""
+    """Write a table atomically, compressed and with checksums, into a folder that is made if missing.
+
+    `options` are those of `pyarrow.parquet.write_table`.
+    """
+    make_directory(path.parent)
     with atomic_write(path, replace=replace) as temporary:
         pq.write_table(table, temporary, compression="zstd", compression_level=3, write_page_checksum=True, **options)
 

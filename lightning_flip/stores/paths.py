@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.files import make_directory, read_parquet, write_parquet
+from lightning_flip.stores.files import read_parquet, write_parquet
 from lightning_flip.stores.history.parts import HISTORY_FOLDER, PartKey, count_earlier, list_parts
 from lightning_flip.stores.history.runs import RUN_FILE, RunInfo, read_run
 
@@ -21,7 +21,7 @@ __all__ = ["LearningPaths", "path_bytes", "read_paths", "write_path_part"]
 
 _FOLDER = "paths"
 _MODES = ("visits", "eval")
-_MARK = {"lightning_flip": "learning paths"}  # tells our files from other parts
+_MARK = {"lightning_flip": "learning paths"}  # marks our files among other parts
 _INTEGERS = {"index": np.int64, "target": np.int32, "global_step": np.int64}
 _ROW_BYTES = 28  # index, target, global_step and epoch, and the offset of a constant
 _FILE_BYTES = 4096  # footer and headers of one small file
@@ -42,7 +42,7 @@ class LearningPaths:
         sample_steps: int64 [T, N], updates taken before each prediction, -1 if there is none.
         target: int64 [N], labels as training saw them last; -1 if there is no single label.
         mode: "visits" or "eval".
-        run: what `run.json` says.
+        run: the content of `run.json`.
     """
 
     path: npt.NDArray[np.float32]
@@ -103,7 +103,6 @@ def write_path_part(
     }
     schema = pa.schema([pa.field(name, array.type, nullable=False) for name, array in arrays.items()], _MARK)
     path = Path(dirpath) / HISTORY_FOLDER / key.filename
-    make_directory(path.parent)
     table = pa.table(list(arrays.values()), schema=schema)
     write_parquet(path, table, use_dictionary=["target", "epoch", "mode"])
     return path
@@ -143,8 +142,8 @@ def read_paths(
         ((2, 1, 2), [4], [0, 10], [0])
     """
     folder = Path(dirpath)
-    if not (folder / RUN_FILE).exists() or (folder / _FOLDER / RUN_FILE).exists():
-        folder = folder / _FOLDER if (folder / _FOLDER / RUN_FILE).exists() else folder
+    if (folder / _FOLDER / RUN_FILE).exists():
+        folder = folder / _FOLDER
     run = read_run(folder)
     parts = {key: path for key, path in list_parts(folder).items() if key.split in _MODES}
     found = sorted({key.split for key in parts} if mode is None else {key.split for key in parts} & {mode})

@@ -1,4 +1,4 @@
-"""What a teacher says of every training sample, in one safetensors file that carries its own manifest."""
+"""What a teacher predicts for every training sample, in one safetensors file that carries its own manifest."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.files import make_directory, parquet_schema, read_parquet, write_parquet
+from lightning_flip.stores.files import parquet_schema, read_parquet, write_parquet
 
 __all__ = ["ZIGZAG_FILE", "read_zigzag", "write_zigzag"]
 
@@ -70,9 +70,7 @@ def write_zigzag(dirpath: str | os.PathLike[str], columns: Mapping[str, Any], *,
             arrays.append(pa.array(values.data, field.type, mask=np.ma.getmaskarray(values)))
         else:
             arrays.append(pa.array(values, field.type, from_pandas=True))
-    folder = Path(dirpath)
-    make_directory(folder)
-    path = folder / ZIGZAG_FILE
+    path = Path(dirpath) / ZIGZAG_FILE
     write_parquet(path, pa.table(arrays, schema=_SCHEMA.with_metadata({_RUN: run_id.encode()})))
     return path
 

@@ -92,7 +92,7 @@ def read_pass(
         mine = rows["loader"] == loader
         rows = {name: values[mine] for name, values in rows.items()}
         rows["position"] = locate_samples(known, rows["index"], path)
-        rows.setdefault(TARGET, targets[rows["position"]])  # else each visit has its own
+        rows.setdefault(TARGET, targets[rows["position"]])  # unless each visit has its own
         read.append(rows)
     joined = {name: np.concatenate([rows[name] for rows in read]) for name in read[0]}
     # Time first: ranks that drew the same sample count its visits independently. The sort is stable: ranks keep order.

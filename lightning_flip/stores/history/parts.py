@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.files import (
-    make_directory,
     orphan_name,
     parquet_errors,
     read_parquet,
@@ -59,7 +58,7 @@ PART_SCHEMA = pa.schema(
 TARGET = "target"  # a column of its own only if labels may change
 _GIVEN = ("loader", "global_step", "index", "pred", *MEASURES)
 _FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", "visit", TARGET]
-# Sorted or slowly rising integers: differences cost next to nothing, and every reader knows this encoding.
+# Sorted or slowly rising integers: differences need almost no space, and every reader supports this encoding.
 _RISING = {"global_step": "DELTA_BINARY_PACKED", "index": "DELTA_BINARY_PACKED"}
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _NAME = re.compile(
@@ -163,7 +162,6 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
             arrays.append(pa.array(rows[field.name]))
         fields.append(pa.field(field.name, arrays[-1].type, nullable=False))
     path = Path(dirpath) / HISTORY_FOLDER / key.filename
-    make_directory(path.parent)
     table = pa.table(arrays, schema=pa.schema(fields))
     write_parquet(path, table, use_dictionary=_FEW_VALUES, column_encoding=_RISING)
     return path

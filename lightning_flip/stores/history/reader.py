@@ -74,7 +74,7 @@ class History:
     recorded, or a part holds a sample that `samples.parquet` does not list.
 
     Attributes:
-        run: what `run.json` says.
+        run: the content of `run.json`.
         splits: names of the splits that have parts, sorted.
 
     Example:
@@ -146,7 +146,7 @@ class History:
         for key, path in self._parts.items():
             if split in (None, key.split):
                 rows = read_part(path)
-                if TARGET not in rows.column_names:  # else each visit has its own
+                if TARGET not in rows.column_names:  # labels that cannot change
                     rows = rows.append_column(TARGET, pa.array(self._targets(key.split, path, rows)))
                 tables.append(pa.table(rows.columns, schema=schema))
         return pa.concat_tables(tables)

@@ -1,4 +1,4 @@
-"""What `run.json` says about the run that a folder holds."""
+"""`run.json`, which describes the run that a folder holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What `run.json` says.
+    """The content of `run.json`.
 
     Attributes:
         run_id: 32 hexadecimal digits; the checkpoints of the run hold them too.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import HistoryError
-from lightning_flip.stores.files import make_directory, orphan_name, parquet_schema, read_parquet, write_parquet
+from lightning_flip.stores.files import orphan_name, parquet_schema, read_parquet, write_parquet
 from lightning_flip.stores.history.parts import last_rows
 
 __all__ = [
@@ -37,7 +37,7 @@ SAMPLES_SCHEMA = pa.schema(
         pa.field("target", pa.int32()),
         pa.field("true_target", pa.int32()),
     ],
-    metadata={"lightning_flip": "samples"},  # tells our file from another of the same name
+    metadata={"lightning_flip": "samples"},  # marks our file, as other programs may use its name
 )
 # Version 0.1 listed only samples that training had seen.
 _OLD_SCHEMA = SAMPLES_SCHEMA.set(
@@ -73,12 +73,10 @@ def write_samples(dirpath: str | os.PathLike[str], rows: pa.Table | Mapping[str,
         ...     read_samples(folder).select(["index", "target", "sample_id"]).to_pydict()
         {'index': [0, 1], 'target': [7, 5], 'sample_id': [None, 'b.png']}
     """
-    folder = Path(dirpath)
     added = _as_table(rows)
-    path = folder / SAMPLES_FILE
-    merged = _merge(read_samples(folder), added) if path.exists() else _merge(added.slice(0, 0), added)
-    make_directory(folder)
-    write_parquet(path, merged)
+    path = Path(dirpath) / SAMPLES_FILE
+    known = read_samples(dirpath) if path.exists() else added.slice(0, 0)
+    write_parquet(path, _merge(known, added))
     return path
 
 
@@ -132,10 +130,8 @@ def labels_of(samples: pa.Table) -> npt.NDArray[np.int32]:
 
 
 def _as_table(rows: pa.Table | Mapping[str, object]) -> pa.Table:
-    columns: dict[str, object] = {
-        name: rows[name] for name in (rows.column_names if isinstance(rows, pa.Table) else rows)
-    }
-    columns = _DEFAULTS | columns
+    given = rows.column_names if isinstance(rows, pa.Table) else rows
+    columns: dict[str, object] = _DEFAULTS | {name: rows[name] for name in given}
     if "index" in columns:
         columns.setdefault("source_index", columns["index"])
     names = SAMPLES_SCHEMA.names

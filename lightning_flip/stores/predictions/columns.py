@@ -45,7 +45,7 @@ _TEXT = (
 # Softmax in half precision, summed by another tool, may leave [0, 1] by this much.
 _ROUNDING = 1e-3
 _INTEGER = r"^[+-]?[0-9]+$"
-# Too many digits for a float to tell neighbors apart.
+# Too many digits for a float to represent exactly.
 _LONG = r"^[+-]?[0-9]{16,}"
 _BLOCK = 32_768
 

@@ -25,7 +25,7 @@ __all__ = ["read_logits", "read_predictions"]
 _KINDS = "biufSUM"  # of numpy: booleans, numbers, text, times
 _SCORES = ("logits", "top_classes", "top_probs")
 _REMEDY = "It may be empty, cut off, or of another format: write or copy it again."
-# What pyarrow and zipfile raise on files that are not what their name says, names in no known encoding included.
+# What pyarrow and zipfile raise on damaged files and files of another format, also for names in an unknown encoding.
 _DAMAGE = (OSError, pa.ArrowException, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.files import make_directory, parquet_schema, write_parquet
+from lightning_flip.stores.files import parquet_schema, write_parquet
 from lightning_flip.stores.predictions.columns import (
     as_confidence,
     as_ids,
@@ -91,7 +91,6 @@ def write_predictions(
     labels = None if classes is None else tuple(_plain_label(label) for label in classes)
     PredictionSet.from_table(table, "columns", classes=labels)  # what could not be read must not be written
     footer = PredictionMetadata(labels, model_parameters, num_samples, data, stage).to_footer()
-    make_directory(path.parent)
     write_parquet(path, table.replace_schema_metadata(footer), replace=overwrite, row_group_size=_ROW_GROUP)
     return path
 
