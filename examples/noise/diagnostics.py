@@ -6,14 +6,18 @@ FeatureProjection in the place of the recording; the figures lay what they found
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from running import EpochsOnBar, common_options, on_one_quiet_thread, print_table, progress_bar, train
+from training import train
 
 from lightning_flip.callbacks import FeatureProjection, LogitGaps, NoiseAccuracy
 from lightning_flip.reports import plot_class_projection, plot_logit_gaps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _shared import common_options, on_one_quiet_thread, print_table, progress_bar
 
 LOSSES = {
     "standard": "standard",
@@ -41,25 +45,17 @@ def watchers(folder: Path) -> list[Any]:
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = common_options(__doc__, "loss", seeds=False)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/noise-diagnostics"),
-        help="where figures and tables go; replaced if there (default: %(default)s)",
-    )
+    parser = common_options(__doc__, "runs/noise-diagnostics", holds="where figures and tables go")
     options = parser.parse_args(args)
     on_one_quiet_thread()
     console = Console()
     found: dict[str, list[Any]] = {}
-    with progress_bar(console) as bar:
-        progress = EpochsOnBar(bar, len(LOSSES), options.epochs)
+    with progress_bar(console, len(LOSSES), options.epochs) as progress:
         for label, name in LOSSES.items():
             progress.announce(label, 0)
             callbacks = watchers(options.out / name)
             train(name, options.out / name, 0, options.epochs, progress, watchers=callbacks)
             found[label] = [callback.found for callback in callbacks]
-        progress.finish()
     rows = [
         [label, *(f"{100 * getattr(accuracy, part):.1f}" for part in PARTS)] for label, (accuracy, *_) in found.items()
     ]

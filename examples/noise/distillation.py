@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
-from running import (
-    EpochsOnBar,
-    common_options,
-    measure,
-    on_one_quiet_thread,
-    print_table,
-    progress_bar,
-    spread,
-    train,
-)
+from training import train
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _shared import common_options, measure, on_one_quiet_thread, print_table, progress_bar, spread
 
 TEACHERS = {"plain": "standard", "smoothed": "label_smoothing", "corrected": "forward"}
 STUDENTS = ("plain", "smoothed", "corrected")
@@ -41,8 +36,7 @@ def temperature(text: str) -> float:
 
 def train_all(out: Path, seeds: int, epochs: int, t: float, console: Console) -> Results:
     results: Results = {teacher: {column: [] for column in COLUMNS} for teacher in TEACHERS}
-    with progress_bar(console) as bar:
-        progress = EpochsOnBar(bar, seeds * len(TEACHERS) * len(COLUMNS), epochs)
+    with progress_bar(console, seeds * len(TEACHERS) * len(COLUMNS), epochs) as progress:
         for seed in range(seeds):
             folder = out / f"seed-{seed}"
             for teacher, config in TEACHERS.items():
@@ -57,19 +51,13 @@ def train_all(out: Path, seeds: int, epochs: int, t: float, console: Console) ->
                     # A student never starts like its teacher.
                     cli = train(f"distillation/{student}", folder, seed + 100, epochs, progress, options)
                     results[teacher][column].append(measure(cli.model, cli.datamodule))
-        progress.finish()
     return results
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = common_options(__doc__, "pair")
+    holds = "where the teachers go"
+    parser = common_options(__doc__, "runs/noise-distillation", holds=holds, seeds="fits of each pair")
     parser.add_argument("--temperature", type=temperature, default=1.0, help="of both (default: %(default)s)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/noise-distillation"),
-        help="where the teachers go; replaced if there (default: %(default)s)",
-    )
     options = parser.parse_args(args)
     on_one_quiet_thread()
     console = Console()

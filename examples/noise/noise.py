@@ -5,24 +5,19 @@ Every fit is `lightning-flip fit --config examples/noise/<loss>.yaml` with anoth
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 from rich.console import Console
-from running import (
-    EpochsOnBar,
-    common_options,
-    measure,
-    on_one_quiet_thread,
-    print_table,
-    progress_bar,
-    spread,
-    train,
-)
+from training import train
 
 from lightning_flip.callbacks import TransitionEstimator
 from lightning_flip.functional import symmetric_transition
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _shared import common_options, measure, on_one_quiet_thread, print_table, progress_bar, spread
 
 LOSSES = {
     "standard": "standard",
@@ -54,8 +49,7 @@ def train_all(
 ) -> tuple[dict[str, list[dict[str, float]]], list[float]]:
     results: dict[str, list[dict[str, float]]] = {label: [] for label in LOSSES}
     errors = []
-    with progress_bar(console) as bar:
-        progress = EpochsOnBar(bar, len(LOSSES) * seeds, epochs)
+    with progress_bar(console, len(LOSSES) * seeds, epochs) as progress:
         for label, name in LOSSES.items():
             for seed in range(seeds):
                 progress.announce(label, seed)
@@ -63,18 +57,12 @@ def train_all(
                 results[label].append(measure(cli.model, cli.datamodule))
                 off = transition_error(cli)
                 errors += [] if off is None else [off]
-        progress.finish()
     return results, errors
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = common_options(__doc__, "loss")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/noise-table"),
-        help="where the estimated transitions go; replaced if there (default: %(default)s)",
-    )
+    holds = "where the estimated transitions go"
+    parser = common_options(__doc__, "runs/noise-table", holds=holds, seeds="fits of each loss")
     options = parser.parse_args(args)
     on_one_quiet_thread()
     console = Console()

@@ -7,16 +7,15 @@ on the 200 validation digits; scores and calibration are those of the 500 test d
 
 from __future__ import annotations
 
-import argparse
-import logging
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_flip.callbacks import TemperatureScaling, TrainingTargets, WinningScores
-from lightning_flip.cli import training_cli
 from lightning_flip.reports import plot_reliability, plot_training_targets, plot_winning_scores
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _shared import build_quiet, common_options, on_one_quiet_thread
 
 CONFIGS = Path(__file__).resolve().parent
 METHODS = {"standard": "standard", "ULS": "uls", "Mixup": "mixup", "PLS": "pls"}
@@ -24,21 +23,8 @@ METHODS = {"standard": "standard", "ULS": "uls", "Mixup": "mixup", "PLS": "pls"}
 
 def fit(config: str, folder: Path, epochs: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Train, test, and give what the test logged and what the callbacks found."""
-    cli = training_cli(
-        [
-            f"--config={CONFIGS / config}.yaml",
-            "--data.init_args.val_size=200",
-            f"--trainer.max_epochs={epochs}",
-            f"--model.init_args.lr_scheduler.init_args.T_max={epochs}",
-            f"--trainer.default_root_dir={folder}",
-            "--trainer.logger=false",
-            "--trainer.enable_checkpointing=false",
-            "--trainer.enable_model_summary=false",
-            "--trainer.enable_progress_bar=false",
-        ],
-        run=False,
-        save_config_callback=None,
-    )
+    places = ("--data.init_args.val_size=200", f"--trainer.default_root_dir={folder}")
+    cli = build_quiet(CONFIGS / f"{config}.yaml", epochs, *places, "--trainer.enable_checkpointing=false")
     options: dict[str, Any] = {"figures": False, "dirpath": folder, "overwrite": True}
     watchers = {"targets": TrainingTargets(**options), "scores": WinningScores(**options)}
     watchers["scaling"] = TemperatureScaling(**options)
@@ -49,22 +35,9 @@ def fit(config: str, folder: Path, epochs: int) -> tuple[dict[str, float], dict[
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=30, help="epochs of each fit (default: %(default)s)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/pairwise-calibration"),
-        help="where figures and tables go; replaced if there (default: %(default)s)",
-    )
+    parser = common_options(__doc__, "runs/pairwise-calibration", holds="where figures and tables go", markdown=False)
     options = parser.parse_args(args)
-    if options.epochs < 1:
-        parser.error(f"argument --epochs: must be at least 1, got {options.epochs}")
-    # Lightning tells of devices and seeds at every fit; warnings stay.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    torch.set_num_threads(1)  # at this size threads wait for each other more than they compute
-
+    on_one_quiet_thread()
     found: dict[str, dict[str, Any]] = {}
     print("| method | test acc | mean winning score | ECE | temperature | ECE after scaling |")
     print("| :--- | ---: | ---: | ---: | ---: | ---: |")

@@ -7,6 +7,7 @@ import csv
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -41,6 +42,9 @@ from lightning_flip.reports import (
     zigzag_relation,
 )
 from lightning_flip.stores import read_paths, read_soft_targets
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _shared import positive, spread
 
 METHODS = ("OHT", "LS", "KD", "ESKD", "Filter-KD", "GT")
 DELTAS = (4.0, 2.0, 1.0, 0.5)
@@ -169,10 +173,10 @@ def report(found: dict[str, Any], shown: dict[str, Any], options: argparse.Names
         rows.append(
             [
                 name,
-                _spread(values["distance"], 3),
-                _spread(values["norm"], 2),
-                _spread(100 * values["accuracy"], 2),
-                _spread(values["calibration_error"], 4),
+                spread(values["distance"], 3),
+                spread(values["norm"], 2),
+                spread(100 * values["accuracy"], 2),
+                spread(values["calibration_error"], 4),
                 ", ".join(str(student.best_epoch) for student in own),
             ]
         )
@@ -207,7 +211,7 @@ def report(found: dict[str, Any], shown: dict[str, Any], options: argparse.Names
         cells = []
         for kind in kinds:
             same = [r for r in found["temperature"] if (r["teacher"], r["loss"]) == kind and r["temperature"] == t]
-            cells.append(_spread(np.array([100 * row["accuracy"] for row in same]), 2))
+            cells.append(spread([100 * row["accuracy"] for row in same], 2))
         rows.append([f"{t:g}", *cells])
     header = ["temperature", *(f"{teacher}, {loss}" for teacher, loss in kinds)]
     lines += _table("Fig. 12: accuracy % by temperature", header, rows)
@@ -246,20 +250,8 @@ def _table(title: str, header: list[str], rows: list[list[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
-def _spread(values: np.ndarray, digits: int) -> str:
-    mean = f"{values.mean():.{digits}f}"
-    return f"{mean} ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else mean
-
-
 def _chunks(items: list[Supervision], size: int) -> list[list[Supervision]]:
     return [items[first : first + size] for first in range(0, len(items), size)]
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def main(args: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.models import MLP
-from lightning_flip.reports.runs._rates import expected_calibration_error
+from lightning_flip.reports import reliability
 
 Weights = list[Tensor]  # of every layer, first to last: weight [M, in, out], bias [M, 1, out]
 
@@ -160,6 +160,6 @@ def evaluate(weights: Weights, inputs: Tensor, target: Tensor, bins: int = 10) -
         probs = torch.cat([probabilities(own, part)[0] for part in inputs.split(5000)])
         confidence, pred = probs.max(dim=1)
         correct = (pred == target).numpy()
-        error = expected_calibration_error(confidence.numpy().astype(np.float64), correct, bins)
+        error = reliability(confidence.numpy().astype(np.float64), correct, bins).calibration_error
         results.append((float(correct.mean()), error))
     return results

@@ -6,8 +6,6 @@ that `plan` lists; predictions are written by `PredictionWriter` and compared by
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -18,18 +16,12 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from lightning_flip.callbacks import PredictionWriter
-from lightning_flip.cli import training_cli
 from lightning_flip.functional import predictive_entropy
 from lightning_flip.models import EnsembleClassifier
 from lightning_flip.reports import (
-    Spread,
     UncertaintyHistogram,
     compare,
     join_predictions,
@@ -38,8 +30,22 @@ from lightning_flip.reports import (
 )
 from lightning_flip.stores import read_logits, read_predictions
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _shared import (
+    build,
+    build_quiet,
+    common_options,
+    on_one_quiet_thread,
+    our_command,
+    print_lines,
+    print_table,
+    progress_bar,
+    spread,
+)
+
 CONFIGS = Path(__file__).resolve().parent
 MEMBERS = 4  # of each ensemble
+COLUMNS = ("error old", "error new", "NFR", "relative NFR", "parameters")
 KNOWN = [0, 1, 2, 3, 4, 5, 6]  # what the old model knows where the new one knows all digits
 
 # Name in the table -> folders of the old and of the new model.
@@ -104,33 +110,18 @@ def plan(seed: int) -> list[Fit]:
     ]
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
 def train(fit: Fit, out: Path, epochs: int, progress: pl.Callback) -> None:
     """Fit as the configuration says, and write the predictions on the test split."""
     folder = out / fit.folder
     for name in ("model.ckpt", "predictions.parquet"):
         (folder / name).unlink(missing_ok=True)
-    cli = training_cli(
-        [
-            f"--config={CONFIGS / fit.config}.yaml",
-            f"--seed_everything={fit.seed}",
-            f"--trainer.max_epochs={epochs}",
-            f"--model.init_args.lr_scheduler.init_args.T_max={epochs}",
-            "--trainer.logger=false",
-            "--trainer.limit_val_batches=0",  # nothing is selected by it, and the test comes once, at the end
-            "--trainer.enable_model_summary=false",
-            "--trainer.enable_progress_bar=false",
-            *fit.options,
-            *([f"--model.init_args.reference={out / fit.reference / 'model.ckpt'}"] if fit.reference else []),
-        ],
-        run=False,
-        save_config_callback=None,
+    cli = build_quiet(
+        CONFIGS / f"{fit.config}.yaml",
+        epochs,
+        f"--seed_everything={fit.seed}",
+        "--trainer.limit_val_batches=0",  # nothing is selected by it, and the test comes once, at the end
+        *fit.options,
+        *([f"--model.init_args.reference={out / fit.reference / 'model.ckpt'}"] if fit.reference else []),
     )
     for callback in cli.trainer.callbacks:
         if isinstance(callback, ModelCheckpoint):
@@ -147,7 +138,7 @@ def train(fit: Fit, out: Path, epochs: int, progress: pl.Callback) -> None:
 
 def evaluate_ensemble(name: str, folders: Sequence[str], out: Path) -> None:
     """Write the predictions of the mean of several models' logits."""
-    data = training_cli([f"--config={CONFIGS / 'old.yaml'}"], run=False, save_config_callback=None).datamodule
+    data = build(CONFIGS / "old.yaml").datamodule
     members = [str(out / folder / "model.ckpt") for folder in folders]
     trainer = pl.Trainer(
         devices=1,
@@ -160,33 +151,16 @@ def evaluate_ensemble(name: str, folders: Sequence[str], out: Path) -> None:
     trainer.test(EnsembleClassifier(members=members, num_classes=10), datamodule=data, verbose=False)
 
 
-class EpochsOnBar(pl.Callback):
-    def __init__(self, bar: Progress, fits: int, epochs: int) -> None:
-        self.bar = bar
-        self.fits = fits
-        self.task = bar.add_task("", total=fits * epochs, where="")
-
-    def announce(self, name: str, repetition: int, fit: int) -> None:
-        self.bar.update(self.task, description=f"fit {fit} of {self.fits}: {name}, repetition {repetition}")
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.advance(self.task)
-        self.bar.update(self.task, where=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-
-
 def train_all(out: Path, seeds: int, epochs: int, console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[where]}"))
     fits = [(seed, fit) for seed in range(seeds) for fit in plan(seed)]
-    with Progress(*columns, TimeRemainingColumn(), console=console, expand=True) as bar:
-        progress = EpochsOnBar(bar, len(fits), epochs)
-        for number, (seed, fit) in enumerate(fits, start=1):
-            progress.announce(fit.folder, seed, number)
+    with progress_bar(console, len(fits), epochs) as progress:
+        for seed, fit in fits:
+            progress.announce(fit.folder, seed, "repetition")
             train(fit, out / f"seed-{seed}", epochs, progress)
         for seed in range(seeds):
             for name, first in (("old", "old"), ("new", "no_treatment")):
                 members = [first, *(f"{name}_{place}" for place in range(1, MEMBERS))]
                 evaluate_ensemble(f"{name}_ensemble", members, out / f"seed-{seed}")
-        bar.update(progress.task, description=f"{len(fits)} fits", where=f"{epochs} epochs each")
 
 
 def predictions(out: Path, seed: int, folder: str) -> Path:
@@ -199,28 +173,9 @@ def row(label: str, old: str, new: str, out: Path, seeds: int) -> list[str]:
     updates = [
         compare(predictions(out, seed, old), predictions(out, seed, new), shared_classes=True) for seed in range(seeds)
     ]
-    cells = [label]
-    for name in ("old_error", "new_error", "negative_flip_rate", "relative_negative_flip_rate"):
-        spread = Spread.over([100 * update.rates[name].value for update in updates])
-        assert spread is not None
-        cells.append(f"{spread.mean:.2f}" + ("" if spread.std is None else f" ± {spread.std:.2f}"))
-    return [*cells, f"{updates[0].new_parameters:,}"]
-
-
-def print_table(first: str, rows: list[list[str]], console: Console, markdown: bool) -> None:
-    header = [first, "error old", "error new", "NFR", "relative NFR", "parameters"]
-    if markdown:
-        lines = [header, [":---", *["---:"] * (len(header) - 1)], *rows]
-        console.print(Text("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"), soft_wrap=True)
-        return
-    table = Table(box=SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold")
-    for name in header[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for cells in rows:
-        table.add_row(*cells)
-    console.print(table)
-    console.print()
+    rates = ("old_error", "new_error", "negative_flip_rate", "relative_negative_flip_rate")
+    cells = [spread([100 * update.rates[name].value for update in updates], digits=2) for name in rates]
+    return [label, *cells, f"{updates[0].new_parameters:,}"]
 
 
 def count_by_uncertainty(out: Path, seeds: int) -> dict[str, UncertaintyHistogram]:
@@ -248,10 +203,8 @@ def count_by_uncertainty(out: Path, seeds: int) -> dict[str, UncertaintyHistogra
 
 
 def print_next_steps(out: Path, console: Console) -> None:
-    # The command of the environment that runs this; nobody need have activated it.
-    command = Path(sys.executable).with_name("lightning-flip")
-    command = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
     old, plain, focal = (predictions(out, 0, folder) for folder in ("old", "no_treatment", "focal_kl"))
+    command = our_command()
     lines = [
         f"Checkpoints and predictions lie in {out}. Look at one update, and decide on it:",
         "",
@@ -259,37 +212,23 @@ def print_next_steps(out: Path, console: Console) -> None:
         f"  {command} gate --old {old} --new {plain} --max-nfr 0.03",
         f"  {command} gate --old {old} --new {focal} --max-nfr 0.03",
     ]
-    console.print(Text("\n".join(lines)), soft_wrap=True)  # a folded command could not be copied
+    print_lines(lines, console)
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=positive, default=30, help="epochs of each fit (default: %(default)s)")
-    parser.add_argument("--seeds", type=positive, default=3, help="repetitions (default: %(default)s)")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/updates"),
-        help="where to record; replaced if there (default: %(default)s)",
-    )
-    options = parser.parse_args(args)
-
-    # Lightning tells of devices and seeds at every fit; warnings stay.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    torch.set_num_threads(1)  # at this size threads wait for each other more than they compute
+    options = common_options(__doc__, "runs/updates", seeds="repetitions").parse_args(args)
+    on_one_quiet_thread()
     console = Console()
     start = time.perf_counter()
     out, seeds = options.out, options.seeds
     train_all(out, seeds, options.epochs, console)
     rows = [row(label, old, new, out, seeds) for label, (old, new) in TREATMENTS.items()]
-    print_table("treatment", rows, console, options.markdown)
+    print_table(["treatment", *COLUMNS], rows, console, options.markdown)
     rows = []
     for label, (old, plain, focal) in SCENARIOS.items():
         rows.append(row(label, old, plain, out, seeds))
         rows.append(row("+ focal distillation", old, focal, out, seeds))
-    print_table("update", rows, console, options.markdown)
+    print_table(["update", *COLUMNS], rows, console, options.markdown)
     figure = plot_uncertainty_histogram(
         count_by_uncertainty(out, seeds), measure=f"predictive entropy of {MEMBERS} old models (nats)"
     )

@@ -29,8 +29,8 @@ Rule = Callable[..., tuple[Tensor, Tensor]]
 def fuses(logits: Tensor, target: Tensor) -> bool:
     """Whether a closed form serves; else autograd does: for distributions, empty batches, compiled programs.
 
-    And for forward-mode differentiation, which would lose second derivatives if it were nested; where this cannot be
-    told, the function raises, as it has no ``jvp``.
+    Also for forward-mode differentiation, which would lose second derivatives if it were nested; if this cannot be
+    detected, the function raises, as it has no ``jvp``.
     """
     return (
         FUSED

@@ -100,7 +100,7 @@ def distillation_loss(
     transition: Float[Tensor, "R C"] | None = None,
     reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
-    """Beta t^2 H(teacher_t, softmax(z / t)) + (1 - beta) CE, smoothed or forward-corrected where labels are noisy.
+    """Beta t^2 H(teacher_t, softmax(z / t)) + (1 - beta) CE, smoothed or forward-corrected if labels are noisy.
 
     A beta above 1 leaves no CE: beta = 2 is the loss of the Filter-KD authors' code, which multiplies by 2 t^2.
 
@@ -114,7 +114,7 @@ def distillation_loss(
     - corrected, H(q_t, p_t T) = -sum_j q_t[j] log (p_t T)_j: the teacher is compared with what noise makes of the
       student's answer.
 
-    Our reading, where the paper says nothing: the temperature comes first. What is smoothed, or changed by T, is the
+    Our reading, as the paper does not say: the temperature comes first. What is smoothed, or changed by T, is the
     distribution at that temperature, so that a and T mean the same at every t; and the labels' part, which has no
     temperature, is treated like the teacher's. A teacher with a one-hot answer at t = 1 makes the smoothed student
     :func:`~lightning_flip.functional.label_smoothing_loss` and the corrected one
@@ -123,14 +123,14 @@ def distillation_loss(
     Args:
         student_logits: ``[B, K]``.
         teacher: logits or probabilities ``[B, K]``; no gradient flows into them.
-        target: labels ``[B]`` or distributions ``[B, K]``; needed where ``weight`` is not 1, and for "excess".
+        target: labels ``[B]`` or distributions ``[B, K]``; needed if ``weight`` is not 1, and for "excess".
         temperature: t > 0, of both.
         weight: beta >= 0.
         teacher_is: "logits" or "probs".
         smoothing: a in [0, 1); 0 is no smoothing.
         transition: T ``[K, K]``, row-stochastic, ``transition[true, noisy]``; no gradient flows into it, it is checked
             on the CPU only, and ``[B, K, K]`` numbers are taken on the way. Where no class becomes j, a teacher's
-            share of j costs infinitely much.
+            probability of j makes the loss infinite.
         reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
     Returns:

@@ -5,7 +5,7 @@ Each rate is one division of the integers that :func:`count_flips` takes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -28,6 +28,11 @@ __all__ = [
     "share",
     "trust_score",
 ]
+
+Labels: TypeAlias = Integer[Tensor, " N"]
+Preds: TypeAlias = Integer[Tensor, " N"] | Float[Tensor, "N K"]  # labels, or scores
+OldPreds: TypeAlias = Integer[Tensor, " N"] | Float[Tensor, "N K_old"]
+Rate: TypeAlias = Float[Tensor, ""]
 
 #: The class of a row of scores that has none, which is equal to no label.
 UNKNOWN = -1
@@ -93,13 +98,7 @@ class FlipCounts(NamedTuple):
         return share(self.both_right, self.old_right, empty=1.0)
 
 
-def count_flips(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    target: Integer[Tensor, " N"],
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-    *,
-    ignore_index: int | None = None,
-) -> FlipCounts:
+def count_flips(preds: Preds, target: Labels, old_preds: OldPreds, *, ignore_index: int | None = None) -> FlipCounts:
     """Count in which of the four ways two models agree or differ about each label, on the device of the arguments.
 
     Labels are not copied to the host; scores are, see :func:`predicted_labels`. Arguments are those of
@@ -119,13 +118,7 @@ def count_flips(
 
 
 @_former_order
-def negative_flip_rate(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    target: Integer[Tensor, " N"],
-    *,
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-    ignore_index: int | None = None,
-) -> Float[Tensor, ""]:
+def negative_flip_rate(preds: Preds, target: Labels, *, old_preds: OldPreds, ignore_index: int | None = None) -> Rate:
     r"""Share of samples that the old model gets right and the new one wrong (NFR).
 
     Equation 2 of "Positive-Congruent Training":
@@ -154,13 +147,7 @@ def negative_flip_rate(
 
 
 @_former_order
-def positive_flip_rate(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    target: Integer[Tensor, " N"],
-    *,
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-    ignore_index: int | None = None,
-) -> Float[Tensor, ""]:
+def positive_flip_rate(preds: Preds, target: Labels, *, old_preds: OldPreds, ignore_index: int | None = None) -> Rate:
     """Share of samples that the old model gets wrong and the new one right (PFR).
 
     ``negative_flip_rate - positive_flip_rate`` is the accuracy that the update lost. Arguments and errors are those of
@@ -179,12 +166,8 @@ def positive_flip_rate(
 
 @_former_order
 def relative_negative_flip_rate(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    target: Integer[Tensor, " N"],
-    *,
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-    ignore_index: int | None = None,
-) -> Float[Tensor, ""]:
+    preds: Preds, target: Labels, *, old_preds: OldPreds, ignore_index: int | None = None
+) -> Rate:
     r"""Negative flips in units of those that two models with independent errors would have.
 
     "Positive-Congruent Training" divides the NFR by the expected one, from both models' error rates ER:
@@ -204,13 +187,7 @@ def relative_negative_flip_rate(
 
 
 @_former_order
-def negative_flip_impact(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    target: Integer[Tensor, " N"],
-    *,
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-    ignore_index: int | None = None,
-) -> Float[Tensor, ""]:
+def negative_flip_impact(preds: Preds, target: Labels, *, old_preds: OldPreds, ignore_index: int | None = None) -> Rate:
     """Share of the new model's errors that are negative flips (NFI).
 
     Arguments and errors are those of :func:`negative_flip_rate`.
@@ -227,13 +204,7 @@ def negative_flip_impact(
 
 
 @_former_order
-def trust_score(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    target: Integer[Tensor, " N"],
-    *,
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-    ignore_index: int | None = None,
-) -> Float[Tensor, ""]:
+def trust_score(preds: Preds, target: Labels, *, old_preds: OldPreds, ignore_index: int | None = None) -> Rate:
     """Share of what the old model gets right that the new one still gets right.
 
     Arguments and errors are those of :func:`negative_flip_rate`.
@@ -250,11 +221,7 @@ def trust_score(
 
 
 @former_order("old_preds", "new_preds", new_preds="preds")
-def churn(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"],
-    *,
-    old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"],
-) -> Float[Tensor, ""]:
+def churn(preds: Preds, *, old_preds: OldPreds) -> Rate:
     """Share of samples whose predicted class differs between two models, right or wrong.
 
     Arguments and errors are those of :func:`negative_flip_rate`.
@@ -270,7 +237,7 @@ def churn(
     return share(changed.sum(), changed.numel())
 
 
-def share(part: Integer[Tensor, ""], whole: Integer[Tensor, ""] | int, empty: float = 0.0) -> Float[Tensor, ""]:
+def share(part: Integer[Tensor, ""], whole: Integer[Tensor, ""] | int, empty: float = 0.0) -> Rate:
     """The ratio of two counts as float32, whatever the default dtype is; ``empty`` if ``whole`` is 0.
 
     Example:
@@ -284,9 +251,7 @@ def share(part: Integer[Tensor, ""], whole: Integer[Tensor, ""] | int, empty: fl
     return (part / whole.clamp(min=1).to(torch.float32)).masked_fill(whole == 0, empty)
 
 
-def predicted_labels(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], argument: str = "preds"
-) -> Integer[Tensor, " N"]:
+def predicted_labels(preds: Preds, argument: str = "preds") -> Labels:
     """The predicted class of each sample: integer labels as they are, or the first of the largest scores, K >= 2.
 
     Half precision is fine, and so is minus infinity, which rules a class out. A row of scores without a largest one is
@@ -302,9 +267,7 @@ def predicted_labels(
     return labels
 
 
-def labels_of_scores(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], argument: str = "preds"
-) -> Integer[Tensor, " N"]:
+def labels_of_scores(preds: Preds, argument: str = "preds") -> Labels:
     """As :func:`predicted_labels`, but :data:`UNKNOWN` for rows without a predicted class, and without waiting.
 
     Example:
@@ -346,9 +309,7 @@ def refuse_unknown(unknown: Bool[Tensor, " N"], argument: str, where: str = "", 
         )
 
 
-def correct_predictions(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], target: Integer[Tensor, " N"], argument: str = "preds"
-) -> Bool[Tensor, " N"]:
+def correct_predictions(preds: Preds, target: Labels, argument: str = "preds") -> Bool[Tensor, " N"]:
     """Which samples are classified correctly. A label that is not a class counts as predicted wrong.
 
     Example:
@@ -361,9 +322,7 @@ def correct_predictions(
     return labels == target
 
 
-def changed_predictions(
-    preds: Integer[Tensor, " N"] | Float[Tensor, "N K"], old_preds: Integer[Tensor, " N"] | Float[Tensor, "N K_old"]
-) -> Bool[Tensor, " N"]:
+def changed_predictions(preds: Preds, old_preds: OldPreds) -> Bool[Tensor, " N"]:
     """Which samples two models put into different classes.
 
     Example:

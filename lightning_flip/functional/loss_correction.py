@@ -22,7 +22,7 @@ def forward_correction_loss(
     """-log (p T)_y: the cross entropy of the label that noise makes of the model's class.
 
     Computed as -logsumexp_i(log p_i + log T[i, y]), so that no probability underflows on the way. T = I is cross
-    entropy. The loss of a label is bounded by -log min_i T[i, y] where every class can become it, and infinite where
+    entropy. The loss of a label is bounded by -log min_i T[i, y] if every class can become it, and infinite if
     none can.
 
     Args:
@@ -61,7 +61,7 @@ def noisy_label_loss(
 ) -> Float[Tensor, ...]:
     """Forward correction with log T known, ``log_columns[noisy, true]``, so that a training loop takes it once.
 
-    It has the computation's device and type, and -inf where a true class never gets a label.
+    It has the computation's device and type, and -inf if a true class never gets a label.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def backward_correction_loss(
     """sum_j T^-1[y, j] (-log p_j): over the noise, its expectation is the loss of the true label.
 
     The inverse has negative entries, which would make the loss unbounded below: log p is clipped at log eps. That
-    expectation, sum_y T[true, y] loss(y) = -log p_true, is exact where no log p is clipped.
+    expectation, sum_y T[true, y] loss(y) = -log p_true, is exact if no log p is clipped.
 
     The matrix is checked and inverted in every call, which waits for its device; a training loop inverts it once
     (:func:`~lightning_flip.functional.inverse_transition`) and calls

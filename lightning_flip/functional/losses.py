@@ -110,7 +110,7 @@ def soft_cross_entropy(
     """H(q, softmax(z / t)) = -sum_j q_j log softmax(z / t)_j.
 
     It has the gradient of KL(q || softmax(z / t)) and also serves a q whose mass is under one. A masked class (a logit
-    of minus infinity) adds nothing where q is 0, and makes the loss infinite where it is not.
+    of minus infinity) adds nothing if q is 0, and otherwise makes the loss infinite.
 
     Args:
         q: non-negative weights ``[B, K]``; no gradient flows into them.

@@ -31,7 +31,7 @@ def symmetric_noise(
     exact: bool = False,
     generator: torch.Generator,
 ) -> Int[Tensor, N]:
-    r"""Replace labels by uniformly drawn ones, each with probability ``rate``.
+    """Replace labels by uniformly drawn ones, each with probability ``rate``.
 
     With probability :math:`r` the label becomes one of the other :math:`K - 1` classes (the label smoothing and the
     Filter-KD papers). With ``include_true_class`` it is redrawn over all :math:`K` classes (the FER paper), so
@@ -41,19 +41,18 @@ def symmetric_noise(
     at a low rate is replaced by the same class at every higher rate. That, and ``exact``, are our own choices.
 
     Args:
-        target: true labels ``[N]`` in ``[0, num_classes)``.
-        rate: probability that a label is replaced, in ``[0, 1]``.
-        num_classes: number of classes ``K``.
+        target: true labels in ``[0, K)``.
+        rate: r in ``[0, 1]``.
+        num_classes: K.
         include_true_class: redraw over all classes instead of the other ones.
         exact: replace exactly ``round(rate * N)`` labels, instead of each one independently.
-        generator: where the random numbers come from; it is advanced.
+        generator: source of the random numbers; it is advanced.
 
     Returns:
-        New labels ``[N]``, of the dtype and on the device of ``target``, which is left as it is.
+        New labels, of the dtype and on the device of ``target``, which is left as it is.
 
     Raises:
-        ValueError: if the rate is outside ``[0, 1]``, a label outside ``[0, num_classes)``, or there is no
-            other class to change to.
+        ValueError: if the rate or a label is out of range, or there is no other class to change to.
 
     Example:
         >>> target = torch.zeros(1000, dtype=torch.int64)
@@ -81,17 +80,16 @@ def class_conditional_noise(
     """Redraw every label from the row of a transition matrix that belongs to its class.
 
     Args:
-        target: true labels ``[N]`` in ``[0, K)``.
-        transition: row-stochastic matrix ``[K, K]``: ``transition[true, noisy]`` is the probability that a sample
-            of class ``true`` is labeled ``noisy``.
-        generator: where the random numbers come from; it is advanced.
+        target: true labels in ``[0, K)``.
+        transition: row-stochastic: ``transition[true, noisy]`` is the probability that a sample of class ``true`` is
+            labeled ``noisy``.
+        generator: source of the random numbers; it is advanced.
 
     Returns:
-        New labels ``[N]``, of the dtype and on the device of ``target``, which is left as it is.
+        New labels, of the dtype and on the device of ``target``, which is left as it is.
 
     Raises:
-        ValueError: if the matrix is not row-stochastic (entries at least 0, rows that sum to 1 within 1e-6), or
-            a label is outside ``[0, K)``.
+        ValueError: if the matrix is not row-stochastic (within 1e-6), or a label is out of range.
 
     Example:
         >>> always_the_other = torch.tensor([[0.0, 1.0], [1.0, 0.0]])

@@ -24,7 +24,7 @@ def pair_average(values: Float[Tensor, "B ..."], partner: Int[Tensor, " B"]) -> 
 
     Args:
         values: inputs ``[B, ...]`` or distributions ``[B, K]``.
-        partner: j of every sample, ``[B]``; where j = i the values stay as they are.
+        partner: j of every sample, ``[B]``; if j = i the values stay as they are.
 
     Returns:
         The averages, of the same shape and type.

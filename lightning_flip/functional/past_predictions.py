@@ -123,11 +123,11 @@ def flipping_error_reduction_loss(
         target: labels ``[B]``.
         average: b^, without gradient.
         restricted: T(x), ``[B]``: was right in some epoch before this one.
-        alpha: weight of CE where T.
-        beta: weight of the regularizer where T.
+        alpha: weight of CE on restricted samples.
+        beta: weight of the regularizer on them.
         temperature: t > 0.
         temperature_squared: whether the factor t^2 is there.
-        zeros_elsewhere: ``average`` is known to be 0 where T does not hold, as in a mixin's table, so that it need not
+        zeros_elsewhere: ``average`` is known to be 0 on the other samples, as in a mixin's table, so that it need not
             be masked.
         reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 
@@ -167,7 +167,7 @@ def learning_with_retrospection_loss(
     temperature: float = 5.0,
     reduction: MethodReduction = "mean",
 ) -> Float[Tensor, ...]:
-    """Alpha CE + beta t^2 KL(softmax(row / t) || softmax(z / t)) where a row is known, CE elsewhere.
+    """Alpha CE + beta t^2 KL(softmax(row / t) || softmax(z / t)) if a row is known, otherwise CE.
 
     Args:
         logits: ``[B, K]``.
@@ -175,8 +175,8 @@ def learning_with_retrospection_loss(
         past_logits: the logits of the round before, ``[B, K]``, finite but for masked classes (minus infinity); no
             gradient flows into them.
         known: ``[B]``, whether there is a row.
-        alpha: weight of CE where known.
-        beta: weight of the divergence where known.
+        alpha: weight of CE on known rows.
+        beta: weight of the divergence on them.
         temperature: t > 0.
         reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
 

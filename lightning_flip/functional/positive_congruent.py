@@ -87,12 +87,12 @@ def focal_distillation_loss(
         old_logits: ``[B, K_old]``; no gradient flows into them.
         target: labels ``[B]``.
         alpha: weight of every sample.
-        beta: weight added where the old model is right.
+        beta: weight added if the old model is right.
         distance: "kl" or "logits".
         temperature: t > 0, of "kl" alone.
         direction: "old_new" for KL(old || new), "new_old" for KL(new || old).
         class_reduction: "mean" or "sum" over classes, of "logits" alone.
-        old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs, where the new model
+        old_classes: int ``[K_old]``, the new model's class of each of the old model's outputs, if the new model
             knows more classes. D then runs over those logits alone, and F is 0 for samples of all other classes.
         old_samples: what the mean is over with ``old_classes``: the "batch", or the batch's samples of old classes
             ("mean", as the public code). "mean" multiplies each F with B over the number of these samples.
@@ -267,7 +267,7 @@ def _of_old_classes(
 
 
 def _check_shapes(new: Tensor, old: Tensor, target: Tensor, old_classes: Tensor | None) -> Tensor | None:
-    """Check what must fit together; returns ``old_classes`` where the logits are."""
+    """Check what must fit together; returns ``old_classes`` on the device of the logits."""
     if new.ndim != 2 or old.ndim != 2 or target.ndim != 1 or not len(new) == len(old) == len(target):
         raise ValueError(
             f"expected new_logits [B, K], old_logits [B, K_old] and labels [B] of one batch; got {tuple(new.shape)}, "

@@ -131,7 +131,7 @@ def teacher_free_loss(
     q = teacher_free_target(target, logits.shape[1], confidence=confidence, temperature=temperature, dtype=log_p.dtype)
     divergence = (q * (q.log() - log_p)).mean(dim=1)
     loss = (1 - weight) * cross_entropy(logits, target, reduction="none")
-    if weight * multiplier:  # the divergence is infinite where a class is masked
+    if weight * multiplier:  # the divergence is infinite if a class is masked
         loss = loss + weight * multiplier * divergence
     return reduce_method_loss(loss, logits, target, reduction)
 

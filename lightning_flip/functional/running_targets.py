@@ -118,7 +118,7 @@ def self_adaptive_loss(
 
     Args:
         logits: ``[B, K]``.
-        running: r with this visit in it, ``[B, K]``, of mass above 0; no gradient flows into it.
+        running: r with this visit in it, of mass above 0; no gradient flows into it.
         valid: rows whose weights the mean is over, ``[B]``; None: all.
         target: labels ``[B]``, for "excess" alone.
         reduction: "mean", "none", "sum", or "excess": the mean of the loss minus CE, which a mixin adds.
@@ -133,8 +133,6 @@ def self_adaptive_loss(
         >>> r = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # weights 4/3 and 2/3
         >>> self_adaptive_loss(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), r, reduction="none")
         tensor([0.9242, 0.4621])
-        >>> self_adaptive_loss(torch.zeros(2, 2), r, valid=torch.tensor([False, True]), reduction="none")
-        tensor([1.3863, 0.6931])
     """
     running = running.detach() if running.requires_grad else running
     sure = running.amax(dim=1, keepdim=True)

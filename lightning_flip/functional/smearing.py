@@ -80,7 +80,7 @@ def label_smoothing_loss(
 ) -> Float[Tensor, ...]:
     """(1 - a) CE + a H(u, p): cross entropy against (1 - a) e_y + a u, with u uniform over the K classes.
 
-    It is infinite where a class is masked (a logit of minus infinity), for u has mass on it.
+    It is infinite if a class is masked (a logit of minus infinity), for u has mass on it.
 
     Args:
         logits: ``[B, K]``.
@@ -102,7 +102,7 @@ def label_smoothing_loss(
     if reduction == "excess" and fuses(logits, target):
         return soft_excess(widen(logits), target, None, labels=-smoothing, soft=smoothing)
     loss = cross_entropy(logits, target, reduction="none")
-    if smoothing:  # H(u, p) is infinite where a class is masked
+    if smoothing:  # H(u, p) is infinite if a class is masked
         loss = (1 - smoothing) * loss - smoothing * widen(logits).log_softmax(dim=1).mean(dim=1)
     return reduce_method_loss(loss, logits, target, reduction)
 

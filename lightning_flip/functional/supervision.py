@@ -67,7 +67,7 @@ def supervision_distance(
         p_tar: supervision ``[N, K]``: labels as one-hot rows, smoothed labels, a teacher's predictions.
         p_star: true distributions ``[N, K]``.
         kind: ``"l2"`` ||p_tar - p*||_2, ``"l1"``, ``"tv"`` half of it (total variation), ``"kl"`` KL(p_tar || p*),
-            ``"reverse_kl"`` KL(p* || p_tar), ``"jeffreys"`` their sum. Divergences are in nats, and infinite where
+            ``"reverse_kl"`` KL(p* || p_tar), ``"jeffreys"`` their sum. Divergences are in nats, and infinite if
             the first argument has mass that the second has not: reverse KL of one-hot labels is.
 
     Returns:

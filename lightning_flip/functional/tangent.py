@@ -95,7 +95,7 @@ def empirical_kernel(
 ) -> Float[Tensor, "N_o N_u K K"]:
     """K(x_o, x_u) = J(x_o) J(x_u)^T for every pair of two chosen subsets, J = dz/dw (the empirical tangent kernel).
 
-    Jacobians are made in chunks: of samples where several fit, else of classes of one sample.
+    Jacobians are made in chunks: of samples if several fit, otherwise of classes of one sample.
 
     Args:
         model: maps a batch ``[1, ...]`` to logits ``[1, K]``; used in eval mode, and left as it was.

@@ -62,9 +62,6 @@ def condition_number(transition: Float[Tensor, "K K"]) -> float:
 def inverse_transition(transition: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
     """T^-1, the smearing matrix of backward correction; waits for the device.
 
-    Args:
-        transition: row-stochastic ``[K, K]``.
-
     Returns:
         float64 ``[K, K]`` on the CPU; rows sum to 1, entries may be negative.
 
@@ -93,7 +90,7 @@ def estimate_transition(probs: Float[Tensor, "N K"], percentile: int | float | N
     """Estimate T from what a model trained on noisy labels predicts (Patrini et al. 2017).
 
     Row i is the prediction on an anchor of class i: the sample with the highest p_i among those below the percentile
-    of p_i, since the very highest are outliers. It is exact where the model is right about the noisy labels and the
+    of p_i, since the very highest are outliers. It is exact if the model is right about the noisy labels and the
     anchor surely belongs to its class.
 
     Args:
@@ -103,7 +100,7 @@ def estimate_transition(probs: Float[Tensor, "N K"], percentile: int | float | N
             none is.
 
     Returns:
-        Row-stochastic, float64 ``[K, K]`` on the CPU. Warns where its condition number is over 100.
+        Row-stochastic, float64 ``[K, K]`` on the CPU. Warns if its condition number is over 100.
 
     Raises:
         ValueError: if the rows are not probabilities, there is none, or ``percentile`` is out of range.

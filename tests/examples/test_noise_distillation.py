@@ -100,7 +100,7 @@ def test_a_pair_trains_and_the_student_asks_its_teacher(teacher, student, shorte
 
 def test_the_tables_are_of_the_trained_models(noise_script, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
-    script, running = noise_script("distillation"), noise_script("running")
+    script = noise_script("distillation")
     teachers = ("plain", "corrected")
     monkeypatch.setattr(script, "TEACHERS", {teacher: script.TEACHERS[teacher] for teacher in teachers})
     script.main(["--epochs", "1", "--seeds", "1", "--out", "all", "--temperature", "2", "--markdown"])
@@ -118,7 +118,7 @@ def test_the_tables_are_of_the_trained_models(noise_script, capsys, monkeypatch)
         for teacher, row in zip(teachers, table[2:], strict=True):
             model = load_model(f"all/seed-0/{teacher}.ckpt")
             assert type(model).__name__ == TEACHERS[teacher]
-            assert row[1] == f"{running.measure(model, data)[name]:.1f}"
+            assert row[1] == f"{script.measure(model, data)[name]:.1f}"
 
 
 def test_each_student_of_the_table_has_its_teacher_and_the_temperature(noise_script, capsys, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -59,6 +59,7 @@ triples = (
 )
 
 
+@settings(deadline=None)
 @given(triples)
 def test_every_rate_matches_the_loop(case: tuple[Tensor, Tensor, Tensor]) -> None:
     assert_rates(*case)
@@ -130,6 +131,7 @@ def test_relative_rate_of_published_error_rates() -> None:
     assert 100 * relative_negative_flip_rate(new, target, old_preds=old).item() == pytest.approx(30.48, abs=0.05)
 
 
+@settings(deadline=None)
 @given(triples)
 def test_identities_and_bounds(case: tuple[Tensor, Tensor, Tensor]) -> None:
     old, new, target = case
@@ -143,6 +145,7 @@ def test_identities_and_bounds(case: tuple[Tensor, Tensor, Tensor]) -> None:
     assert negative_flip_rate(old, target, old_preds=new).item() == pfr
 
 
+@settings(deadline=None)
 @given(triples, st.randoms(use_true_random=False))
 def test_order_does_not_matter(case: tuple[Tensor, Tensor, Tensor], random: object) -> None:
     order = list(range(len(case[0])))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
@@ -22,6 +22,7 @@ from tests.oracles import flips as oracle
 histories = arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(0, 8)))
 
 
+@settings(deadline=None)
 @given(histories)
 def test_every_selected_epoch_matches_the_loop(history: np.ndarray) -> None:
     correct = torch.from_numpy(history)
@@ -35,6 +36,7 @@ def test_every_selected_epoch_matches_the_loop(history: np.ndarray) -> None:
     assert torch.equal(wrongly_flipped(correct), wrongly_flipped(correct, epochs - 1))
 
 
+@settings(deadline=None)
 @given(histories)
 def test_forgetting_events_match_the_loop(history: np.ndarray) -> None:
     events = forgetting_events(torch.from_numpy(history))
@@ -42,6 +44,7 @@ def test_forgetting_events_match_the_loop(history: np.ndarray) -> None:
     assert events.tolist() == oracle.forgetting_events(history)
 
 
+@settings(deadline=None)
 @given(histories)
 def test_what_holds_between_them(history: np.ndarray) -> None:
     correct = torch.from_numpy(history)

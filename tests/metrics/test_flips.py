@@ -7,7 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics import MetricCollection
 
@@ -48,6 +48,7 @@ def some_rows(n: int, k: int = 3, seed: int = 0) -> np.ndarray:
 
 
 @every_rate
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(0, 99))
 def test_batches_add_up_to_the_whole(name: str, sizes: list[int], seed: int) -> None:
     rows = some_rows(sum(sizes), seed=seed)
