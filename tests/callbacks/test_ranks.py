@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
-from lightning_flip.stores import list_parts
+from lightning_flip.stores import list_parts, read_history
 from tests.callbacks.helpers import (
     Robust,
     RobustLookup,

@@ -18,31 +18,22 @@ from tests.mixins.helpers import (
     LR,
     D,
     H,
+    K,
     LitNet,
     Recorder,
-    as_torch,
+    data,
     inputs,
     labels,
-    loader,
+    network,
     quiet,
     shuffled_batches,
     train,
 )
 from tests.oracles.retrospection import FerOptions, NumpyNet, fer_loop
 
-K = 4
-
 
 class Robust(FlippingErrorReduction, LitNet):
     """FER."""
-
-
-def network() -> nn.Sequential:
-    return as_torch(NumpyNet.random(D, H, K, seed=0))
-
-
-def data() -> Any:
-    return loader(inputs(), labels(K), shuffled_batches())
 
 
 def fer_losses() -> list[float]:

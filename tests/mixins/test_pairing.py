@@ -28,8 +28,8 @@ from lightning_flip.mixins import (
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.steps.batch_parts import input_place, target_place, with_part
 from lightning_flip.steps.features import classifier_layer
-from tests.mixins.helpers import LitNet, Recorder, quiet
-from tests.mixins.pairing import Consistent, K, Mixed, Notes, Paired, network, points, shuffled
+from tests.mixins.helpers import K, LitNet, Recorder, network, quiet
+from tests.mixins.pairing import Consistent, Mixed, Notes, Paired, points, shuffled
 from tests.mixins.test_neutral import Plain, identical, plain, trained
 
 METHODS = [PairwiseLabelSmoothing, Mixup, ClassWiseSelfDistillation]

@@ -22,10 +22,11 @@ from lightning_flip.mixins._snapshot import exchanged, weights_of
 from lightning_flip.models import MLP, CyclicCosine
 from lightning_flip.modules import SnapshotDistillationClassifier
 from lightning_flip.steps import StepSource, attach
-from tests.mixins.baselines import K, shared
+from tests.mixins.baselines import shared
 from tests.mixins.helpers import (
     EPOCHS,
     D,
+    K,
     LitNet,
     N,
     Recorder,

@@ -19,29 +19,23 @@ from tests.mixins.helpers import (
     LR,
     D,
     H,
+    K,
     LitNet,
     N,
     Recorder,
     as_torch,
+    data,
     inputs,
     labels,
     loader,
+    network,
     quiet,
     shuffled_batches,
     train,
 )
 from tests.oracles.retrospection import FerOptions, FerTrace, NumpyNet, cross_entropy_loop, fer_loop
 
-K = 4
 FER: dict[str, Any] = {"initial": "copy"}
-
-
-def network() -> nn.Sequential:
-    return as_torch(NumpyNet.random(D, H, K, seed=0))
-
-
-def data() -> Any:
-    return loader(inputs(), labels(K), shuffled_batches())
 
 
 def oracle(lr: float = LR) -> FerTrace:
