@@ -100,6 +100,26 @@ def test_a_sample_drawn_twice_is_visited_twice():
     assert tracker.statistics["train", 0].visits.tolist() == [6, 2, 2, 0, 2]
 
 
+def test_an_earlier_visit_of_the_same_pass_is_no_earlier_pass():
+    """In each epoch the only sample is right at its first visit and wrong at its second."""
+
+    class Forgets(Lookup):
+        def training_step(self, batch, batch_idx):
+            self.second = batch_idx == 1
+            return super().training_step(batch, batch_idx)
+
+        def forward(self, x):
+            right = functional.one_hot(points(1).tensors[1], CLASSES).float()
+            return super().forward(x) * 0 + (-right if self.second else right)
+
+    memory, data = Memory(), DataLoader(points(1), batch_size=1, sampler=[0, 0])
+    trainer = make_trainer(
+        max_epochs=2, logger=memory, limit_val_batches=0, callbacks=[FlipTracker(train=True, val=False)]
+    )
+    trainer.fit(Forgets(some_logits(2, 1)), data)
+    assert memory.values("train_flipping_error") == [0.0, 0.5]
+
+
 def test_coverage_of_a_limited_pass():
     val, memory = some_logits(3, 10), Memory()
     trainer = make_trainer(logger=memory, limit_val_batches=2, callbacks=[FlipTracker()])

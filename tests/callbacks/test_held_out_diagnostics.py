@@ -22,8 +22,8 @@ from lightning_flip.mixins import (
 from lightning_flip.reports.figures.projection import project_features
 from tests.callbacks.helpers import CLASSES, Lookup, Memory, Watched, loader, make_trainer, some_logits
 from tests.callbacks.noisy import noisy_loader, noisy_points, table
-from tests.mixins.helpers import LitNet, labels
-from tests.mixins.pairing import K, Mixed, Notes, Paired, network, shuffled
+from tests.mixins.helpers import K, LitNet, labels, network
+from tests.mixins.pairing import Mixed, Notes, Paired, shuffled
 
 OUT = Path("run/diagnostics")
 

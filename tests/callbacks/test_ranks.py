@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_flip.callbacks import ExactResume, FlipTracker, PredictionHistory
+from lightning_flip.stores import read_history
 from lightning_flip.stores.history.parts import list_parts
 from tests.callbacks.helpers import (
     Robust,
@@ -149,6 +150,7 @@ def follow_on_two_ranks(folder, ckpt=None):
         devices=2,
         callbacks=[
             FlipTracker(train=True, val=False),
+            PredictionHistory(f"{folder}/run", val=False),
             ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1),
         ],
     )
@@ -157,10 +159,11 @@ def follow_on_two_ranks(folder, ckpt=None):
     torch.save(rates, Path(folder, f"rates-{trainer.global_rank}.pt"))
 
 
-def test_counts_of_a_running_epoch_go_on_once_and_not_on_every_rank():
+def test_counts_and_rows_of_a_running_epoch_go_on_once_and_not_on_every_rank():
     """Three of five batches a rank before the checkpoint, two after it: forty samples are counted, not sixty-four."""
     for folder, ckpt in (("whole", None), ("resumed", "whole/step=3.ckpt")):
         Path(folder).mkdir()
         assert run_ranks(2, follow_on_two_ranks, folder, ckpt) == [0, 0]
         for rank in range(2):
             assert torch.load(Path(folder, f"rates-{rank}.pt"))["train_coverage"] == 1.0
+        assert read_history(f"{folder}/run").to_arrow("train").num_rows == 40

@@ -17,11 +17,21 @@ from lightning_flip.mixins import (
     SnapshotDistillation,
     TeacherFreeRegularization,
 )
-from tests.mixins.helpers import EPOCHS, LR, D, FixedBatches, H, LitNet, N, as_torch, inputs, labels, shuffled_batches
+from tests.mixins.helpers import (
+    EPOCHS,
+    LR,
+    D,
+    FixedBatches,
+    H,
+    K,
+    LitNet,
+    N,
+    inputs,
+    labels,
+    shuffled_batches,
+)
 from tests.oracles import regularization as oracle
 from tests.oracles.retrospection import Batches, Floats, NumpyNet, Trace
-
-K = 4
 
 
 class Penalized(ConfidencePenalty, LitNet):
@@ -74,10 +84,6 @@ CASES = [
     Case(Adaptive, {"sat_warmup": 2, "sat_momentum": 0.5}, {"warmup": 2, "momentum": 0.5}, "self_adaptive"),
 ]
 DEFAULTS = [case for case in CASES if not case.options or case.options == {"sat_warmup": 0}]
-
-
-def network(classes: int = K) -> Any:
-    return as_torch(NumpyNet.random(D, H, classes, seed=0))
 
 
 def expected(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.oracles.retrospection import Batches, FerTrace, Floats, Ints, LwrTrace, NumpyNet, Trace
 
-N, D, H, LR, EPOCHS = 24, 5, 7, 0.5, 4
+N, D, H, K, LR, EPOCHS = 24, 5, 7, 4, 0.5, 4
 TOLERANCE = 1e-10
 
 
@@ -86,6 +86,11 @@ def as_torch(net: NumpyNet) -> nn.Sequential:
     return network
 
 
+def network(classes: int = K) -> nn.Sequential:
+    """The network of seed 0."""
+    return as_torch(NumpyNet.random(D, H, classes, seed=0))
+
+
 class LitNet(pl.LightningModule):
     """A user's module: mean cross entropy, plain SGD."""
 
@@ -133,6 +138,11 @@ def loader(x: Floats, y: Ints, batches: Batches) -> DataLoader[Any]:
         TensorDataset(torch.from_numpy(x), torch.from_numpy(y)),
         batch_sampler=FixedBatches(batches),
     )
+
+
+def data(classes: int = K, epochs: int = EPOCHS) -> DataLoader[Any]:
+    """The fixed points in the shuffled batches."""
+    return loader(inputs(), labels(classes), shuffled_batches(epochs))
 
 
 def train(model: pl.LightningModule, data: Any, table: str | None = None, **options: Any) -> Recorder:

@@ -12,8 +12,8 @@ import torch
 from lightning_flip import mixins
 from lightning_flip.mixins import LearningWithRetrospection, ReferencedLoss, SelfAdaptiveTraining, SoftTargets
 from lightning_flip.stores import write_soft_targets
-from tests.mixins.helpers import LR, LitNet, N, labels
-from tests.mixins.updates import network, old_network
+from tests.mixins.helpers import LR, LitNet, N, labels, network
+from tests.mixins.updates import old_network
 from tests.oracles.retrospection import Floats
 
 BASES = {mixins.BatchMixing, mixins.LossTerm, mixins.ReferencedLoss}

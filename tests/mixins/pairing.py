@@ -11,13 +11,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.mixins import ClassWiseSelfDistillation, Mixup, PairwiseLabelSmoothing
-from tests.mixins.helpers import LR, D, LitNet, as_torch, inputs, labels
+from tests.mixins.helpers import LR, K, LitNet, inputs, labels
 from tests.oracles import pairwise as oracle
 from tests.oracles.class_wise import class_wise_gradient
 from tests.oracles.pairwise import Floats, TwoHeads
-from tests.oracles.retrospection import NumpyNet
-
-K, H = 4, 7
 
 
 class Notes(LitNet):
@@ -61,10 +58,6 @@ class Keep(pl.Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         torch.save((pl_module.given, pl_module.state_dict()), self.folder / f"rank{trainer.global_rank}.pt")
-
-
-def network(classes: int = K) -> Any:
-    return as_torch(NumpyNet.random(D, H, classes, seed=0))
 
 
 def points(classes: int = K) -> TensorDataset:

@@ -26,25 +26,25 @@ from tests.mixins.baselines import (
     Adaptive,
     Case,
     Early,
-    K,
     Penalized,
     Snapshots,
     TeacherFree,
     expected,
     shared,
 )
-from tests.mixins.baselines import network as new_network
 from tests.mixins.helpers import (
     EPOCHS,
     LR,
     D,
+    K,
     LitNet,
     N,
     Recorder,
+    data,
     differences,
     inputs,
     labels,
-    loader,
+    network,
     quiet,
     shuffled_batches,
     train,
@@ -59,10 +59,6 @@ every_table = pytest.mark.parametrize("case", [case for case in DEFAULTS if case
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
-def data(classes: int = K) -> Any:
-    return loader(inputs(), labels(classes), shuffled_batches())
-
-
 def rows_of(model: Any, table: str) -> Any:
     return model._term_loop.tables[table].pending(EVERY)[0].numpy()
 
@@ -75,7 +71,7 @@ def test_losses_weights_and_tables_are_the_numpy_loops(
     """Batches of one, samples twice in a batch and in an epoch, and samples left out are among the data."""
     monkeypatch.setattr(_closed_form, "FUSED", fused)
     trace, rows = expected(case, classes)
-    model = case.kind(new_network(classes), **case.options)
+    model = case.kind(network(classes), **case.options)
     assert differences(model, train(model, data(classes)), trace) == []
     if case.table is not None:
         np.testing.assert_allclose(rows_of(model, case.table), rows, rtol=0, atol=1e-10)
@@ -87,13 +83,13 @@ def test_losses_weights_and_tables_are_the_numpy_loops(
 @every_table
 def test_a_run_resumed_inside_an_epoch_is_the_same_to_the_last_bit(case: Case, batch: int, tmp_path: Path) -> None:
     """A sample of the first batch comes again in the fourth."""
-    whole = train(case.kind(new_network(), **case.options), data()).losses
+    whole = train(case.kind(network(), **case.options), data()).losses
     path, options = tmp_path / "a.ckpt", case.options | {"total_epochs": EPOCHS}
-    quiet(callbacks=[Saver(path, 1, batch)], max_epochs=2).fit(case.kind(new_network(), **options), data())
+    quiet(callbacks=[Saver(path, 1, batch)], max_epochs=2).fit(case.kind(network(), **options), data())
     batches, recorder = RestOfEpoch(shuffled_batches()), Recorder()
     batches.skip = batch + 1
     rest = DataLoader(data().dataset, batch_sampler=batches)
-    quiet(callbacks=[recorder]).fit(case.kind(new_network(), **options), rest, ckpt_path=path)
+    quiet(callbacks=[recorder]).fit(case.kind(network(), **options), rest, ckpt_path=path)
     assert recorder.losses == whole[5 + batch + 1 :]
 
 
@@ -133,7 +129,7 @@ def test_manual_optimization(case: Case) -> None:
             self.automatic_optimization = False
             self.found: list[float] = []
 
-    model = Both(new_network(), **case.options)
+    model = Both(network(), **case.options)
     quiet().fit(model, data())
     assert model.found == pytest.approx(expected(case)[0].step_losses, abs=1e-10)
 
@@ -156,7 +152,7 @@ def test_a_closure_that_runs_twice_is_one_visit(case: Case) -> None:
             optimizer.pairs = self.pairs = []
             return optimizer
 
-    model = Searched(new_network(), **case.options)
+    model = Searched(network(), **case.options)
     train(model, data())
     assert all(first == second for first, second in model.pairs)
     trace, rows = expected(case)
@@ -193,7 +189,7 @@ def test_a_line_search_sees_one_target(case: Case, target: str, monkeypatch: pyt
 
     monkeypatch.setattr(implementation, target, counted)
     whole = DataLoader(TensorDataset(torch.from_numpy(inputs()), torch.from_numpy(labels(K))), batch_size=8)
-    model = Searched(new_network(), **case.options)
+    model = Searched(network(), **case.options)
     train(model, whole)
     assert len(calls) == 3 * EPOCHS < model.evaluations
 
@@ -219,7 +215,7 @@ def test_two_ranks_are_one(case: Case, tmp_path: Path) -> None:
         path = tmp_path / f"{world}.ckpt"
         strategy = "ddp_fork" if world > 1 else "auto"
         trainer = quiet(devices=world, strategy=strategy, callbacks=[SaveAtEnd(path)], use_distributed_sampler=False)
-        trainer.fit(case.kind(new_network(), **case.options), shared(dataset, world))
+        trainer.fit(case.kind(network(), **case.options), shared(dataset, world))
         more = {"ranks": world} if case.kind is Adaptive else {}
         trace, rows = expected(case, batches=shared(dataset, 1).batch_sampler.epochs, **more)  # type: ignore[union-attr]
         saved = torch.load(path, weights_only=True)
@@ -258,7 +254,7 @@ def test_an_option_out_of_range_is_named(method: str, options: dict[str, Any]) -
 
 
 def test_the_papers_values_are_the_defaults() -> None:
-    make = {case.kind: case.kind(new_network()) for case in DEFAULTS}
+    make = {case.kind: case.kind(network()) for case in DEFAULTS}
     assert make[Penalized].mixin_options.entropy_weight == 0.1
     free = make[TeacherFree]
     options = free.mixin_options
@@ -281,7 +277,7 @@ class Mixing(LitNet):
 def test_targets_that_are_distributions(case: Case) -> None:
     q = torch.from_numpy(inputs(N, 4)[:, :K]).softmax(dim=1)
     mixed = DataLoader(TensorDataset(torch.from_numpy(inputs()), q), batch_size=8)
-    model = kind(case, Mixing)(new_network(), **case.options)
+    model = kind(case, Mixing)(network(), **case.options)
     if case.kind in (Penalized, Snapshots):
         assert np.isfinite(train(model, mixed).losses).all()
         return
@@ -291,13 +287,13 @@ def test_targets_that_are_distributions(case: Case) -> None:
 
 def test_a_warm_up_longer_than_the_run_is_said() -> None:
     with pytest.warns(UserWarning, match=r"sat_warmup=60 epochs .* the run ends after 4"):
-        train(Adaptive(new_network()), data())
+        train(Adaptive(network()), data())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @every_table
 def test_tables_of_half_the_size(case: Case, dtype: str) -> None:
-    model = case.kind(new_network(), table_dtype=dtype, lr=0.1, **case.options)
+    model = case.kind(network(), table_dtype=dtype, lr=0.1, **case.options)
     losses = train(model, data()).losses
     assert model._term_loop.tables[case.table].dtype == getattr(torch, dtype)
     assert losses == pytest.approx(expected(case, lr=0.1)[0].step_losses, abs=0.05)

@@ -18,31 +18,22 @@ from tests.mixins.helpers import (
     LR,
     D,
     H,
+    K,
     LitNet,
     Recorder,
-    as_torch,
+    data,
     inputs,
     labels,
-    loader,
+    network,
     quiet,
     shuffled_batches,
     train,
 )
 from tests.oracles.retrospection import FerOptions, NumpyNet, fer_loop
 
-K = 4
-
 
 class Robust(FlippingErrorReduction, LitNet):
     """FER."""
-
-
-def network() -> nn.Sequential:
-    return as_torch(NumpyNet.random(D, H, K, seed=0))
-
-
-def data() -> Any:
-    return loader(inputs(), labels(K), shuffled_batches())
 
 
 def fer_losses() -> list[float]:
@@ -156,21 +147,7 @@ def test_an_option_of_lwr_out_of_range_is_named(options: dict[str, Any], named: 
         Retrospective(network(), **options)
 
 
-def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="fer_tempreature"):
-        Robust(network(), fer_tempreature=2.0)
-
-
 # -- in the first step ------------------------------------------------------------------------------------
-
-
-def test_a_step_that_leaves_out_super_is_an_error() -> None:
-    class Forgets(FlippingErrorReduction, LitNet):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return F.cross_entropy(self(batch[0]), batch[1])
-
-    with pytest.raises(RuntimeError, match=r"Forgets took a step without its mixins' loss.*super\(\)\.training_step"):
-        train(Forgets(network()), data())
 
 
 def test_manual_optimization_that_forgets_the_term_is_an_error() -> None:
@@ -260,48 +237,7 @@ def test_after_an_error_the_module_can_be_trained() -> None:
     assert train(robust, data()).losses == pytest.approx(fer_losses(), abs=1e-10)
 
 
-# -- what is allowed ---------------------------------------------------------------------------------------
-
-
-class Careless(Robust):
-    """Overrides every hook without calling super."""
-
-    def setup(self, stage: str) -> None:
-        pass
-
-    def teardown(self, stage: str) -> None:
-        pass
-
-    def configure_callbacks(self) -> Any:
-        return []
-
-    def on_save_checkpoint(self, checkpoint: Any) -> None:
-        pass
-
-    def on_load_checkpoint(self, checkpoint: Any) -> None:
-        pass
-
-    def on_fit_start(self) -> None:
-        pass
-
-    def on_train_epoch_start(self) -> None:
-        pass
-
-    def on_train_epoch_end(self) -> None:
-        pass
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        pass
-
-
-def test_hooks_overridden_without_super_do_no_harm(tmp_path: Any) -> None:
-    trainer, recorder = quiet(max_epochs=2), Recorder()
-    trainer.fit(Careless(network(), total_epochs=EPOCHS), data())
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert "lightning_flip" in torch.load(tmp_path / "a.ckpt", weights_only=True)
-    again = Careless(network(), total_epochs=EPOCHS)
-    quiet(callbacks=[recorder]).fit(again, data(), ckpt_path=tmp_path / "a.ckpt")
-    assert recorder.losses == pytest.approx(fer_losses()[10:], abs=1e-10)
+# -- what is allowed: tests/sweep/test_every_method.py has more ----------------------------------------------
 
 
 class Own(pl.Callback):
@@ -362,11 +298,6 @@ def test_a_subclass_that_replaces_a_methods_loss_replaces_it() -> None:
             return torch.zeros_like(step.logits[:, 0])
 
     assert train(Mine(network(), lr=0.0), data(), max_epochs=1).losses == pytest.approx([0.0] * 5, abs=1e-12)
-
-
-def test_outside_of_a_trainer_the_module_is_itself() -> None:
-    x, y = torch.from_numpy(inputs()), torch.from_numpy(labels(K))
-    assert Robust(network()).training_step((x, y), 0).equal(LitNet(network()).training_step((x, y), 0))
 
 
 def test_two_methods_that_soften_the_target_warn_once() -> None:

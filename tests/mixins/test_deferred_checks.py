@@ -21,9 +21,8 @@ from lightning_flip.mixins._visited_rows import rows_after_visits
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.sample_step import rounds_of
-from tests.mixins.helpers import LitNet, N, inputs, labels, loader, quiet, shuffled_batches
+from tests.mixins.helpers import K, LitNet, N, inputs, labels, loader, network, quiet, shuffled_batches
 from tests.mixins.methods import made
-from tests.mixins.updates import K, network
 
 EPOCHS = 3
 Spot = tuple[int, int]  # step, place in its batch

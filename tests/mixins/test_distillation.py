@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_flip.mixins import Distillation
 from lightning_flip.models import MLP
 from lightning_flip.modules import DistillationClassifier
-from tests.mixins.helpers import LitNet, Recorder, differences, inputs, labels, quiet, train, weights
-from tests.mixins.updates import K, data, network, numpy_run, old_net, old_network
+from tests.mixins.helpers import K, LitNet, Recorder, data, differences, inputs, labels, network, quiet, train, weights
+from tests.mixins.updates import numpy_run, old_net, old_network
 from tests.oracles import filter_kd as oracle
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_flip.mixins import FlippingErrorReduction, FocalDistillation, LossTerm
 from lightning_flip.mixins._divergence import DivergenceWatch, advice_of
 from tests.callbacks.helpers import run_ranks
-from tests.mixins.helpers import LitNet, quiet
-from tests.mixins.updates import Compatible, Focal, Naive, data, network, old_network
+from tests.mixins.helpers import LitNet, data, network, quiet
+from tests.mixins.updates import Compatible, Focal, Naive, old_network
 
 CLASSES, WIDTH, COUNT, BATCH = 50, 20, 64, 8
 

@@ -20,20 +20,22 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_flip.mixins import FlippingErrorReduction, FocalDistillation
 from lightning_flip.models import MLP, Classifier
-from tests.mixins.helpers import D, FixedBatches, LitNet, N, differences, inputs, labels, quiet, shuffled_batches, train
-from tests.mixins.updates import (
-    MIXED,
-    Compatible,
-    Focal,
+from tests.mixins.helpers import (
+    D,
+    FixedBatches,
     K,
-    Naive,
+    LitNet,
+    N,
     data,
-    focal_term,
+    differences,
+    inputs,
+    labels,
     network,
-    new_net,
-    numpy_run,
-    old_network,
+    quiet,
+    shuffled_batches,
+    train,
 )
+from tests.mixins.updates import MIXED, Compatible, Focal, Naive, focal_term, new_net, numpy_run, old_network
 
 OPTIONS: list[dict[str, Any]] = [
     {"distance": "kl", "temperature": 2.0, "alpha": 0.3, "beta": 2.0, "weight": 0.4},

@@ -15,11 +15,11 @@ from tests.mixins.helpers import (
     D,
     H,
     LitNet,
-    as_torch,
     differences,
     inputs,
     labels,
     loader,
+    network,
     quiet,
     shuffled_batches,
     train,
@@ -35,10 +35,6 @@ class Smoothed(LabelSmoothing, LitNet):
 class SmoothedByTorch(LitNet):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.3)
-
-
-def network() -> Any:
-    return as_torch(NumpyNet.random(D, H, 4, seed=0))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.6])

@@ -23,14 +23,15 @@ from tests.mixins.helpers import (
     LR,
     D,
     H,
+    K,
     LitNet,
     N,
     Recorder,
-    as_torch,
+    data,
     differences,
     inputs,
     labels,
-    loader,
+    network,
     quiet,
     shuffled_batches,
     train,
@@ -38,7 +39,6 @@ from tests.mixins.helpers import (
 from tests.oracles import smearing as oracle
 from tests.oracles.retrospection import Floats, NumpyNet, Trace
 
-K = 4
 SampleLoss = Callable[[Floats, int], tuple[float, Floats]]
 
 
@@ -74,14 +74,6 @@ def numpy_run(loss: SampleLoss, classes: int = K) -> Trace:
             net.sgd(LR)
     trace.weights = net.to_torch_state()
     return trace
-
-
-def network(classes: int = K) -> Any:
-    return as_torch(NumpyNet.random(D, H, classes, seed=0))
-
-
-def data(classes: int = K) -> Any:
-    return loader(inputs(), labels(classes), shuffled_batches())
 
 
 # -- the loss -------------------------------------------------------------------------------------------------

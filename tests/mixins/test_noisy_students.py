@@ -18,8 +18,8 @@ from lightning_flip.mixins import Distillation, ForwardCorrection, LabelSmoothin
 from lightning_flip.models import MLP
 from lightning_flip.modules import DistillationClassifier
 from lightning_flip.stores import dataset_fingerprint, write_soft_targets, write_transition
-from tests.mixins.helpers import LitNet, N, differences, inputs, labels, train, weights
-from tests.mixins.updates import K, Term, data, network, numpy_run, old_net, old_network
+from tests.mixins.helpers import K, LitNet, N, data, differences, inputs, labels, network, train, weights
+from tests.mixins.updates import Term, numpy_run, old_net, old_network
 from tests.oracles import noisy_students as oracle
 from tests.oracles import smearing
 from tests.oracles.retrospection import Floats
@@ -66,6 +66,12 @@ def write(probs: Floats | None = None, visited: Any = None) -> None:
 def student(kind: Any, **options: Any) -> Any:
     source: dict[str, Any] = {"targets": FILE} if kind is OfAFile else {"reference": old_network()}
     return kind(network(), **{**source, **options})
+
+
+def single(kind: Any, **options: Any) -> Any:
+    """A student in single precision, and its teacher."""
+    source: dict[str, Any] = {"targets": FILE} if kind is OfAFile else {"reference": old_network().float()}
+    return kind(network().float(), **source, **options)
 
 
 def kd_term(kind: Any, temperature: float = 1.0, weight: float = 1.0, **treated: Any) -> Term:

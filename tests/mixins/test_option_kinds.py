@@ -14,9 +14,9 @@ import torch
 from lightning_flip.mixins import LossTerm, ReferencedLoss
 from lightning_flip.steps import StepSource
 from lightning_flip.steps.options import check_numbers, check_whole
-from tests.mixins.helpers import LitNet
+from tests.mixins.helpers import LitNet, network
 from tests.mixins.methods import METHODS, before
-from tests.mixins.updates import network, old_network
+from tests.mixins.updates import old_network
 
 NAN, INF = float("nan"), float("inf")
 WRONG: dict[str, list[Any]] = {

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from lightning_flip.mixins import PairwiseLabelSmoothing
 from lightning_flip.mixins.pairwise_label_smoothing import SmoothingHead
 from tests.callbacks.helpers import run_ranks
-from tests.mixins.helpers import LitNet, N, quiet
-from tests.mixins.pairing import K, Paired, PlsGradient, network, points, replay, same_weights, start_of
+from tests.mixins.helpers import K, LitNet, N, network, quiet
+from tests.mixins.pairing import Paired, PlsGradient, points, replay, same_weights, start_of
 from tests.mixins.test_tables import RestOfEpoch, Saver
 from tests.oracles.pairwise import is_pairs
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.callbacks.helpers import run_ranks
-from tests.mixins.helpers import quiet
+from tests.mixins.helpers import network, quiet
 from tests.mixins.pairing import (
     ClassWiseGradient,
     Consistent,
@@ -19,7 +19,6 @@ from tests.mixins.pairing import (
     MixupGradient,
     Paired,
     PlsGradient,
-    network,
     points,
     replay,
     same_weights,

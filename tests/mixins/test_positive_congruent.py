@@ -15,17 +15,26 @@ from lightning_flip.functional import _closed_form
 from lightning_flip.mixins import FocalDistillation, NaivePositiveCongruent
 from lightning_flip.steps import Reference
 from tests.callbacks.helpers import run_ranks
-from tests.mixins.helpers import LitNet, N, differences, inputs, labels, quiet, shuffled_batches, train
+from tests.mixins.helpers import (
+    K,
+    LitNet,
+    N,
+    data,
+    differences,
+    inputs,
+    labels,
+    network,
+    quiet,
+    shuffled_batches,
+    train,
+)
 from tests.mixins.updates import (
     Compatible,
     Focal,
-    K,
     Naive,
     compatible_term,
-    data,
     focal_term,
     naive_term,
-    network,
     numpy_run,
     old_network,
 )

@@ -24,8 +24,8 @@ from lightning_flip.mixins import learning_with_retrospection as lwr
 from lightning_flip.mixins import snapshot_distillation as snapshots
 from lightning_flip.steps.length import training_length
 from tests.callbacks.helpers import run_ranks
-from tests.mixins.helpers import LitNet, N, quiet
-from tests.mixins.pairing import network, points
+from tests.mixins.helpers import LitNet, N, network, quiet
+from tests.mixins.pairing import points
 from tests.mixins.test_tables import Saver
 from tests.oracles.training_length import trained
 

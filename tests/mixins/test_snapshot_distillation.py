@@ -22,10 +22,11 @@ from lightning_flip.mixins._snapshot import exchanged, weights_of
 from lightning_flip.models import MLP, CyclicCosine
 from lightning_flip.modules import SnapshotDistillationClassifier
 from lightning_flip.steps import StepSource, attach
-from tests.mixins.baselines import K, shared
+from tests.mixins.baselines import shared
 from tests.mixins.helpers import (
     EPOCHS,
     D,
+    K,
     LitNet,
     N,
     Recorder,
@@ -172,8 +173,7 @@ def test_a_second_fit_begins_without_a_teacher_and_one_that_goes_on_keeps_it() -
     assert watch.taught[:3] == [None] * 3
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-@pytest.mark.parametrize("cycles", [2, 4])
+@pytest.mark.parametrize(("cycles", "epochs"), [(2, 3), (4, 1), (4, 3)])
 def test_a_run_with_running_statistics_resumes_to_the_last_bit(tmp_path: Path, epochs: int, cycles: int) -> None:
     def model() -> Snapshots:
         net = without_dropout()

@@ -17,8 +17,22 @@ from lightning_flip.mixins import Distillation, FlippingErrorReduction, SoftTarg
 from lightning_flip.models import MLP
 from lightning_flip.modules import SoftTargetsClassifier
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, write_soft_targets
-from tests.mixins.helpers import LitNet, N, differences, inputs, labels, loader, quiet, shuffled_batches, train, weights
-from tests.mixins.updates import K, data, network, numpy_run
+from tests.mixins.helpers import (
+    K,
+    LitNet,
+    N,
+    data,
+    differences,
+    inputs,
+    labels,
+    loader,
+    network,
+    quiet,
+    shuffled_batches,
+    train,
+    weights,
+)
+from tests.mixins.updates import numpy_run
 from tests.oracles import filter_kd as oracle
 from tests.oracles import positive_congruent
 

@@ -23,9 +23,8 @@ from lightning_flip.mixins import (
     PairwiseLabelSmoothing,
 )
 from lightning_flip.stores import write_soft_targets
-from tests.mixins.helpers import LitNet, N, Recorder, inputs, quiet
+from tests.mixins.helpers import K, LitNet, N, Recorder, data, inputs, quiet
 from tests.mixins.methods import METHODS, every_method, made
-from tests.mixins.updates import K, data
 
 PAGE = (Path(__file__).parents[2] / "docs" / "stacking.md").read_text(encoding="utf-8")
 NAMES = sorted(method.__name__ for method in METHODS)

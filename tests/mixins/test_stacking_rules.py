@@ -32,9 +32,9 @@ from lightning_flip.mixins import (
     TeacherFreeRegularization,
 )
 from lightning_flip.stores import write_soft_targets
-from tests.mixins.helpers import LitNet, N, inputs, labels, quiet, train
+from tests.mixins.helpers import K, LitNet, N, data, inputs, labels, network, quiet, train
 from tests.mixins.methods import every_method, made, written
-from tests.mixins.updates import K, data, network, old_network
+from tests.mixins.updates import old_network
 
 
 def stacked(*methods: Any, module: Any = LitNet) -> Any:

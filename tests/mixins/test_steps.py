@@ -1,4 +1,4 @@
-"""Forms that a training step takes: what it returns, what it is given, how it is optimized, in which precision."""
+"""Forms that a training step takes: what it returns, what it is given, how it is optimized."""
 
 from __future__ import annotations
 
@@ -11,38 +11,31 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_flip.mixins import FlippingErrorReduction, LabelSmoothing, LearningWithRetrospection
 from tests.mixins.helpers import (
     EPOCHS,
     LR,
     D,
-    FixedBatches,
     H,
+    K,
     LitNet,
     N,
     Recorder,
     as_torch,
+    data,
     inputs,
     labels,
     loader,
+    network,
     quiet,
     shuffled_batches,
     train,
 )
 from tests.oracles.retrospection import FerOptions, FerTrace, NumpyNet, cross_entropy_loop, fer_loop
 
-K = 4
 FER: dict[str, Any] = {"initial": "copy"}
-
-
-def network() -> nn.Sequential:
-    return as_torch(NumpyNet.random(D, H, K, seed=0))
-
-
-def data() -> Any:
-    return loader(inputs(), labels(K), shuffled_batches())
 
 
 def oracle(lr: float = LR) -> FerTrace:
@@ -154,14 +147,6 @@ def test_a_step_may_return_none(after_a_forward: bool) -> None:
     assert recorder.losses == pytest.approx(trace.step_losses, abs=1e-10)
 
 
-class Dicts(Dataset[Any]):
-    def __len__(self) -> int:
-        return N
-
-    def __getitem__(self, index: int) -> Any:
-        return {"image": torch.from_numpy(inputs()[index]), "label": int(labels(K)[index]), "id": index}
-
-
 class LitDicts(LitNet):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return F.cross_entropy(self(batch["image"]), batch["label"])
@@ -169,11 +154,6 @@ class LitDicts(LitNet):
 
 class RobustDicts(FlippingErrorReduction, LitDicts):
     """FER in front of a module whose batches are dicts."""
-
-
-def test_batches_may_be_dicts() -> None:
-    batches: Any = FixedBatches(shuffled_batches())
-    assert is_fer(train(RobustDicts(network(), **FER), DataLoader(Dicts(), batch_sampler=batches)))
 
 
 class Stream(IterableDataset[Any]):
@@ -209,29 +189,6 @@ def test_an_id_beyond_num_samples_is_told_before_a_table_is_written() -> None:
 
 class Robust(FlippingErrorReduction, LitNet):
     """FER."""
-
-
-def test_accumulated_gradients_do_not_divide_what_is_added() -> None:
-    # The weights stand still, so that the losses are comparable; Lightning divides what it hands on by two.
-    recorder = train(Robust(network(), lr=0.0, **FER), data(), accumulate_grad_batches=2)
-    plain = train(LitNet(network(), lr=0.0), data(), accumulate_grad_batches=2)
-    ordinary = train(LitNet(network(), lr=0.0), data())
-    ratio = np.array(plain.losses) / np.array(ordinary.losses)
-    assert set(ratio.round(12)) == {0.5}
-    assert np.array(recorder.losses) / ratio == pytest.approx(oracle(lr=0.0).step_losses, abs=1e-10)
-
-
-def test_accumulated_gradients_are_the_sum_of_their_halves() -> None:
-    """Two batches of one accumulated step are one batch of the oracle, if they are equally large."""
-    rng = np.random.default_rng(0)
-    halves = [np.split(rng.permutation(N), 6) for _ in range(EPOCHS)]
-    wholes = [[np.concatenate(epoch[i : i + 2]) for i in (0, 2, 4)] for epoch in halves]
-    options = FerOptions(total_epochs=EPOCHS, initial="copy")
-    trace = fer_loop(NumpyNet.random(D, H, K, seed=0), inputs(), labels(K), wholes, options, LR)
-    robust = Robust(network(), **FER)
-    train(robust, loader(inputs(), labels(K), halves), accumulate_grad_batches=2)
-    for name, value in robust.net.state_dict().items():
-        assert value.numpy() == pytest.approx(trace.weights[name], abs=1e-10)
 
 
 def test_a_closure_that_runs_several_times_counts_a_batch_once() -> None:
@@ -283,32 +240,6 @@ def test_searching_a_learning_rate_records_nothing() -> None:
     trainer.callbacks.insert(0, recorder)
     trainer.fit(robust, data())
     assert is_fer(recorder)
-
-
-# -- precision --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("method", [FlippingErrorReduction, LearningWithRetrospection, LabelSmoothing])
-def test_half_precision_runs_and_keeps_single_precision_tables(method: Any, precision: str) -> None:
-    class Narrow(method, LitNet):
-        """Any term in front of it."""
-
-    narrow: Any = Narrow(network().float(), **({"lwr_interval": 1} if method is LearningWithRetrospection else {}))
-    x, y = torch.from_numpy(inputs()).float(), torch.from_numpy(labels(K))
-    batches: Any = FixedBatches(shuffled_batches())
-    recorder = train(narrow, DataLoader(TensorDataset(x, y), batch_sampler=batches), precision=precision)
-    assert np.isfinite(recorder.losses).all()
-    for table in narrow._term_loop.tables.values():
-        assert table.dtype == torch.float32
-
-
-def test_mixed_precision_stays_near_the_double_run() -> None:
-    x, y = torch.from_numpy(inputs()).float(), torch.from_numpy(labels(K))
-    batches: Any = FixedBatches(shuffled_batches())
-    robust = Robust(network().float(), lr=0.05, **FER)
-    recorder = train(robust, DataLoader(TensorDataset(x, y), batch_sampler=batches), precision="bf16-mixed")
-    assert recorder.losses == pytest.approx(oracle(0.05).step_losses, rel=0.1)
 
 
 # -- other losses -----------------------------------------------------------------------------------------

@@ -9,11 +9,9 @@ import numpy as np
 from torch import nn
 
 from lightning_flip.mixins import BackwardCompatible, FocalDistillation, NaivePositiveCongruent
-from tests.mixins.helpers import LR, D, H, LitNet, as_torch, inputs, labels, loader, shuffled_batches
+from tests.mixins.helpers import LR, D, H, K, LitNet, as_torch, inputs, labels, shuffled_batches
 from tests.oracles import positive_congruent as oracle
 from tests.oracles.retrospection import Batches, Floats, Ints, NumpyNet, Trace, softmax
-
-K = 4
 
 
 class Focal(FocalDistillation, LitNet):
@@ -39,16 +37,8 @@ def old_net(classes: int = K) -> NumpyNet:
     return NumpyNet.random(D, H, classes, seed=7)
 
 
-def network(classes: int = K) -> nn.Sequential:
-    return as_torch(new_net(classes))
-
-
 def old_network(classes: int = K) -> nn.Sequential:
     return as_torch(old_net(classes))
-
-
-def data(classes: int = K, epochs: int = 4) -> Any:
-    return loader(inputs(), labels(classes), shuffled_batches(epochs))
 
 
 # (indices, new logits, hidden features) -> losses [B] beside CE, gradient by the logits, gradient by the features

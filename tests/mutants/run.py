@@ -8,6 +8,7 @@ A mutant is a mistake that a change could make, and the tests that have to notic
 from __future__ import annotations
 
 import argparse
+import ast
 import multiprocessing
 import os
 import re
@@ -52,14 +53,23 @@ class Mutant:
         found = []
         for test in self.tests:
             folder, name = test.split("::")
-            function = re.compile(rf"^\s*def {name.partition('[')[0]}\(", re.MULTILINE)
             start = root / "tests" / folder
-            files = sorted(start.rglob("test_*.py")) if start.is_dir() else [start]
-            holding = [path for path in files if path.is_file() and function.search(path.read_text(encoding="utf-8"))]
-            if not holding:
+            for path in sorted(start.rglob("test_*.py")) if start.is_dir() else [start]:
+                holders = _holders(path, name.partition("[")[0])
+                found += [f"{path.relative_to(root).as_posix()}::{holder}{name}" for holder in holders]
+            if not found:
                 raise LookupError(f"{self.name}: there is no {name} in tests/{folder}.")
-            found += [f"{path.relative_to(root).as_posix()}::{name}" for path in holding]
         return found
+
+
+def _holders(path: Path, name: str) -> Iterator[str]:
+    """The classes, or "" for the module, in which a file has a test of that name."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if f"def {name}(" in text:
+        module = ast.parse(text)
+        for part in (module, *(node for node in module.body if isinstance(node, ast.ClassDef))):
+            if any(isinstance(node, ast.FunctionDef) and node.name == name for node in part.body):
+                yield f"{part.name}::" if isinstance(part, ast.ClassDef) else ""
 
 
 def mutants() -> Iterator[Mutant]:
@@ -84,21 +94,27 @@ def verdict(mutant: Mutant, root: Path) -> str:
             return "caught"
     finally:
         _write(place, whole)
-    if process.exitcode in (0, 1):
-        return "survived" if process.exitcode == 0 else "caught"
-    return f"stopped with {process.exitcode}: {(root / 'output.txt').read_text(encoding='utf-8')[-2000:]}"
+    output = (root / "output.txt").read_text(encoding="utf-8")
+    if process.exitcode == 1 and re.search(r"^\d+ failed|, \d+ failed|\d+ error", output, re.MULTILINE):
+        return "caught"
+    return "survived" if process.exitcode == 0 else f"stopped with {process.exitcode}: {output[-2000:]}"
 
 
 def _run(tests: list[str], root: Path) -> None:
     """In a fork, which has imported all but the package."""
-    import pytest
-
     os.setsid()
     os.chdir(root)
     output = os.open(root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
+    import pytest
+
     os._exit(pytest.main(["-q", "-x", "--no-header", "--tb=line", *tests]))
+
+
+def _import_what_tests_need() -> None:
+    """Everything but the package, once for all forks."""
+    import torchvision  # noqa: F401
 
 
 def _write(place: Path, text: str) -> None:

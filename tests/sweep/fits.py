@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.mixins import methods
 from tests.mixins.baselines import Shares
-from tests.mixins.helpers import LR, LitNet, N, Recorder, inputs, labels, quiet
-from tests.mixins.updates import K
+from tests.mixins.helpers import LR, K, LitNet, N, Recorder, inputs, labels, quiet
 from tests.oracles.retrospection import Batches
 from tests.sweep.settings import Setting
 

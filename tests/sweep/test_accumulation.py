@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.callbacks.helpers import assert_same
-from tests.mixins.helpers import LitNet
-from tests.mixins.updates import network
+from tests.mixins.helpers import LitNet, network
 from tests.sweep.fits import EPOCHS, data, fit, made
 from tests.sweep.settings import Setting, every_setting
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.mixins.helpers import LitNet, inputs
+from tests.mixins.helpers import LitNet, inputs, network
 from tests.mixins.pairing import Notes, replay, start_of
-from tests.mixins.updates import network
 from tests.oracles.retrospection import cross_entropy_loop
 from tests.sweep.fits import EPOCHS, LitNamed, Named, batches, data, fit, identical, made, numbers, points
 from tests.sweep.oracles import Run

@@ -16,9 +16,8 @@ from lightning_flip.functional import _closed_form
 from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.mixins import LabelSmoothing
 from tests.mixins import methods
-from tests.mixins.helpers import LitNet, Recorder, inputs, labels, quiet
+from tests.mixins.helpers import K, LitNet, Recorder, inputs, labels, network, quiet
 from tests.mixins.methods import before
-from tests.mixins.updates import K, network
 from tests.sweep.fits import EPOCHS, data, fit, identical, kind, made, numbers, points
 from tests.sweep.settings import SETTINGS, Setting, every_setting, swept
 

@@ -19,8 +19,7 @@ from lightning_flip import mixins
 from lightning_flip.mixins import FlippingErrorReduction, LossTerm
 from tests.callbacks.helpers import run_ranks
 from tests.mixins.baselines import Shares
-from tests.mixins.helpers import LR, LitNet, N, Recorder, inputs, labels, quiet, weights
-from tests.mixins.updates import K
+from tests.mixins.helpers import LR, K, LitNet, N, Recorder, inputs, labels, quiet, weights
 from tests.oracles.retrospection import Batches
 from tests.sweep.fits import made
 from tests.sweep.oracles import Run

@@ -17,8 +17,8 @@ from lightning_flip import mixins
 from lightning_flip.functional import _closed_form
 from lightning_flip.stores import write_soft_targets
 from tests.mixins.baselines import Shares
-from tests.mixins.helpers import LR, LitNet, N, Recorder, inputs, quiet, weights
-from tests.mixins.updates import K, network, old_network
+from tests.mixins.helpers import LR, K, LitNet, N, Recorder, inputs, network, quiet, weights
+from tests.mixins.updates import old_network
 from tests.sweep.fits import batches, kind
 from tests.sweep.settings import SETTINGS, Setting, swept
 

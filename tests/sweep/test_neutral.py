@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.mixins.helpers import D, H, LitNet
-from tests.mixins.updates import K
+from tests.mixins.helpers import D, H, K, LitNet
 from tests.sweep.fits import fit, identical, made, numbers, points
 from tests.sweep.settings import Setting, every_setting
 

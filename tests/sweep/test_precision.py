@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tests.mixins.helpers import LitNet
-from tests.mixins.updates import network
+from tests.mixins.helpers import LitNet, network
 from tests.oracles.retrospection import Floats
 from tests.sweep.fits import EPOCHS, data, fit, made, points
 from tests.sweep.settings import Setting, every_setting
