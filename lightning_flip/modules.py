@@ -68,8 +68,9 @@ class BackwardCompatibleClassifier(BackwardCompatible, Classifier):
 class BackwardCorrectionClassifier(BackwardCorrection, Classifier):
     """Trains a network on noisy labels with a loss whose expectation is that of the true ones.
 
-    Options are those of :class:`~lightning_flip.mixins.BackwardCorrection`, :class:`~lightning_flip.mixins.LossTerm`
-    and :class:`~lightning_flip.models.Classifier`.
+    Options are those of :class:`~lightning_flip.mixins.BackwardCorrection`,
+    :class:`~lightning_flip.mixins.CorrectedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
+    :class:`~lightning_flip.models.Classifier`.
 
     Example:
         >>> from lightning_flip.models import MLP
@@ -109,7 +110,7 @@ class ConfidencePenaltyClassifier(ConfidencePenalty, Classifier):
 class DistillationClassifier(Distillation, Classifier):
     """Trains a network on what a teacher says of each batch (KD, ESKD).
 
-    Options are those of :class:`~lightning_flip.mixins.Distillation`,
+    Options are those of :class:`~lightning_flip.mixins.StudentLoss`,
     :class:`~lightning_flip.mixins.ReferencedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
     :class:`~lightning_flip.models.Classifier`.
 
@@ -167,7 +168,7 @@ class FocalDistillationClassifier(FocalDistillation, Classifier):
 class ForwardCorrectionClassifier(ForwardCorrection, Classifier):
     """Trains a network whose predictions, after the label noise, fit the noisy labels.
 
-    Options are those of :class:`~lightning_flip.mixins.ForwardCorrection`, :class:`~lightning_flip.mixins.LossTerm` and
+    Options are those of :class:`~lightning_flip.mixins.CorrectedLoss`, :class:`~lightning_flip.mixins.LossTerm` and
     :class:`~lightning_flip.models.Classifier`.
 
     Example:
@@ -276,8 +277,8 @@ class SnapshotDistillationClassifier(SnapshotDistillation, Classifier):
 class SoftTargetsClassifier(SoftTargets, Classifier):
     """Trains a network on a file of soft targets (Filter-KD; KD and ESKD from files).
 
-    Options are those of :class:`~lightning_flip.mixins.SoftTargets`, :class:`~lightning_flip.mixins.LossTerm` and
-    :class:`~lightning_flip.models.Classifier`.
+    Options are those of :class:`~lightning_flip.mixins.SoftTargets`, :class:`~lightning_flip.mixins.StudentLoss`,
+    :class:`~lightning_flip.mixins.LossTerm` and :class:`~lightning_flip.models.Classifier`.
 
     Example:
         >>> from lightning_flip.models import MLP

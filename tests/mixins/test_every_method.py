@@ -18,6 +18,7 @@ from lightning_flip.functional import _closed_form
 from lightning_flip.functional.cross_entropy import cross_entropy
 from lightning_flip.mixins import (
     BatchMixing,
+    CorrectedLoss,
     Distillation,
     LabelSmoothing,
     LearningWithRetrospection,
@@ -26,12 +27,13 @@ from lightning_flip.mixins import (
     SelfAdaptiveTraining,
     SnapshotDistillation,
     SoftTargets,
+    StudentLoss,
 )
 from lightning_flip.stores import write_soft_targets
 from tests.mixins.helpers import EPOCHS, LR, LitNet, Recorder, inputs, labels, quiet, train
 from tests.mixins.updates import MIXED, K, data, network, old_network
 
-BASES = {BatchMixing, LossTerm, ReferencedLoss}
+BASES = {BatchMixing, CorrectedLoss, LossTerm, ReferencedLoss, StudentLoss}
 METHODS = [part for part in (getattr(mixins, name) for name in mixins.__all__) if part not in BASES]
 
 FILE = "teacher.safetensors"
