@@ -16,6 +16,7 @@ from lightning_flip.mixins import (
     BatchMixing,
     ClassWiseSelfDistillation,
     ConfidencePenalty,
+    CorrectedLoss,
     Distillation,
     EarlyLearningRegularization,
     FlippingErrorReduction,
@@ -31,6 +32,7 @@ from lightning_flip.mixins import (
     SelfAdaptiveTraining,
     SnapshotDistillation,
     SoftTargets,
+    StudentLoss,
     TeacherFreeRegularization,
 )
 from lightning_flip.models import MLP, Classifier
@@ -71,7 +73,8 @@ OTHERS = ["--data=DigitsDataModule", "--trainer.logger=false"]
 
 def own_options(cls: type) -> set[str]:
     skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
+    init = vars(cls).get("__init__")
+    parameters = [] if init is None else list(inspect.signature(init).parameters.values())[1:]
     return {parameter.name for parameter in parameters if parameter.kind not in skipped}
 
 
@@ -83,7 +86,7 @@ def all_options(name: str) -> set[str]:
 
 def test_every_mixin_has_a_module():
     assert sorted(MIXINS) == modules.__all__
-    bases = {BatchMixing, LossTerm, ReferencedLoss}
+    bases = {BatchMixing, CorrectedLoss, LossTerm, ReferencedLoss, StudentLoss}
     public = [getattr(mixins, name) for name in mixins.__all__]
     assert set(MIXINS.values()) == {part for part in public if issubclass(part, LossTerm)} - bases
 

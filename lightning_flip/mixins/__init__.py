@@ -1,4 +1,4 @@
-"""Loss terms that stand in front of a LightningModule, one file a method."""
+"""Loss terms that stand in front of a LightningModule, one file per method."""
 
 from lightning_flip.mixins.backward_compatible import BackwardCompatible
 from lightning_flip.mixins.backward_correction import BackwardCorrection
@@ -6,6 +6,7 @@ from lightning_flip.mixins.base import LossTerm
 from lightning_flip.mixins.batch_mixing import BatchMixing
 from lightning_flip.mixins.class_wise_self_distillation import ClassWiseSelfDistillation
 from lightning_flip.mixins.confidence_penalty import ConfidencePenalty
+from lightning_flip.mixins.corrected import CorrectedLoss
 from lightning_flip.mixins.distillation import Distillation
 from lightning_flip.mixins.early_learning_regularization import EarlyLearningRegularization
 from lightning_flip.mixins.flipping_error_reduction import FlippingErrorReduction
@@ -20,6 +21,7 @@ from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.mixins.self_adaptive_training import SelfAdaptiveTraining
 from lightning_flip.mixins.snapshot_distillation import SnapshotDistillation
 from lightning_flip.mixins.soft_targets import SoftTargets
+from lightning_flip.mixins.student import StudentLoss
 from lightning_flip.mixins.teacher_free_regularization import TeacherFreeRegularization
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "BatchMixing",
     "ClassWiseSelfDistillation",
     "ConfidencePenalty",
+    "CorrectedLoss",
     "Distillation",
     "EarlyLearningRegularization",
     "FlippingErrorReduction",
@@ -43,5 +46,6 @@ __all__ = [
     "SelfAdaptiveTraining",
     "SnapshotDistillation",
     "SoftTargets",
+    "StudentLoss",
     "TeacherFreeRegularization",
 ]

@@ -1,4 +1,4 @@
-"""Noticing that a loss runs away, without making the host wait for the device in every step."""
+"""Notices a diverging loss, without waiting for the device in every step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_flip.mixins._options import owners_of
+from lightning_flip.mixins._definition import owners_of
 
 __all__ = ["DivergenceWatch", "advice_of"]
 
@@ -18,29 +18,17 @@ FACTOR = 10.0
 
 
 class DivergenceWatch:
-    """Watches the loss of a fit, if there is advice for when it runs away.
+    """Watches the loss of a fit, if there is advice for a diverging one.
 
     A fit diverges when its loss is not finite, or when the mean of the last ``log_every_n_steps`` steps is over 10
     times the fit's first loss. That first loss counts as at least log K, the loss of guessing: fine-tuning begins near
-    0, where a rise by that factor is nothing.
-
-    Attributes:
-        advice: what to change; "" switches the watch off.
-        finite_only: whether a rise is left alone, for methods whose loss grows by a schedule.
-        first_loss: the fit's first loss, over all ranks from the first look on; None before the first step.
-
-    Example:
-        >>> watch = DivergenceWatch()
-        >>> watch.advice = "Lower the learning rate."
-        >>> watch.add(torch.tensor(2.5), num_classes=10)
-        >>> watch.limit
-        25.0
+    0, where a rise by that factor means nothing.
     """
 
     def __init__(self) -> None:
-        self.advice = ""
-        self.finite_only = False
-        self.first_loss: Tensor | float | None = None
+        self.advice = ""  # what to change; without it nothing is watched
+        self.finite_only = False  # leave a rise alone: of methods whose loss grows by a schedule
+        self.first_loss: Tensor | float | None = None  # of this rank; of all ranks from the first look on
         self._num_classes = 1
         self._sum: Tensor | None = None
         self._steps = 0  # that are in the sum
@@ -48,12 +36,12 @@ class DivergenceWatch:
 
     @property
     def limit(self) -> float:
-        """The largest mean loss that is not a divergence; reading it may wait for the device."""
+        """The largest mean loss that is not a divergence; may wait for the device."""
         first = math.inf if self.first_loss is None else float(self.first_loss)
         return FACTOR * max(first, math.log(self._num_classes))
 
     def add(self, loss: Tensor, num_classes: int) -> None:
-        """Take part of a step."""
+        """Add a step's loss to the window."""
         if not self.advice:
             return
         loss = loss.float()
@@ -64,13 +52,13 @@ class DivergenceWatch:
         self._steps += 1
 
     def look_now_and_then(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None]) -> None:
-        """Count a batch, and look every ``log_every_n_steps`` of them."""
+        """Count a batch, and look every ``log_every_n_steps`` batches."""
         self._batches += 1
         if self._batches >= max(1, getattr(trainer, "log_every_n_steps", 50)):
             self.look(trainer, module, flush, whole=True)
 
     def look(self, trainer: pl.Trainer, module: pl.LightningModule, flush: Callable[[], None], *, whole: bool) -> None:
-        """Look at the steps since the last whole window; waits for the device, and for the other ranks."""
+        """Look at the steps since the last whole window; waits for the device and the other ranks."""
         if not self.advice:
             return
         mean = self._mean_of_ranks(trainer)
@@ -93,8 +81,8 @@ class DivergenceWatch:
 
     def _mean_of_ranks(self, trainer: pl.Trainer) -> float | None:
         """Mean of the window over steps and ranks; None without a step."""
-        # All ranks decide alike: one that stopped alone would leave the others waiting in the next step. A rank whose
-        # steps did nothing takes part with nothing.
+        # All ranks decide together: one that stopped alone would leave the others waiting in the next step. A rank
+        # without steps takes part with zeros.
         nothing = torch.zeros((), device=trainer.strategy.root_device)
         first = nothing if self.first_loss is None else torch.as_tensor(self.first_loss, device=nothing.device)
         counts = torch.tensor([float(self._steps), float(self.first_loss is not None)], device=nothing.device)
@@ -109,7 +97,7 @@ class DivergenceWatch:
 
 
 def advice_of(cls: type) -> tuple[str, bool]:
-    """How the loss of a class is watched.
+    """``advice`` and ``finite_only`` of a class.
 
     Example:
         >>> from lightning_flip.mixins import FlippingErrorReduction, NaivePositiveCongruent

@@ -1,4 +1,4 @@
-"""Features through which a method's loss trains the network."""
+"""The features through which a method's loss trains the network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def trained_features(module: Any, step: SampleStep) -> Tensor:
     assert features is not None
     if not features.requires_grad and _is_checkpointed(step.logits):
         rank_zero_warn(
-            f"{type(module).__name__}: the features have no graph, so that the loss on them does not train the layers "
-            "in front of them. Activation checkpointing does that with use_reentrant=True; pass use_reentrant=False."
+            f"{type(module).__name__}: the features have no graph, so the loss on them does not train the layers "
+            "before them. This is activation checkpointing with use_reentrant=True; pass use_reentrant=False."
         )
     return features
 

@@ -1,4 +1,4 @@
-"""Random draws of a step that depend on the run's seed, the epoch, the batch and the rank, and on nothing else."""
+"""Random draws of a step that depend on the run's seed, the epoch, the batch and the rank alone."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ __all__ = ["keyed_randomness", "keyed_seed"]
 
 
 def keyed_seed(trainer: pl.Trainer, purpose: str) -> int:
-    """The seed of what a method draws in the running batch.
+    """The seed of a method's draws in the running batch, from torch's seed, the epoch, the batch and the rank.
 
-    It follows from torch's seed (``seed_everything``), the epoch, the batch's number and the rank. So a step that runs
-    twice draws the same (an optimizer's closure), and a resumed run draws what the uninterrupted one would have drawn,
-    with :class:`~lightning_flip.callbacks.ExactResume` even where it is seeded otherwise.
-
-    Example:
-        >>> trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", barebones=True)
-        >>> keyed_seed(trainer, "Mixup") == keyed_seed(trainer, "Mixup") != keyed_seed(trainer, "other")
-        True
+    So a step that runs twice (an optimizer's closure) draws the same, and a resumed run draws as the uninterrupted one,
+    with :class:`~lightning_flip.callbacks.ExactResume` even if it is seeded differently.
     """
     batch = max(trainer.fit_loop.batch_idx, 0)
     key = [torch.initial_seed(), zlib.crc32(purpose.encode()), trainer.current_epoch, batch, trainer.global_rank]
@@ -34,10 +28,7 @@ def keyed_seed(trainer: pl.Trainer, purpose: str) -> int:
 
 @contextlib.contextmanager
 def keyed_randomness(trainer: pl.Trainer, purpose: str) -> Iterator[None]:
-    """A context in which the global generators of the CPU (torch, numpy, Python) start from :func:`keyed_seed`.
-
-    Afterwards they go on as if nothing had been drawn.
-    """
+    """Seed the CPU's global generators (torch, numpy, Python) with :func:`keyed_seed`, and restore them afterwards."""
     seed = keyed_seed(trainer, purpose)
     with isolate_rng(include_cuda=False):
         torch.default_generator.manual_seed(seed)

@@ -18,10 +18,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.data.labels import kept_labels
 from lightning_flip.mixins._counted import holds
+from lightning_flip.mixins._definition import check_instance, methods_that, owners_of
 from lightning_flip.mixins._divergence import DivergenceWatch, advice_of
-from lightning_flip.mixins._names import check_instance
-from lightning_flip.mixins._options import owners_of, schedule
-from lightning_flip.mixins._stacking import methods_that, warn_of_stack
+from lightning_flip.mixins._options import schedule
+from lightning_flip.mixins._stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
 from lightning_flip.steps.checks import first_false
 from lightning_flip.steps.held_data import HeldData

@@ -1,33 +1,68 @@
-"""What a class made of mixins must look like, checked when it is defined, and what its options may be."""
+"""The options of a module's mixins: kept, saved, and what follows from them."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from lightning_flip.mixins._definition import GROUP, mixin_options
 from lightning_flip.steps.length import training_length
 
 __all__ = [
+    "MixinOptions",
     "accepted_arguments",
-    "check_choices",
     "check_table_dtype",
-    "owners_of",
+    "group_hyperparameters",
     "schedule",
     "storage_dtype",
 ]
+
+_ABSENT = object()
+
+
+class MixinOptions(SimpleNamespace):
+    """The options of all mixins of a module, as attributes.
+
+    Example:
+        >>> options = MixinOptions(fer_mu=1.0)
+        >>> options.take(fer_mu=0.5)
+        >>> options.fer_mu
+        0.5
+    """
+
+    def take(self, **options: Any) -> None:
+        """Set options."""
+        vars(self).update(options)
+
+
+def group_hyperparameters(module: pl.LightningModule, before: Mapping[str, Any]) -> None:
+    """Move the options of mixins among a module's hyperparameters into a group of their own.
+
+    What LightningCLI saves stays as it is: the configuration from which it makes the module again.
+    """
+    hparams: Any = module.hparams
+    fields: dict[str, Any] = vars(module)
+    if not isinstance(hparams, dict) or "_instantiator" in hparams:
+        return
+    options = [name for name in mixin_options(type(module)) if name in hparams]
+    taken = {name: hparams.pop(name) for name in options if hparams[name] is not before.get(name, _ABSENT)}
+    if taken:
+        hparams.update({name: before[name] for name in taken if name in before})
+        hparams[GROUP] = {**hparams.get(GROUP, {}), **taken}
+        fields["_hparams_initial"] = copy.deepcopy(hparams)
 
 
 def accepted_arguments(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Leave out what a step does not take: Lightning passes ``batch_idx`` only to steps that name it.
-
-    Returns the arguments that the step takes.
+    """The arguments that a step takes: Lightning passes ``batch_idx`` only to steps that name it.
 
     Example:
         >>> accepted_arguments(lambda batch: batch, ("batch", 3), {})
@@ -50,7 +85,7 @@ _SIGNATURES: dict[Any, tuple[int | None, frozenset[str] | None]] = {}
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _signature(function: Callable[..., Any], bound: bool) -> tuple[int | None, frozenset[str] | None]:
-    """How many positional arguments and which names a step takes; None: any. Looked up once, not in every step."""
+    """How many positional arguments and which names a step takes; None: any."""
     parameters = list(inspect.signature(function).parameters.values())[int(bound) :]
     kinds = {parameter.kind for parameter in parameters}
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -63,7 +98,7 @@ def _signature(function: Callable[..., Any], bound: bool) -> tuple[int | None, f
 
 
 def storage_dtype(name: str | None, logits: torch.Tensor) -> torch.dtype:
-    """The type in which a table keeps what was computed from some logits."""
+    """The type of a table of what is computed from some logits."""
     check_table_dtype(name)
     dtype: torch.dtype = torch.promote_types(logits.dtype, torch.float32) if name is None else getattr(torch, name)
     return dtype
@@ -76,25 +111,8 @@ def check_table_dtype(name: str | None) -> None:
         raise ValueError(f"table_dtype must be one of {', '.join(allowed)}, or None; got {name!r}.")
 
 
-def owners_of(cls: type, name: str, base: type) -> list[type]:
-    """The mixins in a class that define a name and stand side by side.
-
-    Example:
-        >>> from lightning_flip.mixins import FlippingErrorReduction, LossTerm
-        >>> class Mine(FlippingErrorReduction): ...
-        >>> owners_of(Mine, "observe", LossTerm) == [FlippingErrorReduction]
-        True
-    """
-    owners: list[type] = []
-    for part in cls.__mro__:
-        ours = issubclass(part, base) and part is not base  # a name of the user's module is its own
-        if ours and name in vars(part) and not any(issubclass(owner, part) for owner in owners):
-            owners.append(part)
-    return owners
-
-
 def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
-    """k, counted from 1, and M of a schedule. Returns the running epoch and their number."""
+    """The running epoch k of a schedule, counted from 1, and its number of epochs M."""
     if total_epochs is not None:
         return trainer.current_epoch + 1, total_epochs
     if trainer.max_steps not in (None, -1):
@@ -102,7 +120,7 @@ def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
         if len(trainer.optimizers) > 1:
             problem = f"counts the steps of {len(trainer.optimizers)} optimizers together"
         elif math.isinf(trainer.num_training_batches):
-            problem = "says nothing of epochs, as the number of batches in an epoch is not known (iterable data)"
+            problem = "gives no number of epochs, as the number of batches in an epoch is not known (iterable data)"
         if problem:
             raise ValueError(
                 f"the schedule of this loss needs the number of epochs M, and max_steps={trainer.max_steps} {problem}. "
@@ -115,14 +133,3 @@ def schedule(trainer: pl.Trainer, total_epochs: int | None) -> tuple[int, int]:
             "max_steps. Pass total_epochs=."
         )
     return trainer.current_epoch + 1, max(1, int(epochs))
-
-
-def check_choices(**choices: tuple[Any, tuple[str, ...]]) -> None:
-    """Refuse a value that an option does not have.
-
-    Example:
-        >>> check_choices(restrict=("correct", ("correct", "all")))
-    """
-    for name, (choice, allowed) in choices.items():
-        if choice not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {choice!r}.")

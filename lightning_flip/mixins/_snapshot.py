@@ -1,4 +1,4 @@
-"""A copy of a network's weights, and what the network says with them."""
+"""Logits of a network for other inputs, or under other weights."""
 
 from __future__ import annotations
 
@@ -13,70 +13,50 @@ from lightning_flip.steps import SampleStep
 from lightning_flip.steps.choice import Choice
 from lightning_flip.steps.outputs import Place, as_logits
 
-__all__ = ["answering_part", "evaluating", "exchanged", "said_by", "said_earlier", "weights_of"]
+__all__ = ["earlier_logits", "evaluating", "exchanged", "logits_of", "logits_part", "weights_of"]
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of parameters and buffers, those outside of the ``state_dict`` included.
-
-    Example:
-        >>> layer = nn.Linear(1, 1)
-        >>> kept = weights_of(layer)
-        >>> _ = layer.weight.data.zero_()
-        >>> bool(kept["weight"] != 0), kept["weight"].requires_grad
-        (True, False)
-    """
+    """A copy of parameters and buffers, including those outside the ``state_dict``."""
     return {name: value.detach().clone() for name, value in (*module.named_parameters(), *module.named_buffers())}
 
 
-def answering_part(module: nn.Module, choice: Choice | None) -> nn.Module:
+def logits_part(module: nn.Module, choice: Choice | None) -> nn.Module:
     """The part of a module whose forward gives the logits.
 
     Example:
-        >>> answering_part(nn.Sequential(nn.Linear(2, 3)), Choice(Place("0"), "logits", 3))
+        >>> logits_part(nn.Sequential(nn.Linear(2, 3)), Choice(Place("0"), "logits", 3))
         Linear(in_features=2, out_features=3, bias=True)
     """
     return module if choice is None or choice.place is None else module.get_submodule(choice.place.path)
 
 
-def said_by(part: nn.Module, choice: Choice | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Logits of a part for some inputs, read as those of the step are.
-
-    Returns ``[B, K]``, or None if there are none.
-    """
+def logits_of(part: nn.Module, choice: Choice | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Logits of a part ``[B, K]`` for some inputs, read as those of the step; None if there are none."""
     place, kind = (Place(), "logits") if choice is None else (choice.place or Place(), choice.kind)
     output = place.tensor_of(part(*args, **kwargs))
     return None if output is None else as_logits(output, kind)
 
 
-def said_earlier(module: nn.Module, weights: dict[str, Tensor], step: SampleStep, part: nn.Module) -> Tensor:
-    """Logits of the samples of a step under other weights, in eval mode and without gradient.
+def earlier_logits(module: nn.Module, weights: dict[str, Tensor], step: SampleStep, part: nn.Module) -> Tensor:
+    """Logits ``[B, K]`` of a step's samples under other weights, in eval mode and without gradient.
 
-    The part itself runs, with the module's tensors exchanged for the time of the forward: nothing else of it is copied,
-    and hooks of its forward run once more.
-
-    Returns ``[B, K]``.
-
-    Example:
-        >>> layer, x = nn.Linear(1, 2), torch.ones(3, 1)
-        >>> kept, step = weights_of(layer), SampleStep(torch.arange(3), layer(x), torch.zeros(3), inputs=((x,), {}))
-        >>> _ = layer.weight.data.zero_()
-        >>> said_earlier(layer, kept, step, layer).equal(step.logits)
-        True
+    The part itself runs, with the module's tensors exchanged during the forward: nothing else of it is copied, and
+    hooks of its forward run once more.
     """
     for name, value in weights.items():
         if value.device != step.logits.device:
             weights[name] = value.to(step.logits.device)
     args, kwargs = step.inputs
     with evaluating(module), exchanged(module, weights), torch.no_grad():
-        logits = said_by(part, step.choice, args, kwargs)
+        logits = logits_of(part, step.choice, args, kwargs)
     assert logits is not None  # the same forward gave the step's own
     return logits
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """A context in which a module is in eval mode; every part then goes back to the mode that it had.
+    """Put a module into eval mode; afterwards every part has its own mode again.
 
     Example:
         >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
@@ -97,9 +77,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exchanged(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
-    """A context in which a module has other parameters and buffers.
+    """Exchange a module's parameters and buffers.
 
-    ``torch.func.functional_call`` would leave them behind in a module that is known under two names.
+    ``torch.func.functional_call`` would leave them behind in a module that has two names.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
@@ -114,7 +94,7 @@ def exchanged(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
     if own.keys() != weights.keys():
         raise ValueError(
             f"the copy of the network in this checkpoint has other weights than the {type(module).__name__} that "
-            f"trains: {sorted(own.keys() ^ weights.keys())[:5]}. Resume with the network that it was made with."
+            f"trains: {sorted(own.keys() ^ weights.keys())[:5]}. Resume with the network that the run began with."
         )
     other = {id(value): weights[name] for name, value in own.items()}
     places: list[tuple[Any, str, Tensor]] = []

@@ -1,4 +1,4 @@
-"""What the loss of a class of mixins pulls each prediction towards."""
+"""The targets that the loss of a class of mixins has, for reporting."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ __all__ = ["training_targets"]
 
 
 def training_targets(module: Any, step: SampleStep, given: SampleStep, methods: list[type]) -> tuple[Tensor, Tensor]:
-    """The true classes of a step's samples, and the target that the sum of all differences amounts to.
+    """The true classes of a step's samples and the target of the whole loss, both ``[B, K]`` and without gradient.
 
-    With the module's loss H(e, p) and methods that are given g, H(e, p) + w [H(g, p) - H(e, p) + sum_m (H(s_m, p) -
-    H(g, p))] is linear in its targets: it is H(t, p) with t = e + w [g - e + sum_m (s_m - g)].
-
-    Returns both ``[B, K]``, without gradient.
+    With the module's loss H(e, p) and methods that get the target g, the whole loss H(e, p) + w [H(g, p) - H(e, p) +
+    sum_m (H(s_m, p) - H(g, p))] is linear in its targets: it is H(t, p) with t = e + w [g - e + sum_m (s_m - g)].
     """
     own, labels = (_distributions(seen.target, step) for seen in (step, given))
     difference = labels - own
@@ -27,7 +25,7 @@ def training_targets(module: Any, step: SampleStep, given: SampleStep, methods: 
         if target is None:
             raise TypeError(
                 f"the loss of {method.__name__}, with its options here, is not a cross entropy against a target, so "
-                "that there are no training targets to show. Leave TrainingTargets out of this run."
+                "there are no training targets to show. Leave TrainingTargets out of this run."
             )
         difference = difference + _distributions(target, step) - labels
     return labels, own + difference * module.mixin_options.term_weight

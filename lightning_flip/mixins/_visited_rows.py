@@ -1,13 +1,14 @@
-"""Rows of a table that a step moves and reads at once."""
+"""Rows of a table that a step changes and reads at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lightning_flip.mixins._holder import Holder
 from lightning_flip.steps import SampleStep
 
 __all__ = ["VisitedRows", "rows_after_visits"]
@@ -15,10 +16,9 @@ __all__ = ["VisitedRows", "rows_after_visits"]
 Move = Callable[[Tensor, Tensor], Tensor]
 
 
-class VisitedRows:
-    """The rows that a batch's samples have after it, made once: a closure that runs again for a batch finds the same.
-
-    Copied or pickled it is empty.
+@dataclass(eq=False)
+class VisitedRows(Holder):
+    """The rows of a batch's samples after it, made once: a closure that runs again for a batch finds the same.
 
     Example:
         >>> from lightning_flip.tables import SampleTable
@@ -33,28 +33,18 @@ class VisitedRows:
         (True, 1.0)
     """
 
-    def __init__(self) -> None:
-        self._batch: object = None
-        self._rows: Tensor | None = None
-        self._repeats = False
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> VisitedRows:
-        return VisitedRows()
-
-    def __reduce__(self) -> Any:
-        return VisitedRows, ()
+    _batch: object = field(default=None, init=False)
+    _rows: Tensor | None = field(default=None, init=False)
+    _repeats: bool = field(default=False, init=False)
 
     def after(self, step: SampleStep, batch: object, make: Callable[[], Tensor]) -> Tensor:
-        """Rows of a step's samples after the running batch. Returns ``[B, W]``."""
+        """Rows ``[B, W]`` of a step's samples after the running batch."""
         if self._rows is None or self._batch is not batch:
             self._batch, self._rows, self._repeats = batch, make(), step.rounds is not None
         return self._rows
 
     def of(self, step: SampleStep) -> Tensor | None:
-        """The rows as they are to be written.
-
-        Returns ``[B, W]``; None where a sample comes twice, whose visits are written one by one.
-        """
+        """The rows to be written ``[B, W]``; None if a sample comes twice, as its visits are written one by one."""
         if self._rows is None or self._repeats:
             return None
         count = len(step.index)
@@ -65,18 +55,12 @@ class VisitedRows:
         self._batch = self._rows = None
 
 
-def rows_after_visits(step: SampleStep, rows: Tensor, move: Move, said: Tensor | None = None) -> Tensor:
-    """Each sample's row after its visit; a sample that the batch has twice goes on from where its first visit left it.
+def rows_after_visits(step: SampleStep, rows: Tensor, move: Move, given: Tensor | None = None) -> Tensor:
+    """Each sample's row ``[B, W]`` after its visit; a sample's second visit in a batch starts from its first.
 
-    A visit that is not valid moves nothing, as in the table.
-
-    Returns ``[B, W]``, without gradient.
-
-    Args:
-        step: the step as a whole, padding included.
-        rows: ``[B, W]``, before the batch.
-        move: ``move(rows, said)``, one visit of some samples.
-        said: ``[B, W]``, what a visit goes by; None: the logits, without gradient.
+    A visit that is not valid changes nothing, as in the table. ``step`` is the whole step, with padding; ``rows``
+    ``[B, W]`` are those before the batch; ``move(rows, given)`` is one visit of some samples, and ``given`` ``[B, W]``
+    what it uses, by default the logits without gradient.
 
     Example:
         >>> from lightning_flip.steps.sample_step import rounds_of
@@ -85,8 +69,8 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move, said: Tensor |
         >>> rows_after_visits(step, torch.zeros(3, 2), lambda rows, logits: rows + logits)[:, 0]
         tensor([1., 2., 4.])
     """
-    said, valid = step.logits.detach() if said is None else said, step.valid
-    moved = _moved(move, rows, said, valid)
+    given, valid = step.logits.detach() if given is None else given, step.valid
+    moved = _moved(move, rows, given, valid)
     if step.rounds is None:
         return moved
     count = torch.arange(len(step.index), device=step.index.device)
@@ -94,10 +78,10 @@ def rows_after_visits(step: SampleStep, rows: Tensor, move: Move, said: Tensor |
     before = torch.where(same & (count[None, :] < count[:, None]), count, 0).amax(dim=1)
     for again in step.rounds[1:]:
         places = again.to(before.device, non_blocking=True)
-        moved[places] = _moved(move, moved[before[places]], said[places], None if valid is None else valid[places])
+        moved[places] = _moved(move, moved[before[places]], given[places], None if valid is None else valid[places])
     return moved
 
 
-def _moved(move: Move, rows: Tensor, said: Tensor, valid: Tensor | None) -> Tensor:
-    moved = move(rows, said)
+def _moved(move: Move, rows: Tensor, given: Tensor, valid: Tensor | None) -> Tensor:
+    moved = move(rows, given)
     return moved if valid is None else torch.where(valid[:, None], moved, rows)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,24 @@ from torch import Tensor, nn
 from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.functional.positive_congruent import backward_compatible_loss
 from lightning_flip.mixins._features import trained_features
+from lightning_flip.mixins._holder import SharedHolder
 from lightning_flip.mixins.referenced import OPTION_NAMES, ReferencedLoss
 from lightning_flip.models.ensemble import EnsembleClassifier
 from lightning_flip.models.loading import load_model, options_called
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
 from lightning_flip.steps.features import classifier_layer
-from lightning_flip.steps.options import check_numbers, check_paths
+from lightning_flip.steps.options import check_not_negative, check_paths
 
 __all__ = ["BackwardCompatible"]
 
 
-class FrozenLayer:
-    """The old classifier layer's weights; no ``nn.Module``, and shared by copies of the new model."""
+@dataclass(eq=False)
+class FrozenLayer(SharedHolder):
+    """The weights of the old classifier layer during a fit; not an ``nn.Module``."""
 
-    def __init__(self) -> None:
-        self.weight: Tensor | None = None
-        self.bias: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenLayer:
-        return self
-
-    def __reduce__(self) -> Any:
-        return FrozenLayer, ()
+    weight: Tensor | None = field(default=None, init=False)
+    bias: Tensor | None = field(default=None, init=False)
 
 
 class BackwardCompatible(ReferencedLoss):
@@ -44,17 +38,12 @@ class BackwardCompatible(ReferencedLoss):
 
     The loss is CE(W_new h) + w CE(W_old h): h are the features that enter the new model's classifier layer, W_old
     and its bias are the old model's and frozen. Both models need features of the same width. With ``old_classes``,
-    samples of classes that the old model does not know have CE(W_new h) alone.
+    the loss of samples of new classes is CE(W_new h) alone.
 
     Args:
-        *args: passed on to the module.
         backward_weight: w >= 0; 0 is training without a reference, bit for bit, and loads none.
         features_from: dotted path of the new model's classifier layer; "" for its last ``nn.Linear``.
         classifier_from: dotted path of the reference's classifier layer; "" for its last ``nn.Linear``.
-        **kwargs: options of :class:`ReferencedLoss` and :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if ``backward_weight`` is negative or not finite.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -73,19 +62,17 @@ class BackwardCompatible(ReferencedLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(backward_weight=backward_weight)
-        check_paths('a layer, "" for the last nn.Linear', features_from=features_from, classifier_from=classifier_from)
-        if not 0 <= backward_weight < math.inf:
-            raise ValueError(f"backward_weight must be at least 0 and finite; got {backward_weight}.")
+        layers: dict[str, Any] = {"features_from": features_from, "classifier_from": classifier_from}
         self.mixin_options.take(
-            backward_weight=backward_weight, features_from=features_from, classifier_from=classifier_from
+            **check_not_negative(backward_weight=backward_weight),
+            **check_paths('a layer, "" for the last nn.Linear', **layers),
         )
         if backward_weight:
             self._mixin.source = replace(self._mixin.source, features_from=features_from)
         self._mixin.old_layer = FrozenLayer()
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Take the classifier layer out of the reference, if it counts."""
+        """Take the classifier layer out of the reference, unless its weight is 0."""
         options = self.mixin_options
         super().begin_fit(trainer)
         if not options.backward_weight:
@@ -109,11 +96,8 @@ class BackwardCompatible(ReferencedLoss):
         if len(weight) == 1:  # one logit z counts as [0, z]
             weight = torch.cat([torch.zeros_like(weight), weight])
             bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
-        device = trainer.strategy.root_device
-        self._mixin.old_layer.weight, self._mixin.old_layer.bias = (
-            weight.to(device),
-            None if bias is None else bias.to(device),
-        )
+        device, old_layer = trainer.strategy.root_device, self._mixin.old_layer
+        old_layer.weight, old_layer.bias = weight.to(device), None if bias is None else bias.to(device)
 
     def end_fit(self) -> None:
         """Release the old layer."""
@@ -121,20 +105,20 @@ class BackwardCompatible(ReferencedLoss):
         self._mixin.old_layer.weight = self._mixin.old_layer.bias = None
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
-        """CE(W_new h) + w CE(W_old h) of every sample."""
+        """CE(W_new h) + w CE(W_old h) per sample."""
         options = self.mixin_options
         if not options.backward_weight:
             return None
         self.require_labels(step)
-        weight = self._mixin.old_layer.weight
-        assert weight is not None
+        layer = self._mixin.old_layer
         old = backward_compatible_loss(
             trained_features(self, step),
-            weight,
-            self._mixin.old_layer.bias,
+            layer.weight,
+            layer.bias,
             step.target,
-            old_classes=self.old_class_indices(step.num_classes, len(weight)),
-            old_samples=self.mixin_options.old_samples,
+            old_classes=self.old_class_indices(step.num_classes, len(layer.weight)),
+            old_samples=options.old_samples,
             reduction="none",
         )
-        return cross_entropy(step.logits, step.target, reduction="none") + old * float(options.backward_weight)
+        plain = cross_entropy(step.logits, step.target, reduction="none")
+        return plain + old * float(options.backward_weight)

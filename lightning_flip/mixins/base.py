@@ -17,15 +17,22 @@ from torch import Tensor
 from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.mixins._base_loss import check_base_loss
 from lightning_flip.mixins._counted import mean_over, with_any_label
+from lightning_flip.mixins._definition import (
+    check_corrections,
+    check_definition,
+    check_instance,
+    methods_that,
+    owners_of,
+)
 from lightning_flip.mixins._loop import TermLoop, add_loop, with_loop
-from lightning_flip.mixins._names import MixinOptions, check_definition, check_instance, group_hyperparameters
 from lightning_flip.mixins._options import (
+    MixinOptions,
     accepted_arguments,
     check_table_dtype,
-    owners_of,
+    group_hyperparameters,
     storage_dtype,
 )
-from lightning_flip.mixins._stacking import Stacked, check_corrections, methods_that, warn_of_distributions
+from lightning_flip.mixins._stacking import Stacked, warn_of_distributions
 from lightning_flip.mixins._training_targets import training_targets
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.options import check_flags, check_numbers, check_whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -10,41 +9,35 @@ from torch import Tensor
 
 from lightning_flip.functional.losses import cross_entropy
 from lightning_flip.functional.positive_congruent import focal_distillation_loss
-from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers
+from lightning_flip.steps.options import check_choices, check_not_negative, check_positive
 
 __all__ = ["FocalDistillation"]
 
 
 class FocalDistillation(ReferencedLoss):
-    """Draws a new model to the old one, most where the old one is right (PCT, Eq. 4 and 7-9).
+    """Pulls a new model towards the old one, most where the old one is right (PCT, Eq. 4 and 7-9).
 
-    The loss is CE + lambda F D with F = alpha + beta [old right] and D the distance of the two models' outputs:
+    The loss is CE + lambda F D with F = alpha + beta [old right] and D the distance between the models' outputs:
     t^2 KL(softmax(z_old / t) || softmax(z_new / t)), or half the squared distance of the logits.
 
     With ``old_classes`` (the new model knows more classes), D runs over the shared logits, and samples of new
     classes have CE alone.
 
-    Our readings: Eq. 8 prints the new model first and no t^2, the work that it cites has the old one first and
-    t^2. The sum over classes of Eq. 9 diverges at a learning rate of 0.1, hence the mean.
+    Our readings: Eq. 8 prints the new model first and no t^2; the work that it cites has the old one first, and
+    t^2. The sum over classes of Eq. 9 diverges at a learning rate of 0.1, so the default is the mean.
 
     Args:
-        *args: passed on to the module.
         focal_weight: lambda >= 0; 0 is training without a reference, bit for bit, and loads none. The paper has 1; with
             "logits", 2 is public code, which leaves out the half.
         focal_alpha: alpha >= 0, the weight of every sample.
         focal_beta: beta >= 0, the weight added where the old model is right; the paper tries 0 to 20.
         focal_distance: "kl" or "logits".
-        focal_temperature: t > 0, of "kl" alone.
-        focal_direction: "old_new" for KL(old || new), "new_old" for KL(new || old), of "kl" alone.
-        class_reduction: "mean" or "sum" over classes, of "logits" alone.
-        **kwargs: options of :class:`ReferencedLoss` and :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if an option is out of range.
+        focal_temperature: t > 0, for "kl" only.
+        focal_direction: "old_new" for KL(old || new), "new_old" for KL(new || old), for "kl" only.
+        class_reduction: "mean" or "sum" over classes, for "logits" only.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -55,7 +48,7 @@ class FocalDistillation(ReferencedLoss):
 
     softens_target = True
     divergence_advice = (
-        'Lower the learning rate or focal_weight, or take class_reduction="mean": with focal_distance="logits", the '
+        'Lower the learning rate or focal_weight, or use class_reduction="mean": with focal_distance="logits", the '
         "sum over K classes has a gradient K times as large."
     )
 
@@ -72,42 +65,30 @@ class FocalDistillation(ReferencedLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        weights = {"focal_weight": focal_weight, "focal_alpha": focal_alpha, "focal_beta": focal_beta}
-        check_numbers(**weights, focal_temperature=focal_temperature)
-        for name, value in weights.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite; got {value}.")
-        if not 0 < focal_temperature < math.inf:
-            raise ValueError(f"focal_temperature must be greater than 0 and finite; got {focal_temperature}.")
-        check_choices(
-            focal_distance=(focal_distance, ("kl", "logits")),
-            focal_direction=(focal_direction, ("old_new", "new_old")),
-            class_reduction=(class_reduction, ("mean", "sum")),
-        )
         self.mixin_options.take(
-            focal_weight=focal_weight,
-            focal_alpha=focal_alpha,
-            focal_beta=focal_beta,
-            focal_distance=focal_distance,
-            focal_temperature=focal_temperature,
-            focal_direction=focal_direction,
-            class_reduction=class_reduction,
+            **check_not_negative(focal_weight=focal_weight, focal_alpha=focal_alpha, focal_beta=focal_beta),
+            **check_positive(focal_temperature=focal_temperature),
+            **check_choices(
+                focal_distance=(focal_distance, ("kl", "logits")),
+                focal_direction=(focal_direction, ("old_new", "new_old")),
+                class_reduction=(class_reduction, ("mean", "sum")),
+            ),
         )
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Load the reference, if it counts."""
+        """Load the reference, unless its weight is 0."""
         super().begin_fit(trainer)
         if self.mixin_options.focal_weight:
             self.load_reference(trainer)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
-        """CE + lambda F D of every sample."""
+        """CE + lambda F D per sample."""
         options = self.mixin_options
         if not options.focal_weight:
             return None
         self.require_labels(step)
         old = self.reference_logits(step)
-        drawn = focal_distillation_loss(
+        distance = focal_distillation_loss(
             step.logits,
             old,
             step.target,
@@ -118,9 +99,8 @@ class FocalDistillation(ReferencedLoss):
             direction=options.focal_direction,
             class_reduction=options.class_reduction,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
-            old_samples=self.mixin_options.old_samples,
+            old_samples=options.old_samples,
             reduction=reduction,
         )
-        if reduction == "excess":
-            return drawn * float(options.focal_weight)
-        return cross_entropy(step.logits, step.target, reduction="none") + drawn * float(options.focal_weight)
+        added: Tensor = distance * options.focal_weight
+        return added if reduction == "excess" else cross_entropy(step.logits, step.target, reduction="none") + added

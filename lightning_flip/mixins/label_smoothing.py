@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_flip.functional.smearing import check_smoothing, label_smoothing_loss, smoothed_target
+from lightning_flip.functional.smearing import label_smoothing_loss, smoothed_target
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers
+from lightning_flip.steps.options import check_fractions
 
 __all__ = ["LabelSmoothing"]
 
@@ -18,12 +18,7 @@ class LabelSmoothing(LossTerm):
     """CE against (1 - a) e_y + a u, with u uniform (Szegedy et al. 2016; "LSR" in the FER paper).
 
     Args:
-        *args: passed on to the module.
         smoothing: a in [0, 1).
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if ``smoothing`` is outside [0, 1).
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -37,15 +32,12 @@ class LabelSmoothing(LossTerm):
 
     def __init__(self, *args: Any, smoothing: float = 0.1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(smoothing=smoothing)
-        check_smoothing(smoothing)
-        self.mixin_options.take(smoothing=smoothing)
+        self.mixin_options.take(**check_fractions(smoothing=smoothing))
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
-        """(1 - a) CE + a H(u, p) of every sample."""
-        return label_smoothing_loss(
-            step.logits, step.target, smoothing=self.mixin_options.smoothing, reduction=reduction
-        )
+        """(1 - a) CE + a H(u, p) per sample."""
+        smoothing = self.mixin_options.smoothing
+        return label_smoothing_loss(step.logits, step.target, smoothing=smoothing, reduction=reduction)
 
     def soft_target(self, step: SampleStep) -> Tensor:
         """(1 - a) e_y + a u."""

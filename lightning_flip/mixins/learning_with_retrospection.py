@@ -10,10 +10,9 @@ from torch import Tensor
 
 from lightning_flip.functional.losses import widen
 from lightning_flip.functional.past_predictions import learning_with_retrospection_loss, restriction_weights
-from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers, check_whole
+from lightning_flip.steps.options import check_choices, check_numbers, check_whole
 
 __all__ = ["LearningWithRetrospection"]
 

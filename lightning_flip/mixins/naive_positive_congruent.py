@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,23 +12,18 @@ from lightning_flip.functional.positive_congruent import naive_positive_congruen
 from lightning_flip.mixins.base import Reduced
 from lightning_flip.mixins.referenced import ReferencedLoss
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers
+from lightning_flip.steps.options import check_not_negative
 
 __all__ = ["NaivePositiveCongruent"]
 
 
 class NaivePositiveCongruent(ReferencedLoss):
-    """Counts the samples that the old model gets right once more (PCT, Eq. 5-6, "naive").
+    """Counts the samples that the old model gets right twice (PCT, Eq. 5-6, "naive").
 
-    The loss is CE + w [old right] CE. It is the paper's baseline: it hardly lowers negative flips.
+    The loss is CE + w [old right] CE. It is the paper's baseline, and hardly lowers negative flips.
 
     Args:
-        *args: passed on to the module.
         naive_weight: w >= 0; 0 is training without a reference, bit for bit, and loads none.
-        **kwargs: options of :class:`ReferencedLoss` and :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if ``naive_weight`` is negative or not finite.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -40,19 +34,16 @@ class NaivePositiveCongruent(ReferencedLoss):
 
     def __init__(self, *args: Any, naive_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(naive_weight=naive_weight)
-        if not 0 <= naive_weight < math.inf:
-            raise ValueError(f"naive_weight must be at least 0 and finite; got {naive_weight}.")
-        self.mixin_options.take(naive_weight=naive_weight)
+        self.mixin_options.take(**check_not_negative(naive_weight=naive_weight))
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Load the reference, if it counts."""
+        """Load the reference, unless its weight is 0."""
         super().begin_fit(trainer)
         if self.mixin_options.naive_weight:
             self.load_reference(trainer)
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
-        """CE + w [old right] CE of every sample."""
+        """CE + w [old right] CE per sample."""
         options = self.mixin_options
         if not options.naive_weight:
             return None
@@ -63,9 +54,8 @@ class NaivePositiveCongruent(ReferencedLoss):
             old,
             step.target,
             old_classes=self.old_class_indices(step.num_classes, old.shape[1]),
-            old_samples=self.mixin_options.old_samples,
+            old_samples=options.old_samples,
             reduction="mean" if reduction == "excess" else "none",
         )
-        if reduction == "excess":
-            return again * float(options.naive_weight)
-        return cross_entropy(step.logits, step.target, reduction="none") + again * float(options.naive_weight)
+        added: Tensor = again * options.naive_weight
+        return added if reduction == "excess" else cross_entropy(step.logits, step.target, reduction="none") + added

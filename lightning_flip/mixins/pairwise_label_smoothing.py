@@ -14,17 +14,15 @@ from torch import Tensor, nn
 
 from lightning_flip.functional.losses import cross_entropy, one_hot_targets
 from lightning_flip.functional.pairwise import (
-    check_smoothing_weight,
     learned_smoothing,
     pair_average,
     pairwise_label_smoothing_loss,
 )
 from lightning_flip.functional.smearing import label_smoothing_loss, smoothed_target
 from lightning_flip.mixins._features import trained_features
-from lightning_flip.mixins._options import check_choices
 from lightning_flip.mixins.batch_mixing import BatchMixing
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_flags, check_numbers
+from lightning_flip.steps.options import check_choices, check_flags, check_fractions
 
 __all__ = ["PairwiseLabelSmoothing", "SmoothingHead"]
 
@@ -32,13 +30,12 @@ __all__ = ["PairwiseLabelSmoothing", "SmoothingHead"]
 class SmoothingHead(nn.Module):
     """W_t h + b_t: a layer like the classifier layer, whose outputs become the smoothing distribution.
 
-    It has a bias b_t if the classifier layer has one.
-
-    It is no ``nn.Linear``, so that whoever looks for the last one still finds the classifier layer. Making it draws
-    no random number from the run's generators: its start follows from torch's seed and the classifier layer's weights.
+    It has a bias b_t if the classifier layer has one. It is not an ``nn.Linear``, so the last one is still the
+    classifier layer. Making it draws no random number from the run's generators: its initial weights depend on torch's
+    seed and the classifier layer's weights.
 
     Args:
-        classifier: the layer that it resembles: as many inputs, on the same device, of the same type.
+        classifier: the layer whose number of inputs, device and dtype it has.
         num_classes: number of outputs K.
 
     Example:
@@ -61,48 +58,35 @@ class SmoothingHead(nn.Module):
         self.register_parameter("bias", layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute the outputs before the sigmoid.
-
-        Args:
-            features: h, ``[B, D]``.
-
-        Returns:
-            ``[B, K]``.
-        """
+        """The outputs before the sigmoid ``[B, K]``, for features h ``[B, D]``."""
         return F.linear(features, self.weight, self.bias)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Heads of 0.1 had a bias in any case, which a run or model from there keeps."""
+        """Heads of 0.1 always had a bias, which a model from there keeps."""
         if self.bias is None and f"{prefix}bias" in state_dict:
             self.bias = nn.Parameter(self.weight.detach().new_zeros(len(self.weight)))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PairwiseLabelSmoothing(BatchMixing):
-    """Trains on averaged pairs, whose targets are smoothed by a distribution that is learned (PLS).
+    """Trains on averaged pairs whose targets are smoothed by a learned distribution (PLS).
 
-    Every other batch of the run, beginning with its second one, is of averages of two samples, x_ij = (x_i + x_j) / 2
-    with q = (e_yi + e_yj) / 2 and j a random permutation of the batch; the others are the samples themselves. Batches
-    are counted over all epochs, and a resumed run keeps counting. The loss is (1 - w) H(q, p) + w H(u', p), where
-    u' = softmax(sigmoid(W_t h + b_t)) comes from a second head on the features h that enter the classifier layer, with
-    a bias b_t if that layer has one; gradient flows through u' into head and features.
+    Every other batch of the run, beginning with its second one, consists of averages of two samples, x_ij = (x_i +
+    x_j) / 2 with q = (e_yi + e_yj) / 2 and j a random permutation of the batch; the others are left as they are.
+    Batches are counted over all epochs, and a resumed run keeps counting. The loss is (1 - w) H(q, p) + w H(u', p),
+    where u' = softmax(sigmoid(W_t h + b_t)) comes from a second head on the features h that enter the classifier
+    layer, with a bias b_t if that layer has one; gradient flows through u' into head and features.
 
-    The head is ``smoothing_head``, a part of the module: in its parameters, optimizer and checkpoint. The module's
-    forward never runs it, so that it costs nothing outside of training. Without it a checkpoint loads into the plain
-    module with ``strict=False``.
+    The head is ``smoothing_head``, a submodule: in the module's parameters, optimizer and checkpoint. The module's
+    forward never runs it, so it costs nothing outside of training. A checkpoint with it loads into the plain module
+    with ``strict=False``.
 
     Args:
-        *args: passed on to the module.
         smoothing_weight: w in [0, 1); the paper uses 0.5 and tries 0.1 to 0.9 (Fig. 3). With
             ``smoothing_distribution="uniform"`` it is the paper's a, 0.1 to 0.3. With 0 there is no head.
         smoothing_distribution: "learned"; "uniform" for u' = 1 / K ("UD", Table 4); "none" for H(q, p) alone ("no
             learned distribution", Table 4).
         alternate: False averages pairs in every batch ("no original images", Table 4).
-        **kwargs: options of :class:`BatchMixing` and :class:`LossTerm`, and the module's.
-
-    Raises:
-        AttributeError: if there is no ``nn.Linear``, or ``classifier_from`` names none.
-        ValueError: if an option is out of range.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -125,15 +109,13 @@ class PairwiseLabelSmoothing(BatchMixing):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(smoothing_weight=smoothing_weight)
-        check_flags(alternate=alternate)
-        check_smoothing_weight(smoothing_weight)
-        check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none")))
         self.mixin_options.take(
-            smoothing_weight=smoothing_weight,
-            smoothing_distribution=smoothing_distribution if smoothing_weight else "none",
-            alternate=alternate,
+            **check_fractions(smoothing_weight=smoothing_weight),
+            **check_choices(smoothing_distribution=(smoothing_distribution, ("learned", "uniform", "none"))),
+            **check_flags(alternate=alternate),
         )
+        if not smoothing_weight:
+            self.mixin_options.take(smoothing_distribution="none")
         self.smoothing_head = None
         if self.mixin_options.term_weight and self.mixin_options.smoothing_distribution == "learned":
             layer = self.mixed_layer()
@@ -142,31 +124,31 @@ class PairwiseLabelSmoothing(BatchMixing):
             self.smoothing_head = SmoothingHead(layer, self._mixin.mixed_classes)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Say so if no optimizer trains the head."""
+        """Warn if no optimizer trains the head."""
         super().begin_fit(trainer)
         if self.smoothing_head is None:
             return
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         optimized = {id(weight) for group in groups for weight in group["params"]}
-        # A strategy that flattens parameters optimizes none of the module's own, and nothing can be told.
+        # A strategy that flattens parameters optimizes none of the module's own: then nothing is known.
         if not optimized.isdisjoint(map(id, self.parameters())) and id(self.smoothing_head.weight) not in optimized:
             rank_zero_warn(
-                f"{type(self).__name__}: no optimizer has the parameters of smoothing_head, so that the smoothing "
+                f"{type(self).__name__}: no optimizer has the parameters of smoothing_head, so the smoothing "
                 "distribution is not learned. Give configure_optimizers self.parameters()."
             )
 
     def mixes(self, number: int) -> bool:
-        """Whether the batch is one of averages."""
+        """Whether the batch is averaged: every second one, or all."""
         return number % 2 == 1 or not self.mixin_options.alternate
 
     def mix_parts(self, parts: list[Tensor], target: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
-        """Averages of every sample and its partner in a random permutation of the batch."""
+        """Average every sample with its partner in a random permutation of the batch."""
         partner = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
         partner = partner.to(target.device, non_blocking=True)
         return [pair_average(part, partner) for part in parts], pair_average(target, partner)
 
     def method_loss(self, step: SampleStep) -> Tensor | None:
-        """(1 - w) H(q, p) + w H(u', p) of every pair."""
+        """(1 - w) H(q, p) + w H(u', p) per pair."""
         options = self.mixin_options
         q = self.mixture(step)
         if options.smoothing_distribution == "none":

@@ -6,7 +6,8 @@ import inspect
 import operator
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +15,17 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_flip.mixins._options import check_choices
+from lightning_flip.mixins._holder import SharedHolder
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.models.loading import is_lightning_class, load_model, options_called
 from lightning_flip.steps import Attachment, SampleStep
 from lightning_flip.steps.cached_logits import CachedLogits
+from lightning_flip.steps.options import check_choices
 from lightning_flip.steps.reference import Reference, load_reference
 
 __all__ = ["ReferencedLoss"]
 
-#: Constructor arguments that stay out of hyperparameters: they may be models.
+#: Options that stay out of hyperparameters: they may be models.
 _SOURCES = ("reference", "reference_class", "reference_network")
 
 _SOURCE_KINDS = (str, os.PathLike, nn.Module)
@@ -32,63 +34,41 @@ _SOURCE_KINDS = (str, os.PathLike, nn.Module)
 OPTION_NAMES = {"model_class": "reference_class", "network": "reference_network"}
 
 
-class ReferenceSource:
-    """What the old model is made from, and the model while a fit runs.
+@dataclass(eq=False)
+class ReferenceSource(SharedHolder):
+    """What the old model is made from, and the model during a fit.
 
-    No ``nn.Module``, so that the old model is in no ``parameters()``, ``state_dict()`` or optimizer, and no strategy
-    wraps or synchronizes it. Copies of the new model (weight averaging) share it, and it is pickled without the model
-    that was loaded.
+    It is not an ``nn.Module``, so the old model is in no ``parameters()``, ``state_dict()`` or optimizer, and no
+    strategy wraps or synchronizes it.
     """
 
-    def __init__(self, source: Any, model_class: Any, network: Any) -> None:
-        self.source = source
-        self.model_class = model_class
-        self.network = network
-        self.loaded: Reference | None = None
-        self._asked: Callable[[], SampleStep | None] = _nothing
-        self._answer: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ReferenceSource:
-        return self
-
-    def __reduce__(self) -> Any:
-        return ReferenceSource, (self.source, self.model_class, self.network)
+    source: Any
+    model_class: Any
+    network: Any
+    loaded: Reference | None = field(default=None, init=False)
+    _step: weakref.ref[SampleStep] | None = field(default=None, init=False)  # weak: its graph ends with the step
+    _answer: Tensor | None = field(default=None, init=False)
 
     def answer(self, step: SampleStep, attachment: Attachment) -> Tensor:
-        """What the loaded model says to a step: one forward, however many methods of a class ask.
-
-        Args:
-            step: the running step, the same object for all that ask.
-            attachment: where it came from.
-
-        Returns:
-            ``[B, K_old]``, without gradient.
-        """
+        """The loaded model's logits of a step ``[B, K_old]``: one forward for all methods of a class."""
         assert self.loaded is not None
-        if self._answer is None or self._asked() is not step:
-            # Weak, so that the step's graph ends with the step.
-            self._asked, self._answer = weakref.ref(step), self.loaded.logits(step, attachment)
+        if self._answer is None or self._step is None or self._step() is not step:
+            self._step, self._answer = weakref.ref(step), self.loaded.logits(step, attachment)
         return self._answer
 
     def release(self) -> None:
         """Release the loaded model."""
-        self.loaded = self._answer = None
-        self._asked = _nothing
-
-
-def _nothing() -> None:
-    return None
+        self.loaded = self._step = self._answer = None
 
 
 class ReferencedLoss(LossTerm):
-    """What mixins share that need the old model, the "reference": where it comes from and what it says.
+    """Base of the methods that need an old model, the "reference".
 
-    The reference is frozen, in eval mode and without gradient; it sees the batch as the new model sees it,
-    augmentations included. It is loaded when a fit begins, so that the new model's checkpoint loads, validates
-    and predicts where the old file is gone. It is in no optimizer, checkpoint or hyperparameters.
+    The reference is frozen, in eval mode and without gradient; it sees the same batch as the new model,
+    augmentations included. It is loaded when a fit begins, so the new model's checkpoint also loads, validates
+    and predicts without the old file. It is in no optimizer, checkpoint or hyperparameters.
 
     Args:
-        *args: passed on to the module.
         reference: the old model: the path of a Lightning checkpoint, of a state_dict (with
             ``reference_network``), of cached logits by sample index (a Parquet file of ``PredictionWriter(logits=
             True)``, .npz or .npy; the augmentation then differs), "torchvision:NAME:WEIGHTS", or a module, which is
@@ -96,15 +76,10 @@ class ReferencedLoss(LossTerm):
         reference_class: class of the checkpoint's LightningModule, or its dotted path; by default the class
             right of the mixins.
         reference_network: the network that a state_dict belongs to, or its name in torchvision.
-        reference_compile: whether the reference runs through ``torch.compile``; a text names the backend.
-        old_classes: the new model's class of each of the old model's outputs, where the two differ.
+        reference_compile: whether the reference runs through ``torch.compile``; a string names the backend.
+        old_classes: the new model's class for each of the old model's outputs, if the two differ.
         old_samples: what the method's loss is averaged over with ``old_classes``: the "batch", or its samples of old
-            classes ("mean", as the public code of PCT; on each rank, and in each accumulated batch, its own ones).
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        TypeError: if an option is of the wrong kind.
-        ValueError: if ``old_classes`` names a class twice or a negative one, or ``old_samples`` is something else.
+            classes ("mean", as in the public code of PCT; on each rank and in each accumulated batch separately).
 
     Example:
         >>> from lightning_flip.mixins import FocalDistillation
@@ -149,23 +124,19 @@ class ReferencedLoss(LossTerm):
             ) from None
         if classes is not None and (len(set(classes)) != len(classes) or min(classes, default=0) < 0):
             raise ValueError(f"old_classes must be different classes, counted from 0; got {list(classes)}.")
-        check_choices(old_samples=(old_samples, ("batch", "mean")))
-        self.mixin_options.take(old_samples=old_samples, reference_compile=reference_compile, old_classes=classes)
-        # Copied now: it may be the very network that is going to be trained, or restored from a checkpoint.
+        self.mixin_options.take(
+            **check_choices(old_samples=(old_samples, ("batch", "mean"))),
+            reference_compile=reference_compile,
+            old_classes=classes,
+        )
+        # Copied now: it may be the network that is about to be trained, or restored from a checkpoint.
         source = load_model(reference) if isinstance(reference, nn.Module) else reference
         self._mixin.reference = ReferenceSource(source, reference_class, reference_network)
 
     def save_hyperparameters(
         self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, logger: bool = True
     ) -> None:
-        """As LightningModule does, without the old model.
-
-        Args:
-            *args: names to save; all by default.
-            ignore: names to leave out.
-            frame: the constructor's frame; the caller's by default.
-            logger: whether they go to the logger.
-        """
+        """Save hyperparameters as :class:`LossTerm` does, without the old model."""
         names = [arg for arg in args if not (isinstance(arg, str) and arg in _SOURCES)]
         if args and not names:
             return
@@ -175,20 +146,14 @@ class ReferencedLoss(LossTerm):
         super().save_hyperparameters(*names, ignore=[*ignored, *_SOURCES], frame=frame, logger=logger)
 
     def end_fit(self) -> None:
-        """Release the reference, so that its memory on the device is free."""
+        """Release the reference and its memory on the device."""
         super().end_fit()
         self._mixin.reference.release()
 
     # -- what a method uses ---------------------------------------------------------------------------
 
     def load_reference(self, trainer: pl.Trainer) -> Reference:
-        """Load the reference and put it where the module is; once a fit, in ``begin_fit``.
-
-        Args:
-            trainer: the Trainer whose fit begins.
-
-        Returns:
-            The reference.
+        """Load the reference onto the module's device, once per fit; call it in ``begin_fit``.
 
         Raises:
             ValueError: without ``reference``, or for a source that cannot be loaded.
@@ -208,29 +173,25 @@ class ReferencedLoss(LossTerm):
         return loaded
 
     def reference_logits(self, step: SampleStep) -> Tensor:
-        """What the reference says to the samples of a step; several methods of a class share one forward.
+        """The reference's logits of the running step, ``[B, K_old]``, without gradient.
 
-        Args:
-            step: the running step, as ``method_loss`` is given it.
-
-        Returns:
-            ``[B, K_old]``, without gradient.
+        Several methods of a class share one forward.
 
         Raises:
-            TypeError: if it is a table of logits, and the batch was mixed.
+            TypeError: if the reference is a table of logits, and the batch was mixed.
         """
         attachment, loaded = self._term_loop.attachment, self._mixin.reference.loaded
         assert attachment is not None
         if loaded is not None and isinstance(loaded.source, CachedLogits):
             self.require_unmixed(f"{loaded.source.name} has logits")
-        answer: Tensor = self._mixin.reference.answer(step, attachment)
-        return answer
+        logits: Tensor = self._mixin.reference.answer(step, attachment)
+        return logits
 
     def _old_source(self) -> Any:
-        """What ``reference`` is; without it, an error says what to pass."""
+        """The option ``reference``; an error without it."""
         if self._mixin.reference.source is None:
             raise ValueError(
-                f"{type(self).__name__} holds the new model against an old one, and there is none. Pass reference=: "
+                f"{type(self).__name__} compares the new model with an old one, and there is none. Pass reference=: "
                 "the path of the old model's checkpoint, of its cached logits, or a module."
             )
         return self._mixin.reference.source
@@ -243,14 +204,11 @@ class ReferencedLoss(LossTerm):
         return next(part for part in modules if not issubclass(part, LossTerm))
 
     def old_class_indices(self, num_classes: int, outputs: int) -> Tensor | None:
-        """``old_classes`` as the loss functions take it.
+        """``old_classes`` as the loss functions take it: int64 ``[K_old]`` on the CPU, or None without the option.
 
         Args:
             num_classes: K of the new model.
-            outputs: K_old, number of the old model's outputs.
-
-        Returns:
-            int64 ``[K_old]`` on the CPU, or None where both models have the same classes.
+            outputs: K_old, the number of the old model's outputs.
 
         Raises:
             ValueError: if the numbers do not fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,68 +10,48 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
+from lightning_flip.functional.distillation import student_cross_entropy
 from lightning_flip.functional.losses import reduce_method_loss
-from lightning_flip.mixins._options import check_choices
-from lightning_flip.mixins._students import check_distillation, labels_alone, student_correction, treatment
-from lightning_flip.mixins._transition_source import Transition
-from lightning_flip.mixins.base import LossTerm, Reduced
+from lightning_flip.mixins._holder import SharedHolder
+from lightning_flip.mixins.base import Reduced
+from lightning_flip.mixins.student import StudentLoss
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers, check_paths
+from lightning_flip.steps.options import check_choices, check_paths
 from lightning_flip.steps.stored_targets import StoredTargets
 
 __all__ = ["SoftTargets"]
 
 
-class TargetSource:
-    """Path of a file, and its content while a fit runs; copies share it, and it is pickled without the content."""
+@dataclass(eq=False)
+class TargetSource(SharedHolder):
+    """Path of a file, and its content during a fit."""
 
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-        self.loaded: StoredTargets | None = None
-        self.compared = False
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TargetSource:
-        return self
-
-    def __reduce__(self) -> Any:
-        return TargetSource, (self.path,)
+    path: str | None
+    loaded: StoredTargets | None = field(default=None, init=False)
+    compared: bool = field(default=False, init=False)
 
 
-class SoftTargets(LossTerm):
-    """Trains a student on what a teacher said of each sample: KD, ESKD and Filter-KD are three files.
+class SoftTargets(StudentLoss):
+    """Trains a student on a teacher's stored predictions: KD, ESKD and Filter-KD are three files.
 
-    The loss is beta t^2 H(q_t, softmax(z / t)) + (1 - beta) CE with q_t = softmax(log q / t), where q is the sample's
-    row in the file; by default H(q, softmax(z)), the students of the Filter-KD paper. Such files are written by
-    :class:`~lightning_flip.callbacks.PredictionFilter` and :func:`~lightning_flip.stores.write_soft_targets`. Where
-    labels are noisy the student may be smoothed or forward-corrected, in both parts of the loss; see
-    :func:`~lightning_flip.functional.distillation_loss`.
+    The loss is that of :class:`StudentLoss` with q_t = softmax(log q / t), where q is the sample's row in the file.
+    :class:`~lightning_flip.callbacks.PredictionFilter` and :func:`~lightning_flip.stores.write_soft_targets` write such
+    files.
 
     Before the first step the file is compared with the student's data: number of samples and classes, and all labels
-    where the data set keeps them (else those of each step). It is read when a fit begins, so that the student's
-    checkpoint loads, validates and predicts where the file is gone.
+    if the dataset keeps them (otherwise those of each step). It is read when a fit begins, so the student's checkpoint
+    also loads, validates and predicts without the file.
 
-    Our reading: the paper asks its teachers of KD and ESKD about each augmented batch; a file holds what they said of
-    one view of each sample. For that variant see :class:`~lightning_flip.mixins.Distillation`.
+    Our reading: the paper evaluates its teachers of KD and ESKD on each augmented batch; a file holds their predictions
+    for one view of each sample. For that variant see :class:`~lightning_flip.mixins.Distillation`.
 
     Args:
-        *args: passed on to the module.
         targets: path of the file.
-        kd_temperature: t > 0, of both.
-        kd_weight: beta >= 0; 0 is training on the labels alone, and reads no file; above 1 the labels do not count, and
-            2 is the factor of the Filter-KD authors' code, 2 t^2.
-        kd_smoothing: a in [0, 1) of a smoothed student, H((1 - a) q_t + a u, p_t); 0 is no smoothing.
-        kd_correction_alpha: a in [0, 1) of a student that is corrected for symmetric noise, H(q_t, p_t T) with
-            T = (1 - a) I + (a/K) 1 1^T; None corrects nothing.
-        kd_transition: T instead, row-stochastic ``[K, K]``, or the path of a file that holds it (.npz, .npy, .csv),
-            which is read when a fit begins.
         unvisited: "error" refuses a file whose teacher never visited some samples; "cross_entropy" trains these with
             their labels alone.
-        **kwargs: options of :class:`LossTerm`, and the module's.
 
     Raises:
-        ValueError: if an option is out of range, T is not row-stochastic, or two of ``kd_smoothing``,
-            ``kd_correction_alpha`` and ``kd_transition`` are given; when a fit begins, without ``targets``.
+        ValueError: when a fit begins, without ``targets``.
         SoftTargetError: (a ValueError) when a fit begins, if the file is missing, damaged or incomplete; before the
             first step, if it is of other data or classes.
         TypeError: in the first mixed batch, beside a method that mixes samples.
@@ -91,94 +72,70 @@ class SoftTargets(LossTerm):
         self,
         *args: Any,
         targets: str | Path | None = None,
-        kd_temperature: float = 1.0,
-        kd_weight: float = 1.0,
-        kd_smoothing: float = 0.0,
-        kd_correction_alpha: float | None = None,
-        kd_transition: Transition | None = None,
         unvisited: Literal["error", "cross_entropy"] = "error",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(kd_temperature=kd_temperature, kd_weight=kd_weight)
-        check_distillation(kd_temperature, kd_weight)
         check_paths("a file of soft targets", files=True, targets=targets)
-        check_choices(unvisited=(unvisited, ("error", "cross_entropy")))
-        self.mixin_options.take(
-            targets=None if targets is None else str(targets),
-            kd_temperature=kd_temperature,
-            kd_weight=kd_weight,
-            kd_smoothing=kd_smoothing,
-        )
-        self._mixin.kd_correction = student_correction(kd_smoothing, kd_correction_alpha, kd_transition)
-        if self._mixin.kd_correction is not None:
-            self.declare_correction(SoftTargets)
-        self.mixin_options.take(unvisited=unvisited)
-        self._mixin.soft_targets = TargetSource(self.mixin_options.targets)
+        path = None if targets is None else str(targets)
+        self.mixin_options.take(targets=path, **check_choices(unvisited=(unvisited, ("error", "cross_entropy"))))
+        self._mixin.soft_targets = TargetSource(path)
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Read the transition's file, and that of the targets, if it counts, and put it where the module is."""
-        options = self.mixin_options
+        """Read the file onto the module's device, unless its weight is 0."""
         super().begin_fit(trainer)
-        if self._mixin.kd_correction is not None:
-            self._mixin.kd_correction.begin(trainer)
+        options, source = self.mixin_options, self._mixin.soft_targets
         if not options.kd_weight:
             return
-        if self._mixin.soft_targets.path is None:
+        if source.path is None:
             raise ValueError(
                 f"{type(self).__name__} trains on soft targets, and there are none. Pass targets=: the path of a file "
                 "that PredictionFilter wrote while a teacher trained on the same data."
             )
-        loaded = StoredTargets(self._mixin.soft_targets.path)
+        loaded = StoredTargets(source.path)
         if options.unvisited == "error":
             loaded.require_visited()
         loaded.to(trainer.strategy.root_device)
-        self._mixin.soft_targets.loaded, self._mixin.soft_targets.compared = loaded, False
+        source.loaded, source.compared = loaded, False
 
     def end_fit(self) -> None:
-        """Release the table, so that its memory on the device is free."""
+        """Release the table and its memory on the device."""
         super().end_fit()
         self._mixin.soft_targets.loaded = None
 
     def new_epoch(self, epoch: int) -> None:
-        """Look at the labels of the epoch before, where the data set keeps none."""
+        """Check the labels of the previous epoch, if the dataset keeps none."""
         if self._mixin.soft_targets.loaded is not None:
             self._mixin.soft_targets.loaded.check()
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
-        """The distillation loss of every sample."""
+        """(1 - beta) CE + beta t^2 H(q_t, softmax(z / t)) per sample; CE if the file has no row of it."""
         options = self.mixin_options
-        treated = treatment(step.logits, options.kd_smoothing, self._mixin.kd_correction)
+        treatment = self._treatment(step)
         if not options.kd_weight:
-            return labels_alone(step, treated, reduction)
-        stored = self._mixin.soft_targets.loaded
+            return self._untaught_loss(step, treatment, reduction)
+        probs, visited = self._stored(step).rows(step)
+        if options.unvisited == "error":
+            return self._taught_loss(step, probs, treatment, reduction, "probs")
+        # Any distribution will do: at another temperature an empty row gives NaN, which no mask removes again.
+        probs = torch.where(visited[:, None], probs, 1 / step.num_classes)
+        taught = self._taught_loss(step, probs, treatment, "none", "probs")
+        alone = student_cross_entropy(step.logits, step.target, **treatment, reduction="none")
+        return reduce_method_loss(torch.where(visited, taught, alone), step.logits, step.target, reduction)
+
+    def _stored(self, step: SampleStep) -> StoredTargets:
+        """The file's content, compared with the data once per fit."""
+        source = self._mixin.soft_targets
+        stored: StoredTargets | None = source.loaded
         assert stored is not None
-        self.require_unmixed(f"{self._mixin.soft_targets.path} has soft targets")
-        if not self._mixin.soft_targets.compared:
-            attachment = self._term_loop.attachment
+        self.require_unmixed(f"{source.path} has soft targets")
+        if not source.compared:
+            attachment, options = self._term_loop.attachment, self.mixin_options
             record = None if attachment is None else attachment.running.arrival.record(self._mixin.source)
             known = record is not None and self._mixin.source.index_from is None
             dataset = record.dataset if record is not None and known and step.num_samples is not None else None
             num_samples = options.num_samples if options.num_samples is not None else step.num_samples
             every = getattr(self.trainer, "log_every_n_steps", 50)
             stored.compare(dataset, num_samples, step.num_classes, every=every)
-            self._mixin.soft_targets.compared = True
-        probs, visited = stored.rows(step)
-        if options.unvisited != "error":
-            # Any distribution will do: at another temperature an empty row gives NaN, which no mask takes out again.
-            probs = torch.where(visited[:, None], probs, 1 / step.num_classes)
-        everything = options.unvisited == "error"
-        loss = distillation_loss(
-            step.logits,
-            probs,
-            step.target,
-            temperature=options.kd_temperature,
-            weight=options.kd_weight,
-            teacher_is="probs",
-            **treated,
-            reduction=reduction if everything else "none",
-        )
-        if everything:
-            return loss
-        alone = student_cross_entropy(step.logits, step.target, **treated, reduction="none")
-        return reduce_method_loss(torch.where(visited, loss, alone), step.logits, step.target, reduction)
+            source.compared = True
+        return stored

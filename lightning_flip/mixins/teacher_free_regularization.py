@@ -6,19 +6,19 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_flip.functional.regularization import check_teacher_free, teacher_free_loss
+from lightning_flip.functional.regularization import teacher_free_loss
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers
+from lightning_flip.steps.options import check_fractions, check_not_negative, check_positive
 
 __all__ = ["TeacherFreeRegularization"]
 
 
 class TeacherFreeRegularization(LossTerm):
-    """Learns from a teacher that is written by hand: nearly always right (Yuan et al. 2020; TF-Reg).
+    """Learns from a hand-made teacher that is nearly always right (Yuan et al. 2020; TF-Reg).
 
     The loss is (1 - a) CE + a m mean_K[q (log q - log p)] with q = softmax(v / t), v = 0.99 on the label and
-    0.01 / (K - 1) elsewhere. As the authors' code has it, t divides these probabilities themselves, the student has no
+    0.01 / (K - 1) elsewhere. As in the authors' code, t divides these probabilities themselves, the student has no
     temperature, there is no t^2, and the divergence is the mean over the K classes.
 
     =============  ============  =================  ================
@@ -30,15 +30,10 @@ class TeacherFreeRegularization(LossTerm):
     =============  ============  =================  ================
 
     Args:
-        *args: passed on to the module.
         tf_weight: a in [0, 1]; 0 is plain training, bit for bit.
         tf_temperature: t > 0.
-        tf_multiplier: m >= 0, for a mean over K = 100 classes; with K classes, K has the same effect.
+        tf_multiplier: m >= 0, for a mean over K = 100 classes; for K classes, m = K has the same effect.
         tf_confidence: the teacher's probability of the label, in [0, 1].
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -60,25 +55,14 @@ class TeacherFreeRegularization(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(
-            tf_weight=tf_weight, tf_temperature=tf_temperature, tf_multiplier=tf_multiplier, tf_confidence=tf_confidence
-        )
         self.mixin_options.take(
-            tf_weight=float(tf_weight),
-            tf_temperature=float(tf_temperature),
-            tf_multiplier=float(tf_multiplier),
-            tf_confidence=float(tf_confidence),
-        )
-        check_teacher_free(
-            weight=self.mixin_options.tf_weight,
-            temperature=self.mixin_options.tf_temperature,
-            multiplier=self.mixin_options.tf_multiplier,
-            confidence=self.mixin_options.tf_confidence,
-            prefix="tf_",
+            **check_fractions(up_to_one=True, tf_weight=tf_weight, tf_confidence=tf_confidence),
+            **check_positive(tf_temperature=tf_temperature),
+            **check_not_negative(tf_multiplier=tf_multiplier),
         )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
-        """(1 - a) CE + a m mean_K[q (log q - log p)] of every sample."""
+        """(1 - a) CE + a m mean_K[q (log q - log p)] per sample."""
         options = self.mixin_options
         if not options.tf_weight:
             return None

@@ -195,7 +195,7 @@ def test_a_new_model_is_loaded_and_run_where_the_old_file_is_gone(tmp_path: Path
     model = FocalSaves.load_from_checkpoint(tmp_path / "new.ckpt", reference=str(tmp_path / "old.ckpt"))
     with pytest.raises((FileNotFoundError, ValueError), match=r"old\.ckpt"):
         quiet().fit(model, data())
-    with pytest.raises(ValueError, match=r"FocalSaves holds the new model against an old one.*Pass reference="):
+    with pytest.raises(ValueError, match=r"FocalSaves compares the new model with an old one.*Pass reference="):
         quiet().fit(FocalSaves(), data())
 
 

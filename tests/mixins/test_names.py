@@ -24,7 +24,7 @@ from lightning_flip.mixins import (
     PairwiseLabelSmoothing,
     SelfAdaptiveTraining,
 )
-from lightning_flip.mixins._names import MixinClass
+from lightning_flip.mixins._definition import MixinClass
 from lightning_flip.models import MLP, Classifier
 from lightning_flip.stores import write_soft_targets
 from tests.mixins.helpers import LitNet, as_torch, inputs, labels, loader, quiet, shuffled_batches

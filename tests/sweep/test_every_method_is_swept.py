@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from lightning_flip import mixins, modules
-from lightning_flip.mixins import BatchMixing, LossTerm, ReferencedLoss
+from lightning_flip.mixins import BatchMixing, CorrectedLoss, LossTerm, ReferencedLoss, StudentLoss
 from tests.sweep.settings import SETTINGS, Setting, every_setting
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-BASES = {LossTerm, BatchMixing, ReferencedLoss}
+BASES = {LossTerm, BatchMixing, CorrectedLoss, ReferencedLoss, StudentLoss}
 
 
 def methods(root: type, package: str) -> set[type]:

@@ -1,4 +1,4 @@
-"""Where a loss correction takes its transition from, and what it computes with."""
+"""The base of the methods that correct for label noise, and where their transition comes from."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from lightning_flip.functional.losses import widen
-from lightning_flip.functional.smearing import check_share, smoothing_matrix
+from lightning_flip.functional.smearing import smoothing_matrix
 from lightning_flip.functional.transitions import check_transition
+from lightning_flip.mixins.base import LossTerm
+from lightning_flip.steps.options import check_fractions
 from lightning_flip.stores import read_transition
 
-__all__ = ["ESTIMATE", "Transition", "TransitionSource"]
+__all__ = ["ESTIMATE", "CorrectedLoss", "Transition", "TransitionSource"]
 
 Transition = str | Path | Sequence[Sequence[float]] | Tensor
 
@@ -25,17 +27,63 @@ TRANSITION_SUFFIXES = (".npz", ".npy", ".csv")
 DEFAULT_ALPHA = 0.1
 
 
-class TransitionSource:
-    """The transition of a loss correction: from alpha, a matrix, a file, or an estimate that comes during the fit.
+class CorrectedLoss(LossTerm):
+    """Base of the methods that correct the loss for label noise with a transition T.
 
-    No ``nn.Module`` and no buffer, so that no precision plugin casts the matrix and no checkpoint needs it.
+    T[true, noisy] is the probability that a sample of a class carries a label. With neither ``correction_alpha`` nor
+    ``transition``, a is 0.1.
 
     Args:
-        transition: T ``[K, K]``, the path of its file, "estimate", or None.
-        alpha: a in [0, 1) of symmetric noise, T = (1 - a) I + (a/K) 1 1^T; 0.1 where neither is given.
-        prepare: what the loss computes with, made of T float64 ``[K, K]``; raises ValueError for a T that it cannot
-            use.
-        prefix: what stands before ``correction_alpha`` and ``transition`` in the names of the mixin's options.
+        correction_alpha: a in [0, 1) of symmetric noise, T = (1 - a) I + (a/K) 1 1^T. If a label becomes one of the
+            K - 1 others with probability r, a = r K / (K - 1).
+        transition: T instead, row-stochastic ``[K, K]``; the path of a file that holds it (.npz, .npy, .csv), which is
+            read when a fit begins; or "estimate": until
+            :class:`~lightning_flip.callbacks.TransitionEstimator` has one, the loss is cross entropy.
+
+    Raises:
+        ValueError: if T is not row-stochastic, or a and T are both given.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        correction_alpha: float | None = None,
+        transition: Transition | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._mixin.correction = TransitionSource(transition, correction_alpha, type(self)._prepared_transition)
+
+    @staticmethod
+    def _prepared_transition(transition: Tensor) -> Tensor:
+        """What the loss computes with, from T float64 ``[K, K]``; raises ValueError for a T that it cannot use."""
+        return transition
+
+    @property
+    def awaits_transition(self) -> bool:
+        """Whether an estimate is still to come."""
+        return bool(self._mixin.correction.awaited)
+
+    def take_transition(self, transition: Tensor) -> None:
+        """Correct with an estimated T ``[K, K]`` from the next step on; a T that was given as an option stays.
+
+        Raises:
+            ValueError: if T is not row-stochastic, or the method cannot use it.
+        """
+        if self._mixin.correction.estimated:
+            self._mixin.correction.take(transition)
+
+    def begin_fit(self, trainer: pl.Trainer) -> None:
+        """Read the transition's file."""
+        super().begin_fit(trainer)
+        self._mixin.correction.begin(trainer)
+
+
+class TransitionSource:
+    """The transition of a loss correction: from alpha, a matrix, a file, or an estimate made during the fit.
+
+    It is neither an ``nn.Module`` nor a buffer, so no precision plugin casts the matrix and no checkpoint needs it.
+    ``prepare`` makes what the loss computes with from T float64 ``[K, K]``; ``prefix`` begins the options' names.
     """
 
     def __init__(
@@ -53,13 +101,14 @@ class TransitionSource:
             )
         self.alpha = DEFAULT_ALPHA if transition is None and alpha is None else alpha
         if self.alpha is not None:
-            check_share(self.alpha, alpha_name)
+            named: dict[str, Any] = {alpha_name: self.alpha}
+            self.alpha = check_fractions(**named)[alpha_name]
         self.prepare = prepare
         self.file: Path | None = None
         self.estimated = isinstance(transition, str) and transition == ESTIMATE
         self.matrix: Tensor | None = None
         self._prepared: Tensor | None = None
-        self._at_hand: Tensor | None = None
+        self._on_device: Tensor | None = None
         if isinstance(transition, (str, Path)):
             self.file = None if self.estimated else Path(transition)
             if self.file is not None and self.file.suffix.lower() not in TRANSITION_SUFFIXES:
@@ -76,22 +125,18 @@ class TransitionSource:
         return self.estimated and self.matrix is None
 
     def take(self, matrix: Tensor) -> None:
-        """Compute with a transition from now on.
-
-        Args:
-            matrix: T ``[K, K]``.
-        """
+        """Compute with a T ``[K, K]`` from now on."""
         matrix = matrix.detach().to("cpu").to(torch.float64)
         check_transition(matrix, self.name)
-        self._prepared, self.matrix, self._at_hand = self.prepare(matrix), matrix, None
+        self._prepared, self.matrix, self._on_device = self.prepare(matrix), matrix, None
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Read the file, or make sure that somebody estimates; an earlier fit's estimate is forgotten."""
+        """Read the file, or check that a callback gives an estimate and forget that of an earlier fit."""
         if self.file is not None:
             self.take(torch.from_numpy(read_transition(self.file)))
         if not self.estimated:
             return
-        self.matrix = self._prepared = self._at_hand = None
+        self.matrix = self._prepared = self._on_device = None
         callbacks = getattr(trainer, "callbacks", ())
         if not any(getattr(callback, "gives_transition", False) for callback in callbacks):
             raise ValueError(
@@ -100,12 +145,9 @@ class TransitionSource:
             )
 
     def prepared(self, logits: Tensor) -> Tensor | None:
-        """What the loss computes with, where and as it computes; nothing is read back from the device.
+        """What ``prepare`` made, ``[K, K]``, for the logits ``[B, K]`` of a step; None while an estimate is awaited.
 
-        Returns what ``prepare`` made, ``[K, K]``; None while an estimate is awaited.
-
-        Args:
-            logits: ``[B, K]`` of the running step.
+        Nothing is read back from the device.
         """
         if self.awaited:
             return None
@@ -116,11 +158,11 @@ class TransitionSource:
         if len(self._prepared) != classes:
             raise ValueError(
                 f"the {self.name} is of {len(self._prepared)} classes, the logits are of {classes}. Give one row and "
-                "column for each of the model's outputs."
+                "one column per output of the model."
             )
-        if self._at_hand is None or self._at_hand.device != logits.device or self._at_hand.dtype != dtype:
-            self._at_hand = self._prepared.to(dtype).to(logits.device)
-        return self._at_hand
+        if self._on_device is None or self._on_device.device != logits.device or self._on_device.dtype != dtype:
+            self._on_device = self._prepared.to(dtype).to(logits.device)
+        return self._on_device
 
 
 def _as_matrix(transition: Any, name: str) -> Tensor:

@@ -1,58 +1,54 @@
-"""What belongs to the mixins of a class and what belongs to the user's module: names, options, hyperparameters."""
+"""What a class made of mixins must look like, checked when it is defined, and which names belong to whom."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
 import re
 from abc import ABCMeta
-from collections.abc import Iterable, Iterator, Mapping
-from types import SimpleNamespace
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 
 from lightning_flip.models.loading import is_lightning_class
 
-__all__ = ["GROUP", "MixinClass", "MixinOptions", "check_definition", "check_instance", "group_hyperparameters"]
+__all__ = [
+    "GROUP",
+    "TWO_CORRECTIONS",
+    "MixinClass",
+    "check_corrections",
+    "check_definition",
+    "check_instance",
+    "methods_that",
+    "mixin_options",
+    "owners_of",
+    "refuse_several",
+]
 
 #: The attribute that holds the options, and the hyperparameter in which they are saved.
 GROUP = "mixin_options"
 STATE = "_mixin"
-#: What a module of manual optimization may define for itself, to be the same class with and without mixins.
+#: What a module of manual optimization may define itself, to be the same class with and without mixins.
 _OPTIONAL = "regularized"
-_ABSENT = object()
-
-
-class MixinOptions(SimpleNamespace):
-    """The options of all mixins of a module, as attributes.
-
-    Example:
-        >>> options = MixinOptions(fer_mu=1.0)
-        >>> options.take(fer_mu=0.5)
-        >>> options.fer_mu
-        0.5
-    """
-
-    def take(self, **options: Any) -> None:
-        """Set options."""
-        vars(self).update(options)
+TWO_CORRECTIONS = (
+    "both correct the loss for label noise, and each would correct what the other one has already corrected"
+)
 
 
 class MixinClass(ABCMeta):
-    """The class of classes made of mixins: what has to be done around their constructor as a whole.
+    """The metaclass of classes made of mixins, for what goes around their constructor as a whole.
 
-    ``mixin_options={...}``, as it stands in saved hyperparameters, is passed on as single options; one that is given by
-    itself goes first. An option that nobody takes is refused with the nearest one, and so is a name of the mixins that
-    the constructor has given to something else. It is an ``ABCMeta`` because modules may be abstract.
+    ``mixin_options={...}``, as in saved hyperparameters, is passed on as single options; an option that is given by
+    itself takes precedence. An unknown option is refused with the nearest known one, and so is a name of the mixins
+    that the constructor has given to something else. It is an ``ABCMeta`` because modules may be abstract.
     """
 
     def __init__(cls, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Not __init_subclass__: the subclasses of an abstract class include one that it refused, which answers
-        # issubclass() for its parents from then on.
-        getattr(super(cls, cls), "_define", lambda: None)()  # the first class has nobody above it
+        # Not __init_subclass__: an abstract class would keep a refused subclass, which then answers issubclass() for
+        # its parents.
+        getattr(super(cls, cls), "_define", lambda: None)()  # the first class has no parent with the method
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make an instance."""
@@ -67,13 +63,53 @@ class MixinClass(ABCMeta):
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        """That of the constructor, for whoever asks a class."""
+        """The signature of the constructor."""
         constructor: Any = getattr(cls, "__init__")  # noqa: B009 - mypy would take it for an instance's
         return inspect.Signature(list(inspect.signature(constructor).parameters.values())[1:])
 
 
+# -- what stands beside what ------------------------------------------------------------------------------
+
+
+def owners_of(cls: type, name: str, base: type) -> list[type]:
+    """The mixins in a class that define a name and stand side by side; subclasses of ``base``, without itself.
+
+    Example:
+        >>> from lightning_flip.mixins import FlippingErrorReduction, LossTerm
+        >>> class Mine(FlippingErrorReduction): ...
+        >>> owners_of(Mine, "observe", LossTerm) == [FlippingErrorReduction]
+        True
+    """
+    owners: list[type] = []
+    for part in cls.__mro__:
+        ours = issubclass(part, base) and part is not base  # a name of the user's module is its own
+        if ours and name in vars(part) and not any(issubclass(owner, part) for owner in owners):
+            owners.append(part)
+    return owners
+
+
+def methods_that(cls: type, attribute: str) -> list[str]:
+    """Names of the methods in a class that set a class attribute, such as ``softens_target``, to something true."""
+    owners = owners_of(cls, attribute, object)
+    return [owner.__name__ for owner in owners if isinstance(owner, MixinClass) and vars(owner)[attribute]]
+
+
+def check_corrections(cls: type) -> None:
+    """Refuse two corrections of label noise in one class."""
+    refuse_several(cls, methods_that(cls, "corrects_noise"), TWO_CORRECTIONS)
+
+
+def refuse_several(cls: type, methods: list[str], problem: str, error: type[Exception] = TypeError) -> None:
+    """Refuse more than one method in a class that does what only one of them may do."""
+    if len(methods) > 1:
+        raise error(f"{cls.__name__}: {' and '.join(methods)} {problem}. Use one of them.")
+
+
+# -- whose a name is --------------------------------------------------------------------------------------
+
+
 def check_definition(cls: type) -> None:
-    """Refuse mixins right of their module, and names that two of the classes would take from each other."""
+    """Refuse mixins right of their module, and names that two classes use for different things."""
     mixins = _mixins_of(cls)
     _check_siblings(cls, mixins)
     modules = [part for part in cls.__mro__ if is_lightning_class(part) and not isinstance(part, MixinClass)]
@@ -94,7 +130,7 @@ def check_definition(cls: type) -> None:
 
 
 def check_instance(module: Any, *, made: bool = True) -> None:
-    """Refuse attributes of a module that hide a name of its mixins."""
+    """Refuse attributes of a module that hide a name of its mixins; ``made``: its constructor has returned."""
     held = vars(module)
     found = set(held).union(*(held.get(kind, ()) for kind in ("_modules", "_parameters", "_buffers")))
     mixins = _mixins_of(type(module))
@@ -104,44 +140,24 @@ def check_instance(module: Any, *, made: bool = True) -> None:
     _refuse_taken(type(module).__name__, type(module).__name__, owners, found)
 
 
-def group_hyperparameters(module: pl.LightningModule, before: Mapping[str, Any]) -> None:
-    """Move the options of mixins among a module's hyperparameters into a group of their own.
-
-    What LightningCLI saves is its configuration, with which it makes the module again: it stays as it is.
-    """
-    hparams: Any = module.hparams
-    fields: dict[str, Any] = vars(module)
-    if not isinstance(hparams, dict) or "_instantiator" in hparams:
-        return
-    options = [name for name in mixin_options(type(module)) if name in hparams]
-    taken = {name: hparams.pop(name) for name in options if hparams[name] is not before.get(name, _ABSENT)}
-    if taken:
-        hparams.update({name: before[name] for name in taken if name in before})
-        hparams[GROUP] = {**hparams.get(GROUP, {}), **taken}
-        fields["_hparams_initial"] = copy.deepcopy(hparams)
-
-
 def mixin_options(cls: type) -> Iterator[str]:
-    """The names of the options of all mixins of a class."""
+    """The names of the options of all mixins in a class."""
     for part in _mixins_of(cls):
         yield from _own_options(part, keyword_only=True)
 
 
 def _mixins_of(cls: type) -> list[type]:
-    """The mixins in a class, from left to right, their base included."""
+    """The mixins in a class from left to right, with their bases."""
     return [part for part in cls.__mro__ if isinstance(part, MixinClass) and not is_lightning_class(part)]
 
 
 def _others_of(cls: type) -> list[type]:
-    """The classes in a class that know nothing of mixins: modules, and helpers of the user's."""
+    """The user's own classes in a class: modules and helpers."""
     return [part for part in cls.__mro__ if not isinstance(part, MixinClass) and not _is_library(part)]
 
 
 def _check_hooks(cls: type, mixins: list[type], owners: dict[str, str]) -> None:
-    """Refuse what a module with mixins defines itself under the name of a hook, unless it has the hook's parameters.
-
-    With them it is meant to replace the hook.
-    """
+    """Refuse a name of a hook in the combined class, unless it has the hook's parameters and so replaces the hook."""
     for name in sorted((vars(cls).keys() & owners.keys()) - {_OPTIONAL}):
         hooks = [vars(part)[name] for part in mixins if name in vars(part)]
         if _parameters(vars(cls)[name]) not in map(_parameters, hooks):
@@ -157,7 +173,7 @@ def _parameters(value: Any) -> list[str] | type:
 
 
 def _owners(mixins: Iterable[type]) -> dict[str, str]:
-    """The names that mixins use on a module, each with the mixin that has it."""
+    """The names that mixins use on a module, each with the mixin that uses it."""
     owners = {GROUP: "LossTerm", STATE: "LossTerm"}
     for part in mixins:
         for name in {*vars(part), *vars(part).get("__annotations__", ())}:
@@ -177,7 +193,7 @@ def _refuse_taken(cls: str, taker: str, owners: dict[str, str], names: Iterable[
 
 
 def _check_siblings(cls: type, mixins: list[type]) -> None:
-    """Refuse two mixins of which one would hide what the other one calls."""
+    """Refuse two mixins if one would hide what the other calls."""
     for place, left in enumerate(mixins):
         for right in mixins[place + 1 :]:
             if issubclass(left, right) or not any(
@@ -190,7 +206,7 @@ def _check_siblings(cls: type, mixins: list[type]) -> None:
                     continue
                 if not any(name in vars(base) for base in shared):
                     raise TypeError(
-                        f"{cls.__name__}: {left.__name__} and {right.__name__} both define {name!r}, and the one would "
+                        f"{cls.__name__}: {left.__name__} and {right.__name__} both define {name!r}, and one would "
                         "hide the other. Rename it in one of them."
                     )
 
@@ -200,10 +216,10 @@ def _check_options(cls: type, mixins: list[type], others: list[type]) -> None:
     for part in [*mixins, *others]:
         for name in _own_options(part, keyword_only=part in mixins):
             other = owners.get(name)
-            if other is not None and (other in mixins):
+            if other is not None and other in mixins:
                 raise TypeError(
                     f"{cls.__name__}: the option {name!r} is {other.__name__}'s and {part.__name__}'s; one would "
-                    f"swallow the other's value. Rename it in {part.__name__}, or do not combine the two."
+                    f"take the other's value. Rename it in {part.__name__}, or do not combine the two."
                 )
             owners.setdefault(name, part)
 
@@ -222,12 +238,12 @@ def _is_library(cls: type) -> bool:
 
 
 def _refuse_unknown(cls: type, message: str, given: dict[str, Any], error: TypeError) -> None:
-    """Say which option was meant, if a constructor of the class has got one that it does not take."""
+    """Name the option that was probably meant, if a constructor of the class was given an unknown one."""
     found = re.match(r"(?P<owner>.+)\.__init__\(\) got an unexpected keyword argument '(?P<name>\w+)'", message)
     if found is None or found["name"] not in given:
         return
     if found["owner"] not in {part.__qualname__ for part in cls.__mro__} | {part.__name__ for part in cls.__mro__}:
-        return  # something that a constructor calls
+        return  # of something that a constructor calls
     owners: dict[str, str] = {}
     for part in cls.__mro__:
         for name in _own_options(part, keyword_only=False):
