@@ -38,8 +38,8 @@ def watchers(folder: Path) -> list[Any]:
     """In eval mode, after the last epoch, as in the paper."""
     options: dict[str, Any] = {"every_n_epochs": None, "dirpath": folder, "overwrite": True}
     return [
-        NoiseAccuracy(mode="eval", **options),
-        LogitGaps(mode="eval", figures=False, **options),
+        NoiseAccuracy(passes="eval", **options),
+        LogitGaps(passes="eval", figures=False, **options),
         FeatureProjection(CLASSES, figures=False, **options),
     ]
 

@@ -56,7 +56,7 @@ def train_teacher(task: Task, seed: int, folder: str, samples: list[int], every:
     model = Classifier(network, num_classes=data.num_classes, optimizer=Optimizer(recipe.lr, recipe.momentum))
     callbacks: list[pl.Callback] = [
         PredictionFilter(also=["eval_best", "eval_last"], dirpath=folder, overwrite=True),
-        LearningPath(samples, mode="eval", every_n_steps=every, dirpath=folder, overwrite=True),
+        LearningPath(samples, passes="eval", every_n_steps=every, dirpath=folder, overwrite=True),
     ]
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,

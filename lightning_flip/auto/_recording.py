@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.auto._agreement import agree
 from lightning_flip.callbacks.prediction_history import PredictionHistory
+from lightning_flip.callbacks.ranks import on_first_rank
 from lightning_flip.callbacks.run_folder import continue_history, placed
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.loaded_batch import NoIndexError
@@ -52,7 +53,7 @@ class Recording(PredictionHistory):
     Lightning extends the user's own list of callbacks, so that a Trainer may hold those of earlier ones as well: the
     last one acts. Nothing of it is in a checkpoint. An error is a warning, and ends the recording.
 
-    A rank that fails alone goes on taking part in :func:`agree`, before all that ranks do together, until all have
+    A rank that fails alone still takes part in :func:`agree`, before all that ranks do together, until all have
     heard of it.
     """
 
@@ -119,35 +120,10 @@ class Recording(PredictionHistory):
         """Write the epoch's training rows."""
         self._write_together(trainer, "train")
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take the rows of a validation step."""
-        if not trainer.sanity_checking:
-            self._take(trainer, "val", dataloader_idx)
-
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the pass's rows."""
         if not trainer.sanity_checking:
             self._write_together(trainer, self._name("val"))
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take the rows of a test step."""
-        self._take(trainer, "test", dataloader_idx)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the pass's rows."""
@@ -228,7 +204,7 @@ class Recording(PredictionHistory):
     # -- the run ----------------------------------------------------------------------------------------
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Claim a folder, or go on in that of this Trainer's earlier fits."""
+        """Claim a folder, or continue in that of this Trainer's earlier fits."""
         epoch = trainer.current_epoch
         trained = [done for split, done, _ in self._finished if split == "train"]
         begun = self.fitting and (epoch > 0 or trainer.global_step > 0)
@@ -246,22 +222,22 @@ class Recording(PredictionHistory):
         self._needed = ()
         if self.folder is None:
             rank_zero_info(f"LIGHTNING_FLIP: recording into {self._place.path}")
-        self.folder, self._run_id = self._place.path, self._place.run_id
+        self._base, self._run_id = self._place.path, self._place.run_id
 
     def _claimed(self, trainer: pl.Trainer, info: dict[str, Any]) -> Claim:
         """The claim of rank 0 to a new folder, or to that of before; all ranks hear of it, or of why there is none."""
-        folder, run_id, problem, session = None, "", "", self._session
-        if trainer.is_global_zero:
+
+        def claim_first() -> tuple[str, str, str]:
+            again, session = self.folder is not None, self._session
             try:
-                again = self.folder is not None
                 claimed = claim(self.folder or self.root, self._run_id, versioned=not again, info=info, session=session)
                 continue_history(self._finished, claimed.folder, known=again)
-                folder, run_id = str(claimed.folder), claimed.run_id
-            except Exception as error:  # raised below, when the other ranks know
+            except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
-        folder, run_id, problem, session = trainer.strategy.broadcast((folder, run_id, problem, session))
-        if folder is None:
-            raise OSError(f"nothing can be recorded under LIGHTNING_FLIP={self.root}: {problem}")
+                raise OSError(f"nothing can be recorded under LIGHTNING_FLIP={self.root}: {problem}") from error
+            return str(claimed.folder), claimed.run_id, session
+
+        folder, run_id, session = on_first_rank(trainer, claim_first)
         return Claim(Path(folder), run_id, session=session)
 
     def _open_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -336,7 +312,7 @@ class Recording(PredictionHistory):
         if self._failed:
             return
         self._failed = _cause(error)
-        self._warn(f"recording has stopped, and what runs goes on without it. {self._failed}")
+        self._warn(f"recording has stopped; the run continues without it. {self._failed}")
         self._mute("train", "val", "test")
 
     def _mute(self, *splits: str) -> None:

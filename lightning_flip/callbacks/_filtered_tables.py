@@ -15,12 +15,12 @@ __all__ = ["FilteredTables"]
 
 
 class FilteredTables:
-    """One row a training sample: its filtered prediction, now and at the best moment, and its label.
+    """One row per training sample: its filtered prediction, now and at the best moment, and its label.
 
     Attributes:
         average: the running average; its committed copy is that of the best moment.
         best: the best moment (epoch, step, score), None before there is one.
-        best_eval: float32 ``[N, K]`` on the CPU, what the model of the best moment said in eval mode, if asked.
+        best_eval: float32 ``[N, K]`` on the CPU, predictions of the best moment in eval mode, if evaluated.
 
     Example:
         >>> tables = FilteredTables(3, 2, alpha=0.5, device="cpu")
@@ -45,7 +45,7 @@ class FilteredTables:
         self.best_eval: Tensor | None = None
 
     def grow(self, num_samples: int) -> None:
-        """Append rows for a dataset that has grown; what a model said at the best moment of new samples is nothing."""
+        """Append rows for a dataset that has grown; there is no prediction of the best moment on new samples."""
         self.average.grow(num_samples)
         self._labels.grow(num_samples)
 
@@ -63,7 +63,7 @@ class FilteredTables:
             self._labels.update(part.index, part.target[:, None], part.valid)
 
     def labels(self) -> Tensor:
-        """The labels that steps saw. Returns int64 ``[N]``, -1 where no step saw the sample."""
+        """The labels that steps saw, int64 ``[N]``; -1 if no step saw the sample."""
         every = torch.arange(self._labels.num_samples, device=self._labels.device)
         labels, seen = self._labels.pending(every)
         return torch.where(seen, labels[:, 0], -1)
@@ -79,7 +79,7 @@ class FilteredTables:
         self._labels.sync()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, on the CPU. Returns tensors, numbers and text."""
+        """Everything needed to continue, on the CPU: tensors, numbers and text."""
         return {
             "average": self.average.state_dict(),
             "labels": self._labels.state_dict(),
@@ -89,7 +89,7 @@ class FilteredTables:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], *, alpha: float, device: torch.device | str) -> FilteredTables:
-        """Tables that go on where others were saved. Returns the tables."""
+        """Tables that continue saved ones."""
         num_samples, num_classes = state["average"]["rows"].shape
         tables = cls(num_samples, num_classes, alpha=alpha, device=device)
         tables.average.load_state_dict(state["average"])

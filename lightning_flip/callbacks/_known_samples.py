@@ -28,7 +28,7 @@ class _Samples:
         self.index, self.seen, self.written = (np.zeros(0, np.int64) for _ in range(3))
 
     def at(self, index: Integers) -> npt.NDArray[np.intp]:
-        """Places of samples, which are added where they are new."""
+        """Places of samples, which are added if they are new."""
         fresh = np.setdiff1d(index, self.index)
         if len(fresh):
             order = np.argsort(np.concatenate([self.index, fresh]), kind="stable")
@@ -58,15 +58,7 @@ class KnownSamples:
         self._samples = {key: known for key, known in self._samples.items() if key[0] != split}
 
     def see(self, split: str, loader: int, index: Integers, target: Integers) -> str:
-        """Learn the labels of samples that are not known yet.
-
-        Returns in what they differ from labels of before, in words; "" where they agree.
-
-        Args:
-            split: "train" or "val".
-            loader: position of the loader.
-            index: ``[V]``.
-            target: ``[V]`` labels.
+        """Learn labels ``[V]`` of samples ``[V]``; returns how they differ from those of before, or "".
 
         Example:
             >>> known = KnownSamples()
@@ -90,12 +82,7 @@ class KnownSamples:
         )
 
     def has(self, split: str, loader: npt.NDArray[np.integer], index: Integers) -> npt.NDArray[np.bool_]:
-        """Whether the labels of samples are known. Returns ``[V]``.
-
-        Args:
-            split: "train" or "val".
-            loader: ``[V]`` positions of the loaders.
-            index: ``[V]``.
+        """Whether the labels of samples are known, bool ``[V]``; loaders and index are ``[V]``.
 
         Example:
             >>> known = KnownSamples()
@@ -113,7 +100,7 @@ class KnownSamples:
     def rows(self, split: str, loader: int, data: LoaderData | None) -> dict[str, Any] | None:
         """Rows for ``samples.parquet``: every sample of the dataset, visited or not.
 
-        Returns one list a column, of the samples of which the file says something else or nothing; None for none.
+        Returns one list per column, of the samples that the file lacks or has otherwise; None for none.
         """
         known = self._samples.setdefault((split, loader), _Samples())
         dataset = None if data is None else data.dataset

@@ -1,4 +1,4 @@
-"""The old models that a monitor asks: one for the training batches, one for each validation loader."""
+"""The old models of a monitor: one for the training batches, one for each validation loader."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Source = str | Path | nn.Module | Reference
 
 
 class OldAnswers(NamedTuple):
-    """What the old model says to a step's samples, in numbers of the new model's classes.
+    """The old model's answers to a step's samples, in numbers of the new model's classes.
 
     Attributes:
-        pred: int64 ``[B]``, negative where there is no answer.
+        pred: int64 ``[B]``, negative if there is no answer.
         target: int64 ``[B]``, the labels in the old model's file; None for a model.
         known: bool ``[K]``, the classes that both models know; None for all.
-        first: whether a file was asked for the first time.
+        first: whether a file was used for the first time.
     """
 
     pred: Tensor
@@ -39,19 +39,7 @@ class OldAnswers(NamedTuple):
 
 
 class OldModels:
-    """Loads the sources when a fit begins, and answers for them.
-
-    Args:
-        reference: for validation; a list has one for every loader.
-        train_reference: for training; None: ``reference``.
-        train: whether training is followed.
-        model_class: class of checkpoints; None: the fitted module's, without mixins.
-        network: network of files of weights.
-        compile_model: run models through ``torch.compile``.
-        old_classes: the new model's class of each of the old one's outputs.
-        class_labels: the label of each of the new model's outputs.
-        logits_from: the new model's option.
-    """
+    """Loads the sources when a fit begins, and answers for them; for the options see :class:`NegativeFlipMonitor`."""
 
     def __init__(
         self,
@@ -96,7 +84,7 @@ class OldModels:
         return {**self.__dict__, "_loaded": {}, "_tables": {}, "_maps": {}}
 
     def open(self, trainer: pl.Trainer) -> None:
-        """Load what is not loaded yet, and put it where the Trainer's module is."""
+        """Load what is not loaded yet, and move it to the device of the Trainer's module."""
         self._tables, self._maps = {}, {}
         for key, source in self._sources.items():
             if key not in self._loaded:
@@ -111,7 +99,7 @@ class OldModels:
         return any(not isinstance(loaded, OldPredictions) for loaded in self._loaded.values())
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Release the device's memory."""
         self._tables, self._maps = {}, {}
         for loaded in self._loaded.values():
             if isinstance(loaded, Reference):
@@ -125,15 +113,7 @@ class OldModels:
     def answers(
         self, split: str, loader: int, step: SampleStep, attachment: Attachment, source: StepSource
     ) -> OldAnswers:
-        """Ask the old model. Returns its answers.
-
-        Args:
-            split: "train" or "val".
-            loader: position of the loader.
-            step: detached, without padding.
-            attachment: where the step came from.
-            source: where it was taken from.
-        """
+        """The old model's answers to a step that is detached and without padding."""
         model = self._loaded[self._key(split, loader)]
         known = self._known(step)
         if isinstance(model, OldPredictions):

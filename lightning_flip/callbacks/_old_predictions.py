@@ -38,15 +38,15 @@ def holds_predictions(source: Any) -> bool:
         with zipfile.ZipFile(path) as archive:
             return "pred.npy" in archive.namelist()
     except zipfile.BadZipFile:
-        return False  # whoever reads it as logits says what is wrong
+        return False  # reading it as logits raises the error
 
 
 class SampleAnswers:
     """The old model's class and label of every sample, on the device, as numbers of the new model's classes.
 
     Args:
-        keys: int64 ``[R]``, rising; None where the index is the row.
-        pred: int64 ``[R]``, :data:`MISSING` or :data:`UNKNOWN` where there is none.
+        keys: int64 ``[R]``, rising; None if the index is the row.
+        pred: int64 ``[R]``, :data:`MISSING` or :data:`UNKNOWN` if there is none.
         target: int64 ``[R]``, the same.
 
     Example:
@@ -60,13 +60,7 @@ class SampleAnswers:
         self._rows = torch.stack([pred, target])
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Look samples up; nothing is read back from the device.
-
-        Returns the old model's class and the label that its file has, ``[B]`` each.
-
-        Args:
-            index: int64 ``[B]``.
-        """
+        """The old model's class and the label of its file, ``[B]`` each; nothing is read back from the device."""
         if self._keys is None:
             pred, target = self._rows[:, index]
             return pred, target
@@ -92,8 +86,8 @@ class OldPredictions:
         different = pc.count_distinct(ids).as_py()
         if different < len(ids):
             raise PredictionError(
-                f"{predictions.name} has {len(ids)} rows for {different} different samples; expected one row a sample. "
-                "Write it again with PredictionWriter, or drop the repeated rows."
+                f"{predictions.name} has {len(ids)} rows for {different} different samples; expected one row per "
+                "sample. Write it again with PredictionWriter, or drop the repeated rows."
             )
         if not len(ids):
             raise PredictionError(f"{predictions.name} has no rows, so that there is nothing to compare with.")

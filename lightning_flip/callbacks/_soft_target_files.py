@@ -1,34 +1,30 @@
-"""Where a teacher's soft targets are, and what their manifests say of the data."""
+"""A teacher's soft targets on disk, and what their manifests say of the data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks._clean_pass import find_training_loader
 from lightning_flip.callbacks._filtered_tables import FilteredTables
 from lightning_flip.callbacks.run_folder import RunFolder
 from lightning_flip.data.identity import describe_data
-from lightning_flip.data.indexed import unwrapped
 from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.sample_names import lasting_ids
-from lightning_flip.steps import StepSource
 from lightning_flip.stores import SoftTargetError, dataset_fingerprint, read_soft_targets, write_soft_targets
 from lightning_flip.stores.files import temporary_files
 from lightning_flip.tables import append_rows
 
-__all__ = ["SoftTargetFolder", "against", "clear", "describe_labels", "training_data"]
+__all__ = ["SoftTargetFolder", "against", "clear", "describe_labels"]
 
 
 def against(folder: Path, run_id: str | None) -> str:
-    """What speaks against writing a run's soft targets into a folder.
+    """Why a run's soft targets must not be written into a folder, or "".
 
     Example:
         >>> against(Path("no/such/folder"), None)
@@ -44,7 +40,7 @@ def against(folder: Path, run_id: str | None) -> str:
 
 
 def clear(folder: Path, run_id: str | None, *, overwrite: bool) -> None:
-    """Remove what a killed process left half-written, and if asked another run's files.
+    """Remove what a killed process left half-written and, with ``overwrite``, another run's files.
 
     Example:
         >>> clear(Path("no/such/folder"), None, overwrite=True)
@@ -67,22 +63,12 @@ def _is_of_run(path: Path, run_id: str) -> bool:
         return False
 
 
-def training_data(trainer: pl.Trainer, source: StepSource) -> Any:
-    """The data set whose samples a source follows."""
-    loader = find_training_loader(trainer, source)
-    dataset = unwrapped(getattr(loader, "dataset", None))
-    return dataset if source.index_from is None and hasattr(dataset, "__len__") else None
-
-
 def describe_labels(dataset: Any, seen: npt.NDArray[np.int64]) -> dict[str, Any]:
     """What a manifest says of the data: the fingerprint of the labels as training saw them.
 
-    Labels that no step saw are filled in from those that the data set keeps, if the two agree elsewhere. Where they
-    disagree (something between data set and loss maps labels), or the data set keeps none, only what steps saw counts.
-
-    Args:
-        dataset: the training data; None where it is not known.
-        seen: ``[N]``, the labels that steps saw, -1 where none did.
+    Labels that no step saw, -1 in ``seen`` ``[N]``, are filled in from those that the dataset keeps, if the two agree
+    elsewhere. If they disagree (something between dataset and loss maps labels), or the dataset keeps none, only what
+    steps saw counts.
 
     Example:
         >>> import torch
@@ -121,14 +107,7 @@ class SoftTargetFolder:
     def write(
         self, tables: FilteredTables, dataset: Any, moment: dict[str, Any], evaluated_last: Tensor | None = None
     ) -> None:
-        """Write what there is.
-
-        Args:
-            tables: the tables.
-            dataset: the training data; None where it is not known.
-            moment: epoch and step of now; the best moment has its own.
-            evaluated_last: ``[N, K]``, what the model says in eval mode now, if asked.
-        """
+        """Write what there is; ``evaluated_last`` ``[N, K]`` is what the model predicts in eval mode now, if wanted."""
         self._place.check(*(self.folder / f"{name}.safetensors" for name in self._written))
         labels = tables.labels().cpu()
         if self._described is None or not torch.equal(self._described[0], labels):

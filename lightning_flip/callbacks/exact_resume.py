@@ -32,7 +32,7 @@ class ExactResume(pl.Callback):
     epoch, the epoch's validation never runs (and with a ``StatefulDataLoader`` the next epoch is empty).
     Tables and history lose no row there, and double none.
 
-    A resumed run with another number of ranks gets fresh random states, and says so.
+    A resumed run with another number of ranks gets fresh random states, and a warning.
 
     Example:
         >>> ExactResume().state_key
@@ -104,7 +104,7 @@ class ExactResume(pl.Callback):
         if len(ranks) != trainer.world_size:
             rank_zero_warn(
                 f"the checkpoint holds the random states of {len(ranks)} ranks, this run has {trainer.world_size}: it "
-                "goes on with fresh ones and will not be bit for bit the run before."
+                "continues with fresh ones and will not be bit for bit the run before."
             )
             return
         restore_random_states(ranks[trainer.global_rank])

@@ -1,4 +1,4 @@
-"""Accuracy's companions: what flipped since the last epoch, and what was ever right."""
+"""Flip rates per pass: samples that changed since the previous pass, and samples that were ever correct."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_flip.callbacks.log_keys import LoggingWatcher
-from lightning_flip.callbacks.watcher import StatefulWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher, is_fresh
 from lightning_flip.steps import SampleStep
-from lightning_flip.tables import VisitStatistics, is_distributed
+from lightning_flip.tables import VisitStatistics, sum_over_ranks
 
 __all__ = ["FlipTracker"]
 
@@ -21,14 +20,14 @@ _COUNTS = ("seen", "compared", "wrong", "wrongly_flipped", "to_wrong", "to_right
 
 
 class FlipTracker(LoggingWatcher, StatefulWatcher):
-    """Logs what flipped in every pass over the validation data, and by option in each training epoch.
+    """Logs what flipped in every pass over the validation data and, optionally, in each training epoch.
 
     - ``val_flipping_error``: FE, Eq. 7 of the FER paper, the share wrong now that was right in an earlier pass;
     - ``val_relative_flipping_error``: RFE, the share of the wrong ones that was right in an earlier pass;
     - ``val_flips_to_wrong``: the share right in the last pass and wrong now;
     - ``val_flips_to_right``: the share wrong in the last pass and right now;
     - ``val_churn``: the share whose predicted class differs from the last pass's;
-    - ``val_coverage``: the share of the data set that this pass saw; the rates above are over what was seen.
+    - ``val_coverage``: the share of the dataset that this pass saw; the rates above are over what was seen.
 
     Flips and churn are over samples that were seen before, and 0 in the first pass. RFE of a pass
     without errors is 0. A second validation loader logs ``val_1_...``; training logs ``train_...``.
@@ -40,8 +39,8 @@ class FlipTracker(LoggingWatcher, StatefulWatcher):
         val: follow the validation loaders.
         name: tells two trackers of one Trainer apart in a checkpoint; None: by their ``prefix``.
         num_samples: number of samples, needed with ``index_from`` only.
-        **options: ``prefix=`` and ``prog_bar=`` of what is logged (``docs/logged.md``); where the parts of a step are,
-            and whether labels and data may change, see :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        **options: of what is logged (:class:`~lightning_flip.callbacks.log_keys.LoggingWatcher`) and of the steps
+            (:class:`~lightning_flip.callbacks.watcher.StepWatcher`).
 
     Raises:
         ValueError: if neither training nor validation is to be followed; in a fit, if the module or another callback
@@ -85,7 +84,7 @@ class FlipTracker(LoggingWatcher, StatefulWatcher):
 
     def begin(self, trainer: pl.Trainer) -> None:
         """Start from nothing in a run's first epoch."""
-        if trainer.current_epoch == 0 and trainer.global_step == 0:
+        if is_fresh(trainer):
             self._statistics, self._passes, self._counts = {}, {}, {}
             self._train_epoch = -1
 
@@ -133,7 +132,7 @@ class FlipTracker(LoggingWatcher, StatefulWatcher):
             counts = self._counts.get(key)
             if not partial:
                 self._statistics[key].sync()
-                counts = None if counts is None else _sum_over_ranks(counts.clone())
+                counts = None if counts is None else sum_over_ranks(counts.clone())
             state["splits"][f"{key[0]}-{key[1]}"] = {
                 "statistics": self._statistics[key].state_dict(),
                 "passes": self._passes[key],
@@ -152,7 +151,7 @@ class FlipTracker(LoggingWatcher, StatefulWatcher):
             self._statistics[key] = VisitStatistics(saved["statistics"]["counts"].shape[0], device)
             self._statistics[key].load_state_dict(saved["statistics"])
             self._passes[key] = saved["passes"]
-            # One rank goes on with the sum of all ranks' counts, the others from zero.
+            # One rank continues with the sum of all ranks' counts, the others from zero.
             if saved["counts"] is not None:
                 counts = saved["counts"].to(device, copy=True)
                 self._counts[key] = counts if trainer.is_global_zero else torch.zeros_like(counts)
@@ -208,7 +207,7 @@ class FlipTracker(LoggingWatcher, StatefulWatcher):
             self.attachment.check()
         statistics = self._statistics[key]
         statistics.sync()
-        counts = dict(zip(_COUNTS, _sum_over_ranks(self._counts.pop(key)).tolist(), strict=True))
+        counts = dict(zip(_COUNTS, sum_over_ranks(self._counts.pop(key)).tolist(), strict=True))
         self._passes[key] += 1
         if pl_module is None:
             return
@@ -227,9 +226,3 @@ def _rates(counts: dict[str, int], num_samples: int) -> dict[str, float]:
         "churn": share("changed", "compared"),
         "coverage": counts["seen"] / num_samples,
     }
-
-
-def _sum_over_ranks(counts: Tensor) -> Tensor:
-    if is_distributed():
-        dist.all_reduce(counts)
-    return counts

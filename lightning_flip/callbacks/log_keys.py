@@ -108,7 +108,7 @@ class LoggingWatcher(StepWatcher):
         super().read(split, loader, step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn of keys that somebody has logged over ours after the last pass."""
+        """Warn of keys that others have logged over ours after the last pass."""
         super().on_train_end(trainer, pl_module)
         taken = dict(self._logged_by_others(pl_module))
         for key in sorted(self._logged & taken.keys()):

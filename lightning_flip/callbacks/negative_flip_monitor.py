@@ -1,4 +1,4 @@
-"""Curves of an update: what the new model gets wrong that the old one got right, pass by pass."""
+"""Flip rates against an old model: what the new one gets wrong that the old one got right, pass by pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.flips import FlipCounts, share
 from lightning_flip.steps import SampleStep
 from lightning_flip.stores import PredictionError
-from lightning_flip.tables import is_distributed
+from lightning_flip.tables import sum_over_ranks
 
 __all__ = ["NegativeFlipMonitor"]
 
@@ -27,18 +26,18 @@ _COUNTS = ("seen", *FlipCounts._fields, "missing", "contradicting")
 
 
 class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
-    """Logs in every pass over the validation data, and by option in each training epoch, how the update goes.
+    """Logs flip rates against an old model for every validation pass and, optionally, every training epoch.
 
     - ``val_negative_flip_rate``: NFR, Eq. 2 of the positive-congruent training paper, the share that the old model
       gets right and this one wrong;
-    - ``val_relative_negative_flip_rate``: NFR / ((1 - ER_old) ER_new), 1 for independent errors, 0 where the
+    - ``val_relative_negative_flip_rate``: NFR / ((1 - ER_old) ER_new), 1 for independent errors, 0 if the
       denominator is 0;
     - ``val_error``: ER_new, the share that this model gets wrong.
 
     A second validation loader logs ``val_1_...``; training logs ``train_...``, of the batches as they were predicted
     before their update, with dropout and augmentation. ``ModelCheckpoint(monitor="val_negative_flip_rate")`` takes
-    each of these keys. Several ranks log the rates over all of them. ``trainer.validate`` logs the validation rates as
-    well. A module that logs ``val_error`` itself is refused until the monitor has a ``prefix=``.
+    each of these keys. Several ranks log the rates over all of them. ``trainer.validate`` also logs the validation
+    rates. A module that logs ``val_error`` itself is refused until the monitor has a ``prefix=``.
 
     Args:
         reference: the old model: everything that :func:`lightning_flip.steps.reference.load_reference` takes (a
@@ -48,20 +47,20 @@ class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
             whose samples are found by ``sample_id``. A list gives every validation loader one of its own.
         train: also follow training batches.
         val: follow the validation loaders.
-        train_reference: the old model for the training batches, where ``reference`` is a file of predictions or
+        train_reference: the old model for the training batches, if ``reference`` is a file of predictions or
             logits of the validation data; by default ``reference``.
         reference_class: class of a checkpoint, or its import path; by default that of the fitted module, without
             mixins.
         reference_network: the network that a state_dict belongs to, or its torchvision name.
         reference_compile: run the old model through ``torch.compile``.
-        old_classes: the old model's classes where the new one has more: the new model's class of each of the old
+        old_classes: the old model's classes if the new one has more: the new model's class of each of the old
             one's outputs. Samples of other classes are left out of all three rates; each model still answers with
             the best of all its classes.
         class_labels: the label that each output of the new model stands for, to read files whose labels are no
-            numbers of outputs; by default the data set's own ``class_labels``.
+            numbers of outputs; by default the dataset's own ``class_labels``.
         name: tells two monitors of one Trainer apart in a checkpoint; None: by their ``prefix``.
-        **options: ``prefix=`` and ``prog_bar=`` of what is logged (``docs/logged.md``); where the parts of a step are,
-            and whether labels and data may change, see :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        **options: of what is logged (:class:`~lightning_flip.callbacks.log_keys.LoggingWatcher`) and of the steps
+            (:class:`~lightning_flip.callbacks.watcher.StepWatcher`).
 
     Raises:
         PredictionError: if a file of predictions lacks samples, has other targets for them, or cannot be read.
@@ -114,7 +113,7 @@ class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
         return super().attends(stage) or (self.val and stage == TrainerFn.VALIDATING)
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Load the old models; counts of an epoch that this fit does not go on with are forgotten."""
+        """Load the old models; counts of an epoch that this fit does not continue are forgotten."""
         keep = trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
         self._counts = {key: counts for key, counts in self._counts.items() if keep and key[0] == "train"}
         if not keep:
@@ -166,7 +165,7 @@ class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
         splits = {}
         for key in sorted(self._counts):
             counts = self._counts[key].clone()
-            splits[f"{key[0]}-{key[1]}"] = (counts if partial else _sum_over_ranks(counts)).cpu()
+            splits[f"{key[0]}-{key[1]}"] = (counts if partial else sum_over_ranks(counts)).cpu()
         return {"partial": partial, "train_epoch": self._train_epoch, "splits": splits}
 
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
@@ -175,7 +174,7 @@ class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
         self._counts = {}
         for text, saved in state["splits"].items():
             split, _, loader = text.rpartition("-")
-            # One rank goes on with the sum of all ranks' counts, the others from zero.
+            # One rank continues with the sum of all ranks' counts, the others from zero.
             counts = saved.to(trainer.strategy.root_device, copy=True)
             self._counts[split, int(loader)] = counts if trainer.is_global_zero else torch.zeros_like(counts)
 
@@ -187,7 +186,7 @@ class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
         counts = self._counts.pop((split, loader), None)
         if counts is None:  # this rank had no batch; the others wait for it all the same
             counts = torch.zeros(len(_COUNTS), dtype=torch.int64, device=trainer.strategy.root_device)
-        summed = _sum_over_ranks(counts).tolist()
+        summed = sum_over_ranks(counts).tolist()
         self._refuse(split, loader, summed, "this pass")
         if not summed[0]:
             return
@@ -211,7 +210,7 @@ class NegativeFlipMonitor(LoggingWatcher, StatefulWatcher):
         if missing:
             raise PredictionError(
                 f"{name} lacks {missing} of {seen} {split} samples in {where}. Write it for the same data with "
-                "PredictionWriter; where the old model has fewer classes, pass old_classes= to leave the others out."
+                "PredictionWriter; if the old model has fewer classes, pass old_classes= to leave the others out."
             )
         if contradicting:
             raise PredictionError(
@@ -235,9 +234,3 @@ def _count(step: SampleStep, old_pred: Tensor, old_target: Tensor | None, known:
     old, new = old_pred == target, step.logits.argmax(dim=1) == target
     rows = (counted, kept & old & new, kept & old & ~new, kept & ~old & new, kept & ~old & ~new, missing, other)
     return torch.stack(rows).sum(dim=1)
-
-
-def _sum_over_ranks(counts: Tensor) -> Tensor:
-    if is_distributed():
-        dist.all_reduce(counts)
-    return counts

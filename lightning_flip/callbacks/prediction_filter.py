@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.callbacks._clean_pass import clean_pass
+from lightning_flip.callbacks._evaluation import Evaluation, training_data
 from lightning_flip.callbacks._filtered_tables import FilteredTables
-from lightning_flip.callbacks._soft_target_files import SoftTargetFolder, against, clear, training_data
-from lightning_flip.callbacks.run_folder import begin_run, give_up, open_folder, recall_run
+from lightning_flip.callbacks._soft_target_files import SoftTargetFolder, against, clear
+from lightning_flip.callbacks.run_folder import RunWriter, warn_if_partial
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import SampleStep
 
@@ -24,7 +24,7 @@ __all__ = ["PredictionFilter"]
 _EVALUATIONS = ("eval_last", "eval_best")
 
 
-class PredictionFilter(StatefulWatcher):
+class PredictionFilter(RunWriter, StatefulWatcher):
     """Filters each training sample's predictions over the training of a teacher (Filter-KD, Algorithm 1).
 
     q[n] <- (1 - alpha) q[n] + alpha p at every visit of sample n, where p is what the loss saw, before its update, in
@@ -33,15 +33,13 @@ class PredictionFilter(StatefulWatcher):
     - ``filtered_last.safetensors``, q as it stands;
     - ``filtered_best.safetensors``, q of the validation pass with the best ``monitor`` so far (the earlier of two
       equal ones): the paper's teacher;
-    - by option ``eval_best`` and ``eval_last``: what the model itself says in eval mode of the training data, of the
-      best validation pass (ESKD) and of the end (KD). The paper asks its teacher about each batch of the student; a
-      file holds its answer to one view of each sample.
+    - optionally ``eval_best`` and ``eval_last``: what the model itself predicts on the training data in eval mode, at
+      the best validation pass (ESKD) and at the end (KD). The paper runs its teacher on each batch of the student; a
+      file holds its predictions on one view of each sample.
 
     :class:`~lightning_flip.mixins.SoftTargets` trains a student from a file. Rows of samples that training never
-    visited are marked and counted. Where training draws a sample on several ranks in one epoch (sampling with
+    visited are marked and counted. If training draws a sample on several ranks in one epoch (sampling with
     replacement), the row of the highest rank counts.
-
-    A resumed run goes on in the same folder. Nothing is written in ``fast_dev_run``.
 
     Args:
         alpha: weight of a new prediction in (0, 1]; 1 keeps the last prediction.
@@ -51,18 +49,13 @@ class PredictionFilter(StatefulWatcher):
         mode: "max" or "min", which of its values is better.
         also: "eval_last", "eval_best" or both. The first costs one pass over the training data at the end, the second
             one after every validation that improves ``monitor``.
-        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
-            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
-            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
-        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
         name: tells two filters of one Trainer apart, in a checkpoint and as a folder under ``soft_targets/``.
         num_samples: number of samples, needed with ``index_from`` only.
-        **options: where the parts of a step are, and whether labels and data may change; see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        **options: of the folder (:class:`~lightning_flip.callbacks.run_folder.RunWriter`) and of the steps
+            (:class:`~lightning_flip.callbacks.watcher.StepWatcher`).
 
     Raises:
         ValueError: if an option is out of range, or validation does not log ``monitor``.
-        FileExistsError: when a fit begins and the folder holds another run's soft targets.
         TypeError: if targets are distributions (MixUp): such predictions belong to no one sample.
 
     Example:
@@ -78,8 +71,6 @@ class PredictionFilter(StatefulWatcher):
         monitor: str = "val_acc",
         mode: Literal["max", "min"] = "max",
         also: Sequence[str] = (),
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
         **options: Any,
@@ -101,15 +92,12 @@ class PredictionFilter(StatefulWatcher):
         self.monitor = monitor
         self.mode = mode
         self.also = tuple(also)
-        self.dirpath = dirpath
-        self.overwrite = overwrite
         self.num_samples = num_samples
         self._forget()
 
     def _forget(self) -> None:
+        super()._forget()
         self._tables: FilteredTables | None = None
-        self.folder: Path | None = None
-        self._run_id: str | None = None
         self._files: SoftTargetFolder | None = None
         self._epoch = -1
         self._validated = False
@@ -122,33 +110,21 @@ class PredictionFilter(StatefulWatcher):
 
     # -- the run --------------------------------------------------------------------------------------
 
-    def active(self, trainer: pl.Trainer) -> bool:
-        """Nothing lasting is written in ``fast_dev_run``."""
-        return not getattr(trainer, "fast_dev_run", False)
-
     def begin(self, trainer: pl.Trainer) -> None:
-        """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
+        """A fit from the first epoch is a new run; one that continues with this Trainer is the same."""
         self._files = None
-        begin_run(trainer)
-        if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self._forget()
+        super().begin(trainer)
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Claim the folder."""
         part, run_id = Path("soft_targets") / self.name, self._run_id
-        place = open_folder(
+        place = self._claim(
             trainer,
-            self,
             part.as_posix(),
-            dirpath=self.dirpath,
-            kept=self.folder,
-            run_id=run_id,
-            overwrite=self.overwrite,
             info={"module": type(pl_module).__qualname__},
             refuse=lambda folder: against(folder / part, run_id),
             work=lambda claim, replace: clear(claim.folder / part, run_id, overwrite=replace),
         )
-        self.folder, self._run_id = place.path, run_id or place.run_id
         facts = {"run": self._run_id, "module": type(pl_module).__qualname__, "initial_pass": self.initial_pass}
         self._files = SoftTargetFolder(place, part, {**facts, "alpha": self.alpha})
 
@@ -157,7 +133,7 @@ class PredictionFilter(StatefulWatcher):
         super().on_train_start(trainer, pl_module)
         if not self.fitting or not self.initial_pass or self._tables is not None or trainer.global_step:
             return
-        rows = self._evaluate(trainer, pl_module, averaged=False)
+        rows = self._evaluate(trainer, averaged=False)
         self._tables = self._make_tables(len(rows), rows.shape[1], trainer.strategy.root_device)
         self._tables.average.begin(rows.to(trainer.strategy.root_device))
 
@@ -206,7 +182,7 @@ class PredictionFilter(StatefulWatcher):
         best = self._tables.best
         if math.isnan(score) or (best is not None and not self._better(score, best["score"])):
             return
-        evaluated = self._evaluate(trainer, pl_module, averaged=True) if "eval_best" in self.also else None
+        evaluated = self._evaluate(trainer, averaged=True) if "eval_best" in self.also else None
         moment = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self._tables.keep({**moment, "monitor": self.monitor, "mode": self.mode, "score": score}, evaluated)
 
@@ -223,15 +199,11 @@ class PredictionFilter(StatefulWatcher):
         if not self.fitting or self._tables is None:
             return
         self._merge()
-        evaluated = self._evaluate(trainer, pl_module, averaged=False) if "eval_last" in self.also else None
+        evaluated = self._evaluate(trainer, averaged=False) if "eval_last" in self.also else None
         self._write(trainer, evaluated)
         if self._tables.best is None:
             why = f"{self.monitor} was never a number" if self._validated else "no validation ran"
             rank_zero_warn(f"PredictionFilter: {why}, so that there are soft targets of the last epoch alone.")
-
-    def rescue(self, trainer: pl.Trainer) -> None:
-        """Give up a folder that holds nothing."""
-        give_up(trainer, self)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
@@ -240,8 +212,7 @@ class PredictionFilter(StatefulWatcher):
         if self._tables is not None and self.may_communicate():
             self._tables.sync()
         return {
-            "run_id": self._run_id or "",
-            "folder": "" if self.folder is None else str(self.folder.absolute()),
+            **self._place_state(),
             "alpha": self.alpha,
             "epoch": self._epoch,
             "validated": self._validated,
@@ -252,21 +223,19 @@ class PredictionFilter(StatefulWatcher):
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Continue the run of a checkpoint."""
         self._forget()
-        self._run_id = state["run_id"] or None
-        self.folder = recall_run(trainer, state["run_id"], state["folder"], default=self.dirpath is None)
+        self._recall(trainer, state)
         self._epoch, self._validated = state["epoch"], state["validated"]
         if state["tables"] is not None:
             device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
             self._tables = FilteredTables.from_state(state["tables"], alpha=self.alpha, device=device)
         if state["alpha"] != self.alpha:
             rank_zero_warn(
-                f"the checkpoint's averages were made with alpha={state['alpha']}; they go on with {self.alpha}."
+                f"the checkpoint's averages were made with alpha={state['alpha']}; they continue with {self.alpha}."
             )
-        if state["partial"] and trainer.world_size > 1:
-            rank_zero_warn(
-                "this checkpoint was written while an exception was in flight: predictions that other ranks made since "
-                "the last merge are missing from the averages."
-            )
+        warn_if_partial(
+            state["partial"] and trainer.world_size > 1,
+            "predictions that other ranks made since the last merge are missing from the averages",
+        )
 
     # -- parts ------------------------------------------------------------------------------------------
 
@@ -276,9 +245,10 @@ class PredictionFilter(StatefulWatcher):
     def _better(self, score: float, best: float) -> bool:
         return score > best if self.mode == "max" else score < best
 
-    def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, averaged: bool) -> Tensor:
+    def _evaluate(self, trainer: pl.Trainer, *, averaged: bool) -> Tensor:
         assert self.attachment is not None
-        return clean_pass(trainer, pl_module, self.attachment, self.source, averaged=averaged)
+        evaluation = Evaluation(trainer, self.attachment, self.source, "Leave out initial_pass and also.")
+        return evaluation.table(averaged=averaged)
 
     def _merge(self) -> None:
         assert self.attachment is not None

@@ -11,54 +11,82 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.callbacks._known_samples import KnownSamples
-from lightning_flip.callbacks._visit_buffer import VisitBuffer
-from lightning_flip.callbacks.run_folder import (
-    RunFolder,
-    begin_run,
-    continue_history,
-    give_up,
-    open_folder,
-    recall_run,
-)
+from lightning_flip.callbacks.run_folder import RunWriter, continue_history, warn_if_partial
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import ChangedDataError, SampleStep
 from lightning_flip.stores import read_samples
 from lightning_flip.stores.claims import note_data
 from lightning_flip.stores.history.parts import HISTORY_FOLDER, PartKey, set_aside, write_part
 from lightning_flip.stores.history.samples import SAMPLES_FILE, set_samples_aside, write_samples
-from lightning_flip.tables import gather_rows, is_distributed
+from lightning_flip.tables import RowBuffer, gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]
 
+_INTEGERS = ("loader", "global_step", "index", "pred", "target")
+_MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
 
-class PredictionHistory(StatefulWatcher):
+
+class Visits(RowBuffer):
+    """The rows of a running pass, one column of the store each, and ``target``.
+
+    Attributes:
+        epoch: the epoch that the rows belong to.
+        dtype: that of the measures.
+    """
+
+    def __init__(self, epoch: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.epoch = epoch
+        self.dtype = dtype
+
+    def add_visits(self, step: SampleStep, *, loader: int) -> None:
+        """Append the rows of a block."""
+        facts = step.predictions
+        assert step.global_step is not None
+        self.add(
+            index=step.index_of_valid,
+            loader=torch.full_like(step.index, loader),
+            global_step=step.global_step,
+            pred=facts.pred,
+            target=step.target.clone(),  # the block's memory is used again
+            **{name: getattr(facts, name).to(self.dtype) for name in _MEASURES},
+        )
+
+    def state_dict(self, device: torch.device | None) -> dict[str, Any]:
+        """The rows of all ranks, or of this one without a device for collectives."""
+        ranks = [columns for columns in ([self.columns()] if device is None else self.gathered(device)) if columns]
+        parts = [
+            [torch.stack([columns[name] for name in names]) for columns in ranks] for names in (_INTEGERS, _MEASURES)
+        ]
+        return {"epoch": self.epoch, "integers": torch.cat(parts[0], dim=1), "measures": torch.cat(parts[1], dim=1)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Visits:
+        """A buffer with saved rows."""
+        buffer = cls(state["epoch"], state["measures"].dtype)
+        integers = dict(zip(_INTEGERS, state["integers"], strict=True))
+        buffer.add(**integers, **dict(zip(_MEASURES, state["measures"], strict=True)))
+        return buffer
+
+
+class PredictionHistory(RunWriter, StatefulWatcher):
     """Writes what the model predicted on every sample of every epoch.
 
-    One Parquet file a split, epoch, pass and rank, under ``dirpath/history/``, each written whole or not at
+    One Parquet file per split, epoch, pass and rank, under ``dirpath/history/``, each written whole or not at
     all; labels and names once, in ``samples.parquet``; the run in ``run.json``. Training rows are the
     predictions that the loss saw, before their update; validation rows those of every pass.
     :func:`lightning_flip.stores.read_history` reads the folder; so do pandas, polars and DuckDB.
 
-    A resumed run goes on in the same folder: parts that are newer than the checkpoint are set aside as
-    ``*.orphan``, never deleted. A folder that holds another run is an error.
-
     Args:
-        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
-            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
-            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
+        dirpath: the run's folder; None: one that the callbacks of the Trainer share.
         train: record training batches.
         val: record validation batches.
         name: tells two recorders of one Trainer apart in a checkpoint.
-        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
         info: anything that JSON can hold, kept in ``run.json``.
         dtype: "float32" keeps probabilities, margins and cross entropies bit for bit; "float16" takes a little
             over half the space and three digits.
-        **options: where the parts of a step are, and whether labels and data may change; see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
-
-    Raises:
-        ValueError: if nothing is to be recorded, or for another ``dtype``.
-        FileExistsError: when a fit begins and the folder holds another run.
+        **options: of the folder (:class:`~lightning_flip.callbacks.run_folder.RunWriter`) and of the steps
+            (:class:`~lightning_flip.callbacks.watcher.StepWatcher`).
 
     Example:
         >>> PredictionHistory("runs/a", train=False).state_key
@@ -72,14 +100,11 @@ class PredictionHistory(StatefulWatcher):
         train: bool = True,
         val: bool = True,
         name: str = "",
-        overwrite: bool = False,
         info: dict[str, Any] | None = None,
         dtype: Literal["float32", "float16"] = "float32",
         **options: Any,
     ) -> None:
-        super().__init__(train=train, val=val, name=name, **options)
-        self.dirpath = dirpath
-        self.overwrite = overwrite
+        super().__init__(train=train, val=val, name=name, dirpath=dirpath, **options)
         self.info = info or {}
         if dtype not in ("float32", "float16"):
             raise ValueError(f'dtype must be "float32" or "float16"; got {dtype!r}.')
@@ -87,25 +112,12 @@ class PredictionHistory(StatefulWatcher):
         self._forget()
 
     def _forget(self) -> None:
-        self.folder: Path | None = None
-        self._place: RunFolder | None = None
-        self._needed: tuple[Path, ...] = ()
-        self._run_id: str | None = None
+        super()._forget()
         self._finished: list[tuple[str, int, int]] = []
-        self._buffers: dict[str, VisitBuffer] = {}
+        self._buffers: dict[str, Visits] = {}
         self._known = KnownSamples()
 
     # -- the run --------------------------------------------------------------------------------------
-
-    def active(self, trainer: pl.Trainer) -> bool:
-        """Nothing lasting is written in ``fast_dev_run``."""
-        return not getattr(trainer, "fast_dev_run", False)
-
-    def begin(self, trainer: pl.Trainer) -> None:
-        """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
-        begin_run(trainer)
-        if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self._forget()
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the folder."""
@@ -115,21 +127,16 @@ class PredictionHistory(StatefulWatcher):
             "world_size": trainer.world_size,
             "max_epochs": trainer.max_epochs,
         }
-        self._place = open_folder(
+        place = self._claim(
             trainer,
-            self,
             HISTORY_FOLDER,
-            dirpath=self.dirpath,
-            kept=self.folder,
-            run_id=self._run_id,
-            overwrite=self.overwrite,
             info=info,
             work=lambda claim, _: continue_history(self._finished, claim.folder, known=self._run_id is not None),
         )
-        self.folder, self._run_id, self._needed = self._place.path, self._place.run_id, ()
-        if trainer.is_global_zero and (self.folder / SAMPLES_FILE).exists():
-            self._known.adopt(read_samples(self.folder))
-        rank_zero_info(f"PredictionHistory: recording into {self.folder}")
+        self._run_id = place.run_id
+        if trainer.is_global_zero and (place.path / SAMPLES_FILE).exists():
+            self._known.adopt(read_samples(place.path))
+        rank_zero_info(f"PredictionHistory: recording into {place.path}")
 
     # -- steps ----------------------------------------------------------------------------------------
 
@@ -145,7 +152,7 @@ class PredictionHistory(StatefulWatcher):
         self._finished = [part for part in self._finished if part[0] != split]
         self._known.forget(split)
         if self.trainer is not None and self.trainer.is_global_zero and self._place is not None:
-            self._place.check(*self._needed)
+            self._check_place()
             self._needed = ()
             set_aside(self._place.path, self._finished)
             set_samples_aside(self._place.path, split)
@@ -156,8 +163,8 @@ class PredictionHistory(StatefulWatcher):
         """Keep rows; nothing is read back from the device."""
         self.loader_data[split, loader] = step.data
         if split not in self._buffers:
-            self._buffers[split] = VisitBuffer(step.epoch, getattr(torch, self.dtype))
-        self._buffers[split].add(step, loader=loader)
+            self._buffers[split] = Visits(step.epoch, getattr(torch, self.dtype))
+        self._buffers[split].add_visits(step, loader=loader)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's training rows."""
@@ -172,7 +179,7 @@ class PredictionHistory(StatefulWatcher):
             self._write(trainer, "val")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the rows of an ended epoch after which no step came: resumed where there was nothing left to do."""
+        """Write the rows of an ended epoch after which no step came: as when a finished run is resumed."""
         if self.fitting and self._opened:
             for split in sorted(self._buffers):
                 self._write(trainer, split)
@@ -183,22 +190,22 @@ class PredictionHistory(StatefulWatcher):
             for split in list(self._buffers) if self._opened else ():
                 self._write(trainer, split, keep=True)
         finally:
-            give_up(trainer, self)
+            super().rescue(trainer)
 
     def _write(self, trainer: pl.Trainer, split: str, *, keep: bool = False) -> None:
         assert self.folder is not None
         assert self._place is not None
-        self._place.check(*self._needed)
+        self._check_place()
         if self.attachment is not None and not keep:
             self.attachment.check()
         buffer = self._buffers[split]
         number = sum(part[0] == split and part[1] == buffer.epoch for part in self._finished)
-        columns = buffer.columns()
+        columns = {name: column.numpy() for name, column in buffer.columns().items()}
         target = columns["target"]
         if self.source.labels != "may_change":
             del columns["target"]
         if keep and not trainer.is_global_zero:
-            # Rank 0 names new samples, and does not hear of this rank's; nobody could read their rows.
+            # Rank 0 names new samples, and does not hear of this rank's, so that their rows could not be read.
             named = self._known.has(split, columns["loader"], columns["index"])
             columns, target = {name: values[named] for name, values in columns.items()}, target[named]
         if self._place.claims and trainer.is_global_zero:
@@ -243,33 +250,27 @@ class PredictionHistory(StatefulWatcher):
         """Which passes are finished, and all ranks' rows of those that are not."""
         trainer = self.trainer
         together = trainer is not None and self.may_communicate() and is_distributed()
-        buffers = {split: self._buffers[split] for split in sorted(self._buffers)}
-        if trainer is not None and together:
-            buffers = {split: buffer.gathered(trainer.strategy.root_device) for split, buffer in buffers.items()}
+        device = trainer.strategy.root_device if trainer is not None and together else None
         return {
-            "run_id": self._run_id or "",
-            "folder": "" if self.folder is None else str(self.folder.absolute()),
+            **self._place_state(),
             "finished": [list(part) for part in self._finished],
-            "buffers": {split: buffer.state_dict() for split, buffer in buffers.items()},
-            "partial": bool(buffers) and is_distributed() and not together,
+            "buffers": {split: self._buffers[split].state_dict(device) for split in sorted(self._buffers)},
+            "partial": bool(self._buffers) and is_distributed() and not together,
         }
 
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Continue the run of a checkpoint."""
-        self._run_id = state["run_id"] or None
-        self.folder = recall_run(trainer, state["run_id"], state["folder"], default=self.dirpath is None)
+        self._recall(trainer, state)
         self._finished = [(split, epoch, number) for split, epoch, number in state["finished"]]
         # One rank continues with the rows of all.
         self._buffers = {}
         for split, saved in state["buffers"].items():
-            self._buffers[split] = VisitBuffer.from_state(saved)
-            if not trainer.is_global_zero:
-                self._buffers[split] = VisitBuffer(saved["epoch"], saved["measures"].dtype)
-        if state["partial"]:
-            rank_zero_warn(
-                "this checkpoint was written while an exception was in flight: rows of the unfinished epoch that other "
-                "ranks had seen are missing from the history."
-            )
+            kept = None if trainer.is_global_zero else 0
+            rows = {name: saved[name][:, :kept] for name in ("integers", "measures")}
+            self._buffers[split] = Visits.from_state({**saved, **rows})
+        warn_if_partial(
+            state["partial"], "rows of the unfinished epoch that other ranks had seen are missing from the history"
+        )
 
 
 def _share(trainer: pl.Trainer, index: Any, labels: Any) -> tuple[Any, Any]:

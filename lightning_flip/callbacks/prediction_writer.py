@@ -1,4 +1,4 @@
-"""What a model answers on every sample of a data set, in one Parquet file."""
+"""What a model predicts on every sample of a dataset, in one Parquet file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_flip.callbacks.predictions._columns import labels_of_outputs, slice_columns, step_columns
 from lightning_flip.callbacks.predictions._files import (
     RowNote,
-    on_first_rank,
     prediction_paths,
     refuse_changed,
     refuse_collections,
@@ -22,6 +21,8 @@ from lightning_flip.callbacks.predictions._files import (
     write_rows,
 )
 from lightning_flip.callbacks.predictions._rows import HALF_COLUMN, PredictionRows
+from lightning_flip.callbacks.ranks import on_first_rank
+from lightning_flip.callbacks.run_folder import writes_files
 from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, StepSource, attach
 from lightning_flip.steps.identity import LoaderData
@@ -40,11 +41,11 @@ class PredictionWriter(pl.Callback):
     """Writes a row for every sample in ``trainer.validate``, ``test`` and ``predict``; in ``fit`` it does nothing.
 
     Columns: ``index`` (position in the dataset given to the DataLoader), ``sample_id`` (text: the dataset's own
-    ``sample_id(index)`` where it has one, else the position in the innermost dataset, so that subsets of the same
+    ``sample_id(index)`` if it has one, else the position in the innermost dataset, so that subsets of the same
     data join), ``target`` (null for data to predict without labels), ``pred``, ``confidence`` (the largest softmax
-    probability, in [0, 1]), ``prob_label``, and by option the best classes with their probabilities, all logits, and
-    columns of the batch. The file also says which labels the model knows, its number of parameters, and the length
-    of the data set. :func:`lightning_flip.stores.read_predictions`, pandas, polars and DuckDB read it.
+    probability, in [0, 1]), ``prob_label``, and optionally the best classes with their probabilities, all logits, and
+    columns of the batch. The file also holds which labels the model knows, its number of parameters, and the length
+    of the dataset. :func:`lightning_flip.stores.read_predictions`, pandas, polars and DuckDB read it.
 
     The file is written when the pass is over, whole or not at all: an exception leaves nothing behind, and
     ``fast_dev_run`` writes nothing. Several ranks write one file, every sample once; of a sample that a sampler
@@ -56,26 +57,26 @@ class PredictionWriter(pl.Callback):
             ``predictions-validate.parquet``, ``predictions-test.parquet`` and ``predictions-predict.parquet`` in the
             Trainer's ``log_dir`` (without a logger its ``default_root_dir``). Further loaders add their number:
             ``predictions-test-1.parquet``.
-        top_k: how many of the best classes to keep, at most all; 0 keeps none.
-        logits: keep all logits, as float16; as float32 where one is too large for that (beyond 65504).
+        top_k: how many of the best classes to keep; 0 keeps none.
+        logits: keep all logits, as float16; as float32 if one is too large for that (beyond 65504).
         slices: further columns by name, each a key, attribute, position in the batch, or function of it, with a number
-            or a word a sample; reports break rates down by them.
-        class_labels: the label that each output stands for, in place of its number; by default the data set's own
+            or a word per sample; reports break rates down by them.
+        class_labels: the label that each output stands for, in place of its number; by default the dataset's own
             ``class_labels`` (:class:`~lightning_flip.data.ClassSubset` has them).
-        overwrite: replace a file that is there; else it is refused before the pass begins.
+        overwrite: replace an existing file instead of refusing it before the pass begins.
         logits_from: where the logits are; None finds them, see :class:`~lightning_flip.steps.StepSource`.
         target_from: where the targets are; for data to predict whose second part is something else, a function that
             returns None.
         index_from: where the batch carries its samples' ids.
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
-        labels: "may_change" where targets are others than the dataset lists; else a difference, up to one renaming of
-            labels, is an error.
-        ignore_index: the label of samples that have none, where no loss says it: in ``trainer.predict`` their target is
+        labels: "may_change" if targets differ from those that the dataset lists; else a difference, up to one renaming
+            of labels, is an error.
+        ignore_index: the label of samples that have none, if no loss says it: in ``trainer.predict`` their target is
             null, elsewhere they have no row. None: what the loss leaves out, or training's did.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it.
 
     Attributes:
-        paths: the files of the latest pass, one a loader.
+        paths: the files of the latest pass, one per loader.
 
     Raises:
         FileExistsError: when a pass begins and its file is there.
@@ -158,7 +159,7 @@ class PredictionWriter(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach for a pass of its own."""
-        if stage != TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False):
+        if stage != TrainerFn.FITTING and writes_files(trainer):
             self.source = self.given_source.completed_by(pl_module)
             self._attachment = attach(trainer, pl_module, self, self.source)
 
@@ -192,41 +193,13 @@ class PredictionWriter(pl.Callback):
         """Keep a step's rows."""
         self._take(batch, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a step's rows."""
-        self._take(batch, dataloader_idx)
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a step's rows."""
-        self._take(batch, dataloader_idx)
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
         self._finish(trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the files."""
-        self._finish(trainer, pl_module)
-
-    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the files."""
-        self._finish(trainer, pl_module)
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Detach; what was seen is not written, for it would look like all there is."""
@@ -260,7 +233,7 @@ class PredictionWriter(pl.Callback):
             return
         if not step.has_labels:
             raise TypeError(
-                "the targets are float [B, K] (MixUp, CutMix or several labels a sample) and have no single right "
+                "the targets are float [B, K] (MixUp, CutMix or several labels per sample) and have no single right "
                 "class, so there is no target to write. Evaluate with plain labels, or pass target_from= to name them."
             )
         seen = step.observed
@@ -275,10 +248,10 @@ class PredictionWriter(pl.Callback):
             self._to_look_at[loader] -= 1
             refuse_changed(seen, self._data.get(loader))
         columns = step_columns(seen, top_k=self.top_k, logits=self.logits)
-        if self._stage != "predict":  # where there is nothing to compare with, a sample need not have a label
+        if self._stage != "predict":  # if nothing is compared, a sample need not have a label
             columns["index"] = seen.index_of_valid
         numbers, words = slice_columns(batch, self.slices, len(step.index), step.num_padding)
-        self._rows[loader].add({**columns, **numbers}, words)
+        self._rows[loader].keep({**columns, **numbers}, words)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._attachment is None:
@@ -287,7 +260,7 @@ class PredictionWriter(pl.Callback):
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         self.paths = []
         for loader, (named, path) in enumerate(zip(self._named, self._files, strict=True)):
-            rows = self._rows.pop(loader, PredictionRows()).gathered(trainer.strategy.root_device)
+            rows = self._rows.pop(loader, PredictionRows()).latest(trainer.strategy.root_device)
             write = functools.partial(
                 write_rows,
                 path,

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks.predictions._files import on_first_rank
-from lightning_flip.callbacks.run_folder import RunFolder, begin_run, give_up, open_folder, recall_run
+from lightning_flip.callbacks.ranks import on_first_rank
+from lightning_flip.callbacks.run_folder import RunWriter, writes_files
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.functional.transitions import condition_number, estimate_transition
 from lightning_flip.steps import SampleStep
@@ -32,7 +32,7 @@ class TakesTransition(Protocol):
         """Compute with a transition from the next step on."""
 
 
-class TransitionEstimator(StatefulWatcher):
+class TransitionEstimator(RunWriter, StatefulWatcher):
     """Estimates T[true, noisy] from what the model predicts in a warm-up epoch (Patrini et al. 2017).
 
     The predictions are those of the training forward itself (train mode, augmented, before each step's update), over
@@ -54,8 +54,7 @@ class TransitionEstimator(StatefulWatcher):
         overwrite: replace a file.
         name: tells two of these callbacks apart in a checkpoint.
         num_samples: number of samples, needed with ``index_from`` only.
-        **options: where the parts of a step are, and whether labels and data may change; see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        **options: of the steps, see :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Attributes:
         transition: float64 ``[K, K]`` on the CPU; None before the estimate.
@@ -84,7 +83,7 @@ class TransitionEstimator(StatefulWatcher):
         num_samples: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(train=True, val=False, name=name, **options)
+        super().__init__(train=True, val=False, name=name, dirpath=None, overwrite=overwrite, **options)
         if path is not None and Path(path).suffix != ".npz":
             raise ValueError(f"path must name a file that ends in .npz; got {str(path)!r}.")
         if warmup_epochs < 1:
@@ -94,28 +93,28 @@ class TransitionEstimator(StatefulWatcher):
         self.path = path
         self.warmup_epochs = warmup_epochs
         self.percentile = percentile
-        self.overwrite = overwrite
         self.num_samples = num_samples
+        self._file: Path | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
         self.transition: Tensor | None = None
         self.condition_number: float | None = None
         self._table: SampleTable | None = None
         self._epoch = -1
-        self._file: Path | None = None
-        self._place: RunFolder | None = None
-        self._folder: Path | None = None
-        self._run_id: str | None = None
 
     # -- hooks ----------------------------------------------------------------------------------------
 
+    def active(self, trainer: pl.Trainer) -> bool:
+        """Also in ``fast_dev_run``, where no file is written."""
+        return True
+
     def begin(self, trainer: pl.Trainer) -> None:
         """Start from nothing in a run's first epoch."""
-        begin_run(trainer)
-        self._place = None
-        if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self.transition = self.condition_number = self._table = None
-            self._epoch, self._folder, self._run_id = -1, None, None
+        super().begin(trainer)
         last = trainer.max_epochs
-        if last is not None and 0 <= last < self.warmup_epochs and not getattr(trainer, "fast_dev_run", False):
+        if last is not None and 0 <= last < self.warmup_epochs and writes_files(trainer):
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs}, and the Trainer ends after max_epochs={last}: there would be no "
                 "estimate."
@@ -123,26 +122,19 @@ class TransitionEstimator(StatefulWatcher):
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace a file before the work begins, and hand a checkpoint's estimate over."""
-        self._file = None
-        if self.path is not None and not getattr(trainer, "fast_dev_run", False):
+        known, self._file = self._run_id is not None, None
+        if writes_files(trainer) and self.path is not None:
             self._file = Path(self.path)
             if self.transition is None and not self.overwrite:
                 on_first_rank(trainer, functools.partial(_refuse, self._file))
-        elif not getattr(trainer, "fast_dev_run", False):
-            known = self._run_id is not None
-            self._place = open_folder(
+        elif writes_files(trainer):
+            place = self._claim(
                 trainer,
-                self,
                 _FILE,
-                dirpath=None,
-                kept=self._folder,
-                run_id=self._run_id,
-                overwrite=False,
                 info={"module": type(pl_module).__qualname__},
                 refuse=lambda folder: "" if known or self.overwrite else _against(folder / _FILE),
             )
-            self._folder, self._run_id = self._place.path, self._run_id or self._place.run_id
-            self._file = self._folder / _FILE
+            self._file = place.path / _FILE
         self._hand_over(pl_module)
 
     def new_epoch(self, epoch: int) -> None:
@@ -174,10 +166,6 @@ class TransitionEstimator(StatefulWatcher):
         if self.fitting and self._table is not None:
             self._estimate(trainer, pl_module)
 
-    def rescue(self, trainer: pl.Trainer) -> None:
-        """Give up a folder that holds nothing."""
-        give_up(trainer, self)
-
     def state(self) -> dict[str, Any]:
         """The estimate, or the predictions so far, of all ranks."""
         if self._table is not None and self.may_communicate():
@@ -187,8 +175,7 @@ class TransitionEstimator(StatefulWatcher):
         return {
             "transition": self.transition,
             "condition_number": self.condition_number,
-            "run_id": self._run_id or "",
-            "folder": "" if self._folder is None else str(self._folder.absolute()),
+            **self._place_state(),
             "epoch": self._epoch,
             "table": None if self._table is None else self._table.state_dict(),
         }
@@ -198,9 +185,7 @@ class TransitionEstimator(StatefulWatcher):
         transition, table = state["transition"], state["table"]
         self.transition = None if transition is None else transition.cpu()
         self.condition_number = state["condition_number"]
-        run_id, folder = state.get("run_id", ""), state.get("folder", "")  # 0.1 had neither
-        self._run_id = run_id or None
-        self._folder = recall_run(trainer, run_id, folder, default=self.path is None)
+        self._recall(trainer, state)
         self._epoch, self._table = state["epoch"], None
         if table is not None:
             # On the device at once: the ranks may have to merge before the first step comes.

@@ -23,28 +23,33 @@ from lightning_flip.steps.options import check_flags
 from lightning_flip.steps.remembered import known_state, restore
 from lightning_flip.steps.state import STATE_VERSION, check_version
 
-__all__ = ["StatefulWatcher", "StepWatcher"]
+__all__ = ["StatefulWatcher", "StepWatcher", "is_fresh"]
+
+
+def is_fresh(trainer: pl.Trainer) -> bool:
+    """Whether a fit starts at its first step, and continues nothing."""
+    return trainer.current_epoch == 0 and trainer.global_step == 0
 
 
 class StepWatcher(pl.Callback, ABC):
     """Attaches while fitting, hands the rows of steps to :meth:`watch`, and detaches at the end and on an exception.
 
-    A step only copies its rows; :meth:`watch` is given those of up to 64 consecutive steps. :meth:`flush` has it given
-    all that are waiting: at the end of a pass, before a checkpoint, and wherever somebody reads what was counted.
+    A step only copies its rows; :meth:`watch` gets those of up to 64 consecutive steps. :meth:`flush` reads all that
+    are waiting: at the end of a pass, before a checkpoint, and when what was counted is read.
 
     Args:
         train: whether to watch training steps.
         val: whether to watch validation steps.
         name: tells two callbacks of one class apart in a checkpoint.
         logits_from: where the logits are, see :class:`~lightning_flip.steps.StepSource`; None finds them.
-        target_from: key, attribute, position in the batch, or function of it, where the targets are not in
-            one of the usual places.
+        target_from: key, attribute, position in the batch, or function of it, if the targets are not in one of the
+            usual places.
         index_from: the same for sample ids that the batch carries itself (iterable datasets).
-        loader: which training loader to follow, where there are several.
+        loader: which training loader to follow, if there are several.
         outputs: what ``logits_from`` gives; None: what the loss or the values say.
         labels: "may_change" keeps the label of every visit (pseudo-labels, label correction) and judges each visit by
             its own; else a label that differs from the first one of its sample stops the run.
-        ignore_index: the label of samples that are not followed, where no loss says it; None: what the loss leaves out.
+        ignore_index: the label of samples that are not followed, if no loss says it; None: what the loss leaves out.
         sample_id_from: attribute or column of the dataset with a lasting id for each sample, or a function of it; None:
             its ``sample_id(index)``, else the paths of a folder dataset.
         allow_changed_data: start anew on other data than those of the checkpoint, or of the epoch before, instead of
@@ -52,7 +57,7 @@ class StepWatcher(pl.Callback, ABC):
 
     Raises:
         ValueError: if neither training nor validation is to be watched.
-        ChangedDataError: while a fit runs, where the samples or labels of the data are not those of before.
+        ChangedDataError: while a fit runs, if the samples or labels of the data are not those of before.
     """
 
     #: Whether steps whose targets are distributions (MixUp, CutMix) are watched, too.
@@ -113,20 +118,12 @@ class StepWatcher(pl.Callback, ABC):
     # -- what a callback defines ----------------------------------------------------------------------
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Begin a fit: forget an earlier one, unless this one continues it.
-
-        Args:
-            trainer: the running Trainer.
-        """
+        """Begin a fit: forget an earlier one, unless this one continues it."""
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make ready what a checkpoint's state decides on, such as a folder; called when that state has been loaded.
 
         FSDP and DeepSpeed load it after ``on_fit_start``, so that nothing of the kind may happen there.
-
-        Args:
-            trainer: the running Trainer.
-            pl_module: its module.
         """
 
     @abstractmethod
@@ -151,12 +148,7 @@ class StepWatcher(pl.Callback, ABC):
         """
 
     def restart(self, split: str, loader: int) -> None:
-        """Forget what is known of the samples of a loader: other data come, and ``allow_changed_data`` is set.
-
-        Args:
-            split: "train", "val" or "test".
-            loader: position of the loader.
-        """
+        """Forget what is known of the samples of a loader: other data come, and ``allow_changed_data`` is set."""
 
     @property
     def every_step(self) -> bool:
@@ -164,22 +156,11 @@ class StepWatcher(pl.Callback, ABC):
         return False
 
     def wants(self, split: str) -> bool:
-        """Whether a split is watched in the epoch that begins.
-
-        Args:
-            split: "train", "val" or "test".
-
-        Returns:
-            True here.
-        """
+        """Whether a split is watched in the epoch that begins."""
         return True
 
     def skip(self, split: str) -> None:
-        """Warn once that a step is not watched because its targets are distributions.
-
-        Args:
-            split: "train" or "val".
-        """
+        """Warn once that a step is not watched because its targets are distributions."""
         also = split == "train" and self.val
         self._tell(
             f"{split}: targets are float [B, K] (MixUp or CutMix) and have no single right class, so "
@@ -192,7 +173,7 @@ class StepWatcher(pl.Callback, ABC):
         Args:
             split: "train" or "val".
             problem: what was seen, with counts.
-            sure: whether the targets were seen, or the losses alone.
+            sure: whether the targets were seen, or only the losses.
 
         Returns:
             True: the rows are left out.
@@ -208,20 +189,11 @@ class StepWatcher(pl.Callback, ABC):
         return True
 
     def nothing_recorded(self, split: str, reason: str) -> None:
-        """Warn that a pass has left nothing.
-
-        Args:
-            split: "train", "val" or "test".
-            reason: why.
-        """
+        """Warn that a pass has left nothing."""
         self._tell(f"{type(self).__name__}: nothing was recorded of a pass of {split} steps: {reason}.", f"no {split}")
 
     def rescue(self, trainer: pl.Trainer) -> None:
-        """Save what can be saved while an exception is in flight; no collectives.
-
-        Args:
-            trainer: the Trainer that failed.
-        """
+        """Save what can be saved while an exception is in flight; no collectives."""
 
     # -- hooks ----------------------------------------------------------------------------------------
 
@@ -235,30 +207,16 @@ class StepWatcher(pl.Callback, ABC):
         splits = [split for split, wanted in (("train", self.train), ("val", self.val), ("test", self.val)) if wanted]
         self._attachment = attach(trainer, pl_module, self, self.source, splits)
         skip_unused_hooks(self, trainer)
-        if stage == TrainerFn.FITTING and trainer.current_epoch == 0 and trainer.global_step == 0:
+        if stage == TrainerFn.FITTING and is_fresh(trainer):
             self._data = HeldData()
         self.begin(trainer)
 
     def attends(self, stage: str) -> bool:
-        """Whether to take part in a stage.
-
-        Args:
-            stage: one of Lightning's: "fit", "validate", "test" or "predict".
-
-        Returns:
-            True for fits alone, here.
-        """
+        """Whether to take part in a stage; a fit, unless a subclass says otherwise."""
         return stage == TrainerFn.FITTING
 
     def active(self, trainer: pl.Trainer) -> bool:
-        """Whether to take part in a fit at all.
-
-        Args:
-            trainer: the running Trainer.
-
-        Returns:
-            True here; a callback that writes files may say no.
-        """
+        """Whether to take part at all."""
         return True
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -284,8 +242,20 @@ class StepWatcher(pl.Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Take the rows of a validation step, but for those of the sanity check."""
-        if self.val and self._attachment is not None and not trainer.sanity_checking:
-            self._attachment.take(self.source, "val", dataloader_idx)
+        if not trainer.sanity_checking:
+            self._take(trainer, "val", dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take the rows of a test step."""
+        self._take(trainer, "test", dataloader_idx)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save what can be saved and detach; an error in here never takes the place of the one that is in flight."""
@@ -303,6 +273,10 @@ class StepWatcher(pl.Callback, ABC):
         """Detach."""
         self.flush()
         self._release()
+
+    def _take(self, trainer: pl.Trainer, split: str, loader: int) -> None:
+        if self.val and self._attachment is not None:
+            self._attachment.take(self.source, split, loader)
 
     # -- for subclasses ---------------------------------------------------------------------------------
 
@@ -332,13 +306,7 @@ class StepWatcher(pl.Callback, ABC):
         return self._attachment is not None and self._attachment.may_communicate()
 
     def read(self, split: str, loader: int, step: SampleStep) -> None:
-        """Hand rows to :meth:`watch`; the attachment calls it.
-
-        Args:
-            split: "train", "val" or "test".
-            loader: position of the loader.
-            step: the rows.
-        """
+        """Hand rows to :meth:`watch`; the attachment calls it."""
         trainer = self.trainer
         if trainer is not None:
             if step.data is not None and self.fitting:
@@ -391,7 +359,7 @@ class StepWatcher(pl.Callback, ABC):
 
 
 class StatefulWatcher(StepWatcher):
-    """A watcher with a state in checkpoints; Lightning asks for different names where there are several of a class."""
+    """A watcher with a state in checkpoints; Lightning asks for different names if there are several of a class."""
 
     #: Whether a checkpoint's state is loaded outside of fits as well.
     loads_always: ClassVar[bool] = False
@@ -402,27 +370,14 @@ class StatefulWatcher(StepWatcher):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What goes into a checkpoint; all rows have been read.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+        """What goes into a checkpoint: tensors, numbers and text; all rows have been read."""
 
     @abstractmethod
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint.
-
-        Args:
-            trainer: the running Trainer.
-            state: what :meth:`state` gave.
-        """
+        """Continue from a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The callback's state and its version.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+        """The callback's state, its version, and what it is a state of."""
         failed = self._in_exception
         try:
             self.flush()
@@ -443,14 +398,7 @@ class StatefulWatcher(StepWatcher):
             return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: if a later version wrote it.
-        """
+        """Continue from a checkpoint; ignored outside of ``fit``, and refused if a later version wrote it."""
         trainer = self.trainer
         if trainer is not None and trainer.lightning_module is not None:
             restore(trainer.lightning_module, self.source, state_dict.get("logits"))

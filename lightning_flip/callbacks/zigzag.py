@@ -7,12 +7,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks._soft_target_files import training_data
-from lightning_flip.callbacks.diagnostics._difficulty import difficulty_of, true_distributions
-from lightning_flip.callbacks.run_folder import RunFolder, begin_run, give_up, open_folder, recall_run
+from lightning_flip.callbacks._evaluation import training_data
+from lightning_flip.callbacks._scores import add_predictions, difficulty_of, loaded_sums, sums_for, true_distributions
+from lightning_flip.callbacks.run_folder import RunWriter, warn_if_partial
 from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.data.sample_names import lasting_ids
 from lightning_flip.steps import SampleStep
@@ -22,30 +22,24 @@ from lightning_flip.tables import PredictionSums
 __all__ = ["ZigZag"]
 
 
-class ZigZag(StatefulWatcher):
+class ZigZag(RunWriter, StatefulWatcher):
     """Scores every training sample: max over i != y of the sum over its visits of q_t[i] (Filter-KD, appendix E).
 
     The sums grow with each visit's prediction, before its update, in N x K numbers: no path is stored. The score grows
     with the number of visits; divide by ``visits`` to compare runs of different lengths. At the end of every epoch and
-    of the fit, ``zigzag.parquet`` in the run's folder holds a row a sample: ``index, sample_id, target, other`` (the
-    class that it strays to), ``visits, zigzag``, and ``base_difficulty``, ||e_y - p*||_2, where the dataset has
+    of the fit, ``zigzag.parquet`` in the run's folder holds one row per sample: ``index, sample_id, target, other``
+    (the class that it strays to), ``visits, zigzag``, and ``base_difficulty``, ||e_y - p*||_2, if the dataset has
     ``true_distribution(index)``. :func:`lightning_flip.stores.read_zigzag` reads it.
 
-    Ranks are merged at an epoch's end and before a checkpoint; where each sample is on one rank an epoch, the sums are
-    bit for bit those of one process. Nothing is recorded in ``fast_dev_run``.
+    Ranks are merged at an epoch's end and before a checkpoint; if each sample is on one rank per epoch, the sums are
+    bit for bit those of one process.
 
     Args:
-        dirpath: the run's folder, which no other run may hold; None: one that the callbacks of the Trainer share, the
-            ``log_dir`` or ``version_1``, ... in it where that holds another run (without a logger the next
-            ``prediction_history/version_N`` in the ``default_root_dir``), and on resumption the folder of before.
-        overwrite: remove all that another run has recorded in ``dirpath`` instead of refusing.
+        dirpath: the run's folder; None: one that the callbacks of the Trainer share.
         name: tells two of one Trainer apart, in a checkpoint and as a folder under the run's folder.
         num_samples: number of samples, needed with ``index_from`` only.
-        **options: where the parts of a step are, and whether labels and data may change; see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
-
-    Raises:
-        FileExistsError: when a fit begins and the folder holds another run's scores.
+        **options: of the folder (:class:`~lightning_flip.callbacks.run_folder.RunWriter`) and of the steps
+            (:class:`~lightning_flip.callbacks.watcher.StepWatcher`).
 
     Example:
         >>> ZigZag("runs/a").state_key
@@ -56,23 +50,17 @@ class ZigZag(StatefulWatcher):
         self,
         dirpath: str | Path | None = None,
         *,
-        overwrite: bool = False,
         name: str = "",
         num_samples: int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(train=True, val=False, name=name, **options)
-        self.dirpath = dirpath
-        self.overwrite = overwrite
+        super().__init__(train=True, val=False, name=name, dirpath=dirpath, **options)
         self.num_samples = num_samples
         self._forget()
 
     def _forget(self) -> None:
+        super()._forget()
         self._sums: PredictionSums | None = None
-        self.folder: Path | None = None
-        self._place: RunFolder | None = None
-        self._needed: tuple[Path, ...] = ()
-        self._run_id: str | None = None
         self._epoch = -1
         self._facts: tuple[Tensor | None, list[str] | None] | None = None
 
@@ -97,32 +85,15 @@ class ZigZag(StatefulWatcher):
 
     # -- the run --------------------------------------------------------------------------------------
 
-    def active(self, trainer: pl.Trainer) -> bool:
-        """Nothing lasting is written in ``fast_dev_run``."""
-        return not getattr(trainer, "fast_dev_run", False)
-
     def begin(self, trainer: pl.Trainer) -> None:
-        """A fit from the first epoch is a new run; one that goes on with this Trainer is the same."""
+        """A fit from the first epoch is a new run; the dataset may be another one."""
         self._facts = None
-        begin_run(trainer)
-        if trainer.current_epoch == 0 and trainer.global_step == 0:
-            self._forget()
+        super().begin(trainer)
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Claim the place of the file."""
-        self._place = open_folder(
-            trainer,
-            self,
-            (Path(self.name) / ZIGZAG_FILE).as_posix(),
-            dirpath=self.dirpath,
-            kept=self.folder,
-            run_id=self._run_id,
-            overwrite=self.overwrite,
-            info={"module": type(pl_module).__qualname__},
-            refuse=self._against,
-        )
-        self.folder, self._needed = self._place.path, ()
-        self._run_id = self._run_id or self._place.run_id
+        part = (Path(self.name) / ZIGZAG_FILE).as_posix()
+        self._claim(trainer, part, info={"module": type(pl_module).__qualname__}, refuse=self._against)
 
     def new_epoch(self, epoch: int) -> None:
         """Merge the ranks' rows of the epoch before."""
@@ -137,20 +108,8 @@ class ZigZag(StatefulWatcher):
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Add predictions up; nothing is read back from the device."""
-        num_samples = step.table_size(self.num_samples)
-        if self._sums is None:
-            self._make_sums(step, num_samples)
-            assert self._sums is not None
-        if num_samples > self._sums.num_samples:
-            self._sums.grow(num_samples)
-        if num_samples != self._sums.num_samples or step.num_classes != self._sums.num_classes:
-            raise ValueError(
-                f"the sums are of {self._sums.num_samples} samples x {self._sums.num_classes} classes, this step is of "
-                f"{num_samples} x {step.num_classes}. Resume with the data the checkpoint was made with, look at "
-                "what logits_from names, or start a new run."
-            )
-        for part in step.pieces():
-            self._sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
+        self._sums = sums_for("ZigZag", self._sums, step, self.num_samples)
+        add_predictions(self._sums, step)
 
     def skip(self, split: str) -> None:
         """Warn once that mixed samples cannot be attributed to a single sample."""
@@ -169,10 +128,6 @@ class ZigZag(StatefulWatcher):
         if self._sums is not None and self._opened:
             rank_zero_info(f"ZigZag: scores of {self._sums.num_samples} samples in {self._target}")
 
-    def rescue(self, trainer: pl.Trainer) -> None:
-        """Give up a folder that holds nothing."""
-        give_up(trainer, self)
-
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -181,8 +136,7 @@ class ZigZag(StatefulWatcher):
         if self._sums is not None and together:
             self._sums.sync()
         return {
-            "run_id": self._run_id or "",
-            "folder": "" if self.folder is None else str(self.folder.absolute()),
+            **self._place_state(),
             "epoch": self._epoch,
             "sums": None if self._sums is None else self._sums.state_dict(),
             "partial": self._sums is not None and not together and not self._sums.merged,
@@ -191,19 +145,14 @@ class ZigZag(StatefulWatcher):
     def load_state(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Continue the run of a checkpoint."""
         self._forget()
-        self._run_id = state["run_id"] or None
-        self.folder = recall_run(trainer, state["run_id"], state["folder"], default=self.dirpath is None)
+        self._recall(trainer, state)
         self._epoch = state["epoch"]
-        saved = state["sums"]
-        if saved is not None:
-            device = trainer.strategy.root_device  # ranks may have to merge before the first step comes
-            self._sums = PredictionSums(*saved["sums"].shape, device=device)
-            self._sums.load_state_dict(saved)
-        if state["partial"] and trainer.world_size > 1:
-            rank_zero_warn(
-                "this checkpoint was written while an exception was in flight: visits that other ranks made since the "
-                "last merge are missing from the zig-zag scores."
-            )
+        if state["sums"] is not None:
+            self._sums = loaded_sums(state["sums"], trainer.strategy.root_device)
+        warn_if_partial(
+            state["partial"] and trainer.world_size > 1,
+            "visits that other ranks made since the last merge are missing from the zig-zag scores",
+        )
 
     # -- parts ------------------------------------------------------------------------------------------
 
@@ -213,7 +162,7 @@ class ZigZag(StatefulWatcher):
         return self.folder / self.name / ZIGZAG_FILE
 
     def _against(self, folder: Path) -> str:
-        """What speaks against writing into a folder."""
+        """Why the scores must not be written into a folder, or ""."""
         target = folder / self.name / ZIGZAG_FILE
         if zigzag_run(target) in (None, self._run_id):
             return ""
@@ -221,11 +170,6 @@ class ZigZag(StatefulWatcher):
             f"{target} holds the scores of another run. Choose another dirpath=, resume that run, or pass "
             "overwrite=True to replace it."
         )
-
-    def _make_sums(self, step: SampleStep, num_samples: int) -> None:
-        size = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
-        rank_zero_info(f"ZigZag: sums of {num_samples} samples x {step.num_classes} classes = {size:.1f} MB")
-        self._sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
 
     def _finish(self, trainer: pl.Trainer) -> None:
         self.flush()
@@ -236,8 +180,7 @@ class ZigZag(StatefulWatcher):
         self._sums.sync()
         if not trainer.is_global_zero:
             return
-        assert self._place is not None
-        self._place.check(*self._needed)
+        self._check_place()
         if self._facts is None:
             dataset = training_data(trainer, self.source)
             self._facts = (

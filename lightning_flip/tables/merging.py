@@ -6,20 +6,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["append_rows", "gather_rows", "is_distributed"]
+__all__ = ["append_rows", "gather_rows", "is_distributed", "sum_over_ranks"]
 
 
 def is_distributed() -> bool:
-    """Whether several ranks run.
-
-    Returns:
-        True inside an initialized process group of more than one rank.
+    """Whether this is an initialized process group of more than one rank.
 
     Example:
         >>> is_distributed()
         False
     """
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def sum_over_ranks(counts: Tensor) -> Tensor:
+    """Add tensors of one shape up over all ranks, in place; a collective that every rank has to reach.
+
+    Example:
+        >>> sum_over_ranks(torch.tensor([3, 1]))
+        tensor([3, 1])
+    """
+    if is_distributed():
+        dist.all_reduce(counts)
+    return counts
 
 
 def gather_rows(index: Tensor, *columns: Tensor) -> list[tuple[Tensor, ...]]:
@@ -57,15 +66,7 @@ def gather_rows(index: Tensor, *columns: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 def append_rows(rows: Tensor, num_samples: int, fill: float = 0) -> Tensor:
-    """Make a table longer; the rows that are there stay as they are.
-
-    Args:
-        rows: ``[n, ...]``.
-        num_samples: N, at least n.
-        fill: what new rows hold.
-
-    Returns:
-        ``[N, ...]``.
+    """Make a table ``[n, ...]`` N >= n rows long; new rows hold ``fill``.
 
     Example:
         >>> append_rows(torch.tensor([5]), 3, fill=-1)

@@ -63,14 +63,7 @@ class PredictionSums:
 
     @staticmethod
     def bytes_needed(num_samples: int, num_classes: int) -> int:
-        """Bytes that a table of a size takes, to be said before it is allocated.
-
-        Args:
-            num_samples: number of samples.
-            num_classes: number of classes.
-
-        Returns:
-            Bytes of one process; several ranks keep the sums twice.
+        """Bytes that a table of a size takes in one process; several ranks keep the sums twice.
 
         Example:
             >>> PredictionSums.bytes_needed(50_000, 100) / 1e6
@@ -79,11 +72,7 @@ class PredictionSums:
         return num_samples * (4 * num_classes + 17)
 
     def grow(self, num_samples: int) -> None:
-        """Append samples without visits for a dataset that has grown.
-
-        Args:
-            num_samples: number of samples N, at least as many as before.
-        """
+        """Append samples without visits for a dataset that has grown to N."""
         self.sums, self.visits = append_rows(self.sums, num_samples), append_rows(self.visits, num_samples)
         self.target, self._unmerged = (
             append_rows(self.target, num_samples, -1),
@@ -128,26 +117,18 @@ class PredictionSums:
         return not bool(self._unmerged.any())
 
     def zigzag(self) -> Tensor:
-        """The scores of all samples: the largest sum of a class other than the label.
-
-        Returns:
-            float32 ``[N]``, NaN without a visit.
-        """
+        """The scores float32 ``[N]``: the largest sum of a class other than the label; NaN without a visit."""
         return torch.where(self.visits > 0, self._others().amax(dim=1), torch.nan)
 
     def other(self) -> Tensor:
-        """The class that each path strays to.
-
-        Returns:
-            int64 ``[N]``, -1 without a visit.
-        """
+        """The class that each path strays to, int64 ``[N]``; -1 without a visit."""
         return torch.where(self.visits > 0, self._others().argmax(dim=1), -1)
 
     def sync(self) -> None:
         """Merge what the ranks added since the last call; a collective that every rank has to reach.
 
         The row of a sample that one rank visited is copied bit by bit, so that ranks add up as one process does. Where
-        several ranks visited it (sampling with replacement), what they added is added up, and the highest rank's label
+        several ranks visited it (sampling with replacement), their additions are summed, and the highest rank's label
         is the last.
         """
         if not is_distributed():
@@ -167,22 +148,11 @@ class PredictionSums:
         self._base = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, on the CPU.
-
-        Returns:
-            Tensors only.
-        """
+        """Everything needed to continue: tensors on the CPU."""
         return {name: getattr(self, name).detach().cpu().clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: if it is of another number of samples or classes; nothing is changed then.
-        """
+        """Continue from a saved state; one of another size is a ValueError, and changes nothing."""
         if state["sums"].shape != self.sums.shape:
             raise ValueError(
                 f"the saved sums are of {state['sums'].shape[0]} samples x {state['sums'].shape[1]} classes, this run "

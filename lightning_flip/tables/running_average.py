@@ -44,11 +44,7 @@ class RunningAverage(SampleTable):
         self.begun = False
 
     def begin(self, rows: Tensor) -> None:
-        """Start the average from predictions made before training; that is not a visit yet.
-
-        Args:
-            rows: ``[N, K]``.
-        """
+        """Start the average from predictions ``[N, K]`` made before training; that is not a visit yet."""
         self._pending.copy_(rows)
         self._clean = False
         self.begun = True
@@ -66,14 +62,7 @@ class RunningAverage(SampleTable):
         self.update(index, average if self.begun else torch.where(seen[:, None], average, probs), where)
 
     def grow(self, num_samples: int) -> None:
-        """Append empty rows for a dataset that has grown.
-
-        Args:
-            num_samples: number of rows N.
-
-        Raises:
-            ValueError: if the average began with a pass over all samples, which nobody made for the new ones.
-        """
+        """Append empty rows for a dataset that has grown; a ValueError if it began with a pass over all samples."""
         if self.begun and num_samples > self.num_samples:
             raise ValueError(
                 f"the average began with predictions on {self.num_samples} samples before training, and the data have "
@@ -82,37 +71,18 @@ class RunningAverage(SampleTable):
         super().grow(num_samples)
 
     def latest(self) -> tuple[Tensor, Tensor]:
-        """The average as it stands.
-
-        Returns:
-            Rows ``[N, K]`` and bool ``[N]``, whether a sample was visited; the tables themselves, not copies.
-        """
+        """The average as it stands ``[N, K]``, and whether a sample was visited ``[N]``; the tables, not copies."""
         return self._pending, self._pending_seen
 
     def kept(self) -> tuple[Tensor, Tensor]:
-        """The average of the last :meth:`commit`.
-
-        Returns:
-            Rows ``[N, K]`` and bool ``[N]``, whether a sample had been visited; the tables themselves, not copies.
-        """
+        """The average of the last :meth:`commit` ``[N, K]``, and whether a sample was visited by then ``[N]``."""
         return self._rows, self._seen
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, on the CPU.
-
-        Returns:
-            Tensors only.
-        """
+        """Everything needed to continue: tensors on the CPU."""
         return {**super().state_dict(), "begun": torch.tensor(self.begun)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: if it is of a table of another size; this table is then unchanged.
-        """
+        """Continue from a saved state; one of another size is a ValueError, and changes nothing."""
         super().load_state_dict(state)
         self.begun = bool(state["begun"])

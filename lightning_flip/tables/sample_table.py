@@ -64,15 +64,7 @@ class SampleTable:
 
     @staticmethod
     def bytes_needed(num_samples: int, width: int, dtype: torch.dtype = torch.float32) -> int:
-        """Bytes that a table of a size takes, to be said before it is allocated.
-
-        Args:
-            num_samples: number of rows.
-            width: number of columns.
-            dtype: storage type.
-
-        Returns:
-            Bytes of both copies and their masks.
+        """Bytes of both copies and their masks.
 
         Example:
             >>> SampleTable.bytes_needed(50_000, 100) / 1e6
@@ -91,47 +83,19 @@ class SampleTable:
         return self._rows.device
 
     def rows(self, index: Tensor) -> Tensor:
-        """Committed rows.
-
-        Args:
-            index: int64 ``[B]``.
-
-        Returns:
-            ``[B, W]`` in the storage type.
-        """
+        """Committed rows ``[B, W]`` in the storage type."""
         return self._rows.index_select(0, index)
 
     def seen(self, index: Tensor) -> Tensor:
-        """Whether a sample had a row when the last round ended.
-
-        Args:
-            index: int64 ``[B]``.
-
-        Returns:
-            bool ``[B]``.
-        """
+        """Whether a sample had a row when the last round ended, bool ``[B]``."""
         return self._seen.index_select(0, index)
 
     def pending(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows as they will be committed: what the next update of a sample builds on.
-
-        Args:
-            index: int64 ``[B]``.
-
-        Returns:
-            Rows ``[B, W]`` and bool ``[B]``, whether the sample has one.
-        """
+        """Rows ``[B, W]`` as they will be committed, and whether a sample has one, bool ``[B]``."""
         return self._pending.index_select(0, index), self._pending_seen.index_select(0, index)
 
     def pending_rows(self, index: Tensor) -> Tensor:
-        """The rows of :meth:`pending`; zeros for a sample that has none.
-
-        Args:
-            index: int64 ``[B]``.
-
-        Returns:
-            ``[B, W]`` in the storage type.
-        """
+        """The rows of :meth:`pending`; zeros for a sample that has none."""
         return self._pending.index_select(0, index)
 
     def update(
@@ -203,50 +167,28 @@ class SampleTable:
         self._unmerged.zero_()
 
     def to(self, device: torch.device | str) -> SampleTable:
-        """Move the table.
-
-        Args:
-            device: where to.
-
-        Returns:
-            The table itself.
-        """
+        """Move the table, and return it."""
         with torch.inference_mode(False):
             for name in _TENSORS:
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
     def grow(self, num_samples: int) -> None:
-        """Append empty rows for a dataset that has grown; does nothing where there are as many rows already.
-
-        Args:
-            num_samples: number of rows N.
-        """
+        """Append empty rows for a dataset that has grown to N."""
         if num_samples > self.num_samples:
             for name in _TENSORS:
                 setattr(self, name, append_rows(getattr(self, name), num_samples))
             self.num_samples = num_samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, on the CPU; the pending copy only where it differs.
-
-        Returns:
-            Tensors only.
-        """
+        """Everything needed to continue, tensors on the CPU; the pending copy only if it differs."""
         state = {"rows": self._rows, "seen": self._seen}
         if not self._clean:
             state |= {"pending": self._pending, "pending_seen": self._pending_seen}
         return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: if it is of a table of another size; this table is then unchanged.
-        """
+        """Continue from a saved state; one of another size is a ValueError, and changes nothing."""
         rows = state["rows"]
         if tuple(rows.shape) != (self.num_samples, self.width):
             raise ValueError(

@@ -40,7 +40,7 @@ class VisitStatistics:
     - AUM (Pleiss et al. 2020): mean over visits of z_y - max_{j != y} z_j;
     - dataset map (Swayamdipta et al. 2020): mean and population standard deviation of p_y, share right.
 
-    Sums are kept in float64, so that merging ranks loses nothing (float32 where a device has no float64).
+    Sums are kept in float64, so that merging ranks loses nothing (float32 if a device has no float64).
 
     Args:
         num_samples: number of samples N.
@@ -75,11 +75,7 @@ class VisitStatistics:
         self._base: tuple[Tensor, Tensor] | None = None
 
     def grow(self, num_samples: int) -> None:
-        """Append samples without visits for a dataset that has grown.
-
-        Args:
-            num_samples: number of samples N, at least as many as before.
-        """
+        """Append samples without visits for a dataset that has grown to N."""
         before, self.num_samples = self.num_samples, num_samples
         self._counts, self._sums = append_rows(self._counts, num_samples), append_rows(self._sums, num_samples)
         self._counts[before:, _UNKNOWN] = -1
@@ -150,13 +146,7 @@ class VisitStatistics:
 
     @staticmethod
     def bytes_needed(num_samples: int) -> int:
-        """Bytes that the statistics of a number of samples take, to be said before they are allocated.
-
-        Args:
-            num_samples: number of samples.
-
-        Returns:
-            Bytes (less on a device without float64).
+        """Bytes that the statistics of N samples take; less on a device without float64.
 
         Example:
             >>> VisitStatistics.bytes_needed(50_000) / 1e6, VisitStatistics(10).nbytes
@@ -246,22 +236,11 @@ class VisitStatistics:
         self._base = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, on the CPU.
-
-        Returns:
-            Tensors only.
-        """
+        """Everything needed to continue: tensors on the CPU."""
         return {"counts": self._counts.detach().cpu().clone(), "sums": self._sums.detach().cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
-
-        Args:
-            state: what :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: if it is of another number of samples; nothing is changed then.
-        """
+        """Continue from a saved state; one of another size is a ValueError, and changes nothing."""
         saved = state["counts"].shape[0]
         if saved != self.num_samples:
             raise ValueError(

@@ -493,7 +493,7 @@ def test_an_error_in_a_hook(unnamed_flow, monkeypatch):
 
     for place in (
         "lightning_flip.callbacks.watcher.attach",
-        "lightning_flip.callbacks.prediction_history.VisitBuffer.add",
+        "lightning_flip.callbacks.prediction_history.Visits.add_visits",
         "lightning_flip.callbacks.prediction_history.write_samples",
         "lightning_flip.callbacks.prediction_history.write_part",
         "lightning_flip.auto._recording.claim",

@@ -34,9 +34,9 @@ def _callbacks(case: str, folder: Path) -> list[pl.Callback]:
     if case == "+ zig-zag of all samples":
         return [ZigZag(folder)]
     if case == "+ a clean pass over 100 samples every epoch":
-        return [LearningPath(CHOSEN, mode="eval", dirpath=folder)]
+        return [LearningPath(CHOSEN, passes="eval", dirpath=folder)]
     if case == "+ a clean pass over 100 samples every step":
-        return [LearningPath(CHOSEN, mode="eval", every_n_steps=1, dirpath=folder)]
+        return [LearningPath(CHOSEN, passes="eval", every_n_steps=1, dirpath=folder)]
     return []
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_flip.callbacks import (
     FeatureProjection,
+    LearningPath,
     LogitGaps,
     NoiseAccuracy,
     TemperatureScaling,
@@ -46,12 +47,12 @@ def untrained(callbacks: list[Any], error: Any, match: str, data: Any = None, mo
 
 
 def test_two_of_one_kind_need_a_prefix_or_where_nothing_is_logged_a_name() -> None:
-    untrained([NoiseAccuracy(), NoiseAccuracy(mode="eval")], ValueError, "NoiseAccuracy.* would both log .*prefix=")
+    untrained([NoiseAccuracy(), NoiseAccuracy(passes="eval")], ValueError, "NoiseAccuracy.* would both log .*prefix=")
     elsewhere = NoiseAccuracy(dirpath="elsewhere")  # what is logged has no folder
     untrained([NoiseAccuracy(), elsewhere], ValueError, "NoiseAccuracy.* would both log .*prefix=")
-    gaps = [LogitGaps(figures=False), LogitGaps(figures=False, mode="eval")]
+    gaps = [LogitGaps(figures=False), LogitGaps(figures=False, passes="eval")]
     untrained(gaps, ValueError, "two LogitGaps .* same files.*name=.*prefix=")
-    trainer = make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(), NoiseAccuracy(mode="eval", prefix="eval_")])
+    trainer = make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(), NoiseAccuracy(passes="eval", prefix="eval_")])
     trainer.fit(Watched(noise=True), noisy_loader(N))
     assert {"train_accuracy_all_true", "eval_train_accuracy_all_true"} <= set(trainer.callback_metrics)
 
@@ -77,8 +78,21 @@ class Named(Dataset[Any]):
 
 def test_a_batch_that_the_clean_pass_cannot_ask_about_is_told_at_the_start() -> None:
     with pytest.raises(TypeError, match=r"must be Tensor|not subscriptable|slice|unhashable") as caught:
-        make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(mode="eval")]).fit(Watched(), DataLoader(Named()))
+        make_trainer(max_epochs=1, callbacks=[NoiseAccuracy(passes="eval")]).fit(Watched(), DataLoader(Named()))
     assert any("predict_step(batch, batch_idx) run" in note for note in caught.value.__notes__)
+
+
+class Numbers(IterableDataset[Any]):
+    """Samples that come one after the other, and at no position."""
+
+    def __iter__(self) -> Any:
+        return iter([(torch.zeros(5), 0)])
+
+
+@pytest.mark.parametrize("callback", [NoiseAccuracy(passes="eval"), LearningPath([0], passes="eval", dirpath="run")])
+def test_an_evaluation_of_a_stream_is_refused_with_what_the_callback_offers(callback: Any) -> None:
+    with pytest.raises(TypeError, match=r'map-style dataset.*got a DataLoader over \w+\. Use passes="train"\.$'):
+        make_trainer(max_epochs=1, callbacks=[callback]).fit(Watched(), DataLoader(Numbers()))
 
 
 def test_data_without_positions_are_told_so() -> None:
@@ -147,7 +161,7 @@ def test_they_work_in_pytorch_lightning(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    callbacks = [NoiseAccuracy(mode="eval", dirpath="run"), FeatureProjection(samples_per_class=2, dirpath="run")]
+    callbacks = [NoiseAccuracy(passes="eval", dirpath="run"), FeatureProjection(samples_per_class=2, dirpath="run")]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pytorch_lightning.Trainer(
         accelerator="cpu", max_epochs=1, callbacks=callbacks, enable_checkpointing=False, log_every_n_steps=1, **quiet
@@ -160,7 +174,7 @@ def test_what_is_held_is_said_and_let_go_of(caplog: pytest.LogCaptureFixture) ->
     callback = LogitGaps(figures=False, dirpath="run")
     with caplog.at_level("INFO"):
         make_trainer(max_epochs=1, callbacks=[callback]).fit(Watched(), noisy_loader(N))
-    assert "LogitGaps: 28 bytes a train sample" in caplog.text
+    assert "LogitGaps: 28 bytes per train sample" in caplog.text
     assert callback._truth is None
     assert callback._device_truth is None
 
@@ -186,8 +200,8 @@ def test_what_each_looks_at_is_no_option_and_others_are_on_the_command_line(
     ("make", "match"),
     [
         (lambda: NoiseAccuracy(every_n_epochs=0), "every_n_epochs must be at least 1"),
-        (lambda: NoiseAccuracy(mode="train"), 'mode must be "visits" or "eval"'),
-        (lambda: LogitGaps(mode="eval", logits_from=len), "logits_from must name a submodule"),
+        (lambda: NoiseAccuracy(passes="visits"), 'passes must be "train" or "eval"'),
+        (lambda: LogitGaps(passes="eval", logits_from=len), "logits_from must name a submodule"),
         (lambda: WinningScores(lowest=1.0), r"lowest must be in \[0, 1\)"),
         (lambda: WinningScores(bins=0), "bins must be at least 1"),
         (lambda: TrainingTargets(others=0), "others must be at least 1"),

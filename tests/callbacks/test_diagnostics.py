@@ -176,7 +176,7 @@ def test_gaps_are_those_of_the_epochs_that_are_due(every: int | None) -> None:
 def test_a_clean_pass_asks_the_network_in_eval_mode(kind: Any) -> None:
     data, model = noisy_points(N), Watched(noise=True)
     options = {} if kind is NoiseAccuracy else {"figures": False}
-    callback = kind(mode="eval", every_n_epochs=2, dirpath="run", **options)
+    callback = kind(passes="eval", every_n_epochs=2, dirpath="run", **options)
     make_trainer(max_epochs=EPOCHS, callbacks=[callback]).fit(model, DataLoader(data, batch_size=4, shuffle=True))
     rows = table(OUT / f"train_{kind.title}.csv")
     assert sorted({row["epoch"] for row in rows}) == [1, 3]
@@ -224,8 +224,8 @@ def trained(callbacks: list[Any], **options: Any) -> tuple[Any, ...]:
 def test_training_is_bit_for_bit_undisturbed() -> None:
     watchers = [
         *everything(),
-        NoiseAccuracy(mode="eval", prefix="eval_", dirpath="run"),
-        LogitGaps(mode="eval", name="eval", every_n_epochs=1, dirpath="run"),
+        NoiseAccuracy(passes="eval", prefix="eval_", dirpath="run"),
+        LogitGaps(passes="eval", name="eval", every_n_epochs=1, dirpath="run"),
         FeatureProjection(every_n_epochs=1, samples_per_class=2, dirpath="run"),
     ]
     (weights, drawn), (plain, plainly) = trained(watchers), trained([])

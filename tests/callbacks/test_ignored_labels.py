@@ -250,8 +250,8 @@ class Evaluated(Module):
 
 def test_clean_passes_leave_them_out() -> None:
     def found(kept: bool) -> list[Any]:
-        place: dict[str, Any] = {"dirpath": f"run-{kept}", "figures": False, "every_n_epochs": 1, "mode": "eval"}
-        path = LearningPath(range(N), mode="eval", dirpath=f"run-{kept}")
+        place: dict[str, Any] = {"dirpath": f"run-{kept}", "figures": False, "every_n_epochs": 1, "passes": "eval"}
+        path = LearningPath(range(N), passes="eval", dirpath=f"run-{kept}")
         accuracy = NoiseAccuracy(**{name: value for name, value in place.items() if name != "figures"})
         trainer = make_trainer(callbacks=[accuracy, LogitGaps(**place), path], max_epochs=EPOCHS)
         model = Evaluated(some_logits(EPOCHS, N), some_logits(EPOCHS, VAL, 1))

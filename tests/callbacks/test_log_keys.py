@@ -260,7 +260,7 @@ def test_two_that_would_log_one_key_are_refused_before_anything_runs(order: int)
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: [NoiseAccuracy(), NoiseAccuracy(mode="eval", name="eval")], "train_accuracy_all_true' and"),
+        (lambda: [NoiseAccuracy(), NoiseAccuracy(passes="eval", name="eval")], "train_accuracy_all_true' and"),
         (lambda: [monitor(), monitor(name="x")], "val_negative_flip_rate"),
         (lambda: [LogitGaps(), LogitGaps(name="x", dirpath="elsewhere")], "train_logit_gaps'. Give"),
         (lambda: [FlipTracker(prefix="a"), FlipTracker(prefix="a", name="x")], "'aval_flipping_error'"),

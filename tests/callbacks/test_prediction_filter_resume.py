@@ -157,7 +157,7 @@ def test_another_alpha_on_resumption_is_said():
     pl.seed_everything(1, verbose=False)
     callbacks = [PredictionFilter(0.7, dirpath="run"), ExactResume(), ModelCheckpoint("saved")]
     trainer = make_trainer(max_epochs=4, callbacks=callbacks)
-    with pytest.warns(UserWarning, match=r"made with alpha=0\.2; they go on with 0\.7"):
+    with pytest.warns(UserWarning, match=r"made with alpha=0\.2; they continue with 0\.7"):
         trainer.fit(Teacher(SCORES), loader(14), loader(6, seed=1), ckpt_path="saved/step=12.ckpt", weights_only=True)
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_flip.callbacks.paths._plan import PathPlan
+from lightning_flip.callbacks.paths._budget import PathPlan
 from lightning_flip.mixins import FlippingErrorReduction, LearningWithRetrospection, SnapshotDistillation
 from lightning_flip.mixins import flipping_error_reduction as fer
 from lightning_flip.mixins import learning_with_retrospection as lwr
@@ -66,7 +66,7 @@ class Watch(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.begun += 1
-        self.plan = PathPlan.of(trainer, every_n_steps=1, every_n_epochs=None, passes=True)
+        self.plan = PathPlan.of(trainer, every_n_steps=1, every_n_epochs=None, evaluated=True)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.schedules.append(pl_module._term_loop.schedule())

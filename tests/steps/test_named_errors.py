@@ -180,7 +180,7 @@ def test_a_clean_pass() -> None:
     fails(
         r"in a clean evaluation pass, first for sample 9 in batch 2 of epoch 1",
         model,
-        NoiseAccuracy(mode="eval", dirpath="run"),
+        NoiseAccuracy(passes="eval", dirpath="run"),
         dataset=noisy_points(N),
     )
 

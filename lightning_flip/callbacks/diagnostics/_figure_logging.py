@@ -21,20 +21,12 @@ _DOTS = 120  # per inch
 
 
 def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, path: Path) -> list[str]:
-    r"""Give a figure to every logger that takes figures; to a PNG file where none does.
+    r"""Give a figure to every logger that takes figures; to a PNG file if none does.
 
     TensorBoard gets it under its name, Weights & Biases as an image, MLflow as an artifact ``figures/NAME-STEP.png``.
-    Loggers are told by the names of their classes, so that none of those packages has to be installed, and those of
-    ``pytorch_lightning`` and subclasses count as well. A logger that fails is warned of, and training goes on.
-
-    Returns where the figure went: names of loggers, or the file.
-
-    Args:
-        trainer: whose loggers they are; call it on the first rank alone.
-        name: of the figure, without a slash.
-        figure: what to log; it is left as it is.
-        step: updates taken so far.
-        path: the PNG file, where no logger takes figures; missing folders are made, a file there is replaced.
+    Loggers are recognized by the names of their classes, so that none of those packages has to be installed, and those
+    of ``pytorch_lightning`` and subclasses count as well. A logger that fails is warned of. Called on the first rank
+    alone; returns names of loggers, or the file.
 
     Example:
         >>> import tempfile

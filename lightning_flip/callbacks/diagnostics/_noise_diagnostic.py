@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_flip.callbacks._soft_target_files import training_data
+from lightning_flip.callbacks._evaluation import training_data
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
 from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.origins import true_targets
@@ -27,7 +27,7 @@ class NoiseDiagnostic(Diagnostic):
         self._data_name = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask the data set for the true labels, before the work begins."""
+        """Ask the dataset for the true labels, before the work begins."""
         super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
@@ -35,7 +35,7 @@ class NoiseDiagnostic(Diagnostic):
         if dataset is None:
             raise TypeError(
                 f"{type(self).__name__} asks the training data for true labels by position: that needs a map-style "
-                "dataset whose positions are the samples' indices (no index_from=), and loader= where training draws "
+                "dataset whose positions are the samples' indices (no index_from=), and loader= if training draws "
                 "from several loaders."
             )
         truth, labels = true_targets(dataset), kept_labels(dataset)
@@ -51,7 +51,7 @@ class NoiseDiagnostic(Diagnostic):
     def _unknown(self, what: str) -> str:
         return (
             f"{type(self).__name__} compares with true labels, and the training data ({self._data_name}) {what}. Give "
-            "the data set a method true_target(index), or wrap it: NoisyLabels(dataset, ...) keeps the labels that "
+            "the dataset a method true_target(index), or wrap it: NoisyLabels(dataset, ...) keeps the labels that "
             "were there before."
         )
 

@@ -1,4 +1,4 @@
-"""The base of the callbacks that look at all samples of a pass, and leave a table and a figure."""
+"""The base of the callbacks that summarize all samples of a pass in a table and a figure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_flip.callbacks._clean_pass import clean_steps
+from lightning_flip.callbacks._evaluation import Evaluation, passes_of
 from lightning_flip.callbacks.diagnostics.finding import DiagnosticFiles, Finding
 from lightning_flip.callbacks.log_keys import LoggingWatcher
-from lightning_flip.callbacks.predictions._files import on_first_rank
 from lightning_flip.callbacks.predictions._rows import PredictionRows
-from lightning_flip.callbacks.run_folder import (
-    RunFolder,
-    begin_run,
-    folder_of_run,
-    give_up,
-    open_folder,
-    recall_run,
-)
+from lightning_flip.callbacks.ranks import on_first_rank
+from lightning_flip.callbacks.run_folder import RunWriter, folder_of_run, writes_files
+from lightning_flip.callbacks.watcher import is_fresh
 from lightning_flip.reports.figures.drawing import new_figure
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.options import check_whole
@@ -39,12 +33,12 @@ TRAIN = ("train", 0)
 _PLACES = "lightning_flip_diagnostics"
 
 
-class Diagnostic(LoggingWatcher):
+class Diagnostic(LoggingWatcher, RunWriter):
     """Keeps some columns of every sample of a pass, and describes them when the pass is over.
 
-    A subclass says which columns (:meth:`columns`) and what they amount to (:meth:`describe`). What is found goes into
-    ``dirpath/diagnostics/TITLE.csv``, one table for all epochs, and as a figure to the Trainer's loggers (TensorBoard,
-    Weights & Biases, MLflow), or beside the table as PNG files where none of these is there. Numbers are logged.
+    A subclass says which columns (:meth:`columns`) and makes a :class:`Finding` of them (:meth:`describe`): one table
+    for all epochs, ``dirpath/diagnostics/TITLE.csv``, a figure for the Trainer's loggers (TensorBoard, Weights &
+    Biases, MLflow), or for a PNG file beside the table if there is none of these, and numbers to log.
 
     Rows of all ranks are brought together; of a sample that was visited twice in a pass the last visit counts, and of
     several validation passes in an epoch the last one stays in the table. A fit that is resumed inside an epoch
@@ -54,22 +48,18 @@ class Diagnostic(LoggingWatcher):
     Args:
         train: look at the training data.
         val: look at validation passes, and test passes.
-        mode: of the training data: "visits", what the training forward said before each update, at no further cost; or
+        passes: over the training data: "train", what the training forward predicted before each update, at no cost; or
             "eval", a pass over the training data in eval mode when it is due, which training does not notice.
         every_n_epochs: how often; None: once, after the last epoch.
         figures: whether to draw.
-        dirpath: the run's folder, which no other run may hold; None: the one that the callbacks of the Trainer share,
-            see :class:`PredictionHistory`, and on resumption the folder of before. A validation or test that no fit
-            went before writes into the ``log_dir``, without a logger into the ``default_root_dir``.
-        overwrite: in a fit, remove all that another run has recorded in ``dirpath``; replace tables that are there.
         name: tells two of one Trainer apart: it ends the names of files; None: the ``prefix``.
-        **options: ``prefix=`` of numbers and figures that are logged and ``prog_bar=`` (``docs/logged.md``); where the
-            parts of a step are, and whether labels and data may change, see
-            :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
+        mode: the name of ``passes`` in 0.1, with "visits" for "train"; deprecated.
+        **options: see :class:`~lightning_flip.callbacks.log_keys.LoggingWatcher` (what is logged),
+            :class:`~lightning_flip.callbacks.run_folder.RunWriter` (the folder; a validation or test without a fit
+            before it writes into the ``log_dir``) and :class:`~lightning_flip.callbacks.watcher.StepWatcher`.
 
     Attributes:
-        found: what the latest pass amounted to, an object of ``lightning_flip.reports`` for its plots; on the first
-            rank, and None before.
+        found: of the latest pass, an object of ``lightning_flip.reports`` for its plots; on the first rank, else None.
 
     Raises:
         ValueError: if an option is out of range; in a fit, validation or test, if the module or another callback logs
@@ -98,45 +88,39 @@ class Diagnostic(LoggingWatcher):
 
     #: Name of tables and figures, after the split.
     title: ClassVar[str]
-    #: Whether a fit draws its last pass alone, where a figure of each would be too many.
+    #: Whether a fit draws only its last pass.
     draws_last: ClassVar[bool] = False
+    #: What to do if the training data cannot be evaluated.
+    advice: ClassVar[str] = 'Use passes="train".'
 
     def __init__(
         self,
         *,
         train: bool = False,
         val: bool = False,
-        mode: Literal["visits", "eval"] = "visits",
+        passes: Literal["train", "eval"] = "train",
         every_n_epochs: int | None = None,
         figures: bool = True,
-        dirpath: str | Path | None = None,
-        overwrite: bool = False,
         name: str | None = None,
+        mode: Literal["visits", "eval"] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(train=train, val=val, name=name, **options)
         check_whole(**({} if every_n_epochs is None else {"every_n_epochs": every_n_epochs}))
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, or None for the last epoch; got {every_n_epochs}.")
-        if mode not in ("visits", "eval"):
-            raise ValueError(f'mode must be "visits" or "eval"; got {mode!r}.')
-        if mode == "eval" and (callable(self.source.logits_from) or self.source.index_from is not None):
+        self.passes = passes_of(passes, mode)
+        if self.passes == "eval" and (callable(self.source.logits_from) or self.source.index_from is not None):
             raise ValueError(
-                'mode="eval" asks the model about samples by position: logits_from must name a submodule, and '
-                'index_from does not go with it. Use mode="visits".'
+                'passes="eval" evaluates the model on samples by position: logits_from must name a submodule, and '
+                'index_from does not go with it. Use passes="train".'
             )
-        self.mode = mode
         self.every_n_epochs = every_n_epochs
         self.figures = figures
-        self.dirpath = dirpath
-        self.overwrite = overwrite
         self.found: Any = None
         self._rows: dict[Key, PredictionRows] = {}
         self._epoch: dict[Key, int] = {}
         self._files: DiagnosticFiles | None = None
-        self._folder: Path | None = None
-        self._place: RunFolder | None = None
-        self._run_id: str | None = None
         self._figure: tuple[Key, str, int, Callable[[], Any]] | None = None
         self._said: set[str] = set()
 
@@ -147,18 +131,14 @@ class Diagnostic(LoggingWatcher):
 
     @abstractmethod
     def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
-        """What to keep of a step; nothing is read back from the device.
+        """What to keep of the rows of several steps: one tensor ``[B, ...]`` per column.
 
-        Args:
-            step: rows of several steps, detached, in at least float32, without padding.
-
-        Returns:
-            One tensor ``[B, ...]`` a column.
+        Nothing may be read back from the device. Logits are detached, in at least float32, without padding.
         """
 
     @abstractmethod
     def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding | None:
-        """What a pass amounts to; on the first rank alone.
+        """Summarize a pass (first rank only).
 
         Args:
             trainer: the running Trainer.
@@ -166,24 +146,15 @@ class Diagnostic(LoggingWatcher):
             rows: the columns of all samples and ``index``, sorted by it.
 
         Returns:
-            Table, figure, numbers; None where there is nothing to say.
+            Table, figure, numbers; None for a pass that is left out.
         """
 
     def samples(self) -> Sequence[int] | None:
-        """Which training samples the clean pass of ``mode="eval"`` asks about.
-
-        Returns:
-            Their positions; None for all.
-        """
+        """Positions of the training samples that ``passes="eval"`` evaluates; None for all."""
         return None
 
     def concluded(self, key: Key, scalars: Mapping[str, float]) -> None:
-        """Hear on every rank what was found.
-
-        Args:
-            key: split and loader.
-            scalars: as :meth:`describe` gave them, without a prefix.
-        """
+        """Called on every rank with what :meth:`describe` gave to log, without a prefix."""
 
     def _keys(self, pl_module: pl.LightningModule, stage: str) -> list[str]:
         """The keys of numbers, and of figures if they are drawn."""
@@ -195,44 +166,39 @@ class Diagnostic(LoggingWatcher):
         """Validations and tests as well as fits, for those that look at held-out data."""
         return stage == TrainerFn.FITTING or (self.val and stage in (TrainerFn.VALIDATING, TrainerFn.TESTING))
 
+    def active(self, trainer: pl.Trainer) -> bool:
+        """Also in ``fast_dev_run``, where nothing is written."""
+        return True
+
     def begin(self, trainer: pl.Trainer) -> None:
         """Forget an earlier pass, and in a fit that starts anew an earlier run."""
         self._rows, self._epoch, self._place = {}, {}, None
         if trainer.state.fn == TrainerFn.FITTING:
-            begin_run(trainer)
-            if _is_fresh(trainer):
-                self._folder = self._run_id = None
+            super().begin(trainer)
 
     def open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Claim the folder."""
         self._look_around(trainer)
-        if getattr(trainer, "fast_dev_run", False):
-            return
-        self._place = open_folder(
-            trainer,
-            self,
-            f"diagnostics/{self._full_title}.csv",
-            dirpath=self.dirpath,
-            kept=self._folder,
-            run_id=self._run_id,
-            overwrite=self.overwrite,
-            info={"module": type(pl_module).__qualname__},
-            refuse=functools.partial(self._against, self._splits() if _is_fresh(trainer) else []),
-        )
-        self._folder, self._run_id = self._place.path, self._run_id or self._place.run_id
+        if writes_files(trainer):
+            self._claim(
+                trainer,
+                f"diagnostics/{self._full_title}.csv",
+                info={"module": type(pl_module).__qualname__},
+                refuse=functools.partial(self._against, self._splits() if is_fresh(trainer) else []),
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to replace another run's tables, before the work begins; overrides call this one."""
         super().on_train_start(trainer, pl_module)
         if not self.fitting:
             return
-        self._open(trainer, self._splits() if _is_fresh(trainer) else [])
-        if self.mode == "eval":  # a batch that the clean pass cannot ask about is better known now than after training
-            for _ in self._asked(trainer, pl_module, range(trainer.world_size)):
+        self._open(trainer, self._splits() if is_fresh(trainer) else [])
+        if self.passes == "eval":  # find out now, and not after training, whether a batch can be evaluated
+            for _ in self._evaluated(trainer, range(trainer.world_size)):
                 pass
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to replace another run's table, where the validation is not part of a fit."""
+        """Refuse to replace another run's table, if the validation is not part of a fit."""
         super().on_validation_start(trainer, pl_module)
         if not self.fitting:
             self._open(trainer, ["validate"])
@@ -248,8 +214,8 @@ class Diagnostic(LoggingWatcher):
             self._epoch[TRAIN] = epoch
 
     def wants(self, split: str) -> bool:
-        """Training steps only where the visits count, and not a clean pass."""
-        return split != "train" or self.mode == "visits"
+        """Training steps only if they are described, and not an evaluation."""
+        return split != "train" or self.passes == "train"
 
     def restart(self, split: str, loader: int) -> None:
         """Drop the columns of a pass that is not over."""
@@ -263,19 +229,6 @@ class Diagnostic(LoggingWatcher):
         """Release the rows of the previous pass."""
         for key in [key for key in self._rows if key[0] == "val"]:
             del self._rows[key]
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a test step's columns."""
-        if self.val and self.attachment is not None:
-            self.attachment.take(self.source, "test", dataloader_idx)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Describe the epoch, if it is due."""
@@ -307,10 +260,6 @@ class Diagnostic(LoggingWatcher):
             self._conclude(trainer, pl_module, key, log=False)
         on_first_rank(trainer, functools.partial(self._draw, trainer))
 
-    def rescue(self, trainer: pl.Trainer) -> None:
-        """Give up a folder that holds nothing."""
-        give_up(trainer, self)
-
     # -- checkpoints --------------------------------------------------------------------------------------
 
     # No state_dict: of two callbacks that have one, Lightning would refuse the second without saying what to do.
@@ -319,9 +268,8 @@ class Diagnostic(LoggingWatcher):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep where the run's tables are."""
-        if self._folder is not None:
-            place = {"run_id": self._run_id or "", "folder": str(self._folder.absolute())}
-            checkpoint.setdefault(_PLACES, {})[self.state_key] = place
+        if self._base is not None:
+            checkpoint.setdefault(_PLACES, {})[self.state_key] = self._place_state()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -329,8 +277,7 @@ class Diagnostic(LoggingWatcher):
         """Go back to the folder of a resumed run; overrides call this one."""
         place = checkpoint.get(_PLACES, {}).get(self.state_key)
         if place is not None and self.fitting:
-            self._run_id = place["run_id"] or None
-            self._folder = recall_run(trainer, place["run_id"], place["folder"], default=self.dirpath is None)
+            self._recall(trainer, place)
 
     # -- parts --------------------------------------------------------------------------------------------
 
@@ -342,16 +289,16 @@ class Diagnostic(LoggingWatcher):
         return [split for split, wanted in (("train", self.train), ("val", self.val)) if wanted]
 
     def _against(self, splits: list[str], folder: Path) -> str:
-        """What speaks against beginning tables in a folder."""
+        """Why tables must not begin in a folder."""
         files = DiagnosticFiles(folder / "diagnostics", self.title, self.name)
         if self._files is not None and self._files.folder == files.folder:
             files = self._files
         return files.against(splits)
 
     def _look_around(self, trainer: pl.Trainer) -> None:
-        """Refuse what would only fail when something is found."""
+        """Refuse what would otherwise fail at the end of a pass."""
         if self.figures:
-            new_figure(1, 1)  # says how to get matplotlib, where it is missing
+            new_figure(1, 1)  # the error of a missing matplotlib
         others = [other for other in trainer.callbacks if type(other) is type(self) and other is not self]  # type: ignore[attr-defined]
         if any(other.name == self.name for other in others):
             raise ValueError(
@@ -363,11 +310,11 @@ class Diagnostic(LoggingWatcher):
         if self.attachment is None:
             return
         self._look_around(trainer)
-        # Every rank has to ask: the answer is broadcast.
+        # Every rank has to come here: the log_dir is broadcast.
         default = trainer.log_dir or trainer.default_root_dir
         base = self._place.path if self._place is not None else self.dirpath or folder_of_run(trainer) or default
         folder = Path(base) / "diagnostics"
-        if getattr(trainer, "fast_dev_run", False):
+        if not writes_files(trainer):
             self._files = None
         elif self._files is None or self._files.folder != folder:
             self._files = DiagnosticFiles(folder, self.title, self.name)
@@ -382,20 +329,18 @@ class Diagnostic(LoggingWatcher):
             self._said.add(key[0])
             width = sum(column[:1].numel() * column.element_size() for column in columns.values())
             rank_zero_info(
-                f"{type(self).__name__}: {width} bytes a {key[0]} sample, {step.num_samples * width / 1e6:.1f} MB for "
-                "all on the first rank, on the host but for the newest."
+                f"{type(self).__name__}: {width} bytes per {key[0]} sample, {step.num_samples * width / 1e6:.1f} MB "
+                "for all on the first rank, on the host but for the newest."
             )
-        self._rows.setdefault(key, PredictionRows()).add(columns)
+        self._rows.setdefault(key, PredictionRows()).keep(columns)
 
-    def _asked(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, samples: Sequence[int] | None
-    ) -> Iterable[SampleStep]:
+    def _evaluated(self, trainer: pl.Trainer, samples: Sequence[int] | None) -> Iterable[SampleStep]:
         assert self.attachment is not None
-        return clean_steps(trainer, pl_module, self.attachment, self.clean_source, samples=samples)
+        return Evaluation(trainer, self.attachment, self.clean_source, self.advice).steps(samples=samples)
 
     @property
     def clean_source(self) -> StepSource:
-        """Where the clean pass takes its steps from."""
+        """Where evaluations take their steps from."""
         return self.source
 
     def _due(self, epoch: int) -> bool:
@@ -415,10 +360,10 @@ class Diagnostic(LoggingWatcher):
         assert self.attachment is not None
         self.flush()
         self.attachment.check()
-        if key[0] == "train" and self.mode == "eval":
-            for step in self._asked(trainer, pl_module, self.samples()):
+        if key[0] == "train" and self.passes == "eval":
+            for step in self._evaluated(trainer, self.samples()):
                 self._keep(key, step)
-        rows = self._rows.pop(key, PredictionRows()).gathered(trainer.strategy.root_device)
+        rows = self._rows.pop(key, PredictionRows()).latest(trainer.strategy.root_device)
         arrays = None if rows is None or not len(rows.columns["index"]) else rows.columns
         scalars = on_first_rank(trainer, functools.partial(self._report, trainer, key, epoch, arrays))
         self.concluded(key, scalars)
@@ -450,7 +395,3 @@ class Diagnostic(LoggingWatcher):
                 if not (self.draws_last and self.fitting):
                     self._draw(trainer)
         return {name: float(value) for name, value in finding.scalars.items()}
-
-
-def _is_fresh(trainer: pl.Trainer) -> bool:
-    return trainer.current_epoch == 0 and trainer.global_step == 0

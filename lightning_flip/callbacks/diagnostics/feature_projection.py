@@ -1,4 +1,4 @@
-"""Where the features of three classes lie on the plane of their class vectors."""
+"""The features of three classes, projected on the plane of their class vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_flip.callbacks._soft_target_files import training_data
+from lightning_flip.callbacks._evaluation import training_data
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostics.finding import Finding
 from lightning_flip.data.labels import kept_labels
@@ -30,23 +30,22 @@ class FeatureProjection(Diagnostic):
     """Features of training samples of three classes, projected on the plane of the class vectors (LS-noise, Fig. 4).
 
     The class vectors are the rows of the classifier layer's weight, the features what enters that layer, as in Müller
-    et al. (2019). Colors are the given labels; where the data set knows the true ones (``true_target(index)``, as
-    :class:`~lightning_flip.data.NoisyLabels` does) mislabelled samples are black. The network is asked about the same
-    samples each time: eval mode, inputs as the training loader gives them, training goes on bit for bit undisturbed.
+    et al. (2019). Colors are the given labels; if the dataset knows the true ones (``true_target(index)``, as
+    :class:`~lightning_flip.data.NoisyLabels` does) mislabelled samples are black. The network is evaluated on the same
+    samples each time, in eval mode, inputs as the training loader gives them; training does not notice.
     Written to ``diagnostics/train_feature_projection.csv`` (``epoch, x, y, label, true_label, noisy``) and drawn.
 
     Args:
         classes: three classes.
         samples_per_class: how many training samples of each given label, chosen once, the same in every run.
         classifier_from: dotted path of the classifier layer; "" for the last ``nn.Linear``.
-        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`, but ``mode``.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`, but ``passes``.
 
     Raises:
         ValueError: if an option is out of range; when training starts, if a class has no samples, or the layer no such
             row.
-        TypeError: when training starts, if the data keep no labels that can be read without loading samples.
+        TypeError: when training starts, if the labels cannot be read without loading samples.
         AttributeError: when training starts, if there is no such layer.
-        FileExistsError: when a fit begins and another run's table is there.
 
     Example:
         >>> FeatureProjection((3, 5, 8), every_n_epochs=10).state_key
@@ -54,6 +53,7 @@ class FeatureProjection(Diagnostic):
     """
 
     title = "feature_projection"
+    advice = "Leave FeatureProjection out."
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class FeatureProjection(Diagnostic):
     ) -> None:
         if kwargs.get("index_from") is not None or callable(kwargs.get("logits_from")):
             raise ValueError(
-                "FeatureProjection asks the model about samples by position: index_from does not go with it, and "
+                "FeatureProjection evaluates samples by position: index_from does not go with it, and "
                 "logits_from must name a submodule."
             )
-        super().__init__(train=True, val=False, mode="eval", **kwargs)
+        super().__init__(train=True, val=False, passes="eval", mode=None, **kwargs)
         check_whole(samples_per_class=samples_per_class, **{f"classes[{n}]": label for n, label in enumerate(classes)})
         if len(classes) != 3 or len(set(classes)) != 3 or min(classes) < 0:
             raise ValueError(f"classes must be three different classes, counted from 0; got {list(classes)}.")
@@ -82,7 +82,7 @@ class FeatureProjection(Diagnostic):
         self._names: list[str] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Choose the samples, and look at the layer, before the work begins."""
+        """Choose the samples, and check the layer, before the work begins."""
         if self.fitting:
             self._prepare(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
@@ -104,7 +104,7 @@ class FeatureProjection(Diagnostic):
         if labels is None:
             raise TypeError(
                 f"FeatureProjection chooses samples by their labels, and {type(dataset).__name__} keeps none that can "
-                "be read without loading all samples. Give the data set an attribute targets, one label a sample."
+                "be read without loading all samples. Give the dataset an attribute targets, one label per sample."
             )
         self._samples = _choose(torch.from_numpy(labels), self.classes, self.samples_per_class)
         self._truth = true_targets(dataset)
@@ -118,7 +118,7 @@ class FeatureProjection(Diagnostic):
 
     @property
     def clean_source(self) -> StepSource:
-        """With the features, which nobody needs in a training step."""
+        """With the features, which training steps need not catch."""
         return replace(self.source, features_from=self.classifier_from)
 
     def columns(self, step: SampleStep) -> Mapping[str, Tensor]:
@@ -152,7 +152,7 @@ def _weight(module: pl.LightningModule, path: str) -> Tensor:
     weight = getattr(classifier_layer(module, path, "classifier_from"), "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise ValueError(
-            f"classifier_from={path!r} names a layer without a weight [K, D], one row a class. Name the layer that "
+            f"classifier_from={path!r} names a layer without a weight [K, D], one row per class. Name the layer that "
             "turns features into logits, an nn.Linear."
         )
     return weight

@@ -1,4 +1,4 @@
-"""Where a diagnostic leaves what it found: a table that grows with the epochs, and a figure for each of them."""
+"""What a diagnostic finds, and its files: a table that grows with the epochs, and a figure for each of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["DiagnosticFiles", "Finding"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a diagnostic says of one pass.
+    """The result of one pass.
 
     Attributes:
         table: columns by name, equally long, of plain numbers, words and None.
@@ -43,18 +43,13 @@ class Finding:
 
 
 class DiagnosticFiles:
-    """One diagnostic's files of a run: a table for each split, and figures where no logger takes them.
+    """One diagnostic's files of a run: a table for each split, and figures if no logger takes them.
 
     ``val_TITLE.csv`` grows with the epochs, ``val_TITLE-epoch-0003.png`` is of one. A second loader's begin with
     ``val_1_``, and a name follows the title.
 
-    Args:
-        folder: where they are; created when something is written.
-        title: the diagnostic's.
-        name: that of the one of several in a run.
-
     Attributes:
-        place: the run's folder, which is checked before a write; None where no fit runs.
+        place: the run's folder, which is checked before a write; None if no fit runs.
 
     Example:
         >>> import tempfile
@@ -76,15 +71,7 @@ class DiagnosticFiles:
         self._begun: set[Path] = set()
 
     def begin(self, splits: Sequence[str], *, overwrite: bool) -> None:
-        """Begin a run: there must be no table of another one; those that this object wrote give way.
-
-        Args:
-            splits: whose tables may be written, of any loader.
-            overwrite: remove what is there.
-
-        Raises:
-            FileExistsError: if a table is there and may not be removed.
-        """
+        """Begin a run: tables of these splits that another run wrote are refused, unless they may be overwritten."""
         problem = "" if overwrite else self.against(splits)
         if problem:
             raise FileExistsError(problem)
@@ -93,14 +80,7 @@ class DiagnosticFiles:
             self._begun.discard(path)
 
     def against(self, splits: Sequence[str]) -> str:
-        """What speaks against beginning a run.
-
-        Args:
-            splits: whose tables may be written, of any loader.
-
-        Returns:
-            Which tables of another run are there; "" for none.
-        """
+        """Why a run must not begin: tables of these splits that another one wrote; "" if there are none."""
         there = self._tables(splits)
         if not set(there) - self._mine:
             return ""
@@ -114,16 +94,7 @@ class DiagnosticFiles:
         return [path for path in sorted(self.folder.glob("*.csv")) if splits and re.fullmatch(pattern, path.name)]
 
     def add(self, key: tuple[str, int], epoch: int, table: Mapping[str, Sequence[Any]]) -> None:
-        """Add an epoch's rows to a table, whole or not at all; rows of this and later epochs are replaced.
-
-        Args:
-            key: split and loader.
-            epoch: counted from 0.
-            table: columns by name.
-
-        Raises:
-            ClaimLostError: if the run's folder, or the table that was begun, is gone; nothing is written then.
-        """
+        """Add an epoch's rows to a table, or none if the folder is lost; rows of this and later epochs are replaced."""
         path = self.folder / f"{self.title(key)}.csv"
         if self.place is not None:
             self.place.check(*({path} & self._begun))
@@ -144,35 +115,17 @@ class DiagnosticFiles:
         self._begun.add(path)
 
     def draw(self, trainer: pl.Trainer, key: tuple[str, int], epoch: int, figure: Figure, *, name: str) -> list[str]:
-        """Hand a figure to the Trainer's loggers, or write it.
-
-        Args:
-            trainer: the running Trainer.
-            key: split and loader.
-            epoch: counted from 0.
-            figure: the figure.
-            name: under which loggers get it.
-
-        Returns:
-            Where it went.
-        """
+        """Give a figure to the Trainer's loggers, or write it; returns where it went."""
         if self.place is not None:
             self.place.check()
         path = self.folder / f"{self.title(key)}-epoch-{epoch:04d}.png"
         return log_figure(trainer, name, figure, step=trainer.global_step, path=path)
 
     def title(self, key: tuple[str, int]) -> str:
-        """Name of the files of a table and of its figures.
-
-        Args:
-            key: split and loader.
-
-        Returns:
-            Without a suffix.
-        """
+        """Name of a table and its figures, without a suffix."""
         return f"{split_name(*key)}_{self._title}"
 
 
 def _known(cell: Any) -> Any:
-    """NaN stays empty like None: what is not known is not a number."""
+    """NaN stays empty like None."""
     return None if isinstance(cell, float) and math.isnan(cell) else cell

@@ -24,15 +24,14 @@ class LogitGaps(NoiseDiagnostic):
 
     On the mislabelled part: of the true label's logit and of the given, wrong one's; on the clean part of the true
     label's; on all samples of the largest logit. Written to ``diagnostics/train_logit_gaps.csv`` (``epoch, low, high``
-    and a column a curve) and drawn. The data set tells the true labels: ``true_target(index)``, as
+    and a column a curve) and drawn. The dataset tells the true labels: ``true_target(index)``, as
     :class:`~lightning_flip.data.NoisyLabels` does.
 
     Args:
-        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; ``mode="eval"`` is the paper's figure.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; ``passes="eval"`` is the paper's figure.
 
     Raises:
-        ValueError: if an option is out of range; when training starts, if the data know no true labels.
-        FileExistsError: when a fit begins and another run's table is there.
+        ValueError: when training starts, if the data know no true labels.
 
     Example:
         >>> LogitGaps(every_n_epochs=50).state_key

@@ -25,19 +25,18 @@ class NoiseAccuracy(NoiseDiagnostic):
     Logs ``train_accuracy_all_true``, ``train_accuracy_clean_true``, ``train_accuracy_noisy_true`` (wrong labels
     undone), ``train_accuracy_noisy_label`` (wrong labels that were memorized) and ``train_accuracy_all_label``, and
     writes them as rows ``epoch, part, against, accuracy, samples`` to ``diagnostics/train_noise_accuracy.csv``. A part
-    without samples is not logged. The data set tells the true labels: ``true_target(index)``, as
+    without samples is not logged. The dataset tells the true labels: ``true_target(index)``, as
     :class:`~lightning_flip.data.NoisyLabels` does. There is no figure.
 
     Args:
         every_n_epochs: how often; None: after the last epoch (then nothing is logged, only written).
-        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; ``mode="eval"`` is the paper's table.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; ``passes="eval"`` is the paper's table.
 
     Raises:
-        ValueError: if an option is out of range; when training starts, if the data know no true labels.
-        FileExistsError: when a fit begins and another run's table is there.
+        ValueError: when training starts, if the data know no true labels.
 
     Example:
-        >>> NoiseAccuracy(mode="eval", every_n_epochs=10).state_key
+        >>> NoiseAccuracy(passes="eval", every_n_epochs=10).state_key
         "NoiseAccuracy{'train': True, 'val': False, 'name': ''}"
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic, Key
 from lightning_flip.callbacks.diagnostics.finding import Finding
-from lightning_flip.callbacks.watcher import StatefulWatcher
+from lightning_flip.callbacks.watcher import StatefulWatcher, is_fresh
 from lightning_flip.functional.calibration import (
     LARGEST_TEMPERATURE,
     SMALLEST_TEMPERATURE,
@@ -37,20 +37,20 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     After every validation pass of a fit T is fitted to the logits of all ranks, and logged with the expected
     calibration error of softmax(z) and softmax(z / T): ``val_temperature``, ``val_ece_unscaled``, ``val_ece_scaled``. T
     goes into the checkpoint; :func:`read_temperature` reads it there. A checkpoint that is saved some updates after the
-    validation has the T of before, and whoever uses it is warned. The number of right predictions stays, since T
+    validation has the T of before, which is a warning when it is used. The number of right predictions stays, since T
     changes no argmax. Reliability of all bins goes into ``diagnostics/val_calibration.csv`` (``epoch, temperature, low,
     high, count, accuracy, confidence, gap``) and is drawn.
 
     ``trainer.test(ckpt_path=...)`` does not fit: it reports what the checkpoint's T does on data that it was not fitted
     on, which is the number to quote; on validation data the error after is that of a fit to these very samples.
-    ``trainer.validate`` does the same where there is a T, and fits one where there is none.
+    ``trainer.validate`` does the same if there is a T, and else fits one.
 
-    It minimizes cross entropy, not the calibration error: where that got worse, a warning says so when training ends,
-    or after a test.
+    T minimizes cross entropy, not the calibration error: if that got worse, there is a warning when training ends, or
+    after a test.
 
     Args:
         bins: number of bins of the calibration error; the papers have 15 (PLS) and 10 (Filter-KD).
-        val_loader: which validation loader to fit on, where there are several.
+        val_loader: which validation loader to fit on, if there are several.
         every_n_epochs: at which epochs' validation passes.
         **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; a fit draws the reliability of its last
             validation pass.
@@ -61,7 +61,6 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     Raises:
         ValueError: if an option is out of range; when training starts, if there is no such validation loader; after a
             pass, if probabilities came instead of logits.
-        FileExistsError: when a fit, validation or test begins and another one's table is there.
 
     Example:
         >>> import tempfile
@@ -85,7 +84,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     loads_always = True
 
     def __init__(self, *, bins: int = 15, val_loader: int = 0, every_n_epochs: int = 1, **kwargs: Any) -> None:
-        super().__init__(train=False, val=True, mode="visits", every_n_epochs=every_n_epochs, **kwargs)
+        super().__init__(train=False, val=True, passes="train", mode=None, every_n_epochs=every_n_epochs, **kwargs)
         check_whole(bins=bins, val_loader=val_loader)
         if bins < 1:
             raise ValueError(f"bins must be at least 1; got {bins}.")
@@ -102,7 +101,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     def begin(self, trainer: pl.Trainer) -> None:
         """Forget an earlier fit's temperature; a validation or test keeps it."""
         super().begin(trainer)
-        if trainer.state.fn == TrainerFn.FITTING and trainer.current_epoch == 0 and trainer.global_step == 0:
+        if trainer.state.fn == TrainerFn.FITTING and is_fresh(trainer):
             self.temperature, self._found, self._fitted_at = None, {}, None
 
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
@@ -120,7 +119,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so where scaling made things worse, or there was nothing to fit it to."""
+        """Warn if scaling made things worse, or there was nothing to fit it to."""
         super().on_train_end(trainer, pl_module)
         if not self.fitting:
             return
@@ -138,7 +137,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say so where a checkpoint's temperature is older than its weights, and it is going to be used."""
+        """Warn if a checkpoint's temperature is older than its weights, and it is going to be used."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is not None and trainer.state.fn != TrainerFn.FITTING:
@@ -176,7 +175,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
         return Finding(table, shown, lambda: plot_reliability(shown), scalars)
 
     def concluded(self, key: Key, scalars: Mapping[str, float]) -> None:
-        """Take over what the first rank fitted; a loader that is not followed has nothing to say."""
+        """Take over what the first rank fitted; a loader that is not followed gives nothing."""
         if not scalars:
             return
         self._found = {name: value for name, value in scalars.items() if name != "temperature"}
@@ -217,7 +216,7 @@ def read_temperature(checkpoint: str | Path, *, name: str = "") -> float:
 
     Args:
         checkpoint: path of a checkpoint of a fit with :class:`TemperatureScaling`.
-        name: the callback's name, where it has one.
+        name: the callback's name, if it has one.
 
     Returns:
         T; divide the model's logits by it.

@@ -1,4 +1,4 @@
-"""What training pulls predictions towards: how much of each target the true classes have, and the others."""
+"""The mean target that training pulls predictions towards, of the true classes and of the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMES = {1: "one label", 2: "two labels"}
 
 @runtime_checkable
 class KeepsTargets(Protocol):
-    """A module that tells what its loss pulls predictions towards; loss mixins do."""
+    """A module that keeps what its loss pulls predictions towards; loss mixins do."""
 
     kept_training_targets: tuple[Tensor, Tensor] | None
 
@@ -45,11 +45,7 @@ class TrainingTargets(Diagnostic):
 
     Args:
         others: how many of the other classes.
-        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`, but ``mode``.
-
-    Raises:
-        ValueError: if an option is out of range.
-        FileExistsError: when a fit begins and another run's table is there.
+        **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`, but ``passes``.
 
     Example:
         >>> TrainingTargets(every_n_epochs=10).state_key
@@ -60,7 +56,7 @@ class TrainingTargets(Diagnostic):
     takes_distributions = True
 
     def __init__(self, *, others: int = 5, **kwargs: Any) -> None:
-        super().__init__(train=True, val=False, mode="visits", **kwargs)
+        super().__init__(train=True, val=False, passes="train", mode=None, **kwargs)
         check_whole(others=others)
         if others < 1:
             raise ValueError(f"others must be at least 1; got {others}.")

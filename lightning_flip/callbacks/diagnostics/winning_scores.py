@@ -30,10 +30,6 @@ class WinningScores(Diagnostic):
         every_n_epochs: at which epochs' validation passes; None: the last one (then nothing is logged, only written).
         **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`.
 
-    Raises:
-        ValueError: if an option is out of range.
-        FileExistsError: when a fit or test begins and another one's table is there.
-
     Example:
         >>> WinningScores(bins=9).state_key
         "WinningScores{'train': False, 'val': True, 'name': ''}"
@@ -44,7 +40,7 @@ class WinningScores(Diagnostic):
     draws_last = True
 
     def __init__(self, *, lowest: float = 0.1, bins: int = 18, every_n_epochs: int | None = 1, **kwargs: Any) -> None:
-        super().__init__(train=False, val=True, mode="visits", every_n_epochs=every_n_epochs, **kwargs)
+        super().__init__(train=False, val=True, passes="train", mode=None, every_n_epochs=every_n_epochs, **kwargs)
         check_whole(bins=bins)
         if not 0 <= lowest < 1:
             raise ValueError(f"lowest must be in [0, 1); got {lowest}.")

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_flip.callbacks.diagnostics._difficulty import difficulty_of, highest, true_distributions
+from lightning_flip.callbacks._scores import (
+    add_predictions,
+    difficulty_of,
+    highest,
+    loaded_sums,
+    sums_for,
+    true_distributions,
+)
 from lightning_flip.data.labels import kept_labels
 from lightning_flip.steps import SampleStep
 from lightning_flip.tables import PredictionSums
@@ -19,7 +25,7 @@ SELECTIONS = ("zigzag", "difficulty")
 
 
 def check_samples(samples: Sequence[int] | None, k: int | None, select: str) -> list[int]:
-    """Check what a recording is to follow. Returns the indices, none where they are going to be chosen.
+    """Check which samples a recording follows; returns their indices, none if they are chosen later.
 
     Example:
         >>> check_samples([4, 0], None, "zigzag")
@@ -54,7 +60,6 @@ class PathChoice:
         self.num_samples = num_samples
         self.counting = k is not None and select == "zigzag"
         self.sums: PredictionSums | None = None
-        self._waiting: dict[str, Any] | None = None
         self.choose(samples)
 
     @property
@@ -100,46 +105,19 @@ class PathChoice:
             self.choose(highest(difficulty_of(true_probs, torch.from_numpy(labels)), self.k))
 
     def prepare(self, step: SampleStep) -> None:
-        """Make the table of sums, if there is none yet."""
-        if not self.counting:
-            return
-        num_samples = step.table_size(self.num_samples)
-        if self.sums is not None:
-            if num_samples > self.sums.num_samples:
-                self.sums.grow(num_samples)
-            return
-        needed = PredictionSums.bytes_needed(num_samples, step.num_classes) / 1e6
-        rank_zero_info(f"LearningPath: sums of {num_samples} samples x {step.num_classes} classes = {needed:.1f} MB")
-        self.sums = PredictionSums(num_samples, step.num_classes, device=step.logits.device)
-        if self._waiting is not None:
-            self._take_over(step.logits.device)
-            self.prepare(step)
-
-    def _take_over(self, device: torch.device) -> None:
-        """Go on with the sums of a checkpoint."""
-        assert self._waiting is not None
-        self.sums = PredictionSums(*self._waiting["sums"].shape, device=device)
-        self.sums.load_state_dict(self._waiting)
-        self._waiting = None
+        """Make the table of sums, if it is needed and there is none yet."""
+        if self.counting:
+            self.sums = sums_for("LearningPath", self.sums, step, self.num_samples)
 
     def see(self, step: SampleStep) -> None:
-        """Add a step's predictions up; nothing is read back from the device."""
+        """Add a step's predictions up."""
         self.prepare(step)
-        if self.sums is None:
-            return
-        for part in step.pieces():
-            self.sums.add(part.index, part.logits.softmax(dim=1), part.target, part.valid)
+        if self.sums is not None:
+            add_predictions(self.sums, step)
 
-    def end_epoch(self, device: torch.device) -> bool:
-        """Merge the ranks' sums and choose anew; a collective that every rank has to reach.
-
-        Returns whether other samples are recorded from now on.
-        """
-        if not self.counting:
-            return False
-        if self.sums is None and self._waiting is not None:
-            self._take_over(device)
-        if self.sums is None:
+    def end_epoch(self) -> bool:
+        """Merge the ranks' sums and choose anew, a collective; whether other samples are recorded from now on."""
+        if not self.counting or self.sums is None:
             return False
         assert self.k is not None
         self.sums.sync()
@@ -149,14 +127,13 @@ class PathChoice:
         return changed
 
     def state_dict(self, *, merge: bool) -> dict[str, Any]:
-        """Everything needed to go on. Returns tensors and numbers."""
+        """Everything needed to continue: tensors and numbers."""
         if merge and self.sums is not None:
             self.sums.sync()
-        sums = self._waiting if self.sums is None else self.sums.state_dict()
-        return {"chosen": list(self.chosen), "sums": sums}
+        return {"chosen": list(self.chosen), "sums": None if self.sums is None else self.sums.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue from a saved state."""
         if self.k is not None:
             self.choose(list(state["chosen"])[: self.k])
-            self._waiting = state["sums"]
+            self.sums = None if state["sums"] is None else loaded_sums(state["sums"], device)

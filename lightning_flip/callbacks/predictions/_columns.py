@@ -1,4 +1,4 @@
-"""What a file of predictions holds of one step, and what the outputs stand for."""
+"""The columns of a file of predictions that come from one step, and what the outputs stand for."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def slice_columns(
         if found != [rows]:
             raise ValueError(
                 f"slices[{name!r}] gave {found} values for a batch of {rows} samples; expected one number or one word "
-                "a sample, [B]. Name another part of the batch, or give a function of it."
+                "per sample, [B]. Name another part of the batch, or give a function of it."
             )
     return numbers, texts
 
@@ -113,7 +113,7 @@ def _numbers(name: str, values: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
             f"slices[{name!r}] gave a {type(values).__name__} that holds neither numbers nor words; expected one "
-            "number or one word a sample. Name another part of the batch, or give a function of it."
+            "number or one word per sample. Name another part of the batch, or give a function of it."
         ) from None
     if column.is_complex():
         raise TypeError(f"slices[{name!r}] gave {column.dtype}; expected real numbers or words.")

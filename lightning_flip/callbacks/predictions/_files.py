@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from lightning_flip.stores import write_predictions
 __all__ = [
     "RowNote",
     "named_rows",
-    "on_first_rank",
     "prediction_paths",
     "refuse_changed",
     "refuse_collections",
@@ -37,8 +36,8 @@ class RowNote(NamedTuple):
     """What holds for all rows of a loader.
 
     Attributes:
-        labels: one label an output.
-        num_samples: length of the dataset, None where it has none.
+        labels: one label per output.
+        num_samples: length of the dataset, None if it has none.
         positional: whether the index is a position in the dataset, and not carried by the batches.
         listed: whether the targets have to be those that the dataset lists, up to one renaming.
     """
@@ -52,15 +51,7 @@ class RowNote(NamedTuple):
 def prediction_paths(
     trainer: pl.Trainer, path: str | Path | None, loaders: int, *, stage: str, later: bool = False
 ) -> list[Path]:
-    """One file a loader. Returns the paths.
-
-    Args:
-        trainer: the running Trainer; every rank has to ask, for its ``log_dir`` is broadcast.
-        path: the first loader's file; None: in the Trainer's ``log_dir``.
-        loaders: their number.
-        stage: "validate", "test" or "predict".
-        later: whether ``path`` is another stage's file already.
-    """
+    """One path per loader; every rank has to come here. ``later``: ``path`` is another stage's file already."""
     if path is None:
         path, later = Path(trainer.log_dir or trainer.default_root_dir, "predictions.parquet"), True
     first = Path(path)
@@ -95,26 +86,6 @@ def refuse_paths(paths: Sequence[Path], *, overwrite: bool) -> None:
         raise PermissionError(f"{paths[0]} cannot be written: {parent} is not a folder that files can be made in.")
 
 
-def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
-    """Let the first rank work, and all ranks hear of the result or of the exception, so that none waits for good.
-
-    Returns what ``work`` gave, on every rank.
-    """
-    problem: Exception | None = None
-    answer = text = None
-    if trainer.is_global_zero:
-        try:
-            answer = work()
-        except Exception as error:  # raised below, when the others know
-            problem, text = error, f"{type(error).__name__}: {error}"
-    answer, text = trainer.strategy.broadcast((answer, text))
-    if problem is not None:
-        raise problem
-    if text is not None:
-        raise RuntimeError(f"the first rank failed: {text}")
-    return answer
-
-
 def write_rows(
     path: Path,
     rows: GatheredRows | None,
@@ -124,16 +95,7 @@ def write_rows(
     stage: str,
     overwrite: bool,
 ) -> int | None:
-    """Name the samples and write their rows. Returns the number of rows; None where nothing was written.
-
-    Args:
-        path: the file.
-        rows: of all ranks, with a :class:`RowNote`; None where there are none.
-        data: of the loader.
-        model_parameters: the model's number of parameters.
-        stage: "validate", "test" or "predict".
-        overwrite: whether a file may be replaced.
-    """
+    """Name the samples and write their rows; returns their number, None if there were none."""
     if rows is None:
         return None
     note: RowNote = rows.note
@@ -203,12 +165,12 @@ def _refuse_other_labels(path: Path, columns: dict[str, Any], dataset: Any) -> N
             f"{index[wrong[0]]} for one: it has the label {target[wrong[0]]}, and samples that have the same label as "
             f"this one in the list had {expected[wrong[0]]}. Usual causes: a collate_fn that reorders samples, a "
             "dataset that gives others than it is asked for, a list that is not what samples have. Keep the order, let "
-            'batches carry ids (index_from=), or, where the list is wrong, pass labels="may_change".'
+            'batches carry ids (index_from=), or, if the list is wrong, pass labels="may_change".'
         )
 
 
 def named_rows(columns: dict[str, Any], labels: Sequence[Label]) -> dict[str, Any]:
-    """Columns as they are stored: labels instead of numbers of outputs, and none where there was no target.
+    """Columns as they are stored: labels instead of numbers of outputs, and none if there was no target.
 
     Returns the columns for :func:`lightning_flip.stores.write_predictions`, all but ``sample_id``.
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_flip.tables import gather_rows, is_distributed
+from lightning_flip.tables import RowBuffer, gather_rows, is_distributed
 
 __all__ = ["HALF_COLUMN", "LARGEST_HALF", "GatheredRows", "PredictionRows"]
 
@@ -26,9 +26,9 @@ class GatheredRows(NamedTuple):
     """The rows of all ranks.
 
     Attributes:
-        columns: one array, or list of words, a column; sorted by ``index``, which does not repeat.
+        columns: one array, or list of words, per column; sorted by ``index``, which does not repeat.
         repeated: how many samples were visited more than once.
-        note: what the ranks said about their rows.
+        note: of the rows.
     """
 
     columns: Columns
@@ -36,53 +36,36 @@ class GatheredRows(NamedTuple):
     note: Any
 
 
-class PredictionRows:
-    """Collects rows of one loader; in a step nothing is read back from the device.
-
-    Only when the rows that wait on the device have grown to ``chunk_bytes`` they move to the host, all at once.
+class PredictionRows(RowBuffer):
+    """Rows of one loader, with columns of words; those on the device move to the host every ``chunk_bytes``.
 
     Example:
         >>> rows = PredictionRows("cats")
-        >>> rows.add({"index": torch.tensor([4, 1]), "pred": torch.tensor([0, 2])}, {"camera": ["left", "right"]})
-        >>> rows.add({"index": torch.tensor([4]), "pred": torch.tensor([1])}, {"camera": ["left"]})
-        >>> columns, repeated, note = rows.gathered(torch.device("cpu"))
+        >>> rows.keep({"index": torch.tensor([4, 1]), "pred": torch.tensor([0, 2])}, {"camera": ["left", "right"]})
+        >>> rows.keep({"index": torch.tensor([4]), "pred": torch.tensor([1])}, {"camera": ["left"]})
+        >>> columns, repeated, note = rows.latest(torch.device("cpu"))
         >>> columns["index"].tolist(), columns["pred"].tolist(), columns["camera"], repeated, note
         ([1, 4], [2, 1], ['right', 'left'], 1, 'cats')
     """
 
     def __init__(self, note: Any = None, chunk_bytes: int = 1 << 26) -> None:
+        super().__init__(chunk_bytes)
         self.note = note
-        self.chunk_bytes = chunk_bytes
-        self._waiting: list[dict[str, Tensor]] = []
-        self._moved: list[dict[str, Tensor]] = []
         self._texts: dict[str, list[str]] = {}
-        self._waiting_bytes = 0
 
-    def add(self, tensors: Mapping[str, Tensor], texts: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Append a row for every sample of a step.
-
-        Args:
-            tensors: one tensor ``[B, ...]`` a column, ``index`` among them; they are copied. Rows with a negative index
-                are dropped when the ranks' rows are brought together.
-            texts: one sequence of B words a column.
-        """
-        rows = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        self._waiting.append(rows)
-        self._waiting_bytes += sum(tensor.numel() * tensor.element_size() for tensor in rows.values())
+    def keep(self, tensors: Mapping[str, Tensor], texts: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Append copies of rows, ``[B, ...]`` tensors and B words per column."""
+        self.add(**{name: tensor.detach().clone() for name, tensor in tensors.items()})
         for name, words in (texts or {}).items():
             self._texts.setdefault(name, []).extend(words)
-        if self._waiting_bytes > self.chunk_bytes:
-            self._move()
 
-    def gathered(self, device: torch.device) -> GatheredRows | None:
-        """The rows of all ranks, sorted by index; a collective.
+    def latest(self, device: torch.device) -> GatheredRows | None:
+        """The rows of all ranks, sorted by index; a collective. None without rows, and on other ranks than the first.
 
         Of a sample that was visited several times the last visit stays, in the order in which one process would
-        have gone through what the ranks shared out. Logits come as float16 where all of them fit.
+        have gone through what the ranks shared out. Logits come as float16 if all of them fit.
         """
-        self._move()
-        own = {name: torch.cat([part[name] for part in self._moved]) for name in self._moved[0]} if self._moved else {}
-        self._moved = [own] if own else []
+        own = dict(self.columns(marked=True))
         ranks = _exchange_facts(own, self._texts, self.note)
         agreed = _agree(ranks)
         if agreed is None:
@@ -98,19 +81,13 @@ class PredictionRows:
             return None
         return GatheredRows(*_merge(per_rank, texts), note)
 
-    def _move(self) -> None:
-        if self._waiting:
-            names = self._waiting[0]
-            self._moved.append({name: torch.cat([part[name] for part in self._waiting]).cpu() for name in names})
-        self._waiting, self._waiting_bytes = [], 0
-
     def _gather(
         self, own: dict[str, Tensor], counts: Sequence[int], device: torch.device
     ) -> list[dict[str, npt.NDArray[Any]]] | None:
         if not is_distributed():
             return [{name: tensor.numpy() for name, tensor in own.items()}]
         width = sum(tensor[:0].new_zeros((1, *tensor.shape[1:])).nbytes for tensor in own.values())
-        block = max(1, self.chunk_bytes // (width * len(counts)))
+        block = max(1, (self.chunk_bytes or 1) // (width * len(counts)))
         first = dist.get_rank() == 0
         blocks: list[list[list[Tensor]]] = [[] for _ in counts]  # rank, block, column
         for start in range(0, max(counts), block):
