@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from lightning_flip.functional.running_targets import early_learning_loss, early
 from lightning_flip.mixins._visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers
+from lightning_flip.steps.options import check_fractions, check_not_negative
 
 __all__ = ["EarlyLearningRegularization"]
 
@@ -20,7 +19,7 @@ TABLE = "early_learning"
 
 
 class EarlyLearningRegularization(LossTerm):
-    """Holds on to what the network said early, before it learned wrong labels (Liu et al. 2020; ELR).
+    """Keeps the network close to its early predictions, made before it learned wrong labels (Liu et al. 2020; ELR).
 
     Each sample has a target r, which starts at 0 and moves at every visit, before the loss reads it:
     r <- beta r + (1 - beta) p~, where p~ is p clamped to [1e-4, 1 - 1e-4], divided by its sum, without gradient. The
@@ -36,13 +35,8 @@ class EarlyLearningRegularization(LossTerm):
     ===================  ============  ==========
 
     Args:
-        *args: passed on to the module.
         elr_momentum: beta in [0, 1).
         elr_weight: lambda >= 0; 0 is plain training, bit for bit, without a table.
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -55,16 +49,13 @@ class EarlyLearningRegularization(LossTerm):
 
     def __init__(self, *args: Any, elr_momentum: float = 0.7, elr_weight: float = 3.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(elr_momentum=elr_momentum, elr_weight=elr_weight)
-        if not 0 <= elr_momentum < 1:
-            raise ValueError(f"elr_momentum must be in [0, 1); got {elr_momentum}.")
-        if not 0 <= elr_weight < math.inf:
-            raise ValueError(f"elr_weight must be at least 0 and finite; got {elr_weight}.")
-        self.mixin_options.take(elr_momentum=float(elr_momentum), elr_weight=float(elr_weight))
+        self.mixin_options.take(
+            **check_fractions(elr_momentum=elr_momentum), **check_not_negative(elr_weight=elr_weight)
+        )
         self._mixin.elr_rows = VisitedRows()
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
-        """CE + lambda log(1 - <r, p>) of every sample, r with this visit in it."""
+        """CE + lambda log(1 - <r, p>) per sample, with r after this visit."""
         options = self.mixin_options
         if not options.elr_weight:
             return None
@@ -83,7 +74,7 @@ class EarlyLearningRegularization(LossTerm):
         )
 
     def visit(self, step: SampleStep) -> None:
-        """Write r with this visit in it."""
+        """Store r after this visit."""
         if not self.mixin_options.elr_weight:
             return
         table = self.table(TABLE, step, step.num_classes)

@@ -17,7 +17,7 @@ from lightning_flip.functional.past_predictions import (
 )
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_flags, check_numbers
+from lightning_flip.steps.options import check_choices, check_flags, check_numbers, check_positive
 
 __all__ = ["FlippingErrorReduction"]
 
@@ -36,7 +36,6 @@ class FlippingErrorReduction(LossTerm):
     mass under one) and t^2 are in the authors' code.
 
     Args:
-        *args: passed on to the module.
         fer_temperature: t > 0.
         fer_mu: mu > 0; the paper uses 1 for ResNet-18, 0.3 for WRN and MobileNetV2, 0.5 for ShuffleNetV2.
         restrict: "correct" stores right behaviors and restricts samples that have one; "all" stores every
@@ -51,10 +50,6 @@ class FlippingErrorReduction(LossTerm):
         alpha_range: alpha at k = 0 and at k = M, on a line between; both at least 0. The paper's numbers are the
             default, and options of the authors' script.
         beta_range: the same of beta.
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -81,32 +76,20 @@ class FlippingErrorReduction(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(fer_temperature=fer_temperature, fer_mu=fer_mu)
-        check_flags(average=average, temperature_squared=temperature_squared)
-        for name, value in (("fer_temperature", fer_temperature), ("fer_mu", fer_mu)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be greater than 0 and finite; got {value}.")
-        for name, choice, choices in (
-            ("restrict", restrict, ("correct", "all")),
-            ("initial", initial, ("zeros", "copy")),
-            ("confidence", confidence, ("label", "predicted")),
-        ):
-            if choice not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {choice!r}.")
         self.mixin_options.take(
-            fer_temperature=fer_temperature,
-            fer_mu=fer_mu,
-            restrict=restrict,
-            average=average,
-            initial=initial,
-            confidence=confidence,
-            temperature_squared=temperature_squared,
+            **check_positive(fer_temperature=fer_temperature, fer_mu=fer_mu),
+            **check_flags(average=average, temperature_squared=temperature_squared),
+            **check_choices(
+                restrict=(restrict, ("correct", "all")),
+                initial=(initial, ("zeros", "copy")),
+                confidence=(confidence, ("label", "predicted")),
+            ),
             alpha_range=_ends("alpha_range", alpha_range),
             beta_range=_ends("beta_range", beta_range),
         )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
-        """Eq. 5 of every sample."""
+        """Per sample alpha CE + beta t^2 H(b^, softmax(z / t)) if it has a b^, else CE (Eq. 5)."""
         options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
@@ -127,7 +110,7 @@ class FlippingErrorReduction(LossTerm):
         )
 
     def observe(self, step: SampleStep) -> None:
-        """Eq. 3 for the samples that were right (or all)."""
+        """b^ <- exp(-mu c) b^ + (1 - exp(-mu c)) b for the samples that were right, or all (Eq. 3)."""
         options = self.mixin_options
         table = self.table(TABLE, step, step.num_classes)
         if options.restrict == "correct":
@@ -147,13 +130,13 @@ class FlippingErrorReduction(LossTerm):
         table.update(step.index, new, stored, before=pending)
 
     def new_epoch(self, epoch: int) -> None:
-        """What one epoch stored is used from the next one on."""
+        """Make readable what the previous epoch stored."""
         if TABLE in self._term_loop.tables:
             self._term_loop.tables[TABLE].commit()
 
 
 def _ends(name: str, ends: Any) -> tuple[float, float]:
-    """Where a weight begins and ends."""
+    """Both ends of a weight's schedule, checked."""
     expected = f"{name} must be two finite numbers of at least 0, the weight at k = 0 and at k = M; got {ends!r}."
     try:
         first, last = ends

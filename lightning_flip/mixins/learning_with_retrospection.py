@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from lightning_flip.functional.losses import widen
 from lightning_flip.functional.past_predictions import learning_with_retrospection_loss, restriction_weights
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_choices, check_numbers, check_whole
+from lightning_flip.steps.options import check_choices, check_positive, check_whole
 
 __all__ = ["LearningWithRetrospection"]
 
@@ -20,7 +19,7 @@ TABLE = "retrospection"
 
 
 class LearningWithRetrospection(LossTerm):
-    """Draws the network to its own logits of some epochs ago (LWR, Deng and Zhang 2021).
+    """Pulls the network towards its own logits of some epochs ago (LWR, Deng and Zhang 2021).
 
     Every visit writes the logits into a table; every ``interval`` epochs that table becomes the one that the
     loss reads. Samples without a row, and the first ``interval`` epochs, use CE; then the loss is
@@ -28,15 +27,10 @@ class LearningWithRetrospection(LossTerm):
     and c = floor(k / interval) interval.
 
     Args:
-        *args: passed on to the module.
         lwr_temperature: t > 0.
-        lwr_interval: epochs a round; the paper uses 5 for ResNet and ShuffleNet, 1 for WRN.
+        lwr_interval: epochs per round; the paper uses 5 for ResNet and ShuffleNet, 1 for WRN.
         lwr_unvisited: from the second round on, what a sample without a row trains with: "cross_entropy", or "uniform"
             as the authors' code, whose rows begin at 0: the loss above with a row of equal logits.
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -57,17 +51,14 @@ class LearningWithRetrospection(LossTerm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(lwr_temperature=lwr_temperature)
-        check_whole(lwr_interval=lwr_interval)
-        if not 0 < lwr_temperature < math.inf:
-            raise ValueError(f"lwr_temperature must be greater than 0 and finite; got {lwr_temperature}.")
-        if lwr_interval < 1:
-            raise ValueError(f"lwr_interval must be at least 1 epoch; got {lwr_interval}.")
-        check_choices(lwr_unvisited=(lwr_unvisited, ("cross_entropy", "uniform")))
-        self.mixin_options.take(lwr_temperature=lwr_temperature, lwr_interval=lwr_interval, lwr_unvisited=lwr_unvisited)
+        self.mixin_options.take(
+            **check_positive(lwr_temperature=lwr_temperature),
+            **check_whole(at_least=1, lwr_interval=lwr_interval),
+            **check_choices(lwr_unvisited=(lwr_unvisited, ("cross_entropy", "uniform"))),
+        )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor:
-        """The loss of every sample."""
+        """Per sample alpha CE + beta t^2 KL(softmax(row / t) || softmax(z / t)) if it has a row, else CE."""
         options = self.mixin_options
         self.require_labels(step)
         table = self.table(TABLE, step, step.num_classes)
@@ -75,7 +66,7 @@ class LearningWithRetrospection(LossTerm):
         alpha, beta = restriction_weights(epoch // options.lwr_interval * options.lwr_interval, total)
         known = table.seen(step.index)
         if options.lwr_unvisited == "uniform" and epoch > options.lwr_interval:
-            known = torch.ones_like(known)  # rows that nobody wrote are 0
+            known = torch.ones_like(known)  # rows that were never written are 0
         return learning_with_retrospection_loss(
             step.logits,
             step.target,
@@ -88,10 +79,10 @@ class LearningWithRetrospection(LossTerm):
         )
 
     def observe(self, step: SampleStep) -> None:
-        """Write the logits of this visit."""
+        """Store the logits of this visit."""
         self.table(TABLE, step, step.num_classes).update(step.index, step.logits, step.valid)
 
     def new_epoch(self, epoch: int) -> None:
-        """At the start of a round, the rows of the round before become readable."""
+        """Make the rows of the previous round readable when a round begins."""
         if TABLE in self._term_loop.tables and (epoch - 1) % self.mixin_options.lwr_interval == 0:
             self._term_loop.tables[TABLE].commit()

@@ -14,7 +14,7 @@ from lightning_flip.functional.running_targets import self_adaptive_loss, self_a
 from lightning_flip.mixins._visited_rows import VisitedRows, rows_after_visits
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.options import check_numbers, check_whole
+from lightning_flip.steps.options import check_fractions, check_whole
 
 __all__ = ["SelfAdaptiveTraining"]
 
@@ -22,7 +22,7 @@ TABLE = "self_adaptive"
 
 
 class SelfAdaptiveTraining(LossTerm):
-    """Replaces labels step by step with what the network says of them (Huang et al. 2020; SAT).
+    """Replaces labels gradually with the network's predictions (Huang et al. 2020; SAT).
 
     Each sample has a target r, which starts as its label, one-hot. The first epochs train with CE and leave r alone;
     then it moves at every visit, before the loss reads it: r <- m r + (1 - m) p, without gradient. The loss is
@@ -31,13 +31,8 @@ class SelfAdaptiveTraining(LossTerm):
     authors' code its last visit alone counts.
 
     Args:
-        *args: passed on to the module.
         sat_momentum: m in [0, 1); its paper uses 0.9.
         sat_warmup: epochs of CE at the start; its paper uses 60 (of 200 to 300).
-        **kwargs: options of :class:`LossTerm`, and the module's.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     Example:
         >>> from lightning_flip.models import MLP, Classifier
@@ -51,17 +46,13 @@ class SelfAdaptiveTraining(LossTerm):
 
     def __init__(self, *args: Any, sat_momentum: float = 0.9, sat_warmup: int = 60, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(sat_momentum=sat_momentum)
-        check_whole(sat_warmup=sat_warmup)
-        if not 0 <= sat_momentum < 1:
-            raise ValueError(f"sat_momentum must be in [0, 1); got {sat_momentum}.")
-        if sat_warmup < 0:
-            raise ValueError(f"sat_warmup must be at least 0 epochs; got {sat_warmup}.")
-        self.mixin_options.take(sat_momentum=float(sat_momentum), sat_warmup=sat_warmup)
+        self.mixin_options.take(
+            **check_fractions(sat_momentum=sat_momentum), **check_whole(at_least=0, sat_warmup=sat_warmup)
+        )
         self._mixin.sat_rows = VisitedRows()
 
     def begin_fit(self, trainer: pl.Trainer) -> None:
-        """Say so, if the run ends before the method begins."""
+        """Warn if the run ends before the method begins."""
         options = self.mixin_options
         super().begin_fit(trainer)
         epochs = trainer.max_epochs
@@ -72,7 +63,7 @@ class SelfAdaptiveTraining(LossTerm):
             )
 
     def method_loss(self, step: SampleStep, reduction: Reduced = "none") -> Tensor | None:
-        """W H(r, p) of every sample, r with this visit in it; nothing while the start lasts."""
+        """Per sample w H(r, p), with r after this visit; None during the warmup."""
         self.require_labels(step)
         if self._warming_up:
             return None
@@ -87,7 +78,7 @@ class SelfAdaptiveTraining(LossTerm):
         return self_adaptive_loss(step.logits, running, valid=step.valid, target=step.target, reduction=reduction)
 
     def visit(self, step: SampleStep) -> None:
-        """Write r with this visit in it."""
+        """Store r after this visit."""
         if self._warming_up:
             return
         table = self.table(TABLE, step, step.num_classes)
