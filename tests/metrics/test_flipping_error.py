@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
@@ -31,6 +31,7 @@ def random_history(epochs: int = 5, samples: int = 20, seed: int = 0) -> np.ndar
 
 
 @either
+@settings(deadline=None)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 8))), st.integers(1, 4))
 def test_every_epoch_matches_the_loop(kind: int, history: np.ndarray, batch: int) -> None:
     metric = BOTH[kind](history.shape[1])
@@ -42,6 +43,7 @@ def test_every_epoch_matches_the_loop(kind: int, history: np.ndarray, batch: int
 
 
 @either
+@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=9), min_size=1, max_size=5))
 def test_epochs_of_some_samples_some_twice(kind: int, epochs: list[list[tuple[int, bool]]]) -> None:
     metric, memory = BOTH[kind](6), EpochMemory()
