@@ -67,11 +67,7 @@ class ExactResume(pl.Callback):
             self._restore(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Random states of all ranks.
-
-        Returns:
-            Tensors, numbers and text only.
-        """
+        """Random states of all ranks."""
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None:
             return {"version": STATE_VERSION, "ranks": [], "inside_epoch": False}
@@ -84,11 +80,7 @@ class ExactResume(pl.Callback):
         return {"version": STATE_VERSION, "ranks": states, "inside_epoch": _inside_epoch(trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until the loop has come to where they belong; ignored outside of ``fit``.
-
-        Args:
-            state_dict: what :meth:`state_dict` gave.
-        """
+        """Keep the states until the loop has come to where they belong; ignored outside of ``fit``."""
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None or not state_dict["ranks"]:
             return
@@ -122,10 +114,7 @@ def _inside_epoch(trainer: pl.Trainer) -> bool:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of all global random number generators.
-
-    Returns:
-        Tensors, numbers and text, which ``torch.load(weights_only=True)`` reads.
+    """The states of all global random number generators: tensors, numbers and text.
 
     Example:
         >>> state = random_states()
@@ -145,11 +134,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set all global random number generators.
-
-    Args:
-        states: what :func:`random_states` gave.
-    """
+    """Set all global random number generators."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -198,13 +198,6 @@ class LoggingWatcher(StepWatcher):
 def split_name(split: str, loader: int) -> str:
     """How the names of what is logged or written of a loader begin.
 
-    Args:
-        split: "train", "val" or "test".
-        loader: position of the loader.
-
-    Returns:
-        "val", and for further loaders "val_1".
-
     Example:
         >>> split_name("val", 0), split_name("test", 2)
         ('val', 'test_2')

@@ -142,9 +142,6 @@ class StepWatcher(pl.Callback, ABC):
         """A training epoch begins; called on every rank in its first step, after all rows of the one before.
 
         The hooks of an epoch's end do not run after every resumption.
-
-        Args:
-            epoch: the Trainer's ``current_epoch``.
         """
 
     def restart(self, split: str, loader: int) -> None:
@@ -170,13 +167,8 @@ class StepWatcher(pl.Callback, ABC):
     def leaves_out(self, split: str, problem: str, *, sure: bool) -> bool:
         """Warn once that steps are not followed because their losses had other targets, or may have had.
 
-        Args:
-            split: "train" or "val".
-            problem: what was seen, with counts.
-            sure: whether the targets were seen, or only the losses.
-
-        Returns:
-            True: the rows are left out.
+        ``problem`` says what was seen; ``sure`` whether it was the targets, and not only the losses. True: the rows are
+        left out.
         """
         if f"{split} left out" not in self._told:
             self._told.add(f"{split} left out")
@@ -314,11 +306,7 @@ class StepWatcher(pl.Callback, ABC):
             self.watch(trainer, split, loader, step)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Call :meth:`new_epoch`; the attachment calls this in the first step of an epoch.
-
-        Args:
-            epoch: the Trainer's ``current_epoch``.
-        """
+        """Call :meth:`new_epoch`; the attachment calls this in the first step of an epoch."""
         trainer = self.trainer
         if trainer is not None:
             self._open_once(trainer, trainer.lightning_module)  # an override of on_train_start may leave out super
