@@ -27,7 +27,7 @@ from lightning_flip.callbacks.run_folder import (
     open_folder,
     recall_run,
 )
-from lightning_flip.reports.figures.drawing import new_figure
+from lightning_flip.reports.figures.canvas import new_figure
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.options import check_whole
 
