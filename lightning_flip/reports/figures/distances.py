@@ -105,7 +105,7 @@ def plot_distance_stages(rows: Mapping[str, DistanceStages]) -> Figure:
     Distances and difficulty are divided by sqrt(2), the largest there can be, as in the paper's Fig. 2.
 
     Args:
-        rows: what :func:`distance_stages` prepared, by the supervision's name; all with the same stages.
+        rows: results of :func:`distance_stages`, by the supervision's name; all with the same stages.
 
     Raises:
         ValueError: if there is no row, or the stages differ.

@@ -33,7 +33,7 @@ _TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class NoiseAccuracies:
-    """Accuracies on parts of a training set with wrong labels; :func:`noise_accuracies` makes it.
+    """Accuracies on parts of a training set with wrong labels; returned by :func:`noise_accuracies`.
 
     Attributes:
         all_true: of all samples, against the true labels; this and the others in [0, 1], None if a part is empty.
@@ -115,7 +115,7 @@ def noise_accuracies(pred: npt.ArrayLike, label: npt.ArrayLike, true_label: npt.
 
 @dataclasses.dataclass(frozen=True)
 class LogitGaps:
-    """Densities of how far a logit stands above the mean logit of its sample; :func:`logit_gaps` makes it.
+    """Densities of how far a logit stands above the mean logit of its sample; returned by :func:`logit_gaps`.
 
     Attributes:
         edges: the ``n_bins + 1`` edges, ascending, the same for all curves. A bin holds its lower edge, the last one
@@ -192,7 +192,7 @@ def plot_logit_gaps(named: LogitGaps | Mapping[str, LogitGaps], *, columns: int 
     1 as well. A panel shows at least the middle 99% of each run's samples; a few may be outside, and are in the table.
 
     Args:
-        named: what :func:`logit_gaps` prepared: one run, or several by name.
+        named: a result of :func:`logit_gaps`, or several by name.
         columns: panels in a row, at most.
 
     Raises:

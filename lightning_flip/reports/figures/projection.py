@@ -39,7 +39,7 @@ _OTHER = "another class"
 
 @dataclasses.dataclass(frozen=True)
 class ClassProjection:
-    """Features of samples with one of three labels, on the plane of these classes; made by :func:`class_projection`.
+    """Features of samples with one of three labels, on their plane; returned by :func:`class_projection`.
 
     Attributes:
         points: ``[n, 2]``, in the length unit of the features.
@@ -194,7 +194,7 @@ def plot_class_projection(named: ClassProjection | Mapping[str, ClassProjection]
     vectors in the direction of each.
 
     Args:
-        named: what :func:`class_projection` prepared: one, or several by name, such as several treatments. Each has
+        named: a result of :func:`class_projection`, or several by name, such as several treatments. Each has
             axes of its own, since treatments change the length of features.
         columns: panels in a row, at most.
 

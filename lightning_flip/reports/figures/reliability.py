@@ -1,4 +1,4 @@
-"""Reliability of confidences: how often a model is right in every bin of how sure it is.
+"""Reliability diagrams: accuracy in bins of confidence.
 
 Guo et al. (2017); samples and gap of every bin are Fig. 7 of "Pairwise label smoothing" (PLS).
 """
@@ -29,7 +29,7 @@ _LEGEND = ("accuracy", "gap to the mean confidence", "calibrated", "samples", "|
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Accuracy and mean confidence in bins of confidence; :func:`reliability` makes it.
+    """Accuracy and mean confidence in bins of confidence; returned by :func:`reliability`.
 
     Attributes:
         edges: the M + 1 edges, ascending from 0 to 1. Bin m holds ``edges[m] < confidence <= edges[m + 1]``, the first
@@ -78,7 +78,7 @@ class Reliability:
 
 @renamed_keywords(bins="n_bins")
 def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, n_bins: int = 15) -> Reliability:
-    """Measure in bins of equal width how often a model is right when it is that sure.
+    """Compute accuracy and mean confidence in bins of confidence of equal width.
 
     Args:
         confidence: probability of the predicted class, ``[N]`` in [0, 1].
@@ -117,10 +117,10 @@ def plot_reliability(named: Reliability | Mapping[str, Reliability], *, columns:
     """Draw reliability diagrams, and below each the number of samples and the gap of every bin (PLS, Fig. 7).
 
     In a calibrated model the bars end on the diagonal. The hatched part of a bin goes from its accuracy to its mean
-    confidence: above the bar a model is too sure, inside it too modest.
+    confidence: above the bar a model is overconfident, inside it underconfident.
 
     Args:
-        named: what :func:`reliability` prepared: one, or several by name, such as before and after temperature
+        named: a result of :func:`reliability`, or several by name, such as before and after temperature
             scaling. All are drawn on the same axes.
         columns: diagrams in a row, at most.
 

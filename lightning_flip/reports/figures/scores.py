@@ -1,4 +1,4 @@
-"""Figure of winning scores: how sure a model is of what it predicts on test data.
+"""Figure of winning scores: histograms of the score of the predicted class.
 
 Paper: "Pairwise label smoothing" (PLS), Fig. 5.
 """
@@ -24,7 +24,7 @@ __all__ = ["ScoreHistogram", "plot_winning_scores", "score_histogram"]
 
 @dataclasses.dataclass(frozen=True)
 class ScoreHistogram:
-    """Samples counted by the score of the predicted class; :func:`score_histogram` makes it.
+    """Samples counted by the score of the predicted class; returned by :func:`score_histogram`.
 
     Attributes:
         edges: the ``n_bins + 1`` edges, from the lowest score shown to 1. A bin holds its lower edge, the last 1 too.
@@ -86,7 +86,7 @@ def plot_winning_scores(named: ScoreHistogram | Mapping[str, ScoreHistogram]) ->
     """Draw histograms of winning scores below each other, on the same axes (PLS, Fig. 5).
 
     Args:
-        named: what :func:`score_histogram` prepared: one, or several by name, of the same edges.
+        named: a result of :func:`score_histogram`, or several by name, of the same edges.
 
     Raises:
         ValueError: if there is none, or the edges of several differ.

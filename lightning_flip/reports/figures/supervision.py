@@ -1,4 +1,4 @@
-"""Figure of supervisions: what their distance from p* does to the models that learn from them.
+"""Figure of accuracy and calibration error against the distance of a supervision from p*.
 
 Paper: "Better supervisory signals by observing learning paths" (Filter-KD), Fig. 1.
 """
@@ -24,7 +24,7 @@ class SupervisionRun(NamedTuple):
     """One model: the supervision it learned from, and how well it does on held-out data.
 
     Attributes:
-        name: the supervision's name; runs of one name are drawn alike. "" is the unnamed crowd.
+        name: the supervision's name; runs of one name are drawn alike, those without one ("") in gray.
         distance: of the supervision from p*.
         accuracy: in [0, 1].
         calibration_error: ECE in [0, 1].
@@ -42,7 +42,7 @@ class SupervisionRun(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SupervisionRelation:
-    """Runs, and how accuracy and calibration error go with the distance of their supervision.
+    """Runs, and the rank correlations of accuracy and calibration error with the distance of the supervision.
 
     Attributes:
         runs: as given.
@@ -84,10 +84,10 @@ def supervision_relation(runs: Sequence[SupervisionRun]) -> SupervisionRelation:
 
 
 def plot_supervision(relation: SupervisionRelation, *, distance: str = "distance of supervision and p*") -> Figure:
-    """Draw accuracy and calibration error against supervision distance; named runs stand out of the crowd.
+    """Draw accuracy and calibration error against supervision distance; named runs in color, the others in gray.
 
     Args:
-        relation: what :func:`supervision_relation` prepared.
+        relation: a result of :func:`supervision_relation`.
         distance: label of the horizontal axis.
 
     Example:

@@ -1,4 +1,4 @@
-"""Figures of the decomposition lr A K (p_tar - q): how freely predictions move, and whom a sample moves.
+"""Figures of the decomposition lr A K (p_tar - q) of a step's change of predictions: traces of A and of K.
 
 Paper: "Better supervisory signals by observing learning paths" (Filter-KD), appendix G, Fig. 18.
 """
@@ -113,7 +113,7 @@ def plot_decomposition(
     Args:
         time: ``[T]``.
         traces: tr A of each observed sample by title, ``[T]``.
-        kernels: what :func:`kernel_similarity` prepared for the same samples, by the same titles.
+        kernels: results of :func:`kernel_similarity` for the same samples, by the same titles.
         time_label: label of the time axis.
 
     Raises:

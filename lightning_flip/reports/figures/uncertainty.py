@@ -1,4 +1,4 @@
-"""How unsure a model was of the samples that an update flips, and of the others: counts in bins."""
+"""Histograms of the uncertainty of samples that an update flips, and of the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BASELINE = 0.5  # on a logarithmic axis, so that a single sample has a height
 
 @dataclass(frozen=True)
 class UncertaintyHistogram:
-    """Samples counted by uncertainty; :func:`uncertainty_histogram` makes it.
+    """Samples counted by uncertainty; returned by :func:`uncertainty_histogram`.
 
     Attributes:
         edges: the ``n_bins + 1`` edges, ascending. Bin ``i`` holds ``edges[i] <= value < edges[i + 1]``, the last one
@@ -115,14 +115,14 @@ def plot_uncertainty_histogram(
     measure: str = "predictive entropy (nats)",
     size: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw how unsure a model was of flipped and of other samples, with logarithmic counts.
+    """Draw the uncertainty of flipped and of other samples, with logarithmic counts.
 
     Yan et al. (2021), Fig. 4: the upper panel has flipped and other samples of the (first) update. With several
     updates, a second panel has the flipped samples of each, by the same uncertainty.
 
     Args:
         histograms: one histogram, or one for each named update of the same old model.
-        measure: what the uncertainty is: the label of the horizontal axis.
+        measure: label of the horizontal axis.
         size: width and height in inches; None takes 5 x 3 for a panel.
 
     Raises:

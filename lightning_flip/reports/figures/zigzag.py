@@ -25,7 +25,7 @@ __all__ = ["ZigzagRelation", "plot_zigzag_relation", "zigzag_relation"]
 
 @dataclasses.dataclass(frozen=True)
 class ZigzagRelation:
-    """Base difficulty and zig-zag score of every sample, and how the two go together.
+    """Base difficulty and zig-zag score of every sample, and their correlation.
 
     Attributes:
         difficulty: ``[N]``.
@@ -70,7 +70,7 @@ def plot_zigzag_relation(relations: Mapping[str, ZigzagRelation], *, columns: in
     """Draw zig-zag scores against base difficulty, a panel for each run.
 
     Args:
-        relations: what :func:`zigzag_relation` prepared, by title.
+        relations: results of :func:`zigzag_relation`, by title.
         columns: panels in a row.
 
     Raises:

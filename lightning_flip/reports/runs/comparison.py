@@ -67,7 +67,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    r"""Runs grouped by label; `compare_runs` makes it.
+    r"""Runs grouped by label; returned by `compare_runs`.
 
     Attributes:
         groups: the runs' summaries by label, in the order in which the labels first came.
