@@ -198,7 +198,7 @@ def count_by_uncertainty(out: Path, seeds: int) -> dict[str, UncertaintyHistogra
             joined = join_predictions(predictions(out, seed, old), predictions(out, seed, new))
             values += [entropies[seed][name] for name in joined.ids.to_pylist()]
             flips += joined.negative_flips.tolist()
-        histograms[label] = uncertainty_histogram(values, flips, highest=highest)
+        histograms[label] = uncertainty_histogram(values, flips, high=highest)
     return histograms
 
 

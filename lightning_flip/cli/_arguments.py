@@ -25,7 +25,7 @@ _COLUMNS = {
     "id": "what names a sample (default: sample_id, else index)",
     "target": "the right class (default: target)",
     "pred": "the predicted class (default: pred)",
-    "confidence": "the probability of the predicted class (default: confidence, where there is one)",
+    "confidence": "the probability of the predicted class (default: confidence, if there is one)",
 }
 
 

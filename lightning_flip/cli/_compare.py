@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from lightning_flip.cli._arguments import (
     add_prediction_arguments,
@@ -113,12 +114,12 @@ def _compare_runs(arguments: argparse.Namespace) -> Status:
             comparison = compare_runs(runs, arguments.split or "val", accuracy_header=arguments.accuracy_name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    texts = []
-    if arguments.csv is not None:
-        texts.append(("--csv", arguments.csv, comparison.to_csv()))
-    if arguments.markdown is not None:
-        texts.append(("--markdown", arguments.markdown, comparison.to_markdown()))
-    arrived = deliver(texts)
+    arrived = deliver(
+        {
+            "--csv": (arguments.csv, comparison.to_csv),
+            "--markdown": (arguments.markdown, comparison.to_markdown),
+        }
+    )
     if PRINT not in (arguments.csv, arguments.markdown):
         show(comparison)
     return Status.PASS if arrived else Status.MISUSE
@@ -144,13 +145,13 @@ def _compare_update(arguments: argparse.Namespace) -> Status:
         old, new = read_pair(arguments)
         others = [read_further(arguments, path) for path in floor]
         comparison = compare(old, new, floor=others, worst=worst, **join_options(arguments))
-    texts = []
-    if arguments.json is not None:
-        report = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        texts.append(("--json", arguments.json, report))
-    if arguments.markdown is not None:
-        texts.append(("--markdown", arguments.markdown, comparison.to_markdown(most_rows=rows)))
-    arrived = deliver(texts)
+    as_json = partial(json.dumps, comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    arrived = deliver(
+        {
+            "--json": (arguments.json, as_json),
+            "--markdown": (arguments.markdown, partial(comparison.to_markdown, most_rows=rows)),
+        }
+    )
     if PRINT not in outputs.values():
         show(comparison, most_rows=rows)
     return Status.PASS if arrived else Status.MISUSE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="largest NFR among the samples of each value of the --slice columns",
     )
     limits.add_argument(
-        "--must-not-flip", metavar="FILE", help="ids that must not be negative flips: one a line, or a .json list"
+        "--must-not-flip", metavar="FILE", help="ids that must not be negative flips: one per line, or a .json list"
     )
     limits.add_argument(
         "--error",
@@ -77,7 +78,9 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_prediction_arguments(parser, required=True)
     outputs = parser.add_argument_group("output", "Beside the report on the terminal; - prints it instead.")
-    outputs.add_argument("--junit", metavar="FILE", help="JUnit XML, a test case a limit, for continuous integration")
+    outputs.add_argument(
+        "--junit", metavar="FILE", help="JUnit XML, one test case per limit, for continuous integration"
+    )
     outputs.add_argument("--json", metavar="FILE", help="every number and every name, as JSON")
     outputs.add_argument("--markdown", metavar="FILE", help="for the comment on a pull request")
 
@@ -109,15 +112,17 @@ def _gate_update(arguments: argparse.Namespace) -> Status:
             error=arguments.error,
         )
         worst = worst_flips(joined, _FLIPS_SHOWN)
-    writers = {"junit": gate_junit, "json": gate_json, "markdown": gate_markdown}
-    places = {option: getattr(arguments, option) for option in writers}
-    texts = [(f"--{option}", place, writers[option](result)) for option, place in places.items() if place is not None]
-    report = "\n".join([gate_text(result, terminal_width()), *_flip_lines(worst)])
-    arrived = deliver(texts)
-    if PRINT in places.values():
+    arrived = deliver(
+        {
+            "--junit": (arguments.junit, partial(gate_junit, result)),
+            "--json": (arguments.json, partial(gate_json, result)),
+            "--markdown": (arguments.markdown, partial(gate_markdown, result)),
+        }
+    )
+    if PRINT in (arguments.junit, arguments.json, arguments.markdown):
         complain(f"{result.status}: {arguments.old} -> {arguments.new}")
     else:
-        say(report)
+        say("\n".join([gate_text(result, terminal_width()), *_flip_lines(worst)]))
     return Status(result.exit_code) if arrived else Status.MISUSE
 
 
@@ -152,9 +157,7 @@ def _read_golden_ids(path: str) -> list[str]:
         ids = [line.removesuffix("\r") for line in text.split("\n")]
     unique = list(dict.fromkeys(name for name in ids if name))
     if not unique:
-        raise PredictionError(
-            f"{path} must name at least one sample, got none. Leave the option away if none is special."
-        )
+        raise PredictionError(f"{path} must name at least one sample, got none. Omit the option if none is special.")
     return unique
 
 

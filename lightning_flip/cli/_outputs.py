@@ -7,7 +7,7 @@ import enum
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from lightning_flip.stores.files import write_text
@@ -116,11 +116,12 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
         taken[real] = option
 
 
-def deliver(texts: Sequence[tuple[str, str, str]]) -> bool:
-    """Write finished texts to their places, each file whole or not at all; returns whether all of them were written.
+def deliver(outputs: Mapping[str, tuple[str | None, Callable[[], str]]]) -> bool:
+    """Write each option's text to the place that the user chose, whole or not at all; returns whether all were written.
 
     An unwritable file is reported on standard error, and does not stop the others.
     """
+    texts = [(option, place, write()) for option, (place, write) in outputs.items() if place is not None]
     arrived = True
     for option, place, text in texts:
         if place == PRINT:

@@ -1,4 +1,4 @@
-"""The words of a command line, handed to the subcommand that they name."""
+"""The command line and its subcommands."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after the command's name; None takes those it was called with.
 
     Returns:
-        The exit status: 0 where all went well (of ``gate``: every limit holds), 1 only where ``gate`` found a limit
-        broken, 2 where something cannot be read or written, is not installed, or no subcommand was given, 3 where
-        ``gate`` has too few samples to decide. Training that breaks off raises its error, which Python ends with 1.
+        The exit status: 0 if all went well (for ``gate``: every limit holds), 1 only if ``gate`` found a limit broken,
+        2 if something cannot be read or written, is not installed, or no subcommand was given, 3 if ``gate`` has too
+        few samples to decide. Training that fails raises its error, for which Python's exit status is 1.
 
     Raises:
         SystemExit: with status 2 for an unknown subcommand or wrong arguments, with 0 after ``--help``.

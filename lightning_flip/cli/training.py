@@ -27,11 +27,11 @@ _NAMED = ("callbacks", "data", "models", "modules")
 def training_cli(args: Sequence[str], *, run: bool = True, **options: Any) -> LightningCLI:
     """Build a LightningCLI over any LightningModule and any LightningDataModule.
 
-    In ``class_path`` the package's modules, networks, data and callbacks go by their bare names, where no other
-    class that is loaded shares them (torchvision has an MLP too), and everything goes by its import path. A module
+    In ``class_path`` the package's modules, networks, data and callbacks go by their bare names, unless another
+    loaded class has the same one (torchvision has an MLP too), and everything by its import path. A module
     makes its own optimizer: there is no ``--optimizer`` beside ``--model.optimizer``.
     The seed is 0 unless the configuration says otherwise. The whole configuration is kept as ``config.yaml`` in the
-    logger's folder, and the one of an earlier run in the same folder is replaced.
+    logger's folder, in place of an earlier run's in the same folder.
 
     Args:
         args: with ``run`` a subcommand and its options; else options alone.

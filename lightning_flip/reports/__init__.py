@@ -1,9 +1,10 @@
 """Numbers, tables and figures from recorded runs and predictions, without a Trainer.
 
-Nothing here imports torch or lightning, so that a report opens quickly. Functions that draw (`plot_...`) raise
-ModuleNotFoundError if matplotlib is not installed.
+Nothing here imports torch or lightning, so that a report opens quickly. Functions that draw (`plot_...`) return a
+matplotlib figure outside pyplot (`figure.savefig(path)` writes it), and raise ModuleNotFoundError without matplotlib.
 """
 
+from lightning_flip.reports.figures.correlation import Correlation, rank_correlation
 from lightning_flip.reports.figures.distances import (
     DistanceStages,
     distance_stages,
@@ -11,7 +12,6 @@ from lightning_flip.reports.figures.distances import (
     plot_label_recovery,
     recovery_curve,
 )
-from lightning_flip.reports.figures.drawing import Correlation, rank_correlation
 from lightning_flip.reports.figures.noise import (
     LogitGaps,
     NoiseAccuracies,

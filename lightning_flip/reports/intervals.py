@@ -1,4 +1,4 @@
-"""How far a rate or a ratio that was counted on some samples may lie from the true one."""
+"""Intervals and exact bounds of rates and ratios that were counted on some samples, and an exact test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating] | Sequence[int] | S
 def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) -> tuple[Floats, Floats]:
     r"""Two-sided score interval of a rate (Wilson, 1927).
 
-    The rates p at which the count lies no further than z standard deviations from its expectation:
+    The rates p at which the count is at most z standard deviations from its expectation:
     :math:`(count / total - p)^2 \le z^2 p (1 - p) / total`, z the normal quantile of (1 + confidence) / 2. It covers
     the true rate with a chance near `confidence` on average over rates, and stays inside [0, 1]. To decide on a limit,
     take the exact one-sided bounds.
@@ -40,7 +40,7 @@ def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) ->
         Lower and upper ends in [0, 1], each of the broadcast shape of `count` and `total`.
 
     Raises:
-        ValueError: when a count is not a whole number from 0 to its total, or `confidence` is not between 0 and 1.
+        ValueError: if a count is not a whole number from 0 to its total, or `confidence` is not between 0 and 1.
 
     Example:
         >>> low, high = wilson_interval(5, 100)
@@ -65,7 +65,7 @@ def clopper_pearson_lower(count: Numbers, total: Numbers, error: float = 0.05) -
     r"""Exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
 
     The rate p at which `count` or more would be seen with probability `error`: :math:`P(X \ge count \mid p) = error`
-    for X binomial. Whatever the true rate, the bound lies above it with a chance of at most `error`.
+    for X binomial. Whatever the true rate, the bound is above it with a chance of at most `error`.
 
     Args:
         count: how many of the samples have the property, from 0 to `total`; a number or an array.
@@ -73,11 +73,11 @@ def clopper_pearson_lower(count: Numbers, total: Numbers, error: float = 0.05) -
         error: the chance to be wrong, between 0 and 0.5.
 
     Returns:
-        The bound in [0, 1], of the broadcast shape; 0 where the count is 0.
+        The bound in [0, 1], of the broadcast shape; 0 if the count is 0.
 
     Raises:
-        ValueError: when a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
-        ModuleNotFoundError: when scipy is not installed.
+        ValueError: if a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> round(float(clopper_pearson_lower(5, 100)), 4)
@@ -93,7 +93,7 @@ def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -
     r"""Exact one-sided upper bound of a rate (Clopper and Pearson, 1934).
 
     The rate p at which `count` or less would be seen with probability `error`: :math:`P(X \le count \mid p) = error`
-    for X binomial. Whatever the true rate, the bound lies below it with a chance of at most `error`. At a count of 0
+    for X binomial. Whatever the true rate, the bound is below it with a chance of at most `error`. At a count of 0
     it is :math:`1 - error^{1 / total}`, about 3 / total at 5%.
 
     Args:
@@ -102,11 +102,11 @@ def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -
         error: the chance to be wrong, between 0 and 0.5.
 
     Returns:
-        The bound in [0, 1], of the broadcast shape; 1 where the count is the total.
+        The bound in [0, 1], of the broadcast shape; 1 if the count is the total.
 
     Raises:
-        ValueError: when a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
-        ModuleNotFoundError: when scipy is not installed.
+        ValueError: if a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> round(float(clopper_pearson_upper(0, 60)), 4), round(float(clopper_pearson_upper(0, 500)), 4)
@@ -122,7 +122,7 @@ def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -
 def mcnemar_exact(negative: Numbers, positive: Numbers) -> Floats:
     r"""Exact two-sided McNemar test: do two models on the same samples have the same accuracy?
 
-    Only samples where one model is right and the other is wrong tell. If both are equally good, each such sample is a
+    Only samples count that one model has right and the other wrong. If both are equally good, each of these is a
     negative flip with probability 1/2, so that :math:`p = \min(1, 2 P(X \le \min(negative, positive)))`, X binomial
     with that many trials.
 
@@ -131,11 +131,11 @@ def mcnemar_exact(negative: Numbers, positive: Numbers) -> Floats:
         positive: the reverse; broadcast against `negative`.
 
     Returns:
-        p values in [0, 1], of the broadcast shape; 1 where no sample changed.
+        p values in [0, 1], of the broadcast shape; 1 if no sample changed.
 
     Raises:
-        ValueError: when a count is negative or no whole number.
-        ModuleNotFoundError: when scipy is not installed.
+        ValueError: if a count is negative or no whole number.
+        ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> round(float(mcnemar_exact(1, 9)), 4), float(mcnemar_exact(0, 0))
@@ -157,26 +157,25 @@ def bootstrap_interval(
     draws: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap of a number that is made of counts, such as the relative negative flip rate.
+    """Percentile bootstrap of a function of counts, such as the relative negative flip rate.
 
-    Samples that fall into the same cell (both right, negative flip, ...) are exchangeable, so that drawing all samples
-    again with replacement is one multinomial draw of the cells' counts: exact, and as quick for a million samples as
-    for ten. For a plain rate take `wilson_interval`: at a count of 0 every draw is 0 again, and the bootstrap
-    would claim to be certain.
+    Samples in the same cell (both right, negative flip, ...) are exchangeable, so that resampling all samples with
+    replacement is one multinomial draw of the cells' counts, whatever the number of samples. For a plain rate use
+    `wilson_interval`: at a count of 0 every draw is 0 again, and the bootstrap would claim to be certain.
 
     Args:
-        cells: [C], how many samples lie in each cell; at least one sample.
+        cells: [C], how many samples are in each cell; at least one sample.
         ratio: turns counts [draws, C] into [draws] finite numbers.
-        confidence: the chance to cover that is aimed at, between 0 and 1.
+        confidence: the nominal coverage, between 0 and 1.
         draws: how often to draw, at least 1.
-        seed: seed of the draws; the same seed gives the same interval.
+        seed: seed of the draws.
 
     Returns:
         Lower and upper end: the (1 -+ confidence) / 2 quantiles over the draws.
 
     Raises:
-        ValueError: when `cells` is not a list of counts with a sample, `ratio` does not give one finite number a draw,
-            `draws` is under 1, or `confidence` is not between 0 and 1.
+        ValueError: if `cells` is not a list of counts with a sample, `ratio` does not return one finite number per
+            draw, `draws` is under 1, or `confidence` is not between 0 and 1.
 
     Example:
         Negative flips / errors of the new model, from (negative flips, wrong in both):
@@ -196,26 +195,15 @@ def bootstrap_interval(
     values = np.asarray(ratio(drawn), np.float64)
     if values.shape != (draws,) or not np.isfinite(values).all():
         raise ValueError(
-            f"ratio must give one finite number a draw, shape ({draws},), got shape {values.shape} with "
-            f"{int((~np.isfinite(values)).sum())} numbers that are not finite; say what it is where it divides by 0."
+            f"ratio must return one finite number per draw, shape ({draws},), got shape {values.shape} with "
+            f"{int((~np.isfinite(values)).sum())} numbers that are not finite; define it where it divides by 0."
         )
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def special_functions() -> ModuleType:
-    """Import `scipy.special` at first use: only bounds and tests need it, and it is an optional package.
-
-    Returns:
-        The module.
-
-    Raises:
-        ModuleNotFoundError: with the command that installs scipy, where it is missing.
-
-    Example:
-        >>> special_functions().__name__
-        'scipy.special'
-    """
+    """Import `scipy.special` at first use: only bounds and tests need it, and it is an optional package."""
     try:
         import scipy.special
     except ModuleNotFoundError as error:
@@ -229,7 +217,7 @@ def special_functions() -> ModuleType:
 
 def _check_counts(count: Numbers, total: Numbers) -> tuple[Floats, Floats]:
     counts, totals = np.broadcast_arrays(np.asarray(count, np.float64), np.asarray(total, np.float64))
-    # Comparisons with NaN are false, hence the form that asks for what is right.
+    # Comparisons with NaN are false, hence the check for what is right.
     right = (counts >= 0) & (counts <= totals) & (counts == np.floor(counts)) & (totals == np.floor(totals))
     right &= np.isfinite(totals)
     if not right.all():

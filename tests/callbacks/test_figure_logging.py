@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_flip.callbacks.diagnostics._figure_logging import log_figure
-from lightning_flip.reports.figures.drawing import new_figure
+from lightning_flip.reports.figures.canvas import new_figure
 
 
 class Recorder(Logger):

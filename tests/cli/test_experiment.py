@@ -203,10 +203,10 @@ class TestKilled:
             ("teacher batch 0", ["teacher: training"]),
             ("teacher epoch 0", ["teacher: training"]),  # soft targets lie there, and no checkpoint
             ("teacher batch 2", ["teacher: training"]),
-            ("teacher end 3", ["teacher: going on"]),
-            ("student batch 0", ["teacher: going on", "student: training"]),
+            ("teacher end 3", ["teacher: resuming"]),
+            ("student batch 0", ["teacher: resuming", "student: training"]),
             ("student batch 1", ["teacher: finished before", "student: training"]),
-            ("student end 3", ["teacher: finished before", "student: going on"]),
+            ("student end 3", ["teacher: finished before", "student: resuming"]),
         ]
         for where, said in story:
             capfd.readouterr()
@@ -215,7 +215,7 @@ class TestKilled:
             assert [line for line in before if line.startswith(("teacher:", "student:"))] == said, where
         trained = Path("out/teacher/last.ckpt").stat().st_mtime_ns
         assert distill(config) == 0
-        assert "student: going on" in capfd.readouterr().out
+        assert "student: resuming" in capfd.readouterr().out
         assert Path("out/teacher/last.ckpt").stat().st_mtime_ns == trained
         assert distill(config, "--output", "whole") == 0
         for name in ("teacher", "student"):
@@ -250,7 +250,7 @@ class TestKilled:
         in_a_process_that_is_killed(configs / "filterkd.yaml", "teacher end 2")
         steps = torch.load("out/teacher/last.ckpt", weights_only=True)["global_step"]
         assert distill(configs / "filterkd.yaml") == 0
-        assert "teacher: going on" in capfd.readouterr().out
+        assert "teacher: resuming" in capfd.readouterr().out
         assert torch.load("out/teacher/last.ckpt", weights_only=True)["global_step"] == steps
 
 

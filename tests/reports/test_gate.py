@@ -81,7 +81,7 @@ def test_sixty_samples_without_a_flip_need_299() -> None:
     outcome = only(gate(joined(0, 60), max_nfr=0.01))
     assert outcome.groups[0].samples_needed == 299
     assert "0 of 60" in outcome.reason
-    assert "About 299 samples" in outcome.reason
+    assert "about 299 samples" in outcome.reason
 
 
 def test_the_decision_is_the_exact_tail_for_every_count() -> None:

@@ -82,7 +82,7 @@ def test_junit_counts_failures_and_errors() -> None:
     assert [problem.tag for problem in tests["cat"]] == ["failure"]
     assert [problem.tag for problem in tests["dog"]] == ["error"]
     assert "30 of 500 samples flipped (6%)" in problem(tests["cat"])[0]
-    assert "About 149 samples" in problem(tests["dog"])[1]
+    assert "about 149 samples" in problem(tests["dog"])[1]
     assert not list(suites["max_nfr"][0])
     assert problem(suites["must_not_flip"][0])[1].endswith("\n7")
 

@@ -78,7 +78,7 @@ def test_predictions_of_another_form_are_named(pred, label, true_label, message)
 @given(st.lists(st.tuples(GAPS, GAPS, GAPS, st.booleans()), min_size=1, max_size=40), st.integers(1, 12))
 @example([(0.0, 0.0, 2.2250738585e-313, False)], 1)  # a bin of this width would have an infinite density
 def test_densities_by_looping_over_bins(samples, bins):
-    found = logit_gaps(*(np.array(column) for column in zip(*samples, strict=True)), bins=bins)
+    found = logit_gaps(*(np.array(column) for column in zip(*samples, strict=True)), n_bins=bins)
     expected = {
         "noisy_true": [true for _, true, _, noisy in samples if noisy],
         "noisy_label": [label for label, _, _, noisy in samples if noisy],
@@ -103,7 +103,7 @@ def test_densities_by_looping_over_bins(samples, bins):
 
 
 def test_the_table_has_a_column_a_curve():
-    table = logit_gaps([1.0, 3.0], [1.0, 0.0], [2.0, 3.0], [False, True], bins=3).table()
+    table = logit_gaps([1.0, 3.0], [1.0, 0.0], [2.0, 3.0], [False, True], n_bins=3).table()
     assert list(table) == ["low", "high", *KINDS]
     assert table["low"] == [0.0, 1.0, 2.0]
     assert table["noisy_label"] == [0.0, 0.0, 1.0]
@@ -121,7 +121,7 @@ def test_a_part_without_samples_has_no_curve(noisy, missing):
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e17])
 def test_gaps_that_are_all_the_same_have_a_bin(value, readable):
-    found = logit_gaps([value] * 3, [value] * 3, [value] * 3, [True, False, False], bins=4)
+    found = logit_gaps([value] * 3, [value] * 3, [value] * 3, [True, False, False], n_bins=4)
     assert found.edges[0] < value < found.edges[-1]
     assert (np.diff(found.edges) > 0).all()
     readable(plot_logit_gaps(found))
@@ -137,7 +137,7 @@ def test_gaps_that_are_all_the_same_have_a_bin(value, readable):
         (([1.0], [1.0], [np.nan], [True]), {}, ValueError, "top_gap must be finite"),
         (([1.0], [1.0], [1.0], [1]), {}, TypeError, "is_noisy must be bool"),
         (([1.0], [1.0], [1.0], [True, False]), {}, ValueError, r"is_noisy must have the shape \[1\]"),
-        (([1.0], [1.0], [1.0], [True]), {"bins": 0}, ValueError, "bins must be at least 1, got 0"),
+        (([1.0], [1.0], [1.0], [True]), {"n_bins": 0}, ValueError, "bins must be at least 1, got 0"),
     ],
 )
 def test_gaps_of_another_form_are_named(arguments, options, error, message):

@@ -107,11 +107,11 @@ def test_the_class_vectors_are_a_triangle_around_the_origin():
         (np.ones((0, 3)), np.eye(3), r"features must have the shape"),
         (np.full((2, 3), np.nan), np.eye(3), "features must be finite"),
         (np.ones((2, 3)), np.full((3, 3), np.inf), "class_vectors must be finite"),
-        (np.ones((2, 3)), np.ones((3, 3)), "lie on one line"),
-        (np.ones((2, 3)), [[0, 0, 0], [0, 0, 0], [1, 2, 3]], "lie on one line"),
-        (np.ones((2, 3)), [[0, 0, 0], [1, 2, 3], [1, 2, 3]], "lie on one line"),
-        (np.ones((2, 3)), [[0, 0, 0], [1e-9, 0, 0], [1, 2, 3]], "lie on one line"),
-        (np.ones((2, 3)), np.outer([0.1, 0.7, 0.3], [1, 2, 3]), "lie on one line"),
+        (np.ones((2, 3)), np.ones((3, 3)), "are on one line"),
+        (np.ones((2, 3)), [[0, 0, 0], [0, 0, 0], [1, 2, 3]], "are on one line"),
+        (np.ones((2, 3)), [[0, 0, 0], [1, 2, 3], [1, 2, 3]], "are on one line"),
+        (np.ones((2, 3)), [[0, 0, 0], [1e-9, 0, 0], [1, 2, 3]], "are on one line"),
+        (np.ones((2, 3)), np.outer([0.1, 0.7, 0.3], [1, 2, 3]), "are on one line"),
         (np.ones((2, 1)), [[1.0], [2.0], [4.0]], "in a space of one dimension they always do"),
     ],
 )
@@ -123,7 +123,7 @@ def test_what_has_no_plane_is_refused(features, vectors, message):
 def test_a_line_is_told_in_any_unit():
     line = np.float32(np.outer([0.1, 0.7, 0.3], [1, 2, 3]))
     for unit in (1e-6, 1.0, 1e6):
-        with pytest.raises(ValueError, match="lie on one line"):
+        with pytest.raises(ValueError, match="are on one line"):
             class_plane(line * np.float32(unit))
         assert class_plane(np.eye(3) * unit).shape == (2, 3)
 

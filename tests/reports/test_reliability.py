@@ -24,7 +24,7 @@ def columns(samples: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
 
 @given(SAMPLES, st.sampled_from([1, 4, 10, 15]))
 def test_bins_by_looping_over_them(samples, bins):
-    found = reliability(*columns(samples), bins=bins)
+    found = reliability(*columns(samples), n_bins=bins)
     assert len(found.edges) == bins + 1
     error = 0.0
     for number in range(bins):
@@ -62,7 +62,7 @@ def test_a_model_that_is_as_sure_as_right_has_no_gap():
 
 
 def test_the_table_is_plain_with_a_row_a_bin():
-    table = reliability(np.float32([0.3, 0.9]), np.array([False, True]), bins=2).table()
+    table = reliability(np.float32([0.3, 0.9]), np.array([False, True]), n_bins=2).table()
     assert list(table) == ["low", "high", "count", "accuracy", "confidence", "gap"]
     assert table["low"] == [0.0, 0.5]
     assert table["high"] == [0.5, 1.0]
@@ -75,7 +75,7 @@ def test_the_table_is_plain_with_a_row_a_bin():
 
 
 def test_tensors_and_rounding_are_taken():
-    found = reliability(torch.tensor([1.0000001, 0.5]), torch.tensor([True, False]), bins=2)
+    found = reliability(torch.tensor([1.0000001, 0.5]), torch.tensor([True, False]), n_bins=2)
     assert found.count == (1, 1)
     assert found.confidence == (0.5, 1.0)
 

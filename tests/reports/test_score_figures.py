@@ -38,7 +38,7 @@ def test_the_table_is_plain():
 
 
 def test_a_score_that_rounding_lifted_above_1_is_in_the_last_bin():
-    assert score_histogram([1 + 1e-7], bins=3).count == (0, 0, 1)
+    assert score_histogram([1 + 1e-7], n_bins=3).count == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_a_score_that_rounding_lifted_above_1_is_in_the_last_bin():
         ([[0.5]], {}, r"scores must have the shape \[any\]; got \[1, 1\]"),
         ([0.5, float("nan")], {}, "scores must be finite"),
         ([0.5, 3.0, -1.0], {}, r"scores must be probabilities in \[0, 1\], got 3 \(2 such samples\)"),
-        ([0.5], {"lowest": 1.0}, r"lowest must be in \[0, 1\), got 1.0"),
-        ([0.5], {"lowest": -0.1}, "lowest must be in"),
-        ([0.5], {"bins": 0}, "bins must be at least 1, got 0"),
+        ([0.5], {"low": 1.0}, r"low must be in \[0, 1\), got 1.0"),
+        ([0.5], {"low": -0.1}, "low must be in"),
+        ([0.5], {"n_bins": 0}, "bins must be at least 1, got 0"),
     ],
 )
 def test_impossible_input_is_refused(scores, options, message):
@@ -86,7 +86,7 @@ def test_names_are_readable(number, readable):
 
 def test_one_without_a_name_is_drawn(readable):
     readable(plot_winning_scores(SURE))
-    figure = plot_winning_scores(score_histogram([0.5], lowest=0.0))
+    figure = plot_winning_scores(score_histogram([0.5], low=0.0))
     readable(figure)
     assert figure.axes[0].get_title() == "1 sample"
 

@@ -100,7 +100,7 @@ def test_best_shared_class_by_top_classes() -> None:
     assert answers(joined) == {"a": (0, 0), "b": (1, 1), "c": (1, 1)}
     np.testing.assert_allclose(joined.new_confidence, [0.8, 0.05, 0.4], rtol=1e-6)
     short = {"top_classes": [[2], [2], [0], [2]], "top_probs": [[0.6], [0.5], [0.8], [0.9]]}
-    with pytest.raises(PredictionError, match="more than the 1 top classes a row of new: in 2 rows none"):
+    with pytest.raises(PredictionError, match="more than the 1 top classes per row of new: in 2 rows none"):
         join_predictions(old, made("new", NEW, (0, 1, 2), **short), shared_classes=True, shared_argmax=True)
 
 
@@ -111,7 +111,7 @@ def test_shared_argmax_says_what_it_needs() -> None:
     with pytest.raises(PredictionError, match=r"needs the logits of new .*: in 2 of its rows .*scores=True"):
         join_predictions(old, new, shared_classes=True, shared_argmax=True)
     logits = np.zeros((4, 2)).tolist()
-    with pytest.raises(PredictionError, match="new names 3 classes but has 2 logits a row"):
+    with pytest.raises(PredictionError, match="new names 3 classes but has 2 logits per row"):
         join_predictions(old, made("new", NEW, (0, 1, 2), logits=logits), shared_classes=True, shared_argmax=True)
     words = {"sample_id": ["a"], "target": ["x"], "pred": ["y"], "logits": [[0.5, 1.0]]}
     with pytest.raises(PredictionError, match="does not say the class of each"):

@@ -15,7 +15,7 @@ def test_a_run_by_a_loop(record: Callable[..., Path], seed: int) -> None:
     target = [draw.randrange(3) for _ in range(40)]
     passes = [[draw.choice([0, 1, 2, t, t, None]) for t in target] for _ in range(5)]
     confidence = [draw.random() for _ in target]
-    found = summarize_run(record("run", target, passes, confidence=confidence), bins=10)
+    found = summarize_run(record("run", target, passes, confidence=confidence), n_bins=10)
 
     accuracies = []
     for preds in passes:

@@ -17,7 +17,7 @@ def test_the_table_is_plain_with_a_row_a_bar():
 @pytest.mark.parametrize(
     ("true", "others", "samples", "message"),
     [
-        ((0.3,), (0.1,), 0, "samples must be at least 1, got 0; where no pair had two different labels"),
+        ((0.3,), (0.1,), 0, "samples must be at least 1, got 0; if no pair had two different labels"),
         ((), (0.1,), 3, "true must hold the mean target of at least one class"),
         ((0.3, 0.35), (0.1,), 3, r"true must be sorted, the largest first; got \(0.3, 0.35\)"),
         ((0.3,), (0.1, 0.2), 3, "others must be sorted"),

@@ -25,7 +25,7 @@ from lightning_flip.reports.figures.uncertainty import (
 )
 def test_every_sample_is_in_one_bin_the_one_that_its_value_belongs_to(samples, bins, highest):
     values, flags = (np.array(column) for column in zip(*samples, strict=True))
-    histogram = uncertainty_histogram(values, flags, bins=bins, highest=highest)
+    histogram = uncertainty_histogram(values, flags, n_bins=bins, high=highest)
     assert len(histogram.edges) == bins + 1
     assert histogram.edges[0] == 0
     assert histogram.edges[-1] == (highest or values.max() or 1.0)
@@ -41,7 +41,7 @@ def test_every_sample_is_in_one_bin_the_one_that_its_value_belongs_to(samples, b
 
 
 def test_plain_numbers_come_back():
-    histogram = uncertainty_histogram(np.float32([0.2, 0.4]), np.array([True, False]), bins=2)
+    histogram = uncertainty_histogram(np.float32([0.2, 0.4]), np.array([True, False]), n_bins=2)
     assert all(type(value) is float for value in histogram.edges)
     assert all(type(value) is int for value in (*histogram.flipped, *histogram.other, histogram.num_flipped))
 
@@ -50,12 +50,13 @@ def test_plain_numbers_come_back():
     ("values", "flags", "options", "error", "message"),
     [
         ([0.1], [1], {}, TypeError, "flipped must be bool"),
-        ([0.1, 0.2], [True], {}, ValueError, "one length"),
-        ([[0.1]], [[True]], {}, ValueError, "one length"),
-        ([], np.zeros(0, bool), {}, ValueError, "at least one sample"),
-        ([0.1, -0.5, float("nan")], [True] * 3, {}, ValueError, r"got -0.5 \(2 such"),
-        ([0.1], [True], {"bins": 0}, ValueError, "bins"),
-        ([0.1, 0.9], [True, True], {"highest": 0.5}, ValueError, "highest=0.5 is below the largest uncertainty 0.9"),
+        ([0.1, 0.2], [True], {}, ValueError, r"flipped must have the shape \[2\]; got \[1\]"),
+        ([[0.1]], [[True]], {}, ValueError, r"uncertainty must have the shape \[any\]; got \[1, 1\]"),
+        ([], np.zeros(0, bool), {}, ValueError, r"uncertainty must have the shape \[any\]; got \[0\]"),
+        ([0.1, -0.5, -0.1], [True] * 3, {}, ValueError, r"not be negative, got -0.5 \(2 such"),
+        ([0.1, float("nan")], [True] * 2, {}, ValueError, "uncertainty must be finite"),
+        ([0.1], [True], {"n_bins": 0}, ValueError, "bins"),
+        ([0.1, 0.9], [True, True], {"high": 0.5}, ValueError, "high=0.5 is below the largest uncertainty 0.9"),
     ],
 )
 def test_impossible_input_is_refused(values, flags, options, error, message):
@@ -109,7 +110,7 @@ def test_words_leave_room_for_the_counts(histogram, width):
 
 
 def test_updates_without_any_flip_are_drawn_too():
-    none = uncertainty_histogram([0.0, 0.0], [False, False], bins=3)
+    none = uncertainty_histogram([0.0, 0.0], [False, False], n_bins=3)
     plot_uncertainty_histogram({"a": none, "b": none}).savefig(io.BytesIO(), format="png")
 
 

@@ -30,7 +30,7 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
 
     Example:
         >>> import tempfile
-        >>> from lightning_flip.reports.figures.drawing import new_figure
+        >>> from lightning_flip.reports.figures.canvas import new_figure
         >>> trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     took = log_figure(trainer, "gaps", new_figure(2, 2), step=0, path=Path(folder, "gaps.png"))

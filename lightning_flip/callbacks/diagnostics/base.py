@@ -21,7 +21,7 @@ from lightning_flip.callbacks.predictions._rows import PredictionRows
 from lightning_flip.callbacks.ranks import on_first_rank
 from lightning_flip.callbacks.run_folder import RunWriter, folder_of_run, writes_files
 from lightning_flip.callbacks.watcher import is_fresh
-from lightning_flip.reports.figures.drawing import new_figure
+from lightning_flip.reports.figures.canvas import new_figure
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.options import check_whole
 

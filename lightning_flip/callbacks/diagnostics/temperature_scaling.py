@@ -188,7 +188,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
 
     def _reliability(self, logits: Tensor, labels: Tensor, temperature: float) -> Reliability:
         confidence, pred = (logits.double() / temperature).softmax(dim=1).max(dim=1)
-        return reliability(confidence.clamp(max=1.0).numpy(), (pred == labels).numpy(), bins=self.bins)
+        return reliability(confidence.clamp(max=1.0).numpy(), (pred == labels).numpy(), n_bins=self.bins)
 
     def _warn(self, split: str) -> None:
         before, after = self._found.get("ece_unscaled"), self._found.get("ece_scaled")

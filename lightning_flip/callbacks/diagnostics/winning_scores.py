@@ -56,6 +56,6 @@ class WinningScores(Diagnostic):
     def describe(self, trainer: pl.Trainer, split: str, rows: Arrays) -> Finding:
         """The histogram."""
         # A softmax in float32 may come out a hair above 1.
-        found = score_histogram(rows["score"].clip(0.0, 1.0), lowest=self.lowest, bins=self.bins)
+        found = score_histogram(rows["score"].clip(0.0, 1.0), low=self.lowest, n_bins=self.bins)
         mean = {"mean_winning_score": float(rows["score"].mean())}
         return Finding(found.table(), found, lambda: plot_winning_scores(found), mean)

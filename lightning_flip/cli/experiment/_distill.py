@@ -54,7 +54,7 @@ def distill(plan: DistillationPlan, *, restart: str | None = None) -> Status:
         if name == "student":
             if not plan.handed_over.exists():
                 raise CommandError(
-                    f"the teacher is finished, and did not leave {plan.handed_over}, or it was removed. Begin anew "
+                    f"the teacher is finished, and did not leave {plan.handed_over}, or it was removed. Start again "
                     "with --restart."
                 )
             option = plan.option, plan.handed_over
@@ -65,7 +65,7 @@ def distill(plan: DistillationPlan, *, restart: str | None = None) -> Status:
                 if not resumed and folder.exists():
                     shutil.rmtree(folder)
                 make_directory(folder)
-            say(f"{name}: {'going on' if resumed else 'training'}, in {folder}")
+            say(f"{name}: {'resuming' if resumed else 'training'}, in {folder}")
         text = _as_yaml(stage_config(configs[name], folder, option))
         with _config_file(plan.output / f"{name}.yaml", text, writes=writes) as path:
             _fit(path, checkpoint if resumed else None)
@@ -118,7 +118,7 @@ def _refuse_changes(output: Path, stages: dict[str, dict[str, Any]], settings: d
     )
     keep = "" if "teacher" in changed else ", or with --restart student, which keeps the teacher"
     raise CommandError(
-        f"{output} was begun with other settings. {phrases}. Set them back, choose another --output, or begin anew "
+        f"{output} was started with other settings. {phrases}. Set them back, choose another --output, or start again "
         f"with --restart{keep}."
     )
 
@@ -159,7 +159,7 @@ def _fit(config: Path, checkpoint: Path | None) -> None:
         except SoftTargetError as error:
             raise CommandError(str(error)) from error
     if not finished:
-        raise CommandError("training was interrupted; the same command goes on with it.")
+        raise CommandError("training was interrupted; the same command resumes it.")
 
 
 @contextlib.contextmanager

@@ -19,16 +19,16 @@ The configuration names the configurations of the two, relative to itself, and w
 
   teacher: teacher.yaml           # for the soft targets, with the callback PredictionFilter
   student: student.yaml           # a model with the option targets, such as SoftTargetsClassifier
-  soft_targets: filtered_best     # or filtered_last; eval_best, eval_last, where PredictionFilter has them in also
+  soft_targets: filtered_best     # or filtered_last; eval_best, eval_last, if PredictionFilter has them in also
   output: runs/distill/filterkd   # or --output
 
-or, for a student that asks its teacher about every batch (a model with the option reference, such as
+or, for a student that evaluates its teacher on every batch (a model with the option reference, such as
 DistillationClassifier), in the place of soft_targets:
 
   reference: last.ckpt            # a checkpoint in the teacher's folder
 """
 _FOLDER = """\
-Killed at any time, the same command goes on from the last finished epoch, and a finished stage is not trained again.
+Killed at any time, the same command resumes from the last finished epoch, and a finished stage is not trained again.
 In the output folder:
 
   teacher.yaml, student.yaml  what `lightning-flip fit --config` trains as the stage was trained
@@ -53,14 +53,16 @@ def add_experiment(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="names the two configurations, see above")
-    parser.add_argument("--output", metavar="DIR", help="where all of it goes, in place of the configuration's output")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the experiment, instead of the configuration's output"
+    )
     parser.add_argument(
         "--restart",
         metavar="STAGE",
         nargs="?",
         const="teacher",
         choices=("teacher", "student"),
-        help="begin anew: all of it, or with `--restart student` keep the teacher. What was trained is removed",
+        help="start again: all of it, or with `--restart student` keep the teacher. What was trained is removed",
     )
 
     def run(arguments: argparse.Namespace) -> Status:

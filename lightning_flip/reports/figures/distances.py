@@ -1,26 +1,28 @@
 """Figures of distances to p*, sample by sample, at some stages of a training, and of wrong labels recovered.
 
-Paper: "Better supervisory signals by observing learning paths" (Filter-KD), Fig. 2, 6, 17. Every figure has a
-function that makes its data, plain arrays, and one that draws them.
+Paper: "Better supervisory signals by observing learning paths" (Filter-KD), Fig. 2, 6, 17.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures.drawing import (
+from lightning_flip.reports.figures._checks import Floats, check_finite
+from lightning_flip.reports.figures.canvas import (
     BLUE,
     COLORS,
     GRAY,
     RED,
-    Floats,
-    checked_probs,
+    folded_text,
     new_figure,
+    note,
+    panel_grid,
     plain_axes,
     plain_text,
 )
@@ -47,7 +49,7 @@ class DistanceStages:
     supervision: Floats | None
 
     def table(self) -> dict[str, Floats]:
-        """Return the columns difficulty, supervision where known, and one for each stage; each ``[N]``."""
+        """Return the columns difficulty, supervision if known, and one for each stage; each ``[N]``."""
         known = {} if self.supervision is None else {"supervision": self.supervision}
         return {"difficulty": self.difficulty, **known, **self.stages}
 
@@ -71,9 +73,6 @@ def distance_stages(
         stages: predictions ``[N, K]`` by name, in the order of time.
         supervision: what the model was trained with, ``[N, K]``.
 
-    Returns:
-        Distances, sample by sample.
-
     Raises:
         ValueError: if a shape does not fit, or a value is not finite.
 
@@ -82,7 +81,7 @@ def distance_stages(
         >>> {name: round(mean, 3) for name, mean in rows.means().items()}
         {'start': 0.141, 'end': 0.566}
     """
-    truth = checked_probs("true_probs", true_probs, (None, None))
+    truth = check_finite("true_probs", true_probs, (None, None))
     labels = np.asarray(target)
     if labels.shape != truth.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(f"target must be {len(truth)} integer labels; got shape {labels.shape} of {labels.dtype}.")
@@ -90,7 +89,7 @@ def distance_stages(
         raise ValueError(f"target must be in [0, {truth.shape[1]}); got {labels.min()} to {labels.max()}.")
 
     def from_truth(name: str, probs: npt.ArrayLike) -> Floats:
-        distance: Floats = np.linalg.norm(checked_probs(name, probs, truth.shape) - truth, axis=1)
+        distance: Floats = np.linalg.norm(check_finite(name, probs, truth.shape) - truth, axis=1)
         return distance
 
     return DistanceStages(
@@ -101,19 +100,15 @@ def distance_stages(
 
 
 def plot_distance_stages(rows: Mapping[str, DistanceStages]) -> Figure:
-    """Draw distances to p* against base difficulty: a row a supervision, a column a stage; red is the supervision.
+    """Draw distances to p* against base difficulty: a row per supervision, a column per stage; the supervision in red.
 
     Distances and difficulty are divided by sqrt(2), the largest there can be, as in the paper's Fig. 2.
 
     Args:
-        rows: what :func:`distance_stages` prepared, by the supervision's name; all with the same stages.
-
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
+        rows: results of :func:`distance_stages`, by the supervision's name; all with the same stages.
 
     Raises:
         ValueError: if there is no row, or the stages differ.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> row = distance_stages([[0.6, 0.4]], [0], {"start": [[0.5, 0.5]], "end": [[1.0, 0.0]]})
@@ -124,17 +119,15 @@ def plot_distance_stages(rows: Mapping[str, DistanceStages]) -> Figure:
     if len(stages) != 1 or stages == {()}:
         raise ValueError("rows must hold at least one supervision, all with the same stages.")
     names = stages.pop()
-    figure = new_figure(2.5 * len(names) + 0.5, 2.1 * len(rows) + 0.5)
-    panels = figure.subplots(len(rows), len(names), squeeze=False, sharex=True, sharey=True)
-    for line, (supervision, row) in zip(panels, rows.items(), strict=True):
-        for axes, stage in zip(line, names, strict=True):
-            _draw_distances(axes, row, row.stages[stage])
-        line[0].set_ylabel(plain_text(supervision))
-    for above, below, stage in zip(panels[0], panels[-1], names, strict=True):
-        above.set_title(plain_text(stage), fontsize="medium")
-        below.set_xlabel("base difficulty / √2")
-    figure.supylabel("distance to p* / √2", fontsize="medium")
-    return figure
+    titles = [folded_text(stage, 2.3) for stage in names] + [""] * (len(rows) - 1) * len(names)
+    grid = panel_grid(titles, len(names), (2.5, 2.1), margin=(0.5, 0.33), share_x=True, share_y=True)
+    shown = [(folded_text(name, 1.9), row, row.stages[stage]) for name, row in rows.items() for stage in names]
+    for place, (name, row, distance) in enumerate(shown):
+        (axes,) = grid.panels[place]
+        _draw_distances(axes, row, distance)
+        plain_axes(axes, x="base difficulty / √2" if grid.lowest[place] else "", y=name if grid.first[place] else "")
+    grid.figure.supylabel("distance to p* / √2", fontsize="medium")
+    return grid.figure
 
 
 def recovery_curve(pred: npt.ArrayLike, true_target: npt.ArrayLike, given_target: npt.ArrayLike) -> Floats:
@@ -183,16 +176,12 @@ def plot_label_recovery(
     """Draw label-recovery curves.
 
     Args:
-        curves: shares ``[T]`` by name (raw path, filtered path), one value an epoch.
+        curves: shares ``[T]`` by name (raw path, filtered path), one value per epoch.
         chance: share that guessing reaches, drawn as a dashed line: 1 / K.
         marks: epochs to mark by name (early stop, end), counted from 0.
 
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
-
     Raises:
         ValueError: if there is no curve.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> plot_label_recovery({"raw": [0.1, 0.7, 0.2], "filtered": [0.1, 0.6, 0.8]}).axes[0].get_ylabel()
@@ -202,8 +191,9 @@ def plot_label_recovery(
         raise ValueError("curves must hold at least one curve.")
     figure = new_figure(5.0, 3.2)
     axes = figure.subplots()
-    for color, (name, shares) in zip(_cycle(len(curves)), curves.items(), strict=True):
-        axes.plot(checked_probs(name, shares, (None,)), color=color, label=plain_text(name))
+    colors = itertools.cycle((BLUE, RED, *COLORS[2:]))  # raw paths in blue, filtered ones in red, as in other figures
+    for color, (name, shares) in zip(colors, curves.items(), strict=False):
+        axes.plot(check_finite(name, shares, (None,)), color=color, label=plain_text(name))
     if chance is not None:
         axes.axhline(chance, color=GRAY, linestyle="--", linewidth=1, label="chance")
     for name, epoch in (marks or {}).items():
@@ -221,12 +211,6 @@ def _draw_distances(axes: Axes, row: DistanceStages, distance: Floats) -> None:
     axes.scatter(row.difficulty / largest, distance / largest, color=BLUE, alpha=0.3, **dots)
     if row.supervision is not None:
         axes.scatter(row.difficulty / largest, row.supervision / largest, color=RED, alpha=0.15, **dots)
-    mean = distance.mean() / largest
-    axes.text(0.04, 0.97, f"mean {mean:.3f}", transform=axes.transAxes, va="top", fontsize="small")
+    note(axes, f"mean {distance.mean() / largest:.3f}")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.08)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _cycle(count: int) -> list[str]:
-    return [(BLUE, RED, *COLORS[2:])[place % len(COLORS)] for place in range(count)]

@@ -1,4 +1,4 @@
-"""What a model makes of right and of wrong training labels: accuracies, and how far logits stand out.
+"""Accuracies on right and on wrong training labels, and densities of logit gaps.
 
 Paper: "Does label smoothing mitigate label noise?", Table 3, Fig. 3 and 7.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures._arrays import checked_flags, checked_labels
-from lightning_flip.reports.figures._panels import as_named, folded_text, legend_below, line_look, panel_grid
-from lightning_flip.reports.figures.drawing import Floats, checked_probs, plain_axes
+from lightning_flip._deprecate import renamed_keywords
+from lightning_flip.reports.figures._checks import Floats, as_named, check_bins, check_finite, check_flags, check_labels
+from lightning_flip.reports.figures.canvas import folded_text, legend_below, line_look, panel_grid, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,10 +33,10 @@ _TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class NoiseAccuracies:
-    """Accuracies on parts of a training set with wrong labels; :func:`noise_accuracies` makes it.
+    """Accuracies on parts of a training set with wrong labels; returned by :func:`noise_accuracies`.
 
     Attributes:
-        all_true: of all samples, against the true labels; this and the others in [0, 1], None where a part is empty.
+        all_true: of all samples, against the true labels; this and the others in [0, 1], None if a part is empty.
         clean_true: of those whose label is right.
         noisy_true: of those whose label is wrong, against the true labels: wrong labels undone.
         noisy_label: of the same, against the given labels: wrong labels learned.
@@ -58,7 +58,7 @@ class NoiseAccuracies:
     noisy: int
 
     def table(self) -> dict[str, list[str] | list[float] | list[int]]:
-        """Return the columns part, against, accuracy (NaN where the part is empty) and samples, five rows."""
+        """Return the columns part, against, accuracy (NaN if the part is empty) and samples, five rows."""
         count = {"all": self.clean + self.noisy, "clean": self.clean, "noisy": self.noisy}
         rows = (
             ("all", "true label", self.all_true),
@@ -76,7 +76,7 @@ class NoiseAccuracies:
 
 
 def noise_accuracies(pred: npt.ArrayLike, label: npt.ArrayLike, true_label: npt.ArrayLike) -> NoiseAccuracies:
-    """Measure what a model predicts where the given label is right, and where it is wrong (Table 3).
+    """Measure what a model predicts for right and for wrong labels (Table 3).
 
     Args:
         pred: predicted classes ``[N]``.
@@ -94,9 +94,9 @@ def noise_accuracies(pred: npt.ArrayLike, label: npt.ArrayLike, true_label: npt.
         >>> found.clean_true, found.noisy_true, found.noisy_label
         (1.0, 0.5, 0.5)
     """
-    found = checked_labels("pred", pred)
-    given = checked_labels("label", label, len(found))
-    truth = checked_labels("true_label", true_label, len(found))
+    found = check_labels("pred", pred)
+    given = check_labels("label", label, len(found))
+    truth = check_labels("true_label", true_label, len(found))
     noisy = given != truth
 
     def share(right: npt.NDArray[np.bool_]) -> float | None:
@@ -115,11 +115,11 @@ def noise_accuracies(pred: npt.ArrayLike, label: npt.ArrayLike, true_label: npt.
 
 @dataclasses.dataclass(frozen=True)
 class LogitGaps:
-    """Densities of how far a logit stands above the mean logit of its sample; :func:`logit_gaps` makes it.
+    """Densities of how far a logit stands above the mean logit of its sample; returned by :func:`logit_gaps`.
 
     Attributes:
-        edges: the ``bins + 1`` edges, ascending, the same for all curves. A bin holds its lower edge, the last one its
-            upper edge too.
+        edges: the ``n_bins + 1`` edges, ascending, the same for all curves. A bin holds its lower edge, the last one
+            its upper edge too.
         density: for each curve a density in each bin; area 1. A part without samples has no curve. ``noisy_true`` and
             ``noisy_label`` are the gaps of the true and of the given class where the label is wrong (Fig. 3),
             ``all_top`` that of the largest logit on all samples and ``clean_true`` that of the true class where the
@@ -127,7 +127,7 @@ class LogitGaps:
         samples: for each curve the number of its samples.
 
     Example:
-        >>> found = logit_gaps([2.0, 4.0], [2.0, 0.0], [2.0, 4.0], [False, True], bins=2)
+        >>> found = logit_gaps([2.0, 4.0], [2.0, 0.0], [2.0, 4.0], [False, True], n_bins=2)
         >>> found.table()
         {'low': [0.0, 2.0], 'high': [2.0, 4.0], 'noisy_true': [0.5, 0.0], 'noisy_label': [0.0, 0.5],
          'clean_true': [0.0, 0.5], 'all_top': [0.0, 0.5]}
@@ -138,18 +138,19 @@ class LogitGaps:
     samples: Mapping[str, int]
 
     def table(self) -> dict[str, list[float]]:
-        """Return the columns low, high and one for each curve, a row a bin."""
+        """Return the columns low, high and one for each curve, one row per bin."""
         curves = {name: list(curve) for name, curve in self.density.items()}
         return {"low": list(self.edges[:-1]), "high": list(self.edges[1:]), **curves}
 
 
+@renamed_keywords(bins="n_bins")
 def logit_gaps(
     label_gap: npt.ArrayLike,
     true_gap: npt.ArrayLike,
     top_gap: npt.ArrayLike,
     is_noisy: npt.ArrayLike,
     *,
-    bins: int = 40,
+    n_bins: int = 40,
 ) -> LogitGaps:
     """Prepare the figure of logits that stand out, on the parts with right and with wrong labels (Fig. 3, 7).
 
@@ -158,28 +159,24 @@ def logit_gaps(
         true_gap: logit of the true label less the mean logit, ``[N]``.
         top_gap: largest logit less the mean logit, ``[N]``.
         is_noisy: whether the given label is wrong, bool ``[N]``.
-        bins: bins from the smallest to the largest gap of all curves.
-
-    Returns:
-        A histogram of each curve.
+        n_bins: bins from the smallest to the largest gap of all curves.
 
     Raises:
         TypeError: if ``is_noisy`` is not bool.
-        ValueError: if the shapes do not fit, there is no sample, a gap is not finite, or ``bins`` is under 1.
+        ValueError: if the shapes do not fit, there is no sample, a gap is not finite, or ``n_bins`` is under 1.
 
     Example:
-        >>> found = logit_gaps([1.0, 3.0], [1.0, 0.0], [2.0, 3.0], [False, True], bins=3)
+        >>> found = logit_gaps([1.0, 3.0], [1.0, 0.0], [2.0, 3.0], [False, True], n_bins=3)
         >>> found.samples
         {'noisy_true': 1, 'noisy_label': 1, 'clean_true': 1, 'all_top': 2}
     """
-    top = checked_probs("top_gap", top_gap, (None,))
-    given, true = checked_probs("label_gap", label_gap, top.shape), checked_probs("true_gap", true_gap, top.shape)
-    noisy = checked_flags("is_noisy", is_noisy, len(top))
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}.")
+    top = check_finite("top_gap", top_gap, (None,))
+    given, true = check_finite("label_gap", label_gap, top.shape), check_finite("true_gap", true_gap, top.shape)
+    noisy = check_flags("is_noisy", is_noisy, len(top))
+    check_bins(n_bins)
     values = {"noisy_true": true[noisy], "noisy_label": given[noisy], "clean_true": true[~noisy], "all_top": top}
     values = {name: gaps for name, gaps in values.items() if len(gaps)}
-    edges = _edges(np.concatenate(list(values.values())), bins)
+    edges = _edges(np.concatenate(list(values.values())), n_bins)
     density = {name: np.histogram(gaps, edges, density=True)[0] for name, gaps in values.items()}
     return LogitGaps(
         edges=tuple(edges.tolist()),
@@ -191,20 +188,15 @@ def logit_gaps(
 def plot_logit_gaps(named: LogitGaps | Mapping[str, LogitGaps], *, columns: int = 2) -> Figure:
     """Draw densities of logit gaps, a panel for each kind and a line for each run (Fig. 3, 7).
 
-    A line goes through the middles of a run's bins, so that the area below it is 1 as well. A panel shows at least
-    the middle 99% of each run's samples; a few that are far out may lie beside it, and are in the table.
+    A kind that no run has gets no panel. A line goes through the middles of a run's bins, so that the area below it is
+    1 as well. A panel shows at least the middle 99% of each run's samples; a few may be outside, and are in the table.
 
     Args:
-        named: what :func:`logit_gaps` prepared: one run, or several by name.
+        named: a result of :func:`logit_gaps`, or several by name.
         columns: panels in a row, at most.
 
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it. A kind that no run has gets no panel.
-
     Raises:
-        TypeError: if something else is given.
         ValueError: if there is none, or ``columns`` is under 1.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> found = logit_gaps([1.0, 3.0], [1.0, 0.0], [2.0, 3.0], [False, True])
@@ -243,10 +235,10 @@ def _line(found: LogitGaps, kind: str) -> tuple[Floats, Floats, tuple[float, flo
     return x, y, (float(x[first - 1]), float(x[last + 1]))
 
 
-def _edges(values: Floats, bins: int) -> Floats:
+def _edges(values: Floats, n_bins: int) -> Floats:
     low, high = float(values.min()), float(values.max())
-    edges = np.linspace(low, high, bins + 1)
+    edges = np.linspace(low, high, n_bins + 1)
     if (np.diff(edges) > _SAME).all():
         return edges
     half = max(0.5, 1e-6 * abs(low))  # gaps that are all the same need bins of some width
-    return np.linspace(low - half, high + half, bins + 1)
+    return np.linspace(low - half, high + half, n_bins + 1)

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures._arrays import checked_labels
-from lightning_flip.reports.figures._panels import as_named, folded_text, legend_below, panel_grid
-from lightning_flip.reports.figures.drawing import BLUE, GRAY, GREEN, RED, Floats, checked_probs, plain_axes
+from lightning_flip.reports.figures._checks import Floats, as_named, check_finite, check_labels
+from lightning_flip.reports.figures.canvas import (
+    BLUE,
+    GRAY,
+    GREEN,
+    RED,
+    folded_text,
+    legend_below,
+    panel_grid,
+    plain_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +39,7 @@ _OTHER = "another class"
 
 @dataclasses.dataclass(frozen=True)
 class ClassProjection:
-    """Features of samples with one of three labels, on the plane of these classes; :func:`class_projection` makes it.
+    """Features of samples with one of three labels, on their plane; returned by :func:`class_projection`.
 
     Attributes:
         points: ``[n, 2]``, in the length unit of the features.
@@ -60,7 +68,7 @@ class ClassProjection:
         return noisy
 
     def table(self) -> dict[str, list[float] | list[str] | list[bool]]:
-        """Return the columns x, y, label, true_label and noisy, a row a sample; labels by name."""
+        """Return the columns x, y, label, true_label and noisy, one row per sample; labels by name."""
         names = [*self.names, _OTHER]  # position -1 is the last one
         return {
             "x": self.points[:, 0].tolist(),
@@ -74,7 +82,7 @@ class ClassProjection:
 def class_plane(class_vectors: npt.ArrayLike) -> Floats:
     """Find an orthonormal basis of the plane through three class vectors.
 
-    The first axis points from the first vector to the second one, and the third vector lies on the positive side of
+    The first axis points from the first vector to the second one, and the third vector is on the positive side of
     the other axis, so that the picture does not depend on a rotation of the feature space.
 
     Args:
@@ -84,14 +92,14 @@ def class_plane(class_vectors: npt.ArrayLike) -> Floats:
         ``[2, D]``, orthonormal rows.
 
     Raises:
-        ValueError: if the shape is another one, a value is not finite, or the three lie on one line.
+        ValueError: if the shape is another one, a value is not finite, or the three are on one line.
 
     Example:
         >>> class_plane([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [1.0, 5.0, 1.0]])
         array([[1., 0., 0.],
                [0., 1., 0.]])
     """
-    first, second, third = checked_probs("class_vectors", class_vectors, (3, None))
+    first, second, third = check_finite("class_vectors", class_vectors, (3, None))
     along, across = second - first, third - first
     longest = max(np.linalg.norm(side) for side in (along, across, third - second))
     length = np.linalg.norm(along)
@@ -103,7 +111,7 @@ def class_plane(class_vectors: npt.ArrayLike) -> Floats:
         if height > _FLAT * longest:
             return np.stack([axis, across / height])
     raise ValueError(
-        "class_vectors must span a plane, but the three lie on one line; in a space of one dimension they always do,"
+        "class_vectors must span a plane, but the three are on one line; in a space of one dimension they always do,"
         " and two classes have only a line. Choose three other classes."
     )
 
@@ -122,7 +130,7 @@ def project_features(features: npt.ArrayLike, class_vectors: npt.ArrayLike) -> F
         ``[n, 2]``. Distances within the plane are kept.
 
     Raises:
-        ValueError: if the shapes do not fit, a value is not finite, or the three class vectors lie on one line.
+        ValueError: if the shapes do not fit, a value is not finite, or the three class vectors are on one line.
 
     Example:
         >>> vectors = [[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [1.0, 6.0, 1.0]]
@@ -130,9 +138,9 @@ def project_features(features: npt.ArrayLike, class_vectors: npt.ArrayLike) -> F
         array([[0., 0.],
                [1., 1.]])
     """
-    vectors = checked_probs("class_vectors", class_vectors, (3, None))
+    vectors = check_finite("class_vectors", class_vectors, (3, None))
     basis = class_plane(vectors)
-    points: Floats = (checked_probs("features", features, (None, basis.shape[1])) - vectors.mean(axis=0)) @ basis.T
+    points: Floats = (check_finite("features", features, (None, basis.shape[1])) - vectors.mean(axis=0)) @ basis.T
     return points
 
 
@@ -151,15 +159,12 @@ def class_projection(
         features: what enters the last layer, ``[n, D]``, of samples whose given label is one of the three.
         class_vectors: the last layer's weight of the three classes, ``[3, D]``, in the order of ``classes``.
         label: given labels ``[n]``, all in ``classes``.
-        true_label: true labels ``[n]``, of any class; None where all given ones are right.
+        true_label: true labels ``[n]``, of any class; None if all given ones are right.
         classes: numbers of the three classes.
         names: what figure and table call them; None takes the numbers.
 
-    Returns:
-        Points, labels and the places of the class vectors.
-
     Raises:
-        ValueError: if the shapes do not fit, a value is not finite, the class vectors lie on one line, a label is not
+        ValueError: if the shapes do not fit, a value is not finite, the class vectors are on one line, a label is not
             one of the three, or these are not three different ones.
 
     Example:
@@ -172,8 +177,8 @@ def class_projection(
     if not len(classes) == len(set(classes)) == len(called) == 3:
         raise ValueError(f"classes must be three different numbers, and names three; got {list(classes)} and {called}.")
     points = project_features(features, class_vectors)
-    given = checked_labels("label", label, len(points))
-    truth = given if true_label is None else checked_labels("true_label", true_label, len(points))
+    given = check_labels("label", label, len(points))
+    truth = given if true_label is None else check_labels("true_label", true_label, len(points))
     place, true_place = (_place(labels, classes) for labels in (given, truth))
     if (place < 0).any():
         odd = given[place < 0][0]
@@ -189,17 +194,12 @@ def plot_class_projection(named: ClassProjection | Mapping[str, ClassProjection]
     vectors in the direction of each.
 
     Args:
-        named: what :func:`class_projection` prepared: one, or several by name, such as several treatments. Each has
+        named: a result of :func:`class_projection`, or several by name, such as several treatments. Each has
             axes of its own, since treatments change the length of features.
         columns: panels in a row, at most.
 
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
-
     Raises:
-        TypeError: if something else is given.
         ValueError: if there is none, they have different classes, or ``columns`` is under 1.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> vectors = [[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]]

@@ -1,4 +1,4 @@
-"""Reliability of confidences: how often a model is right in every bin of how sure it is.
+"""Reliability diagrams: accuracy in bins of confidence.
 
 Guo et al. (2017); samples and gap of every bin are Fig. 7 of "Pairwise label smoothing" (PLS).
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures._arrays import checked_flags, checked_shares
-from lightning_flip.reports.figures._panels import as_named, counted, folded_text, legend_below, panel_grid
-from lightning_flip.reports.figures.drawing import BLUE, GRAY, RED, plain_axes
+from lightning_flip._deprecate import renamed_keywords
+from lightning_flip.reports.figures._checks import as_named, check_flags, check_shares
+from lightning_flip.reports.figures.canvas import BLUE, GRAY, RED, counted, legend_below, panel_grid, plain_axes, titled
 from lightning_flip.reports.runs._rates import confidence_bins
 
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ _LEGEND = ("accuracy", "gap to the mean confidence", "calibrated", "samples", "|
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Accuracy and mean confidence in bins of confidence; :func:`reliability` makes it.
+    """Accuracy and mean confidence in bins of confidence; returned by :func:`reliability`.
 
     Attributes:
         edges: the M + 1 edges, ascending from 0 to 1. Bin m holds ``edges[m] < confidence <= edges[m + 1]``, the first
             one its lower edge too.
         count: samples in each bin.
-        accuracy: share of a bin's samples that are right, in [0, 1]; NaN where the bin is empty.
-        confidence: mean confidence of a bin's samples, in [0, 1]; NaN where the bin is empty.
+        accuracy: share of a bin's samples that are right, in [0, 1]; NaN if the bin is empty.
+        confidence: mean confidence of a bin's samples, in [0, 1]; NaN if the bin is empty.
 
     Example:
-        >>> reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False], bins=2).accuracy
+        >>> reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False], n_bins=2).accuracy
         (nan, 0.75)
     """
 
@@ -55,7 +55,7 @@ class Reliability:
 
     @property
     def gap(self) -> tuple[float, ...]:
-        """Distance of accuracy and mean confidence in each bin, in [0, 1]; NaN where the bin is empty."""
+        """Distance of accuracy and mean confidence in each bin, in [0, 1]; NaN if the bin is empty."""
         return tuple(abs(right - sure) for right, sure in zip(self.accuracy, self.confidence, strict=True))
 
     @property
@@ -65,7 +65,7 @@ class Reliability:
         return sum(count * gap for count, gap in filled) / self.samples
 
     def table(self) -> dict[str, list[float] | list[int]]:
-        """Return the columns low, high, count, accuracy, confidence and gap, a row a bin."""
+        """Return the columns low, high, count, accuracy, confidence and gap, one row per bin."""
         return {
             "low": list(self.edges[:-1]),
             "high": list(self.edges[1:]),
@@ -76,13 +76,14 @@ class Reliability:
         }
 
 
-def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15) -> Reliability:
-    """Measure in bins of equal width how often a model is right when it is that sure.
+@renamed_keywords(bins="n_bins")
+def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, n_bins: int = 15) -> Reliability:
+    """Compute accuracy and mean confidence in bins of confidence of equal width.
 
     Args:
         confidence: probability of the predicted class, ``[N]`` in [0, 1].
         correct: whether the prediction is right, bool ``[N]``.
-        bins: M; the PLS and label smoothing papers take 15, Filter-KD 10.
+        n_bins: M; the PLS and label smoothing papers take 15, Filter-KD 10.
 
     Returns:
         The bins; their ``calibration_error`` is that of
@@ -90,20 +91,20 @@ def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 1
 
     Raises:
         TypeError: if ``correct`` is not bool.
-        ValueError: if the shapes do not fit, there is no sample, a confidence is not a probability, or ``bins`` is
+        ValueError: if the shapes do not fit, there is no sample, a confidence is not a probability, or ``n_bins`` is
             under 1.
 
     Example:
-        >>> found = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False], bins=5)
+        >>> found = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False], n_bins=5)
         >>> found.count, round(found.calibration_error, 6)
         ((0, 0, 2, 0, 2), 0.1)
     """
-    sure = checked_shares("confidence", confidence)
-    right = checked_flags("correct", correct, len(sure))
-    edges, place = confidence_bins(sure, bins)
-    count = np.bincount(place, minlength=bins)
-    sums = [np.bincount(place, weights=weights, minlength=bins) for weights in (right, sure)]
-    accuracy, mean = (np.divide(each, count, out=np.full(bins, np.nan), where=count > 0) for each in sums)
+    sure = check_shares("confidence", confidence)
+    right = check_flags("correct", correct, len(sure))
+    edges, place = confidence_bins(sure, n_bins)
+    count = np.bincount(place, minlength=n_bins)
+    sums = [np.bincount(place, weights=weights, minlength=n_bins) for weights in (right, sure)]
+    accuracy, mean = (np.divide(each, count, out=np.full(n_bins, np.nan), where=count > 0) for each in sums)
     return Reliability(
         edges=tuple(edges.tolist()),
         count=tuple(count.tolist()),
@@ -116,20 +117,15 @@ def plot_reliability(named: Reliability | Mapping[str, Reliability], *, columns:
     """Draw reliability diagrams, and below each the number of samples and the gap of every bin (PLS, Fig. 7).
 
     In a calibrated model the bars end on the diagonal. The hatched part of a bin goes from its accuracy to its mean
-    confidence: above the bar a model is too sure, inside it too modest.
+    confidence: above the bar a model is overconfident, inside it underconfident.
 
     Args:
-        named: what :func:`reliability` prepared: one, or several by name, such as before and after temperature
+        named: a result of :func:`reliability`, or several by name, such as before and after temperature
             scaling. All are drawn on the same axes.
         columns: diagrams in a row, at most.
 
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
-
     Raises:
-        TypeError: if something else is given.
         ValueError: if there is none, or ``columns`` is under 1.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> before = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False])
@@ -138,10 +134,10 @@ def plot_reliability(named: Reliability | Mapping[str, Reliability], *, columns:
         ECE 10.0%, 4 samples
     """
     runs = as_named(named, Reliability)
-    titles = []
-    for name, found in runs.items():
-        numbers = f"ECE {found.calibration_error:.1%}, {counted(found.samples)}"
-        titles.append("\n".join(filter(None, [folded_text(name, _WIDTH), numbers])))
+    titles = [
+        titled(name, f"ECE {found.calibration_error:.1%}, {counted(found.samples)}", _WIDTH)
+        for name, found in runs.items()
+    ]
     labels = list(_LEGEND)
     grid = panel_grid(titles, columns, (_WIDTH, 3.6), margin=(1.0, 0.2), heights=(2, 1), legend=labels)
     most = max(max(found.count) for found in runs.values())

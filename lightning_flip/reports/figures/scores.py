@@ -1,4 +1,4 @@
-"""Figure of winning scores: how sure a model is of what it predicts on test data.
+"""Figure of winning scores: histograms of the score of the predicted class.
 
 Paper: "Pairwise label smoothing" (PLS), Fig. 5.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures._arrays import checked_shares
-from lightning_flip.reports.figures._panels import as_named, counted, folded_text, panel_grid
-from lightning_flip.reports.figures.drawing import BLUE, plain_axes
+from lightning_flip._deprecate import renamed_keywords
+from lightning_flip.reports.figures._checks import as_named, check_bins, check_shares
+from lightning_flip.reports.figures.canvas import BLUE, counted, panel_grid, plain_axes, titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +24,10 @@ __all__ = ["ScoreHistogram", "plot_winning_scores", "score_histogram"]
 
 @dataclasses.dataclass(frozen=True)
 class ScoreHistogram:
-    """Samples counted by the score of the predicted class; :func:`score_histogram` makes it.
+    """Samples counted by the score of the predicted class; returned by :func:`score_histogram`.
 
     Attributes:
-        edges: the ``bins + 1`` edges, from the lowest score shown to 1. A bin holds its lower edge, the last one 1 too.
+        edges: the ``n_bins + 1`` edges, from the lowest score shown to 1. A bin holds its lower edge, the last 1 too.
         count: samples in each bin.
         below: samples with a score under the lowest edge.
 
@@ -55,49 +55,41 @@ class ScoreHistogram:
         }
 
 
-def score_histogram(scores: npt.ArrayLike, lowest: float = 0.1, bins: int = 18) -> ScoreHistogram:
+@renamed_keywords(lowest="low", bins="n_bins")
+def score_histogram(scores: npt.ArrayLike, low: float = 0.1, n_bins: int = 18) -> ScoreHistogram:
     """Count samples by the score of the predicted class (Fig. 5).
 
     Args:
         scores: largest probability of each sample, ``[N]`` in [0, 1].
-        lowest: lower edge of the first bin, in [0, 1); scores under it are counted together. The paper leaves out
+        low: lower edge of the first bin, in [0, 1); scores under it are counted together. The paper leaves out
             those under 0.1, of which all its methods have about as many.
-        bins: bins of equal width from there to 1; their number is not in the paper.
-
-    Returns:
-        The counts.
+        n_bins: bins of equal width from there to 1; their number is not in the paper.
 
     Raises:
-        ValueError: if the shape is another one, there is no sample, a score is not a probability, ``lowest`` is outside
-            [0, 1), or ``bins`` is under 1.
+        ValueError: if the shape is another one, there is no sample, a score is not a probability, ``low`` is outside
+            [0, 1), or ``n_bins`` is under 1.
 
     Example:
-        >>> score_histogram([0.05, 0.3, 0.75, 1.0], lowest=0.25, bins=3)
+        >>> score_histogram([0.05, 0.3, 0.75, 1.0], low=0.25, n_bins=3)
         ScoreHistogram(edges=(0.25, 0.5, 0.75, 1.0), count=(1, 0, 2), below=1)
     """
-    if not 0 <= lowest < 1:
-        raise ValueError(f"lowest must be in [0, 1), got {lowest}.")
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}.")
-    values = checked_shares("scores", scores)
-    edges = np.linspace(lowest, 1.0, bins + 1)
+    if not 0 <= low < 1:
+        raise ValueError(f"low must be in [0, 1), got {low}.")
+    check_bins(n_bins)
+    values = check_shares("scores", scores)
+    edges = np.linspace(low, 1.0, n_bins + 1)
     count = np.histogram(values, edges)[0]
-    return ScoreHistogram(tuple(edges.tolist()), tuple(count.tolist()), int((values < lowest).sum()))
+    return ScoreHistogram(tuple(edges.tolist()), tuple(count.tolist()), int((values < low).sum()))
 
 
 def plot_winning_scores(named: ScoreHistogram | Mapping[str, ScoreHistogram]) -> Figure:
     """Draw histograms of winning scores below each other, on the same axes (PLS, Fig. 5).
 
     Args:
-        named: what :func:`score_histogram` prepared: one, or several by name, of the same edges.
-
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
+        named: a result of :func:`score_histogram`, or several by name, of the same edges.
 
     Raises:
-        TypeError: if something else is given.
         ValueError: if there is none, or the edges of several differ.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> found = score_histogram([0.05, 0.25, 0.75, 1.0])
@@ -108,12 +100,12 @@ def plot_winning_scores(named: ScoreHistogram | Mapping[str, ScoreHistogram]) ->
     runs = as_named(named, ScoreHistogram)
     edges = next(iter(runs.values())).edges
     if any(found.edges != edges for found in runs.values()):
-        raise ValueError("named must have the same edges; make all of them with the same lowest= and bins=.")
+        raise ValueError("named must have the same edges; make all of them with the same low= and n_bins=.")
     width = 4.4
     titles = []
     for name, found in runs.items():
         numbers = counted(found.samples) + (f", {found.below:,} under {edges[0]:g}" if edges[0] > 0 else "")
-        titles.append("\n".join(filter(None, [folded_text(name, width), numbers])))
+        titles.append(titled(name, numbers, width))
     grid = panel_grid(titles, 1, (width, 1.6), margin=(0.2, 0.4), share_x=True, share_y=True)
     for (axes,), lowest, found in zip(grid.panels, grid.lowest, runs.values(), strict=True):
         axes.bar(edges[:-1], found.count, np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.5)

@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures.drawing import (
-    GRAY,
-    RED,
-    Floats,
-    checked_probs,
-    new_figure,
-    plain_text,
-)
+from lightning_flip.reports.figures._checks import Floats, check_finite
+from lightning_flip.reports.figures.canvas import GRAY, RED, folded_text, legend_below, panel_grid, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +39,7 @@ class SimplexPath:
         points: ``[T, 2]``.
         filtered: ``[T, 2]``, or None.
         truth: p*, ``[2]``, or None.
-        stop: position in time where a best epoch or an early stop lies, or None.
+        stop: position in time of the best epoch or an early stop, or None.
         corners: what the three corners are: left, right, top.
 
     Example:
@@ -61,7 +55,7 @@ class SimplexPath:
     corners: tuple[str, str, str]
 
     def table(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns time, x, y and, where there is a filtered path, filtered_x, filtered_y; each ``[T]``."""
+        """Return the columns time, x, y and, if there is a filtered path, filtered_x and filtered_y; each ``[T]``."""
         time, (x, y) = np.arange(len(self.points)), self.points.T
         columns: dict[str, npt.NDArray[Any]] = {"time": time, "x": x, "y": y}
         if self.filtered is not None:
@@ -109,13 +103,10 @@ def simplex_path(
         path: predictions ``[T, 3]``; of more classes, what ``functional.three_axes`` gives for the sample.
         alpha: weight of the new prediction in the running average that is drawn over the path, q_0 = p_0; None draws
             none.
-        filtered: a filtered path ``[T, 3]`` that is at hand, instead of ``alpha``.
+        filtered: an existing filtered path ``[T, 3]``, instead of ``alpha``.
         truth: p*, ``[3]``.
         stop: position in time of the best epoch.
         corners: names of the three classes.
-
-    Returns:
-        Points on the plane.
 
     Raises:
         ValueError: if a shape or number does not fit.
@@ -125,14 +116,14 @@ def simplex_path(
         >>> prepared.points.shape, prepared.filtered.shape, prepared.stop
         ((2, 2), (2, 2), 1)
     """
-    raw = checked_probs("path", path, (None, 3))
+    raw = check_finite("path", path, (None, 3))
     if len(corners) != 3:
         raise ValueError(f"corners must be three names; got {len(corners)}.")
     if stop is not None and not 0 <= stop < len(raw):
         raise ValueError(f"stop must be a position in the path, 0 to {len(raw) - 1}; got {stop}.")
     smooth = None
     if filtered is not None:
-        smooth = checked_probs("filtered", filtered, raw.shape)
+        smooth = check_finite("filtered", filtered, raw.shape)
     elif alpha is not None:
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1]; got {alpha}.")
@@ -142,7 +133,7 @@ def simplex_path(
     return SimplexPath(
         points=simplex_points(raw),
         filtered=None if smooth is None else simplex_points(smooth),
-        truth=None if truth is None else simplex_points(checked_probs("truth", truth, (3,))),
+        truth=None if truth is None else simplex_points(check_finite("truth", truth, (3,))),
         stop=stop,
         corners=(plain_text(corners[0]), plain_text(corners[1]), plain_text(corners[2])),
     )
@@ -165,7 +156,7 @@ def samples_by_difficulty(difficulty: npt.ArrayLike, levels: Mapping[str, float]
         >>> samples_by_difficulty([0.3, 0.0, 1.2, 0.7, 0.1], {"easy": 0.0, "hard": 1.0})
         {'easy': 1, 'hard': 2}
     """
-    values = checked_probs("difficulty", difficulty, (None,))
+    values = check_finite("difficulty", difficulty, (None,))
     levels = {"easy": 0.1, "medium": 0.75, "hard": 0.97} if levels is None else levels
     if not all(0 <= level <= 1 for level in levels.values()):
         raise ValueError(f"levels are quantiles in [0, 1]; got {dict(levels)}.")
@@ -182,36 +173,30 @@ def plot_simplex_paths(paths: Mapping[str, SimplexPath], *, columns: int = 3, ti
         columns: panels in a row.
         time: label of the color scale.
 
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
-
     Raises:
         ValueError: if there is no path.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> easy, hard = simplex_path([[0.3, 0.3, 0.4], [1, 0, 0]]), simplex_path([[0.3, 0.3, 0.4], [0, 1, 0]])
         >>> [axes.get_title() for axes in plot_simplex_paths({"easy": easy, "hard": hard}).axes[:2]]
         ['easy', 'hard']
     """
-    if not paths or columns < 1:
-        raise ValueError("paths must hold at least one path, and columns be at least 1.")
-    columns = min(columns, len(paths))
-    rows = -(-len(paths) // columns)
-    figure = new_figure(3.1 * columns + 0.6, 3.0 * rows + 0.3)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (title, path) in zip(panels, paths.items(), strict=False):
+    if not paths:
+        raise ValueError("paths must hold at least one path, got none.")
+    grid = panel_grid([folded_text(title, 2.9) for title in paths], columns, (3.1, 2.83), margin=(0.6, 0.3))
+    named: dict[str, Any] = {}
+    for (axes,), path in zip(grid.panels, paths.values(), strict=True):
         _draw_path(axes, path)
-        axes.set_title(plain_text(title), fontsize="medium")
-    for axes in panels[len(paths) :]:
-        axes.set_axis_off()
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
     from matplotlib.cm import ScalarMappable
 
-    bar = figure.colorbar(ScalarMappable(cmap=_times()), ax=panels, shrink=0.6, pad=0.01, ticks=[0, 1])
+    mappable = ScalarMappable(cmap=_times())
+    bar = grid.figure.colorbar(mappable, ax=grid.figure.axes, shrink=0.6, pad=0.01, ticks=[0, 1])
     bar.ax.set_yticklabels(["start", "end"])
     bar.set_label(plain_text(time), labelpad=-12)
-    figure.legend(*_legend(panels), loc="outside lower center", ncols=5, frameon=False, fontsize="small")
-    return figure
+    legend_below(grid.figure, list(named.values()), list(named))
+    return grid.figure
 
 
 def _draw_path(axes: Axes, path: SimplexPath) -> None:
@@ -224,7 +209,7 @@ def _draw_path(axes: Axes, path: SimplexPath) -> None:
     axes.plot(*path.points[-1], "s", color=_times()(1.0), markersize=6, label="end", zorder=4)
     if path.truth is not None:
         axes.plot(*path.truth, "X", color="black", markeredgecolor="white", markersize=8, label="p*", zorder=5)
-    if path.stop is not None:  # a ring, because it often lies on p*
+    if path.stop is not None:  # a ring, because it is often on p*
         stop = path.points[path.stop]
         axes.plot(*stop, "o", color="none", markeredgecolor="black", markersize=12, label="early stop", zorder=6)
     offsets = ((0, -5, "top"), (0, -5, "top"), (0, 4, "bottom"))
@@ -244,11 +229,3 @@ def _times() -> Any:
 
     # The lightest fifth of the scale could not be seen on white.
     return ListedColormap(colormaps["Blues"](np.linspace(0.22, 1, 256)))
-
-
-def _legend(panels: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    named: dict[str, Any] = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
-    return list(named.values()), list(named)

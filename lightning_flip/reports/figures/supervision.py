@@ -1,4 +1,4 @@
-"""Figure of supervisions: what their distance from p* does to the models that learn from them.
+"""Figure of accuracy and calibration error against the distance of a supervision from p*.
 
 Paper: "Better supervisory signals by observing learning paths" (Filter-KD), Fig. 1.
 """
@@ -9,15 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning_flip.reports.figures.drawing import (
-    COLORS,
-    GRAY,
-    Correlation,
-    new_figure,
-    plain_axes,
-    plain_text,
-    rank_correlation,
-)
+from lightning_flip.reports.figures.canvas import COLORS, GRAY, panel_grid, plain_axes, plain_text
+from lightning_flip.reports.figures.correlation import Correlation, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +24,7 @@ class SupervisionRun(NamedTuple):
     """One model: the supervision it learned from, and how well it does on held-out data.
 
     Attributes:
-        name: the supervision's name; runs of one name are drawn alike. "" is the unnamed crowd.
+        name: the supervision's name; runs of one name are drawn alike, those without one ("") in gray.
         distance: of the supervision from p*.
         accuracy: in [0, 1].
         calibration_error: ECE in [0, 1].
@@ -49,11 +42,11 @@ class SupervisionRun(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SupervisionRelation:
-    """Runs, and how accuracy and calibration error go with the distance of their supervision.
+    """Runs, and the rank correlations of accuracy and calibration error with the distance of the supervision.
 
     Attributes:
         runs: as given.
-        accuracy: Spearman's coefficient of distance and accuracy; -1 where a nearer supervision is always better.
+        accuracy: Spearman's coefficient of distance and accuracy; -1 if a nearer supervision is always better.
         calibration_error: the same of distance and ECE.
     """
 
@@ -62,7 +55,7 @@ class SupervisionRelation:
     calibration_error: Correlation
 
     def table(self) -> dict[str, list[str] | list[float]]:
-        """Return the columns name, distance, accuracy and calibration_error, a row a run."""
+        """Return the columns name, distance, accuracy and calibration_error, one row per run."""
         return {field: [getattr(run, field) for run in self.runs] for field in SupervisionRun._fields}
 
 
@@ -71,9 +64,6 @@ def supervision_relation(runs: Sequence[SupervisionRun]) -> SupervisionRelation:
 
     Args:
         runs: at least three.
-
-    Returns:
-        The runs with two rank correlations.
 
     Raises:
         ValueError: if there are fewer runs, or a number is not finite.
@@ -94,27 +84,22 @@ def supervision_relation(runs: Sequence[SupervisionRun]) -> SupervisionRelation:
 
 
 def plot_supervision(relation: SupervisionRelation, *, distance: str = "distance of supervision and p*") -> Figure:
-    """Draw accuracy and calibration error against supervision distance; named runs stand out of the crowd.
+    """Draw accuracy and calibration error against supervision distance; named runs in color, the others in gray.
 
     Args:
-        relation: what :func:`supervision_relation` prepared.
+        relation: a result of :func:`supervision_relation`.
         distance: label of the horizontal axis.
-
-    Returns:
-        A figure of two panels; ``figure.savefig(path)`` writes it.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> runs = [SupervisionRun("LS" if n == 2 else "", 0.1 * n, 0.9 - 0.01 * n, 0.02 * n) for n in range(5)]
         >>> [axes.get_ylabel() for axes in plot_supervision(supervision_relation(runs)).axes]
         ['accuracy', 'calibration error']
     """
-    figure = new_figure(8.2, 3.5)
     names = list(dict.fromkeys(run.name for run in relation.runs if run.name))
     measures = (("accuracy", relation.accuracy), ("calibration_error", relation.calibration_error))
-    for axes, (field, correlation) in zip(figure.subplots(1, 2), measures, strict=True):
+    titles = [f"Spearman {correlation.coefficient:.3f}, {correlation.pairs} runs" for _, correlation in measures]
+    grid = panel_grid(titles, 2, (3.85, 3.13), margin=(0.5, 0.2))
+    for (axes,), (field, _) in zip(grid.panels, measures, strict=True):
         marked: dict[str, Any] = {"s": 48, "linewidths": 0.5, "edgecolors": "white"}
         for place, name in enumerate(["", *names]):
             chosen = [run for run in relation.runs if run.name == name]
@@ -124,9 +109,8 @@ def plot_supervision(relation: SupervisionRelation, *, distance: str = "distance
                 continue
             color, mark = COLORS[(place - 1) % len(COLORS)], _MARKS[(place - 1) % len(_MARKS)]
             axes.scatter(*points, color=color, marker=mark, label=plain_text(name), **marked)
-        title = f"Spearman {correlation.coefficient:.3f}, {correlation.pairs} runs"
-        plain_axes(axes, x=plain_text(distance), y=field.replace("_", " "), title=title)
+        plain_axes(axes, x=plain_text(distance), y=field.replace("_", " "))
     if names:
-        handles = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside right center", frameon=False, fontsize="small")
-    return figure
+        handles = grid.panels[0][0].get_legend_handles_labels()
+        grid.figure.legend(*handles, loc="outside right center", frameon=False, fontsize="small")
+    return grid.figure

@@ -1,7 +1,6 @@
-"""Figures of the decomposition lr A K (p_tar - q): how freely predictions move, and whom a sample moves.
+"""Figures of the decomposition lr A K (p_tar - q) of a step's change of predictions: traces of A and of K.
 
-Paper: "Better supervisory signals by observing learning paths" (Filter-KD), appendix G, Fig. 18. Every figure has a
-function that makes its data, plain arrays, and one that draws them.
+Paper: "Better supervisory signals by observing learning paths" (Filter-KD), appendix G, Fig. 18.
 """
 
 from __future__ import annotations
@@ -13,17 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures.drawing import (
-    BLUE,
-    COLORS,
-    Correlation,
-    Floats,
-    checked_probs,
-    new_figure,
-    plain_axes,
-    plain_text,
-    rank_correlation,
-)
+from lightning_flip.reports.figures._checks import Floats, check_finite
+from lightning_flip.reports.figures.canvas import BLUE, COLORS, folded_text, legend_below, note, panel_grid, plain_axes
+from lightning_flip.reports.figures.correlation import Correlation, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +39,7 @@ class KernelSimilarity:
     correlation: Correlation
 
     def table(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the columns similarity, trace and, where known, group; each ``[N]``."""
+        """Return the columns similarity, trace and, if known, group; each ``[N]``."""
         known = {} if self.group is None else {"group": self.group}
         return {"similarity": self.similarity, "trace": self.trace, **known}
 
@@ -69,7 +60,7 @@ def softmax_traces(path: npt.ArrayLike) -> Floats:
         >>> softmax_traces([[[0.5, 0.5]], [[1.0, 0.0]]])[:, 0]
         array([0.5, 0. ])
     """
-    traces: Floats = 1 - (checked_probs("path", path, (None, None, None)) ** 2).sum(axis=2)
+    traces: Floats = 1 - (check_finite("path", path, (None, None, None)) ** 2).sum(axis=2)
     return traces
 
 
@@ -83,9 +74,6 @@ def kernel_similarity(
         x_u: other inputs ``[N, ...]``, at least 3.
         kernel: K(x_o, x_u), ``[N, K, K]``, of :func:`lightning_flip.functional.empirical_kernel`.
         group: labels of ``x_u``, ``[N]``, to color by.
-
-    Returns:
-        Cosines, traces, and Spearman's coefficient.
 
     Raises:
         ValueError: if the shapes do not fit, or an input is zero everywhere.
@@ -102,7 +90,7 @@ def kernel_similarity(
     others = others.reshape(len(others), -1)
     if others.shape[1:] != observed.shape:
         raise ValueError(f"x_u must be inputs of the size of x_o, {observed.size}; got {others.shape[1]} each.")
-    matrices = checked_probs("kernel", kernel, (len(others), None, None))
+    matrices = check_finite("kernel", kernel, (len(others), None, None))
     labels = None if group is None else np.asarray(group)
     if labels is not None and labels.shape != (len(others),):
         raise ValueError(f"group must be {len(others)} labels; got shape {labels.shape}.")
@@ -120,20 +108,16 @@ def plot_decomposition(
     *,
     time_label: str = "epoch",
 ) -> Figure:
-    """Draw tr A over training (above) and tr K against the similarity of inputs (below), a panel a sample.
+    """Draw tr A over training (above) and tr K against the similarity of inputs (below), one panel per sample.
 
     Args:
         time: ``[T]``.
         traces: tr A of each observed sample by title, ``[T]``.
-        kernels: what :func:`kernel_similarity` prepared for the same samples, by the same titles.
+        kernels: results of :func:`kernel_similarity` for the same samples, by the same titles.
         time_label: label of the time axis.
-
-    Returns:
-        A figure of two rows; ``figure.savefig(path)`` writes it.
 
     Raises:
         ValueError: if there is no sample, or the titles differ.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> found = kernel_similarity([1.0, 0.0], [[1, 0], [1, 1], [0, 1]], [np.eye(2) * n for n in (3, 2, 1)])
@@ -142,13 +126,13 @@ def plot_decomposition(
     """
     if not traces or list(traces) != list(kernels):
         raise ValueError("traces and kernels must hold the same samples, at least one, in the same order.")
-    figure = new_figure(2.7 * len(traces) + 0.4, 4.8)
-    upper, lower = figure.subplots(2, len(traces), squeeze=False, sharey="row")
+    titles = [folded_text(title, 2.5) for title in traces]
+    grid = panel_grid(titles, len(traces), (2.7, 4.43), margin=(0.4, 0.2), heights=(1, 1), share_y="row")
     moments = np.asarray(time)
-    for above, below, (title, trace) in zip(upper, lower, traces.items(), strict=True):
-        above.plot(moments, checked_probs(title, trace, moments.shape), color=BLUE, linewidth=1.2)
+    for (above, below), first, (title, trace) in zip(grid.panels, grid.first, traces.items(), strict=True):
+        above.plot(moments, check_finite(title, trace, moments.shape), color=BLUE, linewidth=1.2)
         above.set_ylim(bottom=0)
-        plain_axes(above, x=time_label, title=plain_text(title))
+        plain_axes(above, x=time_label, y="tr A" if first else "")
         found = kernels[title]
         groups = np.zeros(len(found.trace), int) if found.group is None else found.group
         for place, group in enumerate(np.unique(groups)):
@@ -157,12 +141,9 @@ def plot_decomposition(
             name = None if found.group is None else f"class {group}"
             color = COLORS[place % len(COLORS)]
             below.scatter(found.similarity[chosen], found.trace[chosen], color=color, label=name, **dots)
-        coefficient = f"Spearman {found.correlation.coefficient:.2f}"
-        below.text(0.04, 0.97, coefficient, transform=below.transAxes, va="top", fontsize="small")
-        plain_axes(below, x="cosine of x_o and x_u")
-    upper[0].set_ylabel("tr A")
-    lower[0].set_ylabel("tr K")
-    handles = lower[0].get_legend_handles_labels()
-    if handles[0]:
-        figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize="small", markerscale=2)
-    return figure
+        note(below, f"Spearman {found.correlation.coefficient:.2f}")
+        plain_axes(below, x="cosine of x_o and x_u", y="tr K" if first else "")
+    handles, labels = grid.panels[0][1].get_legend_handles_labels()
+    if labels:
+        legend_below(grid.figure, handles, labels, markerscale=2)
+    return grid.figure

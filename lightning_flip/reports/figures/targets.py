@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightning_flip.reports.figures._panels import as_named, counted, folded_text, legend_below, panel_grid
-from lightning_flip.reports.figures.drawing import GREEN, RED, plain_axes
+from lightning_flip.reports.figures._checks import as_named
+from lightning_flip.reports.figures.canvas import GREEN, RED, counted, legend_below, panel_grid, plain_axes, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ class TargetProfile:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(
-                f"samples must be at least 1, got {self.samples}; where no pair had two different labels there is no"
+                f"samples must be at least 1, got {self.samples}; if no pair had two different labels, there is no"
                 " profile."
             )
         if not self.true:
@@ -63,7 +63,7 @@ class TargetProfile:
                 raise ValueError(f"{name} must be sorted, the largest first; got {means}.")
 
     def table(self) -> dict[str, list[str] | list[int] | list[float]]:
-        """Return the columns class (true or other), rank (from 1) and target, a row a bar."""
+        """Return the columns class (true or other), rank (from 1) and target, one row per bar."""
         true, others = len(self.true), len(self.others)
         return {
             "class": ["true"] * true + ["other"] * others,
@@ -79,13 +79,8 @@ def plot_training_targets(named: TargetProfile | Mapping[str, TargetProfile], *,
         named: one profile, or several by name, drawn on the same axes.
         columns: panels in a row, at most.
 
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
-
     Raises:
-        TypeError: if something else is given.
         ValueError: if there is none, or ``columns`` is under 1.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> profile = TargetProfile(true=(0.35, 0.3), others=(0.1, 0.05), samples=640)
@@ -94,9 +89,7 @@ def plot_training_targets(named: TargetProfile | Mapping[str, TargetProfile], *,
     """
     runs = as_named(named, TargetProfile)
     width = 2.8
-    titles = []
-    for name, profile in runs.items():
-        titles.append("\n".join(filter(None, [folded_text(name, width), counted(profile.samples)])))
+    titles = [titled(name, counted(profile.samples), width) for name, profile in runs.items()]
     grid = panel_grid(titles, columns, (width, 2.2), legend=_LEGEND, share_y=True)
     most = max(len(profile.true) for profile in runs.values()), max(len(profile.others) for profile in runs.values())
     for place, profile in enumerate(runs.values()):

@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures.drawing import (
-    BLUE,
-    Correlation,
-    Floats,
-    new_figure,
-    plain_axes,
-    plain_text,
-    rank_correlation,
-)
+from lightning_flip.reports.figures._checks import Floats
+from lightning_flip.reports.figures.canvas import BLUE, folded_text, note, panel_grid, plain_axes
+from lightning_flip.reports.figures.correlation import Correlation, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +25,7 @@ __all__ = ["ZigzagRelation", "plot_zigzag_relation", "zigzag_relation"]
 
 @dataclasses.dataclass(frozen=True)
 class ZigzagRelation:
-    """Base difficulty and zig-zag score of every sample, and how the two go together.
+    """Base difficulty and zig-zag score of every sample, and their correlation.
 
     Attributes:
         difficulty: ``[N]``.
@@ -60,9 +54,6 @@ def zigzag_relation(difficulty: npt.ArrayLike, zigzag: npt.ArrayLike) -> ZigzagR
         difficulty: ||e_y - p*||_2 of every sample, ``[N]``.
         zigzag: zig-zag scores ``[N]``.
 
-    Returns:
-        Both, with Spearman's coefficient.
-
     Raises:
         ValueError: if the two are not equally long rows of at least three finite numbers.
         ModuleNotFoundError: if scipy is not installed.
@@ -79,36 +70,24 @@ def plot_zigzag_relation(relations: Mapping[str, ZigzagRelation], *, columns: in
     """Draw zig-zag scores against base difficulty, a panel for each run.
 
     Args:
-        relations: what :func:`zigzag_relation` prepared, by title.
+        relations: results of :func:`zigzag_relation`, by title.
         columns: panels in a row.
-
-    Returns:
-        A figure; ``figure.savefig(path)`` writes it.
 
     Raises:
         ValueError: if there is no relation.
-        ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
         >>> relation = zigzag_relation([0.0, 0.5, 1.0], [1.0, 2.0, 3.0])
         >>> plot_zigzag_relation({"d = 1": relation}).axes[0].get_xlabel()
         'base difficulty'
     """
-    if not relations or columns < 1:
-        raise ValueError("relations must hold at least one run, and columns be at least 1.")
-    columns = min(columns, len(relations))
-    rows = -(-len(relations) // columns)
-    figure = new_figure(2.6 * columns + 0.3, 2.5 * rows + 0.2)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (title, relation) in zip(panels, relations.items(), strict=False):
+    if not relations:
+        raise ValueError("relations must hold at least one run, got none.")
+    grid = panel_grid([folded_text(title, 2.4) for title in relations], columns, (2.6, 2.33), margin=(0.3, 0.2))
+    for (axes,), first, relation in zip(grid.panels, grid.first, relations.values(), strict=True):
         axes.scatter(relation.difficulty, relation.zigzag, s=4, alpha=0.25, color=BLUE, linewidths=0, rasterized=True)
-        coefficient = f"Spearman {relation.correlation.coefficient:.2f}"
-        axes.text(0.04, 0.97, coefficient, transform=axes.transAxes, va="top", fontsize="small")
+        note(axes, f"Spearman {relation.correlation.coefficient:.2f}")
         axes.set_xlim(-0.05, math.sqrt(2) + 0.05)  # the same everywhere: easy data have their samples on the left
         axes.margins(y=0.15)
-        plain_axes(axes, x="base difficulty", title=plain_text(title))
-    for axes in panels[::columns]:
-        axes.set_ylabel("zig-zag score")
-    for axes in panels[len(relations) :]:
-        axes.set_axis_off()
-    return figure
+        plain_axes(axes, x="base difficulty", y="zig-zag score" if first else "")
+    return grid.figure

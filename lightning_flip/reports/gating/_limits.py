@@ -69,7 +69,7 @@ def judge_groups(
     samples: Ints,
     limit: float,
     error: float = 0.05,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str | None] | None = None,
 ) -> tuple[GroupOutcome, ...]:
     """Compare the flip rate of each group with one limit.
 
@@ -111,14 +111,14 @@ def judge_groups(
 
 
 def samples_to_decide(rate: Floats, limit: float, error: float = 0.05, fail_error: float | None = None) -> Floats:
-    r"""Find the smallest number of samples n at which a rate is told from a limit.
+    r"""Find the smallest number of samples n at which a rate can be told from a limit.
 
     With x = rate n flips among n samples (x need not be whole: the binomial tails are continued as beta integrals), a
     rate under the limit passes once :math:`P(X \le x \mid limit) \le error`, one over it fails once
     :math:`P(X \ge x \mid limit) \le fail\_error`. The next samples will not have the observed rate exactly, so take
     the number as a guide.
 
-    Returns [G], whole numbers; infinity where no n up to a billion decides: the rate is the limit, or all but is. A
+    Returns [G], whole numbers; infinity if no n up to a billion decides: the rate is the limit, or almost. A
     limit of 0 cannot be passed.
 
     Example:
@@ -131,7 +131,7 @@ def samples_to_decide(rate: Floats, limit: float, error: float = 0.05, fail_erro
 
     def decides(number: Floats) -> npt.NDArray[np.bool_]:
         flips, rest = rate * number, (1 - rate) * number
-        # The arguments that do not apply to a rate are replaced by 1, where the integrals are defined.
+        # The arguments that do not apply to a rate are replaced by 1, for which the integrals are defined.
         high = beta.betaincc(np.where(under, flips + 1, 1.0), np.where(under & (rest > 0), rest, 1.0), limit)
         low = beta.betainc(np.where(~under & (flips > 0), flips, 1.0), rest + 1, limit)
         known: npt.NDArray[np.bool_] = np.where(under, high <= error, (low <= fail_error) & (flips > 0))

@@ -34,8 +34,8 @@ def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
 
     Example:
         >>> print(all_samples_reason(GroupOutcome("all samples", 0, 60, "inconclusive", 0.0, 0.0487, 299), 0.01, 0.05))
-        0 of 60 samples flipped (0%), which fits true rates from 0% to 4.87%: too few samples to decide on the limit
-        of 1%. About 299 samples would at this rate.
+        0 of 60 samples flipped (0%), which is consistent with true rates from 0% to 4.87%: too few samples to decide on
+        the 1% limit. At this rate, about 299 samples would be enough.
     """
     most = percent(limit, _LIMIT_DIGITS)
     seen = f"{group.flips:,} of {group.samples:,} samples flipped ({percent(group.rate)})"
@@ -47,12 +47,12 @@ def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
         return f"{seen}; the true rate is {bound} ({_sure(error)}), {side} the limit of {most}."
     if limit == 0:
         return f"{seen}, but {_never_zero(group.upper)}"
-    fits = f"{seen}, which fits true rates from {percent(group.lower)} to {percent(group.upper)}"
+    fits = f"{seen}, which is consistent with true rates from {percent(group.lower)} to {percent(group.upper)}"
     if group.samples_needed is None:
         return f"{fits}: this rate is too close to the limit of {most} for any number of samples to decide."
     return (
-        f"{fits}: too few samples to decide on the limit of {most}. About {group.samples_needed:,} samples "
-        "would at this rate."
+        f"{fits}: too few samples to decide on the {most} limit. At this rate, about {group.samples_needed:,} samples "
+        "would be enough."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from lightning_flip.reports.gating._limits import GroupOutcome, Status, judge_groups, worst_status
 from lightning_flip.reports.gating._reasons import all_samples_reason, groups_reason, must_not_flip_reason
 from lightning_flip.reports.text import quote
+from lightning_flip.reports.update.counts import FlipGroups, flips_by_class, flips_by_slice
 from lightning_flip.reports.update.join import JoinedPredictions
 
 __all__ = ["GateResult", "LimitOutcome", "gate"]
@@ -156,10 +157,10 @@ def gate(
         shows that a rate is exactly 0; `must_not_flip` is the limit for chosen samples.
 
     Raises:
-        ValueError: when no limit is given, a limit is outside [0, 1], `error` is not between 0 and 0.5, there are no
+        ValueError: if no limit is given, a limit is outside [0, 1], `error` is not between 0 and 0.5, there are no
             samples, `max_nfr_per_slice` comes without slices, or ids of `must_not_flip` are not among the samples.
-        TypeError: when `must_not_flip` is one text, or holds ids of another type.
-        ModuleNotFoundError: when scipy is not installed.
+        TypeError: if `must_not_flip` is one text, or holds ids of another type.
+        ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> right = np.zeros(500, np.int64)
@@ -183,12 +184,16 @@ def gate(
         reason = all_samples_reason(groups[0], max_nfr, error)
         outcomes.append(LimitOutcome("max_nfr", groups[0].status, reason, max_nfr, groups))
     if max_nfr_per_class is not None:
-        names = [str(label) for label in joined.labels]
-        counted = _count(names, joined.target, flipped)
-        outcomes.append(_judge("max_nfr_per_class", counted, max_nfr_per_class, error, ("class", "classes")))
+        by_class = {None: flips_by_class(joined)}
+        outcomes.append(_judge("max_nfr_per_class", by_class, max_nfr_per_class, error, ("class", "classes")))
     if max_nfr_per_slice is not None:
-        counted = _count_slices(joined, flipped)
-        outcomes.append(_judge("max_nfr_per_slice", counted, max_nfr_per_slice, error, ("slice", "slices")))
+        if not joined.slices:
+            raise ValueError(
+                "max_nfr_per_slice needs slices, but the predictions were joined without any. Name at least one column "
+                "of the files as a slice when joining them."
+            )
+        by_slice = {column: flips_by_slice(joined, column) for column in joined.slices}
+        outcomes.append(_judge("max_nfr_per_slice", by_slice, max_nfr_per_slice, error, ("slice", "slices")))
     if must_not_flip is not None:
         outcomes.append(_judge_watched(joined, must_not_flip, flipped))
     left_out = {name: getattr(joined, name) for name in ("only_old", "only_new", "outside_classes")}
@@ -213,41 +218,20 @@ def _check(limits: dict[str, float | None], must_not_flip: Iterable[str | int] |
         raise ValueError(f"error must be between 0 and 0.5, got {error}.")
 
 
-# Names, flips, samples and slice columns of the groups that one limit is about.
-_Counted = tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64], list[str] | None]
-
-
-def _judge(name: str, counted: _Counted, limit: float, error: float, noun: tuple[str, str]) -> LimitOutcome:
-    names, flips, samples, columns = counted
-    groups = judge_groups(names, flips, samples, limit, error, columns)
+def _judge(
+    name: str, counted: Mapping[Any, FlipGroups], limit: float, error: float, noun: tuple[str, str]
+) -> LimitOutcome:
+    """Compare the groups of all slice columns (or of the classes, without a column) with one limit."""
+    groups = judge_groups(
+        [str(group) for found in counted.values() for group in found.names],
+        np.concatenate([found.cells.negative for found in counted.values()]),
+        np.concatenate([found.cells.total for found in counted.values()]),
+        limit,
+        error,
+        [column for column, found in counted.items() for _ in found.names],
+    )
     status = worst_status([group.status for group in groups])
     return LimitOutcome(name, status, groups_reason(groups, limit, error, noun), limit, groups)
-
-
-def _count(names: Sequence[str], codes: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]) -> _Counted:
-    samples = np.bincount(codes, minlength=len(names))
-    flips = np.bincount(codes[flipped], minlength=len(names))
-    there = np.flatnonzero(samples)
-    return [names[place] for place in there.tolist()], flips[there], samples[there], None
-
-
-def _count_slices(joined: JoinedPredictions, flipped: npt.NDArray[np.bool_]) -> _Counted:
-    if not joined.slices:
-        raise ValueError(
-            "max_nfr_per_slice needs slices, but the predictions were joined without any. Name at least one column "
-            "of the files as a slice when joining them."
-        )
-    names: list[str] = []
-    columns: list[str] = []
-    flips, samples = [], []
-    for column in joined.slices:
-        values, codes = joined.slice_codes(column)
-        found, flips_here, samples_here, _ = _count(values, codes, flipped)
-        names += found
-        columns += [column] * len(found)
-        flips.append(flips_here)
-        samples.append(samples_here)
-    return names, np.concatenate(flips), np.concatenate(samples), columns
 
 
 def _judge_watched(

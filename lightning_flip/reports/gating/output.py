@@ -27,9 +27,6 @@ _LEFT_OUT = {
 def gate_json(result: GateResult) -> str:
     r"""Write the result as JSON: `GateResult.to_dict`, every group and id included.
 
-    Args:
-        result: what `gate` returned.
-
     Returns:
         A JSON object over several lines, with a last line break. What is not Unicode (in a file's name) is replaced.
 
@@ -46,11 +43,8 @@ def gate_junit(result: GateResult) -> str:
     r"""Write the result as a JUnit XML report, which build servers show as tests.
 
     Each limit is a test suite. `max_nfr` and `must_not_flip` are one test each; limits over classes or slices have one
-    test a group. A limit that fails is a `failure`, one that is inconclusive an `error`: the check could not be
+    test per group. A limit that fails is a `failure`, one that is inconclusive an `error`: the check could not be
     finished.
-
-    Args:
-        result: what `gate` returned.
 
     Returns:
         A well-formed XML document, encoded as UTF-8 when written. Characters that XML cannot hold are written as

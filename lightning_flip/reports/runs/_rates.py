@@ -1,4 +1,4 @@
-"""Rates over recorded predictions: arrays in, numbers out."""
+"""Rates of recorded predictions: arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -12,67 +12,42 @@ Floats = npt.NDArray[np.float64]
 
 
 def flipping_errors(right_before: Bools, right_now: Bools) -> tuple[float, float]:
-    """Share of samples that were right once and are wrong now.
+    """Flipping error FE = WFS / all samples and relative flipping error RFE = WFS / all wrong samples, in [0, 1].
 
-    With WFS the samples that the selected epoch gets wrong and some earlier one had right: flipping error FE = WFS /
-    all samples, relative flipping error RFE = WFS / all wrong samples. A model without errors has an RFE of 0.
-
-    Returns FE and RFE, both in [0, 1].
-
-    Example:
-        >>> flipping_errors(np.array([True, True, False, False]), np.array([True, False, False, True]))
-        (0.25, 0.5)
+    WFS are the samples that the selected epoch gets wrong and some earlier one had right. Without errors RFE is 0.
     """
     flipped = int((right_before & ~right_now).sum())
     wrong = int((~right_now).sum())
     return flipped / len(right_now), flipped / wrong if wrong else 0.0
 
 
-def confidence_bins(confidence: Floats, bins: int) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """Sort confidences into M bins of equal width: bin m holds ((m - 1)/M, m/M], and the first one 0 as well.
+def confidence_bins(confidence: Floats, n_bins: int) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """The M + 1 edges of bins of equal width, and each sample's bin, [N] in [0, M).
 
-    Returns the M + 1 edges, and the position of every sample's bin, [N] in [0, M).
-
-    Example:
-        >>> confidence_bins(np.array([0.0, 0.5, 0.6, 1.0]), 2)
-        (array([0. , 0.5, 1. ]), array([0, 0, 1, 1]))
+    Bin m holds ((m - 1)/M, m/M], and the first one 0 as well.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}.")
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    return edges, np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
+    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    return edges, np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, n_bins - 1)
 
 
-def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 15) -> float:
-    """Mean gap between how sure a model is and how often it is right, over bins of equal width.
+def expected_calibration_error(confidence: Floats, correct: Bools, n_bins: int = 15) -> float:
+    """ECE = sum over bins of (share of samples in the bin) |accuracy - mean confidence|, as in Guo et al. (2017).
 
-    ECE = sum over bins of (share of samples in the bin) |accuracy - mean confidence|, as in Guo et al. (2017), over the
-    bins of :func:`confidence_bins`. :func:`lightning_flip.reports.figures.reliability` has the bins one by one.
-
-    Returns a number in [0, 1]; NaN when a confidence is NaN.
-
-    Example:
-        >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False])), 6)
-        0.1
+    Over the bins of :func:`confidence_bins`; in [0, 1], or NaN if a confidence is NaN.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}.")
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
     if np.isnan(confidence).any():
         return float("nan")
-    place = confidence_bins(confidence, bins)[1]
-    gap = np.bincount(place, weights=correct - confidence, minlength=bins)
+    place = confidence_bins(confidence, n_bins)[1]
+    gap = np.bincount(place, weights=correct - confidence, minlength=n_bins)
     return float(np.abs(gap).sum() / len(confidence))
 
 
 def area_under_roc(score: Floats, positive: Bools) -> float | None:
-    """Chance that a positive scores higher than a negative; ties count half.
-
-    Returns the area under the ROC curve in [0, 1]; None where there are no positives or no negatives.
-
-    Example:
-        >>> area_under_roc(np.array([3.0, 2.0, 1.0, 2.0]), np.array([True, True, False, False]))
-        0.875
-    """
+    """Chance in [0, 1] that a positive scores higher than a negative, ties half; None without both kinds."""
     positives = int(positive.sum())
     negatives = len(positive) - positives
     if not positives or not negatives:

@@ -1,4 +1,4 @@
-"""Several runs in one table, a method a row."""
+"""Several runs in one table, one row per method."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_flip._deprecate import renamed_keywords
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
 from lightning_flip.reports.text import PlainTable, printable
 
@@ -49,10 +50,10 @@ class Spread:
         """Summarize numbers; None ones are left out.
 
         Args:
-            values: one number a run, or None where a run has none.
+            values: one number per run, or None if a run has none.
 
         Returns:
-            The spread; None where no run has a number.
+            The spread; None if no run has a number.
 
         Example:
             >>> Spread.over([0.5]), Spread.over([None])
@@ -66,11 +67,11 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    r"""Runs grouped by label; `compare_runs` makes it.
+    r"""Runs grouped by label; returned by `compare_runs`.
 
     Attributes:
         groups: the runs' summaries by label, in the order in which the labels first came.
-        accuracy_header: header of the accuracy column where people read the table.
+        accuracy_header: header of the accuracy column in tables.
 
     Example:
         >>> one = RunSummary(0.9, 0.92, 0.04, 0.4, 0.02, 0.05, None, 30, 500, 1.0)
@@ -87,7 +88,7 @@ class Comparison:
     accuracy_header: str = "test acc"
 
     def to_rows(self) -> list[dict[str, str | int | float | None]]:
-        """One dict a label: `method`, `runs`, mean and `_std` of each number in [0, 1]; None where there is none."""
+        """One dict per label: `method`, `runs`, mean and `_std` of each number in [0, 1], None if unknown."""
         rows = []
         for label, summaries in self.groups.items():
             row: dict[str, str | int | float | None] = {"method": label, "runs": len(summaries)}
@@ -98,7 +99,7 @@ class Comparison:
         return rows
 
     def to_csv(self) -> str:
-        """`to_rows` as CSV with a header, numbers in full precision, empty where there is none."""
+        """`to_rows` as CSV with a header, numbers in full precision, empty if unknown."""
         text = io.StringIO()
         names = ["method", "runs", *(f"{name}{end}" for name in _COLUMNS for end in ("", "_std"))]
         writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -144,10 +145,11 @@ class Comparison:
         }
 
 
+@renamed_keywords(bins="n_bins")
 def compare_runs(
     runs: Sequence[tuple[str, str | os.PathLike[str]]],
     split: str = "val",
-    bins: int = 15,
+    n_bins: int = 15,
     *,
     accuracy_header: str | None = None,
 ) -> Comparison:
@@ -156,15 +158,12 @@ def compare_runs(
     Args:
         runs: (label, folder) of each run.
         split: the held-out split to compare on.
-        bins: number of bins of the calibration error.
+        n_bins: number of bins of the calibration error.
         accuracy_header: header of the accuracy column; `"<split> acc"` if None.
 
-    Returns:
-        The comparison.
-
     Raises:
-        ValueError: when there are no runs, or a label has the same folder twice (its spread would be too small).
-        HistoryError: when a run cannot be read, or lacks the split.
+        ValueError: if there are no runs, or a label has the same folder twice (its spread would be too small).
+        HistoryError: if a run cannot be read, or lacks the split.
 
     Example:
         >>> try:
@@ -180,9 +179,9 @@ def compare_runs(
     for label, path in runs:
         place = (label, Path(path).resolve())
         if place in seen:
-            raise ValueError(f"runs must name a folder once a label, but {label!r} has {path} twice.")
+            raise ValueError(f"runs must name a folder once per label, but {label!r} has {path} twice.")
         seen.add(place)
-        groups.setdefault(label, []).append(summarize_run(path, split, bins))
+        groups.setdefault(label, []).append(summarize_run(path, split, n_bins))
     return Comparison(groups, f"{split} acc" if accuracy_header is None else accuracy_header)
 
 
@@ -197,7 +196,7 @@ def parse_run(argument: str) -> tuple[str, Path]:
         Label and folder; the label of a folder alone is its name.
 
     Raises:
-        ValueError: when the label or the folder is empty.
+        ValueError: if the label or the folder is empty.
 
     Example:
         >>> label, folder = parse_run("FER=runs/fer/seed-0")

@@ -1,4 +1,4 @@
-"""One run in a few numbers."""
+"""A run in a few numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lightning_flip._deprecate import renamed_keywords
 from lightning_flip.reports.runs._rates import area_under_roc, expected_calibration_error, flipping_errors
 from lightning_flip.stores import History, HistoryError, PassRows, read_history
 from lightning_flip.stores.history.samples import labels_of
@@ -31,7 +32,7 @@ class RunSummary:
         churn: share whose prediction differs between the last two passes, of those that both saw; None without such.
         calibration_error: ECE of the last pass.
         mislabelled_auroc: how well a low area under the margin in training finds the samples whose target is not their
-            true target: 1 is perfect, 0.5 chance. None where true targets are unknown, or all or no targets are true.
+            true target: 1 is perfect, 0.5 chance. None if true targets are unknown, or all targets or none are true.
         epochs: number of epochs that have a pass over the split.
         samples: number of samples of the split.
         coverage: share of them that the last pass saw.
@@ -53,10 +54,11 @@ class RunSummary:
     coverage: float
 
 
+@renamed_keywords(bins="n_bins")
 def summarize_run(
     path: str | os.PathLike[str],
     split: str = "val",
-    bins: int = 15,
+    n_bins: int = 15,
     *,
     loader: int = 0,
     train_split: str = "train",
@@ -67,16 +69,13 @@ def summarize_run(
         path: the run's folder.
         split: the held-out split that accuracy, flips and calibration are about. Where a pass saw a sample several
             times, its last visit counts.
-        bins: number of bins of the calibration error.
+        n_bins: number of bins of the calibration error.
         loader: which of the split's loaders.
         train_split: the split whose margins are to find wrong labels (its loader 0). It need not have been recorded.
 
-    Returns:
-        The numbers.
-
     Raises:
-        HistoryError: when the history cannot be read, lacks the split, or its last pass saw no sample.
-        ValueError: when `bins` is under 1.
+        HistoryError: if the history cannot be read, lacks the split, or its last pass saw no sample.
+        ValueError: if `n_bins` is under 1.
 
     Example:
         >>> import tempfile
@@ -121,7 +120,7 @@ def summarize_run(
         flipping_error=flipping,
         relative_flipping_error=relative,
         churn=None if previous is None else _churn(previous, current),
-        calibration_error=expected_calibration_error(_last(current, current.measures["prob_pred"]), correct, bins),
+        calibration_error=expected_calibration_error(_last(current, current.measures["prob_pred"]), correct, n_bins),
         mislabelled_auroc=_mislabelled_auroc(history, train_split),
         epochs=len({epoch for epoch, _ in history.passes(split)}),
         samples=count,

@@ -49,9 +49,9 @@ def answer_among(
     else:
         raise PredictionError(
             f"shared_argmax=True needs the logits of {predictions.name} (or top_classes and top_probs): in"
-            f" {len(outside)} of its rows the model answers a class that the other model does not know. Record it with"
-            " PredictionWriter(logits=True) and read it with read_predictions(..., scores=True), or leave shared_argmax"
-            " away: each model then answers among all of its own classes."
+            f" {len(outside)} of its rows the model predicts a class that the other model does not know. Record it with"
+            " PredictionWriter(logits=True) and read it with read_predictions(..., scores=True), or omit"
+            " shared_argmax: each model then predicts among all of its own classes."
         )
     mask = np.zeros(len(pred), bool)
     mask[outside] = True
@@ -80,7 +80,7 @@ def _best_by_logits(
         if without is not None:
             raise PredictionError(
                 f"{predictions.name}, column 'logits', row {numbers[start + without]}, counted from 0, has minus"
-                " infinity for all classes that both models know, and so no answer among them. Leave it out."
+                " infinity for all classes that both models know, and so no prediction among them. Leave it out."
             )
         found = among[wide[:, among].argmax(1)]
         top = wide.max(1, keepdims=True)
@@ -103,7 +103,7 @@ def _outputs(predictions: PredictionSet, width: int, kind: pa.DataType) -> pa.Ar
         return pa.array(np.arange(width))
     if len(predictions.classes) != width:
         raise PredictionError(
-            f"{predictions.name} names {len(predictions.classes)} classes but has {width} logits a row."
+            f"{predictions.name} names {len(predictions.classes)} classes but has {width} logits per row."
         )
     return pa.array(predictions.classes).cast(kind)
 
@@ -115,7 +115,7 @@ def _best_by_top_classes(
     classes, width = stack_lists(rows["top_classes"], f"{where} 'top_classes'")
     probs, _ = stack_lists(rows["top_probs"], f"{where} 'top_probs'")
     if len(probs) != len(classes):
-        raise PredictionError(f"{predictions.name} must have as many top_probs a row as top_classes.")
+        raise PredictionError(f"{predictions.name} must have as many top_probs per row as top_classes.")
     chosen = np.asarray(probs.cast(pa.float32())).reshape(-1, width).copy()
     without = first_without_class(chosen)
     if without is not None:
@@ -129,7 +129,8 @@ def _best_by_top_classes(
     nowhere = int((probability < 0).sum())
     if nowhere:
         raise PredictionError(
-            f"shared_argmax=True needs more than the {width} top classes a row of {predictions.name}: in {nowhere} rows"
-            " none of them is known to both models. Record it with PredictionWriter(logits=True), or a larger top_k."
+            f"shared_argmax=True needs more than the {width} top classes per row of {predictions.name}: in {nowhere}"
+            " rows none of them is known to both models. Record it with PredictionWriter(logits=True), or a larger"
+            " top_k."
         )
     return classes.take(pa.array(place + width * np.arange(len(place)))).cast(shared.type), probability

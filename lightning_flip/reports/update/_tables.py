@@ -69,7 +69,7 @@ def floor_table(floor: NoiseFloor, decimals: int, most_rows: int) -> PlainTable:
     ]
     return PlainTable(
         "Noise floor: models said to be as good as the new one",
-        ("model", "accuracy", "mean NFR where it replaces another"),
+        ("model", "accuracy", "mean NFR when replacing another"),
         tuple(rows[:most_rows]),
         notes=(*_more(len(rows), most_rows, "models"), *notes),
     )

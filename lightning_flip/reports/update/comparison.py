@@ -86,7 +86,7 @@ class UpdateComparison:
         return int(self.cells.total)
 
     def to_dict(self) -> dict[str, object]:
-        """Every number, ready for `json.dumps`: shares in [0, 1], None where there is no number, never NaN."""
+        """Every number, ready for `json.dumps`: shares in [0, 1], None for unknown numbers, never NaN."""
         return {
             "old": {"name": self.old_name, "parameters": self.old_parameters},
             "new": {"name": self.new_name, "parameters": self.new_parameters},
@@ -195,21 +195,18 @@ def compare(
         new: the new model's.
         allow_partial: compare the samples that both files have; without it, a sample that one lacks is an error.
         shared_classes: compare the samples whose class both models know.
-        shared_argmax: with `shared_classes`: each model answers with its best among the classes that both know.
+        shared_argmax: with `shared_classes`, each model predicts its best among the classes that both know.
         slices: further columns, by whose values flips are counted too.
         floor: predictions of models that are as good as the new one (its other seeds), one file each. The negative
-            flip rates between every ordered pair of them, the new one included, say what chance alone makes.
+            flip rates between every ordered pair of them, the new one included, are those of chance alone.
         confidence: the chance that each interval covers, between 0 and 1.
         worst: how many of the worst negative flips to list at most.
 
-    Returns:
-        The comparison.
-
     Raises:
-        PredictionError: when files cannot be read or do not belong together; see `join_predictions`. Also when the
+        PredictionError: if files cannot be read or do not belong together; see `join_predictions`. Also when the
             new model's file is among `floor`, or a file is there twice.
-        ValueError: when `confidence` is not between 0 and 1, or `worst` is negative.
-        ModuleNotFoundError: when scipy is not installed.
+        ValueError: if `confidence` is not between 0 and 1, or `worst` is negative.
+        ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> import pyarrow as pa

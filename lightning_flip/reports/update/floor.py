@@ -105,9 +105,9 @@ def find_noise_floor(old_right: Bools, right: Bools, names: Sequence[str]) -> No
     """
     models, samples = right.shape
     if models < 2 or len(names) != models:
-        raise ValueError(f"right must have a row a name, at least 2, got {models} rows and {len(names)} names.")
+        raise ValueError(f"right must have one row per name, at least 2, got {models} rows and {len(names)} names.")
     if old_right.shape != (samples,) or not samples:
-        raise ValueError(f"old_right must have one value a sample, at least one, got {old_right.shape} of {samples}.")
+        raise ValueError(f"old_right must have one value per sample, at least one, got {old_right.shape} of {samples}.")
     rates = np.zeros((models, models))
     for before in range(models):
         for after in range(models):

@@ -142,7 +142,7 @@ def join_predictions(
         The N samples, in the order of `old`.
 
     Raises:
-        PredictionError: when a file cannot be read; an id comes twice in a file; the files disagree on the target of a
+        PredictionError: if a file cannot be read; an id comes twice in a file; the files disagree on the target of a
             sample; a sample that both have has no target; a file has no rows, or nothing is left; labels are integers
             in one file and text in the other; a slice is not a column. The message has counts and an example.
 

@@ -155,5 +155,5 @@ def test_refusals() -> None:
         find_noise_floor(right[0], right[:1], ["a"])
     with pytest.raises(ValueError, match="got 2 rows and 3 names"):
         find_noise_floor(right[0], right, ["a", "b", "c"])
-    with pytest.raises(ValueError, match="one value a sample"):
+    with pytest.raises(ValueError, match="one value per sample"):
         find_noise_floor(right[0, :2], right, ["a", "b"])

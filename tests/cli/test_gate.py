@@ -30,7 +30,7 @@ class TestExitStatus:
         result = command("gate", *words, "--max-nfr", "1%")
         assert (result.returncode, result.stderr) == (INCONCLUSIVE, "")
         assert result.stdout.startswith("Update gate: INCONCLUSIVE\n")
-        assert "About 299 samples" in " ".join(result.stdout.split())  # 0.99^299 is the first power under 0.05
+        assert "about 299 samples" in " ".join(result.stdout.split())  # 0.99^299 is the first power under 0.05
 
     def test_many_flips_fail(self, predictions, command):
         words = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet", wrong=range(30))]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_flip.reports.figures._panels import folded_text, line_look, panel_grid
+from lightning_flip.reports.figures.canvas import folded_text, line_look, panel_grid
 
 
 @given(st.text(max_size=200), st.floats(0.5, 10))

@@ -1,89 +1,55 @@
-"""What figures of several named runs share: panels side by side, names that fit, lines that can be told apart."""
+"""What figures share: panels side by side outside pyplot, colors and dashes, legends, and names that fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from unicodedata import east_asian_width
 
-from lightning_flip.reports.figures.drawing import COLORS, new_figure
 from lightning_flip.reports.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PanelGrid", "as_named", "counted", "folded_text", "legend_below", "line_look", "panel_grid"]
+__all__ = [
+    "BLUE",
+    "COLORS",
+    "GRAY",
+    "GREEN",
+    "RED",
+    "LineLook",
+    "PanelGrid",
+    "counted",
+    "folded_text",
+    "legend_below",
+    "line_look",
+    "new_figure",
+    "note",
+    "panel_grid",
+    "plain_axes",
+    "plain_text",
+    "titled",
+]
 
-_Kind = TypeVar("_Kind")
-
+BLUE, RED, GREEN, VIOLET, OCHER, GRAY = "#1f6fb2", "#c8442c", "#2f8f5b", "#8a5bb0", "#b0862a", "#9aa3ad"
+COLORS = (RED, BLUE, GREEN, VIOLET, OCHER, "#3b8ea5", "#7a4b3a", "#4c566a")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (6, 1.5, 1, 1.5, 1, 1.5)))
-_LINE = 0.17  # inches that a line of small text takes
+_LINE = 0.17  # height of a line of small text, in inches
 _LETTERS = 13  # narrow letters that surely fit into an inch
 _LONGEST = 60  # letters of a name that are shown
 
 
-def as_named(named: _Kind | Mapping[str, _Kind], kind: type[_Kind]) -> dict[str, _Kind]:
-    """Take one thing without a name, or several with names. Returns all of them by name; one without a name has "".
-
-    Example:
-        >>> as_named(3, int), as_named({"a": 3}, int)
-        ({'': 3}, {'a': 3})
-    """
-    if isinstance(named, kind):
-        return {"": named}
-    if not isinstance(named, Mapping) or not all(isinstance(one, kind) for one in named.values()):
-        raise TypeError(f"named must be a {kind.__name__}, or several of them by name; got {type(named).__name__}.")
-    if not named:
-        raise ValueError(f"named must hold at least one {kind.__name__}, got none.")
-    return {str(name): one for name, one in named.items()}
-
-
-def folded_text(label: str, inches: float) -> str:
-    r"""Fold text that people chose into lines of a width; a very long one loses its middle.
-
-    Returns printable lines, dollar signs escaped, since a pair of them would be read as a formula.
-
-    Example:
-        >>> folded_text("label smoothing, 0.2", 1.0)
-        'label\nsmoothing,\n0.2'
-    """
-    text = shorten(label, _LONGEST) if len(printable(label)) > _LONGEST else printable(label)
-    room = inches * _LETTERS * len(text) / max(1.0, sum(map(_breadth, text)))
-    return "\n".join(wrap(text, max(8, int(room)))).replace("$", r"\$")
-
-
-def counted(samples: int) -> str:
-    """Say how many samples there are. Returns the number with its noun.
-
-    Example:
-        >>> counted(1), counted(12_345)
-        ('1 sample', '12,345 samples')
-    """
-    return f"{samples:,} sample{'' if samples == 1 else 's'}"
-
-
-class LineLook(NamedTuple):
-    """How the line of one run is drawn.
-
-    Attributes:
-        color: differs up to 8 runs.
-        linestyle: differs for neighbors, so that lines can be told apart without color.
-    """
-
-    color: str
-    linestyle: Any
-
-
-def line_look(place: int) -> LineLook:
-    """Choose color and dashes of a run's line. Returns both; 40 runs differ.
-
-    Example:
-        >>> len({(look.color, look.linestyle) for look in map(line_look, range(40))})
-        40
-    """
-    return LineLook(COLORS[place % len(COLORS)], _DASHES[place % len(_DASHES)])
+def new_figure(width: float, height: float) -> Figure:
+    """Make a figure of some inches outside pyplot: no window opens, and nothing has to be closed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "figures need matplotlib, which is not installed; run pip install 'lightning-flip[report]'."
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 class PanelGrid(NamedTuple):
@@ -115,11 +81,9 @@ def panel_grid(
     heights: Sequence[float] = (1.0,),
     legend: Sequence[str] = (),
     share_x: bool = False,
-    share_y: bool = False,
+    share_y: bool | Literal["row"] = False,
 ) -> PanelGrid:
     """Make a figure of panels, with room for titles and a legend of several lines.
-
-    Returns figure and axes, with titles.
 
     Args:
         titles: a folded title for each panel.
@@ -129,19 +93,17 @@ def panel_grid(
         heights: relative heights of the axes that stand below each other in a panel.
         legend: folded labels of the legend that :func:`legend_below` will draw.
         share_x: all axes have the same horizontal limits and ticks; for panels in one column.
-        share_y: all axes have the same vertical limits.
-
-    Example:
-        >>> grid = panel_grid(["a", "b", "c"], 2, (3.0, 2.0))
-        >>> len(grid.panels), grid.first, grid.lowest
-        (3, [True, False, True], [False, True, True])
+        share_y: all axes, or those of one row, have the same vertical limits.
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}.")
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     width = size[0] * columns + margin[0]
-    lines: float = rows * max(title.count("\n") + bool(title) for title in titles)
+    lines: float = sum(
+        max(title.count("\n") + bool(title) for title in titles[row * columns : (row + 1) * columns])
+        for row in range(rows)
+    )
     lines += sum(label.count("\n") + 1 for label in legend) / _across(legend, width) if legend else 0
     figure = new_figure(width, size[1] * rows + margin[1] + _LINE * lines)
     each = len(heights)
@@ -169,7 +131,19 @@ def panel_grid(
     )
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def plain_axes(axes: Axes, *, x: str = "", y: str = "") -> None:
+    """Label axes, and take off the lines above and on the right."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def note(axes: Axes, text: str) -> None:
+    """Write a number, such as a correlation, into the upper left corner."""
+    axes.text(0.04, 0.97, text, transform=axes.transAxes, va="top", fontsize="small")
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], **options: Any) -> None:
     """Put one legend below all panels, in as many columns as its labels leave room for."""
     from matplotlib.legend_handler import HandlerTuple
 
@@ -180,9 +154,58 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
         ncols=_across(labels, figure.get_figwidth()),
         frameon=False,
         fontsize="small",
-        handlelength=2.8,  # a whole period of the longest dashes
+        **{"handlelength": 2.8} | options,  # a whole period of the longest dashes
         handler_map={tuple: HandlerTuple(ndivide=None)},
     )
+
+
+class LineLook(NamedTuple):
+    """How the line of one run is drawn.
+
+    Attributes:
+        color: differs up to 8 runs.
+        linestyle: differs for neighbors, so that lines can be told apart without color.
+    """
+
+    color: str
+    linestyle: Any
+
+
+def line_look(place: int) -> LineLook:
+    """Color and dashes of a run's line; those of 40 runs differ."""
+    return LineLook(COLORS[place % len(COLORS)], _DASHES[place % len(_DASHES)])
+
+
+def plain_text(label: Any) -> str:
+    r"""One printable line; dollar signs are escaped, as a pair of them would be read as a formula.
+
+    Example:
+        >>> plain_text("cost in $")
+        'cost in \\$'
+    """
+    return printable(str(label)).replace("$", r"\$")
+
+
+def folded_text(label: str, inches: float) -> str:
+    r"""Printable text in lines of a width, dollar signs escaped; a very long one loses its middle.
+
+    Example:
+        >>> folded_text("label smoothing, 0.2", 1.0)
+        'label\nsmoothing,\n0.2'
+    """
+    text = shorten(label, _LONGEST) if len(printable(label)) > _LONGEST else printable(label)
+    room = inches * _LETTERS * len(text) / max(1.0, sum(map(_breadth, text)))
+    return "\n".join(wrap(text, max(8, int(room)))).replace("$", r"\$")
+
+
+def titled(name: str, numbers: str, inches: float) -> str:
+    """A panel's title: the folded name of its run, if there is one, and a line of numbers."""
+    return "\n".join(filter(None, [folded_text(name, inches), numbers]))
+
+
+def counted(samples: int) -> str:
+    """The number of samples with its noun."""
+    return f"{samples:,} sample{'' if samples == 1 else 's'}"
 
 
 def _breadth(letter: str) -> float:
