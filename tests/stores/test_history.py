@@ -116,16 +116,16 @@ def test_matrices_agree_with_a_loop_over_visits(recorded: tuple) -> None:
 
 
 def test_ranks_are_put_in_the_order_of_global_steps(run_folder: Path, write_rows: Callable) -> None:
-    # Rank 0 sees sample 0 (target 0) wrong at step 1 and right at step 4, rank 1 right at step 2 and wrong at step 9.
+    # Rank 0 sees sample 0 (target 0) wrong at step 4 and right at step 5, rank 1 right at step 1 and wrong at step 9.
     write_rows(
-        run_folder, [{"index": 0, "pred": 1, "global_step": 1}, {"index": 0, "pred": 0, "global_step": 4}], rank=0
+        run_folder, [{"index": 0, "pred": 1, "global_step": 4}, {"index": 0, "pred": 0, "global_step": 5}], rank=0
     )
     write_rows(
-        run_folder, [{"index": 0, "pred": 0, "global_step": 2}, {"index": 0, "pred": 2, "global_step": 9}], rank=1
+        run_folder, [{"index": 0, "pred": 0, "global_step": 1}, {"index": 0, "pred": 2, "global_step": 9}], rank=1
     )
     history = read_history(run_folder)
     assert history.correct_matrix("train")[0, 0].item() is False
-    assert history.statistics("train")["forgetting_events"][0].as_py() == 1
+    assert history.statistics("train")["forgetting_events"][0].as_py() == 2
 
 
 def test_repeated_visits_at_one_step_stay_in_their_order(run_folder: Path, write_rows: Callable) -> None:
