@@ -22,11 +22,10 @@ from lightning_flip.callbacks.exact_resume import random_states, restore_random_
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset, unwrapped
 from lightning_flip.functional.cross_entropy import widen
 from lightning_flip.steps import Attachment, SampleStep, StepSource, find_target
-from lightning_flip.steps.capture import LogitCapture
 from lightning_flip.steps.checks import ValueChecks
-from lightning_flip.steps.compiled import is_compiled_whole
-from lightning_flip.steps.features import FeatureCapture, classifier_layer
-from lightning_flip.steps.loss_calls import IGNORED
+from lightning_flip.steps.logits.capture import FeatureCapture, LogitCapture, classifier_layer
+from lightning_flip.steps.logits.forward import is_compiled_whole
+from lightning_flip.steps.logits.loss_calls import IGNORED
 from lightning_flip.steps.outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.tables import RowBuffer
 

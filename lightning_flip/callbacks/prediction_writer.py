@@ -26,7 +26,7 @@ from lightning_flip.callbacks.run_folder import writes_files
 from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, StepSource, attach
 from lightning_flip.steps.identity import LoaderData
-from lightning_flip.steps.remembered import restore_from
+from lightning_flip.steps.logits.remembered import restore_from
 from lightning_flip.stores.predictions.writing import stage_of
 
 __all__ = ["PredictionWriter"]

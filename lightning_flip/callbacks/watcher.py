@@ -16,11 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_flip.data.sample_names import IdsFrom
 from lightning_flip.steps import Attachment, SampleStep, StepSource, attach
-from lightning_flip.steps.held_data import HeldData
 from lightning_flip.steps.hooks import STEP_HOOKS, restore_hooks, skip_unused_hooks
-from lightning_flip.steps.identity import LoaderData
+from lightning_flip.steps.identity import HeldData, LoaderData
+from lightning_flip.steps.logits.remembered import known_state, restore
 from lightning_flip.steps.options import check_flags
-from lightning_flip.steps.remembered import known_state, restore
 from lightning_flip.steps.state import STATE_VERSION, check_version
 
 __all__ = ["StatefulWatcher", "StepWatcher", "is_fresh"]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.logits.choice import Choice
 
 __all__ = ["check_base_loss"]
 

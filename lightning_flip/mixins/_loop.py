@@ -24,10 +24,9 @@ from lightning_flip.mixins._options import schedule
 from lightning_flip.mixins._stacking import warn_of_stack
 from lightning_flip.steps import Attachment, SampleStep, attach
 from lightning_flip.steps.checks import first_false
-from lightning_flip.steps.held_data import HeldData
 from lightning_flip.steps.hooks import restore_hooks, skip_unused_hooks
-from lightning_flip.steps.identity import LoaderData
-from lightning_flip.steps.remembered import known_state, restore
+from lightning_flip.steps.identity import HeldData, LoaderData
+from lightning_flip.steps.logits.remembered import known_state, restore
 from lightning_flip.steps.state import STATE_VERSION, check_version
 from lightning_flip.tables import SampleTable
 
@@ -154,7 +153,7 @@ class TermLoop(pl.Callback):
             return
         self._keep_total(trainer, outputs, batch_idx)
         self.divergence.look_now_and_then(trainer, pl_module, self.attachment.flush)
-        if outputs is None or self.added_for is self.attachment.running.arrival:
+        if outputs is None or self.added_for is self.attachment.running.loaded:
             return
         if pl_module.automatic_optimization and not outputs:
             return  # training_step returned None
@@ -379,7 +378,7 @@ class TermLoop(pl.Callback):
         source = module._mixin.source
         if step.choice is not None and not step.choice.loss_targets and source.labels != "may_change":
             if self._may_ignore is None:
-                record = attachment.running.arrival.record(source)
+                record = attachment.running.loaded.record(source)
                 listed = None if record is None else kept_labels(record.dataset)
                 self._may_ignore = listed is None or bool((listed == ignored).any())
             if not self._may_ignore:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.steps import SampleStep
-from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.logits.choice import Choice
 from lightning_flip.steps.outputs import Place, as_logits
 
 __all__ = ["earlier_logits", "evaluating", "exchanged", "logits_of", "logits_part", "weights_of"]

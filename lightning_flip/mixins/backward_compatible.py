@@ -19,7 +19,7 @@ from lightning_flip.models.ensemble import EnsembleClassifier
 from lightning_flip.models.loading import load_model, options_called
 from lightning_flip.steps import SampleStep
 from lightning_flip.steps.cached_logits import CACHED_SUFFIXES
-from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.logits.capture import classifier_layer
 from lightning_flip.steps.options import check_not_negative, check_paths
 
 __all__ = ["BackwardCompatible"]

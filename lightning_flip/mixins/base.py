@@ -377,7 +377,7 @@ class LossTerm(Stacked, _Module):
         except (RuntimeError, IndexError):
             attachment.sample_step(self._mixin.source)  # says more about labels that are outside the classes
             raise
-        if loop.keeps_targets and loop.added_for is not attachment.running.arrival:
+        if loop.keeps_targets and loop.added_for is not attachment.running.loaded:
             loop.targets = training_targets(self, step, given, owners_of(type(self), "method_loss", LossTerm))
         if self.brings_distributions(step):
             warn_of_distributions(self)
@@ -385,8 +385,8 @@ class LossTerm(Stacked, _Module):
             loss = loss + (excess if options.term_weight == 1 else options.term_weight * excess)
             if not self.automatic_optimization:
                 loop.total = loss.detach()
-        if loop.added_for is not attachment.running.arrival:  # a closure may run several times; a batch is one visit
-            loop.added_for = attachment.running.arrival
+        if loop.added_for is not attachment.running.loaded:  # a closure may run several times; a batch is one visit
+            loop.added_for = attachment.running.loaded
             if visits:
                 for part in step.observed.once():
                     for method in visits:

@@ -14,10 +14,9 @@ from lightning_flip.mixins._definition import owners_of, refuse_several
 from lightning_flip.mixins._keyed_draws import keyed_seed
 from lightning_flip.mixins.base import LossTerm
 from lightning_flip.steps import SampleStep, find_target
-from lightning_flip.steps.batch_parts import input_place, target_place, with_part
-from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.logits.capture import classifier_layer
 from lightning_flip.steps.options import check_choices, check_paths
-from lightning_flip.steps.targets import select
+from lightning_flip.steps.targets import input_place, select, target_place, with_part
 
 __all__ = ["BatchMixing"]
 
@@ -206,7 +205,7 @@ def _refuse_outside(module: BatchMixing, target: Tensor) -> None:
     attachment, trainer, classes = module._term_loop.attachment, module.trainer, module._mixin.mixed_classes
     if target.ndim > 1 or attachment is None:
         return
-    samples = attachment.running.arrival.samples(module._mixin.source)
+    samples = attachment.running.loaded.samples(module._mixin.source)
     moment = f"batch {trainer.fit_loop.batch_idx} of epoch {trainer.current_epoch}"
 
     def error(row: int) -> Exception:

@@ -110,7 +110,7 @@ class ClassWiseSelfDistillation(LossTerm):
     def _partner_logits(self, step: SampleStep) -> Tensor:
         attachment, source = self._term_loop.attachment, self._mixin.source
         assert attachment is not None
-        record, positions = attachment.running.arrival.record(source), attachment.running.arrival.positions(source)
+        record, positions = attachment.running.loaded.record(source), attachment.running.loaded.positions(source)
         if record is None or positions is None:
             raise TypeError(
                 f"{type(self).__name__} draws partners from the training set by their position, and this loader has "

@@ -68,7 +68,7 @@ class EarlyLearningRegularization(LossTerm):
             rows = self.table(TABLE, step, step.num_classes).pending_rows(step.index).to(probs.dtype)
             return rows_after_visits(step, rows, self._elr_visit, probs)
 
-        running = self._mixin.elr_rows.after(step, attachment.running.arrival, rows_after)
+        running = self._mixin.elr_rows.after(step, attachment.running.loaded, rows_after)
         return early_learning_loss(
             step.logits, step.target, running, weight=options.elr_weight, probs=probs, reduction=reduction
         )

@@ -74,7 +74,7 @@ class SelfAdaptiveTraining(LossTerm):
             rows = _or_label(self.table(TABLE, step, step.num_classes).pending(step.index), step)
             return rows_after_visits(step, rows.to(widen(step.logits).dtype), self._sat_visit)
 
-        running = self._mixin.sat_rows.after(step, attachment.running.arrival, rows_after)
+        running = self._mixin.sat_rows.after(step, attachment.running.loaded, rows_after)
         return self_adaptive_loss(step.logits, running, valid=step.valid, target=step.target, reduction=reduction)
 
     def visit(self, step: SampleStep) -> None:

@@ -131,7 +131,7 @@ class SoftTargets(StudentLoss):
         self.require_unmixed(f"{source.path} has soft targets")
         if not source.compared:
             attachment, options = self._term_loop.attachment, self.mixin_options
-            record = None if attachment is None else attachment.running.arrival.record(self._mixin.source)
+            record = None if attachment is None else attachment.running.loaded.record(self._mixin.source)
             known = record is not None and self._mixin.source.index_from is None
             dataset = record.dataset if record is not None and known and step.num_samples is not None else None
             num_samples = options.num_samples if options.num_samples is not None else step.num_samples

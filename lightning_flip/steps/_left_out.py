@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_flip.steps._block import Moment
-from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.logits.choice import Choice
 from lightning_flip.steps.sample_step import SampleStep
 
 __all__ = ["LeftOut", "steps_left_out"]

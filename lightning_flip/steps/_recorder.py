@@ -15,19 +15,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.steps._block import Block, Moment
-from lightning_flip.steps._captures import Captures
-from lightning_flip.steps._finder import Found
 from lightning_flip.steps._labels import Changed
 from lightning_flip.steps._left_out import LeftOut, steps_left_out
 from lightning_flip.steps._running_step import RunningStep
 from lightning_flip.steps.checks import ValueChecks, first_false
-from lightning_flip.steps.choice import Choice
 from lightning_flip.steps.identity import (
     ChangedDataError,
     DataRegister,
     LoaderData,
     changed_labels,
 )
+from lightning_flip.steps.logits.choice import Choice
+from lightning_flip.steps.logits.finder import Found
+from lightning_flip.steps.logits.step_capture import StepCapture
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
 
@@ -123,7 +123,7 @@ class Recorder:
         self,
         trainer: pl.Trainer,
         running: RunningStep,
-        captures: Captures,
+        captures: StepCapture,
         checks: ValueChecks,
         register: DataRegister,
         may_raise: Callable[[], bool],
@@ -142,7 +142,7 @@ class Recorder:
         self._home = trainer.callbacks  # type: ignore[attr-defined]  # tuning puts another list in its place
         self._seen: set[int] = set()  # owners that were in a list; others are led by a callback of the user's own
         self._present: list[tuple[Any, StepSource, Collection[str]]] = []  # owners that are the Trainer's callbacks now
-        self._arrival: object = None
+        self._loaded: object = None
         self._epoch = -1
         self._moment = Moment(0, -1, -1, -1)
         self._trains = False  # whether the captures copy for training steps
@@ -182,15 +182,15 @@ class Recorder:
 
     def begin_training_step(self) -> bool:
         """Get ready for a training step; False if it is not recorded, as the later evaluations of a closure."""
-        trainer, arrival = self._trainer(), self._running.arrival
-        if trainer is None or arrival is self._arrival:
+        trainer, loaded = self._trainer(), self._running.loaded
+        if trainer is None or loaded is self._loaded:
             return False
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         if callbacks is not self._callbacks or len(callbacks) != self._listed:
             self._look_for_owners(trainer)
         if not self._present:
             return False  # tuning runs steps without callbacks
-        self._arrival = arrival
+        self._loaded = loaded
         if trainer.current_epoch != self._epoch:
             self._begin_epoch(trainer.current_epoch)
         feeds = self._training
@@ -250,9 +250,9 @@ class Recorder:
             feed = self._feeds[source, split, loader] = _Feed(source, split, loader)
             owners = [owner for owner, its, reads in self._owners if its == source and split in reads]
             self._give(feed, [owner for owner in owners if owner.wants(split)])
-        if feed.taken_for() is self._running.arrival:
+        if feed.taken_for() is self._running.loaded:
             return
-        feed.taken_for = weakref.ref(self._running.arrival)
+        feed.taken_for = weakref.ref(self._running.loaded)
         moment = Moment(0, self._running.batch_number, trainer.global_step, -1)
         try:
             self._take(feed, moment, trainer.current_epoch, self._captures.kept(source))
@@ -281,13 +281,13 @@ class Recorder:
         readers = feed.readers if target.ndim == 1 else self._who_take_distributions(feed)
         if feed.declining and self._is_declined(feed, logits, moment, epoch):
             return
-        samples, loss = running.arrival.samples(source), None
+        samples, loss = running.loaded.samples(source), None
         choice = feed.choice = found.choice
         if choice is not None and choice.call is not None:
             moment, loss = self._checked(feed, found, target, moment, len(samples))
         if samples and readers:
             block = feed.filling
-            data, dataset = feed.data, running.arrival.dataset(source)
+            data, dataset = feed.data, running.loaded.dataset(source)
             if data is None or data.dataset is not dataset:
                 data = self._data_of(feed)
             if block is None or not (feed.copied and block.fits(target, data, epoch)):
@@ -316,7 +316,7 @@ class Recorder:
     def _is_declined(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int) -> bool:
         """Whether a reader leaves the step out, which the others are then given by itself."""
         for term in feed.declining:
-            if not term.declines(self._running.arrival):
+            if not term.declines(self._running.loaded):
                 continue
             for earlier in list(feed.blocks.values()):
                 self._read(feed, earlier)
@@ -352,7 +352,7 @@ class Recorder:
 
     def _data_of(self, feed: _Feed) -> LoaderData:
         """The data of the running step's loader."""
-        dataset, data = self._running.arrival.dataset(feed.source), feed.data
+        dataset, data = self._running.loaded.dataset(feed.source), feed.data
         if data is None or data.dataset is not dataset:
             data = feed.data = self._register.of(feed.source, feed.split, feed.loader, dataset)
         return data
@@ -381,7 +381,7 @@ class Recorder:
     def _alone(self, feed: _Feed, logits: Tensor, moment: Moment, epoch: int) -> SampleStep | None:
         """The running step by itself, as readers see rows."""
         step = self._running.seen_through(feed.source)
-        samples = self._running.arrival.samples(feed.source)
+        samples = self._running.loaded.samples(feed.source)
         if step is None:
             return None
         with _plainly():

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_flip.data.labels import kept_labels
-from lightning_flip.steps._captures import Captures, Found
-from lightning_flip.steps._loss_targets import target_of
 from lightning_flip.steps.checks import ValueChecks
-from lightning_flip.steps.choice import Question
 from lightning_flip.steps.identity import ChangedDataError
-from lightning_flip.steps.loaded_batch import Arrival
-from lightning_flip.steps.remembered import recall
+from lightning_flip.steps.loaded_batch import LoadedBatch
+from lightning_flip.steps.logits.choice import Question
+from lightning_flip.steps.logits.loss_targets import target_of
+from lightning_flip.steps.logits.remembered import recall
+from lightning_flip.steps.logits.step_capture import Found, StepCapture
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 from lightning_flip.steps.source import StepSource
 from lightning_flip.steps.targets import find_target
@@ -29,16 +29,16 @@ class RunningStep:
     """One step after another, of one module.
 
     Attributes:
-        arrival: the batch, and which samples are in it.
+        loaded: the batch, and which samples are in it.
         loss: the running step's own loss, if known.
     """
 
-    def __init__(self, module: nn.Module, captures: Captures, checks: ValueChecks, *, may_skip: bool) -> None:
+    def __init__(self, module: nn.Module, captures: StepCapture, checks: ValueChecks, *, may_skip: bool) -> None:
         self._module = module
         self._captures = captures
         self._checks = checks
         self._may_skip = may_skip
-        self.arrival = Arrival(None, {})
+        self.loaded = LoadedBatch(None, {})
         self.loss: Tensor | None = None
         self._name = ""
         self._args: tuple[Any, ...] = ()
@@ -47,11 +47,11 @@ class RunningStep:
         self._built: dict[StepSource, SampleStep | None] = {}
         self._unchecked: set[StepSource] = set()
 
-    def receive(self, arrival: Arrival) -> None:
+    def receive(self, loaded: LoadedBatch) -> None:
         """Take the next batch; what was known about the last one is dropped, so that no graph is kept alive."""
         self._built, self._output, self._args, self.loss = {}, None, (), None
         self._captures.clear()
-        self.arrival = arrival
+        self.loaded = loaded
 
     def begin(self, name: str, args: tuple[Any, ...]) -> None:
         """Begin a step. An optimizer may evaluate its closure, and so the step, several times for one batch."""
@@ -76,16 +76,16 @@ class RunningStep:
 
     def given(self, source: StepSource) -> Any:
         """The part of the batch that a source follows, on its device and after all changes."""
-        return self.arrival.followed(self.batch, source)
+        return self.loaded.followed(self.batch, source)
 
     def alter_batch(self, batch: Any, source: StepSource, change: Callable[[Any], Any]) -> Any:
         """Change the part of the batch that a source follows, into as many samples; all users see its targets.
 
         Returns the changed batch.
         """
-        part = self.arrival.followed(batch, source)
+        part = self.loaded.followed(batch, source)
         if part is not None:
-            batch = self.arrival.replaced(batch, source, change(part))
+            batch = self.loaded.replaced(batch, source, change(part))
             self._args, self._built = (batch, *self._args[1:]), {}
         return batch
 
@@ -93,10 +93,10 @@ class RunningStep:
         """Transfer a batch as the loop transfers those of the source's loader: precision, transfer hooks, device."""
         trainer: Any = self._module._trainer
         plugin = trainer.precision_plugin
-        data = self.arrival.replaced(self.arrival.plain, source, part)
-        data = type(plugin).convert_input(plugin, data)  # the instance's own is wrapped: this is not an arrival
+        data = self.loaded.replaced(self.loaded.plain, source, part)
+        data = type(plugin).convert_input(plugin, data)  # the instance has a wrapper, for batches of the loop
         data = trainer.lightning_module._on_before_batch_transfer(data, dataloader_idx=0)
-        return self.arrival.followed(trainer.strategy.batch_to_device(data, dataloader_idx=0), source)
+        return self.loaded.followed(trainer.strategy.batch_to_device(data, dataloader_idx=0), source)
 
     def note_output(self, output: Any) -> None:
         """Say what the step is going to return, for sources that are functions of it."""
@@ -124,7 +124,7 @@ class RunningStep:
     def expected_rows(self, source: StepSource) -> int | None:
         """Number of samples in the part of the batch that a source follows."""
         try:
-            return self.arrival.rows(source)
+            return self.loaded.rows(source)
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -142,7 +142,7 @@ class RunningStep:
         return step
 
     def _look_at(self, step: SampleStep, source: StepSource) -> Tensor | None:
-        samples, moment = self.arrival.listed(source), self.moment
+        samples, moment = self.loaded.listed(source), self.moment
         valid, bad, problem = self._checks.look(
             step.logits.detach(),
             step.target,
@@ -166,7 +166,7 @@ class RunningStep:
         choice = step.choice
         if choice is None or choice.loss_targets:
             return None
-        part = self.arrival.followed(self.arrival.plain, source)
+        part = self.loaded.followed(self.loaded.plain, source)
         with contextlib.suppress(TypeError, ValueError, KeyError, IndexError):
             target = target_of(part, choice.target, source.target_from)
             return target if target.device.type == "cpu" and target.ndim == 1 else None
@@ -190,11 +190,11 @@ class RunningStep:
         :meth:`seen_through`.
         """
         batch = self._args[0] if self._args else None
-        if not self.arrival.single:
-            batch = self.arrival.followed(batch, source)
+        if not self.loaded.single:
+            batch = self.loaded.followed(batch, source)
         if batch is None:
             return None  # the loader that is followed ended before the others
-        count = len(self.arrival.listed(source))
+        count = len(self.loaded.listed(source))
         found = self._captures.find(source, count, self._output, lambda: self._question(batch, source, count))
         if found is None:
             if self._output is None and self._done and self._may_skip:
@@ -220,7 +220,7 @@ class RunningStep:
             )
         if target.device != logits.device:
             target = target.to(logits.device, non_blocking=True)
-        if self.arrival.problem:
+        if self.loaded.problem:
             self._refuse_order(source, found)
         return found, target
 
@@ -228,7 +228,7 @@ class RunningStep:
         """Refuse rows in another order than their samples, if their labels are the ones that show it."""
         elsewhere = source.target_from is not None or (found.choice is not None and bool(found.choice.target))
         if not elsewhere and source.index_from is None and source.labels != "may_change":
-            raise ChangedDataError(self.arrival.problem)
+            raise ChangedDataError(self.loaded.problem)
 
     def _question(self, batch: Any, source: StepSource, rows: int) -> Question:
         target: Tensor | None = None
@@ -258,7 +258,7 @@ class RunningStep:
             count = getattr(self._module, name, None) or hyperparameters.get(name)
             if isinstance(count, int) and count > 1:
                 return count
-        labels = kept_labels(self.arrival.dataset(source))
+        labels = kept_labels(self.loaded.dataset(source))
         if labels is not None and len(labels):
             return max(2, int(labels.max()) + 1)
         return None if before is None else before.classes
@@ -272,20 +272,20 @@ class RunningStep:
         has_target = target is not None
         if target is None:
             target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        listed, num_samples = self.arrival.listed(source), self.arrival.num_samples(source)
+        listed, num_samples = self.loaded.listed(source), self.loaded.num_samples(source)
         return SampleStep(
-            index=self.arrival.index(source).to(logits.device, non_blocking=True),
+            index=self.loaded.index(source).to(logits.device, non_blocking=True),
             logits=logits,
             target=target,
             features=self._captures.features(source),
             inputs=caught.inputs,
             choice=caught.choice,
-            num_padding=self.arrival.padding(source),
+            num_padding=self.loaded.padding(source),
             rounds=rounds_of(listed),
             num_samples=num_samples,
             largest_index=max(listed, default=None) if num_samples is None else None,
             has_target=has_target,
-            dataset=self.arrival.dataset(source),
+            dataset=self.loaded.dataset(source),
         )
 
     def _predict_target(self, batch: Any, source: StepSource) -> Tensor | None:

@@ -12,14 +12,13 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_flip.data.indexed import unwrap_loader, wrap_loader
-from lightning_flip.steps._captures import Captures
 from lightning_flip.steps._collate_order import CollateOrder
-from lightning_flip.steps._loaders import LoaderRecord
 from lightning_flip.steps._recorder import Recorder
 from lightning_flip.steps._running_step import RunningStep
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.identity import DataRegister
-from lightning_flip.steps.loaded_batch import Arrival
+from lightning_flip.steps.loaded_batch import LoadedBatch, LoaderRecord
+from lightning_flip.steps.logits.step_capture import StepCapture
 
 __all__ = ["WrappedTrainer"]
 
@@ -93,7 +92,7 @@ class WrappedTrainer:
         self._tolerate = tolerate
         self._trainer = weakref.ref(trainer)
         self._module = module
-        self.captures = Captures(module, tolerate)
+        self.captures = StepCapture(module, tolerate)
         self.checks = ValueChecks()
         self.running = RunningStep(module, self.captures, self.checks, may_skip=may_skip)
         self.register = DataRegister(trainer, self._record_of, may_raise)
@@ -128,7 +127,7 @@ class WrappedTrainer:
             if record.loader is not None:
                 unwrap_loader(record.loader)
         self._loaders = {}
-        self.running.receive(Arrival(None, {}))
+        self.running.receive(LoadedBatch(None, {}))
 
     def _process(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -151,15 +150,15 @@ class WrappedTrainer:
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def convert_input(data: Any) -> Any:
-            arrival = Arrival(data, self._loaders)
+            loaded = LoadedBatch(data, self._loaders)
             if self._counting:
                 try:
-                    arrival.count(*self._progress())
+                    loaded.count(*self._progress())
                 except Exception as error:
                     if not self._tolerate(error):
                         raise
-            self.running.receive(arrival)
-            return original(arrival.plain)
+            self.running.receive(loaded)
+            return original(loaded.plain)
 
         return convert_input
 
@@ -184,7 +183,7 @@ class WrappedTrainer:
             self._steps_since_check += 1
             if self._steps_since_check >= self._check_every:
                 self.check()
-            loader = None if trains else running.arrival.loader
+            loader = None if trains else running.loaded.loader
             recorded = trains and recorder.begin_training_step()
             if not trains:
                 recorder.begin_evaluation_step()
@@ -195,7 +194,7 @@ class WrappedTrainer:
                 looks = captures.arm(
                     name,
                     running.expected_rows,
-                    running.arrival.num_rows,
+                    running.loaded.num_rows,
                     wrapped=wraps,
                     copies=not trains,
                     searches=trains or not self._in_sanity_check(),

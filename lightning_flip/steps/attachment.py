@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_flip.steps._recorder import Tolerant, is_tolerant
 from lightning_flip.steps._wrapped_trainer import WrappedTrainer
 from lightning_flip.steps.checks import refuse_iterator_steps
-from lightning_flip.steps.choice import Choice
 from lightning_flip.steps.identity import LoaderData
-from lightning_flip.steps.remembered import recall
+from lightning_flip.steps.logits.choice import Choice
+from lightning_flip.steps.logits.remembered import recall
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from lightning_flip.data.indexed import IndexedCollate
-from lightning_flip.steps._loaders import LoaderRecord
+from lightning_flip.steps.loaded_batch import LoaderRecord
 
 __all__ = ["inputs_of", "load_samples"]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from lightning_flip.data.sample_names import IdsFrom
-from lightning_flip.steps.capture import LogitSource
 from lightning_flip.steps.outputs import KINDS, Place
 from lightning_flip.steps.targets import Selector
 
 __all__ = ["StepSource"]
+
+LogitSource = str | Callable[[Any], Any] | None
 
 _PART = "a key, an attribute, a position or a function of the batch"
 _FUNCTIONS = ("logits_from", "target_from", "index_from", "sample_id_from")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_flip.mixins import BackwardCompatible
 from lightning_flip.models import EnsembleClassifier
 from lightning_flip.steps import SampleStep, StepSource
-from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.logits.capture import classifier_layer
 from tests.mixins.helpers import D, H, K, LitNet, as_torch, data, differences, inputs, labels, network, quiet, train
 from tests.mixins.updates import Compatible, compatible_term, numpy_run, old_net, old_network
 from tests.steps.helpers import Passing, Positions, Recorder, assert_nothing_left, loader_over, trainer_with

@@ -26,8 +26,8 @@ from lightning_flip.mixins import (
     PairwiseLabelSmoothing,
 )
 from lightning_flip.models import MLP, Classifier
-from lightning_flip.steps.batch_parts import input_place, target_place, with_part
-from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.logits.capture import classifier_layer
+from lightning_flip.steps.targets import input_place, target_place, with_part
 from tests.mixins.helpers import K, LitNet, Recorder, network, quiet
 from tests.mixins.pairing import Consistent, Mixed, Notes, Paired, points, shuffled
 from tests.mixins.test_neutral import Plain, identical, plain, trained

@@ -562,7 +562,7 @@ def test_a_search_keeps_no_activations(tmp_path: Path) -> None:
 
         def on_train_batch_end(self, *args: Any) -> None:
             search = self.trainer.strategy.training_step.__closure__  # what the wrapped step holds
-            captures = next(c.cell_contents for c in search if type(c.cell_contents).__name__ == "Captures")
+            captures = next(c.cell_contents for c in search if type(c.cell_contents).__name__ == "StepCapture")
             self.alive.append(0 if captures._search is None else len(captures._search.outputs))
 
     module = made(Watched)

@@ -20,7 +20,7 @@ from lightning_flip.data.labels import kept_labels
 from lightning_flip.data.origins import first_attribute, true_targets
 from lightning_flip.reports.figures.projection import class_plane, class_projection, plot_class_projection
 from lightning_flip.steps import SampleStep, StepSource
-from lightning_flip.steps.features import classifier_layer
+from lightning_flip.steps.logits.capture import classifier_layer
 from lightning_flip.steps.options import check_whole
 
 __all__ = ["FeatureProjection"]

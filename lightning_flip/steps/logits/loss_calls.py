@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_flip.steps._backward import in_backward
+from lightning_flip.steps.logits.forward import in_backward
 from lightning_flip.steps.outputs import address
 
 __all__ = ["IGNORED", "LossCall", "LossCalls", "never"]

@@ -1,7 +1,8 @@
-"""The forward of a module on its instance while a step runs, so that ``self.forward(x)`` is seen as well."""
+"""The forward of a module while a step runs: seen from outside, run by autograd again, or compiled."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import types
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["OwnForward", "inert_hook"]
+__all__ = ["OwnForward", "eager", "has_compiled_parts", "in_backward", "inert_hook", "is_compiled_whole"]
 
 
 class OwnForward:
@@ -90,3 +91,43 @@ def inert_hook() -> Callable[..., None]:
 
 def _no_effect(*args: Any) -> None:
     return None
+
+
+def in_backward() -> bool:
+    """Whether the caller runs inside of a backward pass."""
+    # The way in which torch.autograd.graph's multi-grad hooks tell; nothing public does.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+_COMPILED = "_torchdynamo_orig_callable"
+
+
+def is_compiled_whole(module: Any) -> bool:
+    """Whether the module, its steps or a method of it are compiled, so that its forward may run inside of a graph."""
+    if getattr(module, "_compiler_ctx", None) is not None or getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    mine = [value for value in vars(module).values() if _is_code(value)]
+    methods = [value for part in type(module).__mro__ for value in vars(part).values() if _is_code(value)]
+    return bool(methods) or any(getattr(getattr(value, _COMPILED), "__self__", None) is module for value in mine)
+
+
+def has_compiled_parts(module: nn.Module) -> bool:
+    """Whether anything of the module is compiled: it, a submodule, or a method."""
+    return is_compiled_whole(module) or any(_is_compiled(part) for part in module.modules())
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    if isinstance(part, torch._dynamo.eval_frame.OptimizedModule) or getattr(part, "_compiled_call_impl", None):
+        return True
+    return any(_is_code(value) for value in (*vars(part).values(), *vars(type(part)).values()))
+
+
+def _is_code(value: Any) -> bool:
+    """Whether it is a compiled function, and not one that ``torch.compiler.disable`` wraps in the same way."""
+    return hasattr(value, _COMPILED) and not getattr(value, "_torchdynamo_disable", False)
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """A context in which compiled code runs as it was written."""
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

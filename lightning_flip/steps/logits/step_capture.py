@@ -9,26 +9,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_flip.steps._finder import Finder, Found, Inputs, Sight
-from lightning_flip.steps._own_forward import OwnForward
-from lightning_flip.steps._search import Search
-from lightning_flip.steps.capture import LogitCapture
-from lightning_flip.steps.choice import Choice, Question
-from lightning_flip.steps.compiled import eager, has_compiled_parts, is_compiled_whole
-from lightning_flip.steps.features import FeatureCapture, classifier_layer, layer_candidates
-from lightning_flip.steps.loss_calls import LossCalls
+from lightning_flip.steps.logits._search import Search
+from lightning_flip.steps.logits.capture import FeatureCapture, LogitCapture, classifier_layer, layer_candidates
+from lightning_flip.steps.logits.choice import Choice, Question
+from lightning_flip.steps.logits.finder import Finder, Found, Inputs, Sight
+from lightning_flip.steps.logits.forward import OwnForward, eager, has_compiled_parts, is_compiled_whole
+from lightning_flip.steps.logits.loss_calls import LossCalls
+from lightning_flip.steps.logits.remembered import recall, remember
 from lightning_flip.steps.outputs import Place
-from lightning_flip.steps.remembered import recall, remember
 from lightning_flip.steps.source import StepSource
 
-__all__ = ["Captures", "Found", "Inputs"]
+__all__ = ["Found", "Inputs", "StepCapture"]
 
 # Steps between two looks at the losses, where the returned loss tells of other targets and where it does not; odd, so
 # that what alternates does not hide.
 _LOOK_AGAIN, _LOOK_OFTEN = 63, 7
 
 
-class Captures:
+class StepCapture:
     """Finds the logits of a step for every source that was added."""
 
     def __init__(self, module: nn.Module, tolerate: Callable[[Exception], bool]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_flip.steps.choice import Choice
+from lightning_flip.steps.logits.choice import Choice
 from lightning_flip.steps.outputs import Place
 
 __all__ = ["known_state", "recall", "remember", "restore", "restore_from"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_flip.data.labels import TARGET_KEYS
-from lightning_flip.steps.loss_calls import LossCall
+from lightning_flip.steps.logits.loss_calls import LossCall
 from lightning_flip.steps.outputs import Place, address, tensors_in
 from lightning_flip.steps.targets import find_target
 

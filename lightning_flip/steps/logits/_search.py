@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_flip.steps._backward import in_backward
-from lightning_flip.steps._own_forward import inert_hook
-from lightning_flip.steps.loss_calls import LossCalls
+from lightning_flip.steps.logits.forward import in_backward, inert_hook
+from lightning_flip.steps.logits.loss_calls import LossCalls
 from lightning_flip.steps.outputs import Place, tensors_in, two_dimensional
 
 __all__ = ["Output", "Search"]
