@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_flip.callbacks.exact_resume import random_states, restore_random_states
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset, unwrapped
-from lightning_flip.functional.cross_entropy import widen
+from lightning_flip.functional.losses import widen
 from lightning_flip.steps import Attachment, SampleStep, StepSource, find_target
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.logits.capture import FeatureCapture, LogitCapture, classifier_layer

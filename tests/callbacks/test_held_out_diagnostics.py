@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_flip.callbacks import FeatureProjection, TrainingTargets, WinningScores
+from lightning_flip.callbacks import FeatureProjection, TemperatureScaling, TrainingTargets, WinningScores
 from lightning_flip.mixins import (
     FlippingErrorReduction,
     LabelSmoothing,
@@ -46,7 +46,7 @@ def counts(scores: list[float], lowest: float, bins: int) -> list[int]:
 
 def test_scores_of_every_pass_and_loader_are_counted() -> None:
     one, two, logger = some_logits(3, 9, seed=1), some_logits(3, 5, seed=2), Memory()
-    callback = WinningScores(lowest=0.4, bins=4, every_n_epochs=1, figures=False, dirpath="run")
+    callback = WinningScores(low=0.4, n_bins=4, every_n_epochs=1, figures=False, dirpath="run")
     trainer = make_trainer(callbacks=[callback], logger=logger)
     trainer.fit(Lookup(some_logits(3, 8), one, two), loader(8), [loader(9, seed=1), loader(5, seed=2)])
     for name, logits in (("val", one), ("val_1", two)):
@@ -63,7 +63,7 @@ def test_a_test_has_a_table_of_its_own() -> None:
         def test_step(self, batch: Any, batch_idx: int) -> None:
             self(batch[0])
 
-    model, callback = Tested(), WinningScores(lowest=0.0, bins=5, dirpath="run")
+    model, callback = Tested(), WinningScores(low=0.0, n_bins=5, dirpath="run")
     (found,) = make_trainer(callbacks=[callback]).test(model, loader(9), verbose=False)
     with torch.no_grad():
         scores = scores_of(model.eval()(loader(9).dataset.tensors[0]))
@@ -347,3 +347,11 @@ def test_what_cannot_be_projected_is_refused_before_the_first_step(
     with pytest.raises(error, match=match):
         make_trainer(max_epochs=1, callbacks=[callback]).fit(made, DataLoader(data, batch_size=4), loader(4))
     assert [row for row in made.seen if row[0] == "train"] == []
+
+
+def test_old_names_of_options_warn() -> None:
+    with pytest.warns(FutureWarning, match="removed in 0.4"):
+        callback = WinningScores(lowest=0.4, bins=4)
+    assert (callback.low, callback.n_bins) == (0.4, 4)
+    with pytest.warns(FutureWarning, match="n_bins"):
+        assert TemperatureScaling(bins=5).n_bins == 5

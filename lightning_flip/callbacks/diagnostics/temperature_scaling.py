@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_flip._deprecate import renamed_keywords
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic, Key
 from lightning_flip.callbacks.diagnostics.finding import Finding
 from lightning_flip.callbacks.watcher import StatefulWatcher, is_fresh
@@ -49,7 +50,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     after a test.
 
     Args:
-        bins: number of bins of the calibration error; the papers have 15 (PLS) and 10 (Filter-KD).
+        n_bins: number of bins of the calibration error; the papers have 15 (PLS) and 10 (Filter-KD).
         val_loader: which validation loader to fit on, if there are several.
         every_n_epochs: at which epochs' validation passes.
         **kwargs: options of :class:`~lightning_flip.callbacks.Diagnostic`; a fit draws the reliability of its last
@@ -83,14 +84,14 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
     draws_last = True
     loads_always = True
 
-    def __init__(self, *, bins: int = 15, val_loader: int = 0, every_n_epochs: int = 1, **kwargs: Any) -> None:
+    @renamed_keywords(bins="n_bins")
+    def __init__(self, *, n_bins: int = 15, val_loader: int = 0, every_n_epochs: int = 1, **kwargs: Any) -> None:
         super().__init__(train=False, val=True, passes="train", mode=None, every_n_epochs=every_n_epochs, **kwargs)
-        check_whole(bins=bins, val_loader=val_loader)
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1; got {bins}.")
+        check_whole(at_least=1, n_bins=n_bins)
+        check_whole(val_loader=val_loader)
         if val_loader < 0:
             raise ValueError(f"val_loader must be a loader's position, counted from 0; got {val_loader}.")
-        self.bins = bins
+        self.n_bins = n_bins
         self.val_loader = val_loader
         self.temperature: float | None = None
         self._fitted_at: int | None = None  # updates that the weights had had
@@ -169,7 +170,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
             scalars |= {"temperature": temperature, "ece_scaled": found[1][2].calibration_error}
         table: dict[str, list[Any]] = {}
         for value, _, part in found:
-            for name, cells in {"temperature": [value] * self.bins, **part.table()}.items():
+            for name, cells in {"temperature": [value] * self.n_bins, **part.table()}.items():
                 table.setdefault(name, []).extend(cells)
         shown = {name: part for _, name, part in found}
         return Finding(table, shown, lambda: plot_reliability(shown), scalars)
@@ -188,7 +189,7 @@ class TemperatureScaling(Diagnostic, StatefulWatcher):
 
     def _reliability(self, logits: Tensor, labels: Tensor, temperature: float) -> Reliability:
         confidence, pred = (logits.double() / temperature).softmax(dim=1).max(dim=1)
-        return reliability(confidence.clamp(max=1.0).numpy(), (pred == labels).numpy(), n_bins=self.bins)
+        return reliability(confidence.clamp(max=1.0).numpy(), (pred == labels).numpy(), n_bins=self.n_bins)
 
     def _warn(self, split: str) -> None:
         before, after = self._found.get("ece_unscaled"), self._found.get("ece_scaled")
