@@ -294,6 +294,18 @@ def test_another_loss_is_refused_unless_any_is_allowed(options: dict[str, Any]) 
     assert np.array(train(any_loss, data()).losses) - np.array(own.losses) == pytest.approx(added, abs=1e-10)
 
 
+def test_a_loss_of_another_scale_is_refused() -> None:
+    class Doubled(LitNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return 2 * super().training_step(batch, batch_idx)
+
+    class RobustDoubled(FlippingErrorReduction, Doubled):
+        """FER on top of it."""
+
+    with pytest.raises(ValueError, match=r"training_step returned .* mean cross entropy .* base_loss='any'"):
+        train(RobustDoubled(network()), data())
+
+
 def test_what_else_the_module_adds_stays() -> None:
     class Extra(Robust):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
