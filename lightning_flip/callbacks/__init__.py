@@ -1,4 +1,4 @@
-"""Callbacks that watch training, one file a topic."""
+"""Callbacks that watch training, one file per topic."""
 
 from lightning_flip.callbacks.diagnostics import (
     Diagnostic,
