@@ -106,16 +106,16 @@ def former_order(*order: str, removed: str = "0.4", **renamed: str) -> Callable[
         others = [parameter for name, parameter in signature.parameters.items() if name not in names]
         positional = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in order]
         former = inspect.Signature(positional + others)
+        text = (
+            f"{_name(func)}({', '.join(order)}) is now {_name(func)}{_call(signature, names)}; the former arguments, "
+            f"which this call has, will be removed in {removed}."
+        )
 
         @functools.wraps(func)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             if not _fits(signature, args, kwargs) and _fits(former, args, kwargs):
                 given = former.bind(*args, **kwargs).arguments
                 now = {renamed.get(name, name): value for name, value in given.items()}
-                text = (
-                    f"{_name(func)}({', '.join(order)}) is now {_name(func)}{_call(signature, names)}; the former "
-                    f"arguments, which this call has, will be removed in {removed}."
-                )
                 warnings.warn(text, FutureWarning, stacklevel=2)
                 return func(**now)  # type: ignore[call-arg]
             return func(*args, **kwargs)

@@ -161,7 +161,7 @@ class PredictionFilter(RunWriter, StatefulWatcher):
     def skip(self, split: str) -> None:
         """Refuse targets that are distributions."""
         raise TypeError(
-            "PredictionFilter keeps one prediction per sample, and the targets are float [B, K] (MixUp or CutMix), whose "
+            "PredictionFilter keeps one prediction per sample, and the targets are float [B, K] (MixUp or CutMix): the "
             "predictions are of mixed samples. Train the teacher without mixing."
         )
 

@@ -175,16 +175,16 @@ def snapshot_distillation_loss(
 
 
 def check_teacher_free(
-    *, weight: float = 0.0, temperature: float = 1.0, multiplier: float = 0.0, confidence: float = 0.0, prefix: str = ""
+    *, weight: float = 0.0, temperature: float = 1.0, multiplier: float = 0.0, confidence: float = 0.0
 ) -> None:
-    """Refuse options out of their range; ``prefix`` is what their names begin with."""
+    """Refuse options out of their range."""
     for name, value in (("weight", weight), ("confidence", confidence)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{prefix}{name} must be in [0, 1]; got {value}.")
+            raise ValueError(f"{name} must be in [0, 1]; got {value}.")
     if not 0 < temperature < float("inf"):
-        raise ValueError(f"{prefix}temperature must be greater than 0 and finite; got {temperature}.")
+        raise ValueError(f"temperature must be greater than 0 and finite; got {temperature}.")
     if not 0 <= multiplier < float("inf"):
-        raise ValueError(f"{prefix}multiplier must be at least 0 and finite; got {multiplier}.")
+        raise ValueError(f"multiplier must be at least 0 and finite; got {multiplier}.")
 
 
 def _finite(log_p: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def early_learning_target(
         tensor([[0.1500, 0.1500]])
     """
     clamped = _clamped(logits.detach()) if probs is None else probs.clamp(_SMALLEST, 1 - _SMALLEST)
-    return _moved(running, clamped / clamped.sum(dim=1, keepdim=True), momentum)
+    return torch.add(momentum * running, clamped / clamped.sum(dim=1, keepdim=True), alpha=1 - momentum)
 
 
 def early_learning_loss(
@@ -103,7 +103,7 @@ def self_adaptive_target(
         tensor([[0.9500, 0.0500]])
     """
     z = widen(logits.detach() if logits.requires_grad else logits)
-    return _moved(running, z.softmax(dim=1), momentum)
+    return torch.add(momentum * running, z.softmax(dim=1), alpha=1 - momentum)
 
 
 def self_adaptive_loss(
@@ -151,11 +151,6 @@ def self_adaptive_loss(
         assert target is not None
         return reduce_method_loss(loss, logits, target, reduction)
     return reduce_loss(loss, reduction)
-
-
-def _moved(running: Tensor, towards: Tensor, momentum: float) -> Tensor:
-    dtype = torch.promote_types(running.dtype, towards.dtype)
-    return running.to(dtype).lerp(towards.to(dtype), 1 - momentum)
 
 
 def _clamped(logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

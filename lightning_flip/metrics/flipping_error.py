@@ -170,8 +170,8 @@ class FlippingError(FlippingMetric):
     """Share of samples that this epoch gets wrong and some earlier epoch had right (FE).
 
     The metric of :func:`lightning_flip.functional.flipping_error`; in [0, 1], over the samples seen this epoch, 0 in
-    the first epoch and without samples. Options, epochs, ranks and
-    checkpoints: see :class:`FlippingMetric`.
+    the first epoch and without samples. Options, epochs,
+    ranks and checkpoints: see :class:`FlippingMetric`.
 
     Example:
         >>> metric = FlippingError(num_samples=4)

@@ -114,7 +114,7 @@ class SoftTargets(StudentLoss):
         treatment = self._treatment(step)
         if not options.kd_weight:
             return self._untaught_loss(step, treatment, reduction)
-        probs, visited = self._stored(step).rows(step)
+        probs, visited = self._soft_target_file(step).rows(step)
         if options.unvisited == "error":
             return self._taught_loss(step, probs, treatment, reduction, "probs")
         # Any distribution will do: at another temperature an empty row gives NaN, which no mask removes again.
@@ -123,7 +123,7 @@ class SoftTargets(StudentLoss):
         alone = student_cross_entropy(step.logits, step.target, **treatment, reduction="none")
         return reduce_method_loss(torch.where(visited, taught, alone), step.logits, step.target, reduction)
 
-    def _stored(self, step: SampleStep) -> StoredTargets:
+    def _soft_target_file(self, step: SampleStep) -> StoredTargets:
         """The file's content, compared with the data once per fit."""
         source = self._mixin.soft_targets
         stored: StoredTargets | None = source.loaded

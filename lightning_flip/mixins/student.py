@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_flip.functional.distillation import distillation_loss, student_cross_entropy
 from lightning_flip.functional.losses import reduce_method_loss
-from lightning_flip.mixins._definition import refuse_several
+from lightning_flip.mixins._definition import owners_of, refuse_several
 from lightning_flip.mixins.base import LossTerm, Reduced
 from lightning_flip.mixins.corrected import ESTIMATE, Transition, TransitionSource
 from lightning_flip.steps import SampleStep
@@ -117,7 +117,7 @@ class StudentLoss(LossTerm):
 
 def _students_in(cls: type) -> list[type]:
     """The methods in a class that are students."""
-    return [part for part in cls.__mro__ if StudentLoss in part.__bases__]
+    return owners_of(cls, "method_loss", StudentLoss)
 
 
 def _student_correction(smoothing: float, alpha: float | None, transition: Transition | None) -> TransitionSource:

@@ -189,7 +189,7 @@ def test_what_each_looks_at_is_no_option_and_others_are_on_the_command_line(
     with pytest.raises(TypeError, match="no_such_option"):
         kind(no_such_option=1)
     with pytest.raises(SystemExit):
-        training_cli(["fit", f"--trainer.callbacks.help=lightning_flip.{kind.__name__}"])
+        training_cli(["fit", f"--trainer.callbacks.help=lightning_flip.callbacks.{kind.__name__}"])
     text = capsys.readouterr().out
     for name in ("every_n_epochs", "figures", "dirpath", "overwrite", "name", "logits_from", "target_from"):
         assert f".{name} " in text

@@ -100,6 +100,7 @@ def test_a_sample_drawn_twice_is_visited_twice():
     assert tracker.statistics["train", 0].visits.tolist() == [6, 2, 2, 0, 2]
 
 
+@pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no")
 def test_an_earlier_visit_of_the_same_pass_is_no_earlier_pass():
     """In each epoch the only sample is right at its first visit and wrong at its second."""
 

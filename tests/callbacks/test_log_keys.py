@@ -145,7 +145,7 @@ def test_options_of_another_kind_are_refused() -> None:
 @pytest.mark.parametrize("kind", [FlipTracker, NegativeFlipMonitor, NoiseAccuracy, TemperatureScaling])
 def test_they_are_options_on_the_command_line(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        training_cli(["fit", f"--trainer.callbacks.help=lightning_flip.{kind.__name__}"])
+        training_cli(["fit", f"--trainer.callbacks.help=lightning_flip.callbacks.{kind.__name__}"])
     text = capsys.readouterr().out
     for name in ("prefix", "prog_bar", "name", "logits_from"):
         assert f".{name} " in text

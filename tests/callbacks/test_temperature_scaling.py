@@ -50,7 +50,7 @@ def passes_on() -> Classifier:
 
 
 def scaling(**options: Any) -> TemperatureScaling:
-    return TemperatureScaling(**({"bins": BINS, "figures": False, "dirpath": "run"} | options))
+    return TemperatureScaling(**({"n_bins": BINS, "figures": False, "dirpath": "run"} | options))
 
 
 def expected(data: TensorDataset) -> tuple[float, float, float]:

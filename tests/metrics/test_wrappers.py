@@ -220,7 +220,7 @@ def test_flips_without_the_samples_that_have_no_label(none: int) -> None:
             metric.update(**part)
             counted = part["target"] != none
             kept.append({key: values[counted] for key, values in part.items()})
-            value = getattr(functional, function)(part["old_preds"], part["preds"], part["target"], ignore_index=none)
+            value = getattr(functional, function)(**part, ignore_index=none)
             assert value.item() == pytest.approx(rate(kept[-1:], name))
         assert metric.compute().item() == pytest.approx(rate(kept, name))
 

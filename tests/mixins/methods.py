@@ -16,7 +16,7 @@ from tests.mixins.helpers import LR, LitNet, N, labels, network
 from tests.mixins.updates import old_network
 from tests.oracles.retrospection import Floats
 
-BASES = {mixins.BatchMixing, mixins.LossTerm, mixins.ReferencedLoss}
+BASES = {mixins.BatchMixing, mixins.CorrectedLoss, mixins.LossTerm, mixins.ReferencedLoss, mixins.StudentLoss}
 METHODS = [part for part in (getattr(mixins, name) for name in mixins.__all__) if part not in BASES]
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)

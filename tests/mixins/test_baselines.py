@@ -281,7 +281,7 @@ def test_targets_that_are_distributions(case: Case) -> None:
     if case.kind in (Penalized, Snapshots):
         assert np.isfinite(train(model, mixed).losses).all()
         return
-    with pytest.raises(TypeError, match="the targets are float"):
+    with pytest.raises(TypeError, match="the targets are distributions, float"):
         train(model, mixed)
 
 

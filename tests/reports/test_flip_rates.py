@@ -50,11 +50,11 @@ def test_every_rate_matches_the_loop_and_torch(case: NDArray[Any]) -> None:
     found["relative_negative_flip_rate"] = cells.relative_negative_flip_rate()
     found["churn"] = np.mean(old != new)
     expected = by_loop(old, new, target)
-    tensors = [torch.from_numpy(np.ascontiguousarray(row)) for row in case]
+    old_preds, *preds_and_target = [torch.from_numpy(np.ascontiguousarray(row)) for row in case]
     for short, name in NAMES.items():
         assert found[name] == pytest.approx(expected[short], abs=1e-12), name
         function = getattr(flips, name)
-        in_torch = function(*tensors[: 2 if name == "churn" else 3]).item()
+        in_torch = function(*preds_and_target[: 1 if name == "churn" else 2], old_preds=old_preds).item()
         assert found[name] == pytest.approx(in_torch, rel=1e-6, abs=1e-7), name
     assert found["old_error"] == pytest.approx(sum(a != y for a, y in zip(old, target, strict=True)) / len(target))
     assert found["new_accuracy"] == pytest.approx(sum(b == y for b, y in zip(new, target, strict=True)) / len(target))

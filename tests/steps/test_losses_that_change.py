@@ -257,7 +257,7 @@ def test_no_row_is_wrong(module_class: type[Any], share: float, said: str | None
     np.testing.assert_allclose(found[:, 2:], right[:, 2:], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:FlippingErrorReductionTerm.*The mixin's term went on as before")
+@pytest.mark.filterwarnings("ignore:FlippingErrorReductionTerm.*The mixin's term was added as before")
 @pytest.mark.parametrize("module_class", [TermFromTheSecondEpoch, TermFromTheThirdStep, AuxiliaryPart])
 def test_a_mixin_goes_on_where_only_a_term_is_added(module_class: type[Any]) -> None:
     options = {"base_loss": "any"} if module_class is AuxiliaryPart else {}

@@ -141,7 +141,7 @@ def step_of(x=X, index=None, num_samples=N, **options):
 class Anywhere:
     """An attachment for steps made by hand; counts how often it was paused."""
 
-    pauses, moment = 0, "batch 0 of epoch 0"
+    pauses, running = 0, SimpleNamespace(moment="batch 0 of epoch 0")
 
     @contextlib.contextmanager
     def paused(self):
