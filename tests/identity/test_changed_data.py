@@ -148,6 +148,20 @@ def test_labels_of_a_tensor_dataset_corrected_in_place_are_refused():
     assert_says(caught.value, "train", f"4 of {COUNT}")
 
 
+@some_followers
+def test_a_subset_that_is_redrawn_in_place_is_refused_though_all_labels_are_those_of_before(name):
+    data, (model, callbacks) = points(40), follower(name)
+    labels, part = data.tensors[1].tolist(), Subset(data, list(range(COUNT)))
+
+    def redraw():
+        part.indices[:] = [labels.index(labels[position], COUNT) for position in range(COUNT)]
+
+    trainer = make_trainer(callbacks=[*callbacks, After(0, redraw)])
+    with pytest.raises(ChangedDataError, match="other positions"):
+        trainer.fit(model, DataLoader(part, batch_size=4, shuffle=True), loader(6, seed=1))
+    assert trainer.current_epoch == 1
+
+
 @every_kind
 def test_corrected_validation_labels_are_refused_and_the_loader_is_named(kind):
     first, second = points(6, 1), KINDS[kind](10, 2)

@@ -12,6 +12,7 @@ import pytest
 
 from lightning_flip.reports import GateResult, JoinedPredictions, LimitOutcome, gate
 from lightning_flip.reports.gating._limits import judge_groups, samples_to_decide
+from lightning_flip.reports.intervals import clopper_pearson_upper
 
 Integers = npt.NDArray[np.int64]
 ERROR = 0.05
@@ -141,6 +142,19 @@ def test_samples_needed_lie_beyond_the_samples_that_did_not_decide() -> None:
     again = samples_to_decide(np.array([group.rate for group in open_]), 0.01, ERROR, ERROR / 3000)
     # Nothing below the number decides, not even near it.
     assert (again > [group.samples for group in open_]).mean() > 0.999
+
+
+def test_samples_needed_are_more_than_those_at_hand_where_only_the_last_bit_is_missing() -> None:
+    hit = 0
+    for samples in range(300, 325):
+        for flips in range(12):
+            limit = np.nextafter(clopper_pearson_upper(flips, samples, ERROR), 0)
+            (group,) = judge_groups([""], np.array([flips]), np.array([samples]), limit)
+            assert group.status == "inconclusive"
+            assert group.samples_needed is not None
+            assert group.samples_needed > samples
+            hit += samples_to_decide(np.array([flips / samples]), limit)[0] <= samples
+    assert hit  # the bound and the search round differently
 
 
 def test_samples_needed_of_nearly_the_limit_are_unknown() -> None:

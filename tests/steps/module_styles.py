@@ -697,6 +697,22 @@ class TwoHeads(Style):
         return F.cross_entropy(left, y) + F.cross_entropy(right, y)
 
 
+class CoarseLabels(BackboneAndHead):
+    """A second head tells the first class from the others, and its loss comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = head(2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        features = self.backbone(x)
+        coarse = F.cross_entropy(self.coarse(features), y.clamp(max=1))
+        logits = self.head(features)
+        self.note(x, y, logits)
+        return F.cross_entropy(logits, y) + 0.1 * coarse
+
+
 class DeepSupervision(BackboneAndHead):
     """An earlier layer is supervised, first; the main output is the module's own forward."""
 

@@ -157,6 +157,48 @@ def test_losses_of_a_backward_pass_and_without_gradient_do_not_count() -> None:
     assert calls.calls == []
 
 
+# -- what the step returned --------------------------------------------------------------------------------
+
+
+class Centering(nn.Module):
+    """Adds a number to all logits of a sample, which no probability shows."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits - logits.mean(dim=1, keepdim=True)
+
+
+class PlainlyWritten(styles.Style):
+    """A loss of which no function of torch says what it is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.last = styles.network(), nn.Identity()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        scores = self.last(self.net(x))
+        self.note(x, y, scores)
+        odds = scores.exp()
+        return -(odds[torch.arange(len(y)), y] / odds.sum(dim=1)).log().mean()
+
+
+class PlainlyWrittenCentered(PlainlyWritten):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Centering()
+
+
+def test_the_output_whose_cross_entropy_the_step_returned_is_the_logits(tmp_path: Path) -> None:
+    module = train(Style(PlainlyWritten), PredictionHistory(tmp_path))
+    assert_recorded(tmp_path, module)
+
+
+def test_of_two_outputs_whose_cross_entropy_the_step_returned_none_is_the_logits() -> None:
+    with pytest.raises(RuntimeError, match=r'logits_from="net" .*, logits_from="last" .*Name one of them'):
+        train(Style(PlainlyWrittenCentered), mixin=FlippingErrorReduction)
+    train(Style(PlainlyWrittenCentered), mixin=FlippingErrorReduction, logits_from="last")
+
+
 # -- the base loss -----------------------------------------------------------------------------------------
 
 

@@ -159,6 +159,7 @@ STYLES = [
     Style(styles.SmoothedBCE, None, fer=OTHER_LOSS),
     # several losses
     Style(styles.Decoder, None, fer=OTHER_LOSS),
+    Style(styles.CoarseLabels, None, fer=OTHER_LOSS),
     Style(styles.TwoHeads, None, callbacks=BOTH_HEADS, fer=BOTH_HEADS),
     Style(styles.DeepSupervision, None, fer=OTHER_LOSS),
     # mixing inside the step
