@@ -45,7 +45,11 @@ def training_data(trainer: pl.Trainer, source: StepSource) -> Any:
 def passes_of(passes: str, mode: str | None) -> str:
     """The option ``passes``, also by its name of 0.1: ``mode="visits"`` or ``mode="eval"``."""
     if mode is not None:
-        passes = "train" if mode == "visits" else mode
+        former, passes = passes, "train" if mode == "visits" else mode
+        if former not in ("train", passes):
+            raise TypeError(
+                f"passes={former!r} and mode={mode!r} are one option by its new and its old name."
+            )
         text = f"mode={mode!r} is now passes={passes!r}; the old name will be removed in 0.4."
         warnings.warn(text, FutureWarning, stacklevel=3)
     if passes not in ("train", "eval"):

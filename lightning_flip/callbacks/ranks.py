@@ -19,7 +19,11 @@ def on_first_rank(trainer: pl.Trainer, work: Callable[[], Any]) -> Any:
             answer = work()
         except Exception as error:  # raised below, when the others know
             problem, exists = error, isinstance(error, FileExistsError)
-            text = str(error) if exists else f"the first rank failed: {type(error).__name__}: {error}"
+            text = (
+                (str(error) or "a file exists already")
+                if exists
+                else f"the first rank failed: {type(error).__name__}: {error}"
+            )
     answer, text, exists = trainer.strategy.broadcast((answer, text, exists))
     if problem is not None:
         raise problem

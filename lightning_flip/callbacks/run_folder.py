@@ -143,6 +143,7 @@ class RunWriter(StepWatcher):
         info: Mapping[str, Any] | None = None,
         refuse: Callable[[Path], str] | None = None,
         work: Callable[[Claim, bool], Any] | None = None,
+        overwrite: bool | None = None,
     ) -> RunFolder:
         """Begin or continue the run's folder; rank 0 does it, and every rank has to come here.
 
@@ -152,14 +153,16 @@ class RunWriter(StepWatcher):
             info: what ``run.json`` is to keep.
             refuse: why the part must not be written into a folder, or ""; not called if the callback may overwrite.
             work: done by the first rank with the claim and whether it may overwrite; gives a plain value.
+            overwrite: whether another run's part may be overwritten; None: the callback's option.
         """
         run = _RUNS.setdefault(trainer, _Run())
         log_dir = trainer.log_dir  # every rank has to ask: the answer is broadcast
 
         def claim_first() -> tuple[Any, ...]:
             # A fit that resumes without this callback's state cannot tell its own run from another one.
-            ignored = self.overwrite and self._run_id is None and bool(trainer.ckpt_path)
-            replace = self.overwrite and not ignored
+            wanted = self.overwrite if overwrite is None else overwrite
+            ignored = wanted and self._run_id is None and bool(trainer.ckpt_path)
+            replace = wanted and not ignored
             against = (lambda folder: "") if refuse is None or replace else refuse
             given = self.dirpath or self._base or run.default
             try:
@@ -196,14 +199,17 @@ class RunWriter(StepWatcher):
         """What a checkpoint knows of the run."""
         return {"run_id": self._run_id or "", "folder": "" if self._base is None else str(self._base.absolute())}
 
-    def _recall(self, trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-        """Hear from a checkpoint's state which run is resumed, before any folder is opened."""
+    def _recall(self, trainer: pl.Trainer, state: Mapping[str, Any], *, default: bool = True) -> None:
+        """Read from a checkpoint's state which run is resumed, before any folder is opened.
+
+        Without ``default`` the state's folder is not used, as with ``dirpath``.
+        """
         run_id, folder = state.get("run_id", ""), state.get("folder", "")  # 0.1 had neither everywhere
         run = _RUNS.setdefault(trainer, _Run())
         if run_id:
             run.know(run_id)
         self._run_id, self._base = run_id or None, None
-        if self.dirpath is None and folder and Path(folder).is_dir():
+        if default and self.dirpath is None and folder and Path(folder).is_dir():
             self._base = Path(folder)
             run.default = run.default or self._base
 

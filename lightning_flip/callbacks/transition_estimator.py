@@ -133,6 +133,7 @@ class TransitionEstimator(RunWriter, StatefulWatcher):
                 _FILE,
                 info={"module": type(pl_module).__qualname__},
                 refuse=lambda folder: "" if known or self.overwrite else _against(folder / _FILE),
+                overwrite=False,
             )
             self._file = place.path / _FILE
         self._hand_over(pl_module)
@@ -185,7 +186,7 @@ class TransitionEstimator(RunWriter, StatefulWatcher):
         transition, table = state["transition"], state["table"]
         self.transition = None if transition is None else transition.cpu()
         self.condition_number = state["condition_number"]
-        self._recall(trainer, state)
+        self._recall(trainer, state, default=self.path is None)
         self._epoch, self._table = state["epoch"], None
         if table is not None:
             # On the device at once: the ranks may have to merge before the first step comes.

@@ -47,9 +47,11 @@ __all__ = [
     "write_zigzag",
 ]
 
-#: Names of 0.1 that only recording callbacks need: they are in these modules.
+#: Former names that only recording callbacks need: they are in these modules.
 _MOVED = {
+    "Claim": "claims",
     "PartKey": "history.parts",
+    "claim": "claims",
     "discard_empty_run": "claims",
     "list_parts": "history.parts",
     "open_run": "claims",

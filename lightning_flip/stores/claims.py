@@ -243,8 +243,9 @@ def _claim_folder(
         if (folder / RUN_FILE).exists():
             present = read_run(folder)
             if present.run_id in mine or mine & set(_record(folder).values()):
-                if claimed.session:  # from now on this process alone records the run
-                    _write_claim(folder, {**_read_claim(folder), "session": claimed.session})
+                there = _read_claim(folder)
+                if claimed.session not in ("", there.get("session")):  # from now on this process alone records the run
+                    _write_claim(folder, {**there, "session": claimed.session})
                 return dataclasses.replace(claimed, run_id=present.run_id, fresh=False)
             if not overwrite:
                 raise FileExistsError(

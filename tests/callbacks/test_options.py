@@ -58,3 +58,10 @@ def test_the_option_passes_had_another_name(make, mode, passes):
 def test_another_mode_is_refused():
     with pytest.raises(ValueError, match='passes must be "train" or "eval"'):
         NoiseAccuracy(mode="test")
+
+
+def test_an_option_by_its_old_and_its_new_name_is_refused_if_they_differ() -> None:
+    with pytest.warns(FutureWarning, match="passes"):
+        assert LearningPath([1], mode="eval").passes == "eval"
+    with pytest.raises(TypeError, match="one option by its new and its old name"):
+        LearningPath([1], passes="eval", mode="visits")
