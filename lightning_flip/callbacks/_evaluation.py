@@ -47,9 +47,7 @@ def passes_of(passes: str, mode: str | None) -> str:
     if mode is not None:
         former, passes = passes, "train" if mode == "visits" else mode
         if former not in ("train", passes):
-            raise TypeError(
-                f"passes={former!r} and mode={mode!r} are one option by its new and its old name."
-            )
+            raise TypeError(f"passes={former!r} and mode={mode!r} are one option by its new and its old name.")
         text = f"mode={mode!r} is now passes={passes!r}; the old name will be removed in 0.4."
         warnings.warn(text, FutureWarning, stacklevel=3)
     if passes not in ("train", "eval"):
