@@ -105,7 +105,9 @@ def suspects(visits: list[Visit], samples: int, classes: int, epochs: list[int] 
         threshold[label] = math.fsum(own) / len(own)
     surely_wrong, disagrees = [], []
     for average, label in zip(averages, labels, strict=True):
-        confident = [] if average is None else [j for j, t in threshold.items() if average[j] >= t and average[j] > 0]
-        surely_wrong.append(bool(confident) and max(confident, key=lambda j: (average[j], j == label)) != label)
         disagrees.append(average is not None and bool(average.max() > average[label]))
+        # As in cleanlab: rounding tells no equal numbers apart, and no label is wrong that the average has.
+        near = [] if average is None else [j for j, t in threshold.items() if 0 < average[j] >= t - 1e-6]
+        best = max(near, key=lambda j: (average[j], j == label)) if near else label
+        surely_wrong.append(disagrees[-1] and best != label)
     return Found(score, suggestion, surely_wrong, disagrees)
