@@ -16,14 +16,15 @@ from lightning_flip.callbacks.watcher import StatefulWatcher
 from lightning_flip.steps import ChangedDataError, SampleStep
 from lightning_flip.stores import read_samples
 from lightning_flip.stores.claims import note_data
-from lightning_flip.stores.history.parts import HISTORY_FOLDER, PartKey, set_aside, write_part
+from lightning_flip.stores.history.parts import HISTORY_FOLDER, MEASURES, UNKNOWN, PartKey, set_aside, write_part
 from lightning_flip.stores.history.samples import SAMPLES_FILE, set_samples_aside, write_samples
 from lightning_flip.tables import RowBuffer, gather_rows, is_distributed
 
 __all__ = ["PredictionHistory"]
 
-_INTEGERS = ("loader", "global_step", "index", "pred", "target")
-_MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
+_INTEGERS = ("loader", "global_step", "index", "pred", "target", "best_other")
+# Of a state by 0.1: neither had it `best_other`, nor did it leave `prob_pred` out.
+_OLD_MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
 
 
 class Visits(RowBuffer):
@@ -49,23 +50,31 @@ class Visits(RowBuffer):
             global_step=step.global_step,
             pred=facts.pred,
             target=step.target.clone(),  # the block's memory is used again
-            **{name: getattr(facts, name).to(self.dtype) for name in _MEASURES},
+            best_other=facts.best_other,
+            **{name: getattr(facts, name).to(self.dtype) for name in MEASURES},
         )
 
     def state_dict(self, device: torch.device | None) -> dict[str, Any]:
         """The rows of all ranks, or of this one without a device for collectives."""
         ranks = [columns for columns in ([self.columns()] if device is None else self.gathered(device)) if columns]
         parts = [
-            [torch.stack([columns[name] for name in names]) for columns in ranks] for names in (_INTEGERS, _MEASURES)
+            [torch.stack([columns[name] for name in names]) for columns in ranks] for names in (_INTEGERS, MEASURES)
         ]
         return {"epoch": self.epoch, "integers": torch.cat(parts[0], dim=1), "measures": torch.cat(parts[1], dim=1)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Visits:
-        """A buffer with saved rows."""
+        """A buffer with saved rows; of a state by 0.1, the best other class is known where the prediction was wrong."""
         buffer = cls(state["epoch"], state["measures"].dtype)
-        integers = dict(zip(_INTEGERS, state["integers"], strict=True))
-        buffer.add(**integers, **dict(zip(_MEASURES, state["measures"], strict=True)))
+        if len(state["measures"]) == len(_OLD_MEASURES):
+            integers = dict(zip(_INTEGERS[:-1], state["integers"], strict=True))
+            measures = dict(zip(_OLD_MEASURES, state["measures"], strict=True))
+            del measures["prob_pred"]
+            integers["best_other"] = integers["pred"].where(measures["logit_margin"] < 0, UNKNOWN)
+        else:
+            integers = dict(zip(_INTEGERS, state["integers"], strict=True))
+            measures = dict(zip(MEASURES, state["measures"], strict=True))
+        buffer.add(**integers, **measures)
         return buffer
 
 

@@ -28,6 +28,7 @@ class Predictions(NamedTuple):
         prob_pred: the largest probability, in [0, 1].
         logit_margin: z_y - max_{j != y} z_j.
         cross_entropy: -log p_y, in nats.
+        best_other: the most probable class that is not the label; of equal ones the first.
 
     Example:
         >>> describe_predictions(torch.zeros(1, 4), torch.tensor([2])).cross_entropy
@@ -39,6 +40,7 @@ class Predictions(NamedTuple):
     prob_pred: Tensor
     logit_margin: Tensor
     cross_entropy: Tensor
+    best_other: Tensor
 
 
 def describe_predictions(logits: Float[Tensor, "B K"], target: Int[Tensor, " B"]) -> Predictions:
@@ -58,11 +60,18 @@ def describe_predictions(logits: Float[Tensor, "B K"], target: Int[Tensor, " B"]
     """
     # An index outside the classes would abort the whole process on a GPU.
     target = target.clamp(0, logits.shape[1] - 1)
-    log_p = widen(logits).log_softmax(dim=1)
-    log_label = log_p.gather(1, target[:, None])[:, 0]
-    pred = logits.argmax(dim=1)  # not of the log-probabilities, which round logits that are almost equal to a tie
+    wide = widen(logits)
+    column = target.long()[:, None]
+    log_p = wide.log_softmax(dim=1)
+    log_label = log_p.gather(1, column)[:, 0]
+    # Of the logits, not of the log-probabilities, which round logits that are almost equal to a tie. The best other
+    # class tells the prediction, too: the first of the largest logits, without another pass over all classes.
+    own = wide.gather(1, column)[:, 0]
+    best, other = wide.scatter(1, column, -math.inf).max(dim=1)
+    first = torch.where(own < best, other, torch.minimum(column[:, 0], other))
+    pred = torch.where(own > best, column[:, 0], first)
     log_best = log_p.gather(1, pred[:, None])[:, 0]
-    return Predictions(pred, log_label.exp(), log_best.exp(), logit_margin(logits, target), -log_label)
+    return Predictions(pred, log_label.exp(), log_best.exp(), own - best, -log_label, other)
 
 
 def logit_margin(logits: Float[Tensor, "B K"], target: Integer[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -65,6 +65,7 @@ from lightning_flip.reports.intervals import (
 )
 from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_runs, parse_run
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
+from lightning_flip.reports.suspects import SuspectTable, find_suspects
 from lightning_flip.reports.update.comparison import UpdateComparison, compare
 from lightning_flip.reports.update.floor import NoiseFloor
 from lightning_flip.reports.update.join import JoinedPredictions, join_predictions
@@ -89,6 +90,7 @@ __all__ = [
     "Spread",
     "SupervisionRelation",
     "SupervisionRun",
+    "SuspectTable",
     "TargetProfile",
     "UncertaintyHistogram",
     "UpdateComparison",
@@ -101,6 +103,7 @@ __all__ = [
     "compare",
     "compare_runs",
     "distance_stages",
+    "find_suspects",
     "gate",
     "gate_json",
     "gate_junit",

@@ -33,9 +33,9 @@ def _record(folder: Path, dtype: str, epochs: int) -> int:
             "index": order,
             "pred": np.where(wrong, other, target[order]),
             "prob_label": prob.astype(dtype),
-            "prob_pred": np.maximum(prob, 1 - prob).astype(dtype),
             "logit_margin": margin.astype(dtype),
             "cross_entropy": -np.log(prob).astype(dtype),
+            "best_other": other,
         }
         write_part(folder, PartKey("train", epoch, 0, 0), columns)
     return sum(path.stat().st_size for path in folder.rglob("*.parquet"))

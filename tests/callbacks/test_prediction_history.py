@@ -243,7 +243,7 @@ def test_the_checkpoint_holds_nothing_that_needs_pickle():
     record(callbacks=[save, FlipTracker(train=True)], max_epochs=1)
     state = torch.load("saved/step=2.ckpt", weights_only=True)["callbacks"]
     mine = next(value for key, value in state.items() if key.startswith("PredictionHistory"))
-    assert mine["buffers"]["train"]["integers"].shape == (5, 8)
+    assert mine["buffers"]["train"]["integers"].shape == (6, 8)
 
 
 class Choosy(Watched):

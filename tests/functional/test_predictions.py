@@ -34,6 +34,19 @@ def test_every_fact_is_the_plain_loop(k: int) -> None:
         assert facts.prob_pred[i].item() == pytest.approx(math.exp(max(log_p)), abs=1e-14)
         assert facts.logit_margin[i].item() == pytest.approx(row[y] - max(others), abs=1e-12)
         assert facts.cross_entropy[i].item() == pytest.approx(-log_p[y], abs=1e-13)
+        assert facts.best_other[i].item() == max((j for j in range(k) if j != y), key=lambda j, row=row: row[j])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_of_equal_logits_the_first_class_counts(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    tied = torch.randint(0, 2, (200, 4), generator=generator).to(dtype)
+    y = torch.randint(0, 4, (200,), generator=generator)
+    facts = describe_predictions(tied, y)
+    assert facts.pred.tolist() == np.argmax(tied.numpy(), axis=1).tolist()
+    others = np.where(np.arange(4) == y.numpy()[:, None], -np.inf, tied.float().numpy())
+    assert facts.best_other.tolist() == others.argmax(axis=1).tolist()
+    assert facts.logit_margin.tolist() == (tied.float().numpy()[np.arange(200), y] - others.max(axis=1)).tolist()
 
 
 def test_facts_agree_with_each_other() -> None:
@@ -52,7 +65,8 @@ def test_facts_agree_with_each_other() -> None:
 def test_half_precision_is_widened(dtype: torch.dtype) -> None:
     narrow = logits(4, dtype)
     facts, wide = describe_predictions(narrow, labels(4)), describe_predictions(narrow.float(), labels(4))
-    for name in Predictions._fields[1:]:
+    assert facts.best_other.equal(wide.best_other)
+    for name in Predictions._fields[1:-1]:
         assert getattr(facts, name).dtype == torch.float32, name
         assert getattr(facts, name).equal(getattr(wide, name)), name
 

@@ -14,8 +14,9 @@ WritePart = Callable[..., Path]
 
 def columns_of(rows: Rows) -> dict[str, np.ndarray]:
     integers = ("loader", "global_step", "index", "pred")
-    floats = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
+    floats = ("prob_label", "logit_margin", "cross_entropy")
     table = {name: np.array([row.get(name, 0) for row in rows], np.int64) for name in integers}
+    table["best_other"] = np.array([row.get("best_other", -1) for row in rows], np.int64)
     return table | {name: np.array([row.get(name, 0.5) for row in rows], np.float32) for name in floats}
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from lightning_flip.stores import HistoryError, read_history
 from lightning_flip.stores.claims import open_run
-from lightning_flip.stores.history._statistics import Suspicion, rank_suspects
 from lightning_flip.stores.history.parts import PartKey, write_part
 from lightning_flip.stores.history.samples import write_samples
+from lightning_flip.stores.history.suspects import Suspicion, rank_suspects
 
 TARGETS = {0: 2, 3: 0, 4: 1, 7: 1, 9: 0, 11: 2}  # indices with gaps; 11 is never visited
 
@@ -177,13 +177,16 @@ def suspicious(run_folder: Path, write_rows: Callable) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("by", "expected"), [("mislabelled", [2, 3, 1, 0]), ("forgotten", [2, 3, 0, 1]), ("flipped", [1, 0, 3])]
+    ("by", "expected"),
+    [("mislabelled", [2, 3, 1, 0]), ("confidence", [0, 1, 2, 3]), ("forgotten", [2, 3, 0, 1]), ("flipped", [1, 0, 3])],
 )
 def test_suspects(suspicious: Path, by: Suspicion, expected: list[int]) -> None:
     history = read_history(suspicious)
     assert history.suspects(99, by=by)["index"].to_pylist() == expected
     assert history.suspects(2, by=by)["index"].to_pylist() == expected[:2]
-    assert history.suspects(1, by=by).schema == history.statistics("train").schema
+    statistics = history.statistics("train")
+    assert set(statistics.column_names) < set(history.suspects(1, by=by).column_names)
+    assert history.suspects(1, by=by).select(statistics.column_names).schema == statistics.schema
 
 
 def test_what_was_never_learned_is_the_most_forgotten() -> None:

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_flip.stores.history.parts import PartKey, list_parts, set_aside, write_part
+from lightning_flip.stores import read_history
+from lightning_flip.stores.claims import open_run
+from lightning_flip.stores.history.parts import PartKey, list_parts, read_part, set_aside, write_part
+from lightning_flip.stores.history.samples import write_samples
+from tests.oracles.suspects import other_probability, visits_of
 
 COLUMNS = [
     "split",
@@ -17,8 +21,8 @@ COLUMNS = [
     "global_step",
     "index",
     "pred",
+    "best_other",
     "prob_label",
-    "prob_pred",
     "logit_margin",
     "cross_entropy",
     "visit",
@@ -35,8 +39,8 @@ def test_round_trip_sorts_counts_visits_and_keeps_every_bit(
     tmp_path_factory: pytest.TempPathFactory, rows: list
 ) -> None:
     loader, index, pred, measure, step = (np.array([row[i] for row in rows]) for i in range(5))
-    integers = {"loader": loader, "index": index, "pred": pred, "global_step": step}
-    measures = dict.fromkeys(["prob_label", "prob_pred", "logit_margin", "cross_entropy"], measure.astype(np.float32))
+    integers = {"loader": loader, "index": index, "pred": pred, "global_step": step, "best_other": index % 3 - 1}
+    measures = dict.fromkeys(["prob_label", "logit_margin", "cross_entropy"], measure.astype(np.float32))
     columns = {name: values.astype(np.int64) for name, values in integers.items()} | measures
     path = write_part(tmp_path_factory.mktemp("run"), PartKey("val", 7, 2, 3), columns)
 
@@ -52,6 +56,7 @@ def test_round_trip_sorts_counts_visits_and_keeps_every_bit(
     names = ["loader", "index", "visit", "pred", "logit_margin", "global_step"]
     assert list(zip(*(table[name].to_pylist() for name in names), strict=True)) == expected
     assert table["cross_entropy"].to_pylist() == table["prob_label"].to_pylist() == table["logit_margin"].to_pylist()
+    assert table["best_other"].to_pylist() == [row[1] % 3 - 1 for row in expected]
     assert {tuple(row.values()) for row in table.select(["split", "epoch", "pass"]).to_pylist()} <= {("val", 7, 2)}
 
 
@@ -66,8 +71,8 @@ def test_types_and_encodings(tmp_path: Path, write_rows: Callable) -> None:
         "global_step": "int64",
         "index": "int64",
         "pred": "int32",
+        "best_other": "int32",
         "prob_label": "float",
-        "prob_pred": "float",
         "logit_margin": "float",
         "cross_entropy": "float",
         "visit": "int32",
@@ -76,7 +81,7 @@ def test_types_and_encodings(tmp_path: Path, write_rows: Callable) -> None:
     encodings = {group.column(i).path_in_schema: group.column(i) for i in range(12)}
     assert {column.compression for column in encodings.values()} == {"ZSTD"}
     with_dictionary = {name for name, column in encodings.items() if "RLE_DICTIONARY" in column.encodings}
-    assert with_dictionary == {"split", "loader", "epoch", "pass", "pred", "visit"}
+    assert with_dictionary == {"split", "loader", "epoch", "pass", "pred", "best_other", "visit"}
     assert not any("BYTE_STREAM_SPLIT" in column.encodings for column in encodings.values())
 
 
@@ -98,6 +103,7 @@ def test_half_precision_stays_half(tmp_path: Path) -> None:
         ({"prob_label": np.zeros(3)}, "'prob_label'.*as long as"),
         ({"prob_label": np.zeros((2, 1))}, "'prob_label'.*1-D"),
         ({"index": np.array(0)}, "'index'|1-D"),
+        ({"best_other": np.array([0, 1])}, r"unknown: \['prob_pred'\]"),
         ({"visit": np.array([0, 0])}, r"unknown: \['visit'\]"),
     ],
 )
@@ -107,6 +113,55 @@ def test_columns_that_do_not_fit(tmp_path: Path, change: dict[str, np.ndarray], 
     with pytest.raises(ValueError, match=message):
         write_part(tmp_path, PartKey("train", 0, 0, 0), columns | change)
     assert not (tmp_path / "history").exists()
+
+
+def both_versions(folder: Path, dtype: type) -> tuple[list, Path, Path]:
+    """The same visits, many of them nearly hopeless or certain, as 0.1 wrote them and as they are written now."""
+    rng = np.random.default_rng(0)
+    scale = rng.choice([0.3, 3.0, 30.0], size=(2, 40, 1))
+    logits, label = rng.normal(size=(2, 40, 4)) * scale, rng.integers(0, 4, 40)
+    visits = visits_of(logits, label)
+    for version in ("old", "new"):
+        open_run(folder / version, run_id=None, info={})
+        write_samples(folder / version, {"split": "train", "index": np.arange(40), "target": label})
+    for epoch in range(2):
+        rows = [visit for visit in visits if visit.epoch == epoch]
+        probs = np.exp(logits[epoch] - logits[epoch].max(axis=1, keepdims=True))
+        probs /= probs.sum(axis=1, keepdims=True)
+        columns = {"index": np.arange(40), "global_step": np.arange(40), "pred": logits[epoch].argmax(axis=1)}
+        for name in ("prob_label", "logit_margin", "cross_entropy"):
+            columns[name] = np.array([getattr(row, name) for row in rows], dtype)
+        key = PartKey("train", epoch, 0, 0)
+        write_part(folder / "old", key, columns | {"prob_pred": probs.max(axis=1).astype(dtype)})
+        write_part(folder / "new", key, columns | {"best_other": np.array([row.best_other for row in rows])})
+    return visits, folder / "old", folder / "new"
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-5), (np.float16, 0.04)])
+def test_files_of_both_versions_say_the_same(tmp_path: Path, dtype: type, close: float) -> None:
+    visits, old, new = both_versions(tmp_path, dtype)
+    before, now = read_history(old), read_history(new)
+    assert now.statistics("train").equals(before.statistics("train"))
+    left, right = before.to_arrow("train"), now.to_arrow("train")
+    assert left.schema == right.schema
+    computed = ["best_other", "prob_pred"]
+    assert left.drop_columns(computed).equals(right.drop_columns(computed))
+    np.testing.assert_allclose(np.asarray(right["prob_pred"]), np.asarray(left["prob_pred"]), rtol=close)
+    # 0.1 tells the best other class where it won.
+    told, wrong = left["best_other"].to_pylist(), np.asarray(left["logit_margin"]) < 0
+    assert right["best_other"].to_pylist() == [visit.best_other for visit in visits]
+    assert told == [visit.best_other if bad else None for visit, bad in zip(visits, wrong, strict=True)]
+    assert 10 < wrong.sum() < 70
+
+
+def test_some_columns_of_a_part_are_read_alone(tmp_path: Path) -> None:
+    visits, old, new = both_versions(tmp_path, np.float32)
+    for folder in (old, new):
+        (first, _) = list_parts(folder).values()
+        assert read_part(first, ["prob_pred", "index"]).column_names == ["prob_pred", "index"]
+        sure = [max(visit.prob_label, other_probability(visit)) for visit in visits[:40]]
+        assert read_part(first, ["prob_pred"])["prob_pred"].to_pylist() == pytest.approx(sure, rel=1e-5)
+        assert read_part(first, ["best_other"]).column_names == ["best_other"]
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:

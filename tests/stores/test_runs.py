@@ -15,7 +15,7 @@ OTHER = "0123456789abcdef" * 2
 def test_a_new_run_says_who_it_is(tmp_path: Path) -> None:
     identity = open_run(tmp_path / "deep" / "run", run_id=None, info={"num_classes": 10, "monitor": None})
     run = read_run(tmp_path / "deep" / "run")
-    assert (run.run_id, run.format_version) == (identity, 1)
+    assert (run.run_id, run.format_version) == (identity, 2)
     assert run.info == {"num_classes": 10, "monitor": None}
     assert len(identity) == 32
     assert run.created.endswith("+00:00")

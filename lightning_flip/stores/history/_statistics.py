@@ -1,28 +1,24 @@
-"""What happened to every sample of a run: the visits of a pass, statistics over all passes, and suspicious samples."""
+"""What happened to every sample of a run: the visits of a pass, and statistics over all passes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.history.parts import TARGET, first_rows, last_rows, read_part
 from lightning_flip.stores.history.samples import labels_of
 
 __all__ = [
-    "SUSPICIONS",
     "PassRows",
-    "Suspicion",
     "last_known",
     "locate_samples",
-    "rank_suspects",
     "read_pass",
     "sample_statistics",
 ]
@@ -31,9 +27,6 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 _COLUMNS = ("loader", "index", "global_step", "visit", "pred")
-
-Suspicion = Literal["mislabelled", "forgotten", "flipped"]
-SUSPICIONS: tuple[Suspicion, ...] = get_args(Suspicion)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +89,10 @@ def read_pass(
         read.append(rows)
     joined = {name: np.concatenate([rows[name] for rows in read]) for name in read[0]}
     # Time first: ranks that drew the same sample count its visits independently. The sort is stable: ranks keep order.
-    order = np.lexsort((joined["visit"], joined["global_step"], joined["position"]))
-    joined = {name: values[order] for name, values in joined.items()}
+    keys = joined["position"], joined["global_step"], joined["visit"]
+    if not _is_sorted(*keys):
+        order = np.lexsort(keys[::-1])
+        joined = {name: values[order] for name, values in joined.items()}
     return PassRows(
         *epoch_pass,
         position=joined["position"],
@@ -105,6 +100,23 @@ def read_pass(
         correct=joined["pred"] == joined[TARGET],
         measures={name: joined[name].astype(np.float64) for name in measures},
     )
+
+
+def _is_sorted(*keys: npt.NDArray[Any]) -> bool:
+    """Whether rows are sorted by keys, the first one first, as those of a part are; such a check is no sort."""
+    equal: npt.NDArray[np.bool_] | None = None  # rows that the keys so far do not tell from the row before
+    for key in keys:
+        now, before = (key[1:], key[:-1]) if equal is None else (key[1:][equal], key[:-1][equal])
+        if (now < before).any():
+            return False
+        same = now == before
+        if not same.any():
+            return True
+        if equal is None:
+            equal = same
+        else:
+            equal[equal] = same
+    return True
 
 
 def locate_samples(known: npt.NDArray[np.int64], index: npt.NDArray[np.int64], path: Path) -> npt.NDArray[np.int64]:
@@ -196,20 +208,3 @@ def _merge_moments(
     step = np.where(added > 0, added_mean - mean, 0.0)
     share = added / np.maximum(total, 1)
     return total, mean + step * share, squares + added_squares + step**2 * visits * share
-
-
-def rank_suspects(statistics: pa.Table, by: Suspicion) -> pa.Table:
-    """The suspicious samples, the worst first, equal ones by index; see :meth:`History.suspects`."""
-
-    def ranked(chosen: pa.ChunkedArray, *keys: tuple[str, str]) -> pa.Table:
-        return statistics.filter(pc.and_(seen, chosen)).sort_by([*keys, ("index", "ascending")])
-
-    seen, lowest_margin = pc.greater(statistics["visits"], 0), ("aum", "ascending")
-    if by == "mislabelled":
-        return ranked(seen, lowest_margin)
-    if by == "forgotten":
-        never = ranked(pc.equal(statistics["times_right"], 0), lowest_margin)
-        events = ("forgetting_events", "descending")
-        return pa.concat_tables([never, ranked(pc.greater(statistics[events[0]], 0), events, lowest_margin)])
-    flipped = pc.and_(pc.greater(statistics["times_right"], 0), pc.invert(statistics["last_right"]))
-    return ranked(flipped, ("times_right", "descending"))

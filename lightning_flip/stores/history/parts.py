@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,16 @@ from lightning_flip.stores.files import (
 __all__ = [
     "HISTORY_FOLDER",
     "MEASURES",
-    "PART_SCHEMA",
+    "ROW_SCHEMA",
     "TARGET",
+    "UNKNOWN",
     "PartKey",
     "check_part",
     "count_earlier",
     "first_rows",
     "last_rows",
     "list_parts",
+    "other_probability",
     "read_part",
     "remove_parts",
     "set_aside",
@@ -41,23 +44,31 @@ __all__ = [
 ]
 
 HISTORY_FOLDER = "history"
-MEASURES = ("prob_label", "prob_pred", "logit_margin", "cross_entropy")
-PART_SCHEMA = pa.schema(
-    [
-        ("split", pa.string()),
-        ("loader", pa.int16()),
-        ("epoch", pa.int32()),
-        ("pass", pa.int32()),
-        ("global_step", pa.int64()),
-        ("index", pa.int64()),
-        ("pred", pa.int32()),
-        *((name, pa.float32()) for name in MEASURES),
-        ("visit", pa.int32()),
-    ]
+MEASURES = ("prob_label", "logit_margin", "cross_entropy")
+_KEYS = (
+    ("split", pa.string()),
+    ("loader", pa.int16()),
+    ("epoch", pa.int32()),
+    ("pass", pa.int32()),
+    ("global_step", pa.int64()),
+    ("index", pa.int64()),
+    ("pred", pa.int32()),
 )
+_FLOATS = {name: pa.float32() for name in ("prob_label", "prob_pred", "logit_margin", "cross_entropy")}
+_OTHER, _SURE = "best_other", "prob_pred"
+PART_SCHEMA = pa.schema(
+    [*_KEYS, (_OTHER, pa.int32()), *((name, pa.float32()) for name in MEASURES), ("visit", pa.int32())]
+)
+# Version 0.1 kept the largest probability, which the other measures tell, and no best other class.
+_OLD_SCHEMA = pa.schema([*_KEYS, *_FLOATS.items(), ("visit", pa.int32())])
+#: What readers are given, whichever version wrote the part.
+ROW_SCHEMA = pa.schema([*_KEYS, (_OTHER, pa.int32()), *_FLOATS.items(), ("visit", pa.int32())])
+UNKNOWN = -1  # the best other class of a visit that an older version recorded
 TARGET = "target"  # a column of its own only if labels may change
-_GIVEN = ("loader", "global_step", "index", "pred", *MEASURES)
-_FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", "visit", TARGET]
+_INTEGERS = ("loader", "global_step", "index", "pred")
+_GIVEN = (*_INTEGERS, _OTHER, *MEASURES)
+_OLD_GIVEN = (*_INTEGERS, *_FLOATS)
+_FEW_VALUES = ["split", "loader", "epoch", "pass", "pred", _OTHER, "visit", TARGET]
 # Sorted or slowly rising integers: differences need almost no space, and every reader supports this encoding.
 _RISING = {"global_step": "DELTA_BINARY_PACKED", "index": "DELTA_BINARY_PACKED"}
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -122,10 +133,10 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
     """Write what one rank saw in one pass over one split.
 
     The file appears whole or not at all, and replaces an earlier file of the same key. Its columns are
-    `split, loader, epoch, pass, global_step, index, pred, prob_label, prob_pred, logit_margin, cross_entropy, visit`;
+    `split, loader, epoch, pass, global_step, index, pred, best_other, prob_label, logit_margin, cross_entropy, visit`;
     its rows are sorted by loader, index and visit. `visit` counts the earlier rows of the same sample in this part.
 
-    The four measures are kept as float32, bit for bit what the module saw. Given as float16 they stay float16: half
+    The three measures are kept as float32, bit for bit what the module saw. Given as float16 they stay float16: half
     the size, three significant digits, and margins beyond 65504 become infinite. pandas, polars and DuckDB read both.
     50,000 samples x 100 epochs took 65 to 81 MB as float32 and 35 to 43 MB as float16; the surer the model, the less.
 
@@ -133,9 +144,10 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
         dirpath: the run's folder.
         key: what the rows belong to.
         columns: one array [V] each, V visits in the order in which they happened:
-            `global_step`, `index` (from 0), `pred` int; `prob_label`, `prob_pred` in [0, 1], `logit_margin`,
-            `cross_entropy` in nats, float; and `loader` int, 0 if left out. V may be 0. `target` int, the label at each
-            visit, only if labels may change; else they are in `samples.parquet`.
+            `global_step`, `index` (from 0), `pred`, `best_other` (the most probable class that is not the label, -1 if
+            unknown) int; `prob_label` in [0, 1], `logit_margin`, `cross_entropy` in nats, float; and `loader` int, 0
+            if left out. V may be 0. `target` int, the label at each visit, only if labels may change; else they are in
+            `samples.parquet`. With `prob_pred` in the place of `best_other` the file is one of version 0.1.
 
     Example:
         >>> import tempfile
@@ -143,7 +155,7 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = write_part(folder, PartKey("val", 0, 0, 0), {
         ...         "global_step": np.array([10, 10, 10]), "index": np.array([7, 2, 7]), "pred": np.array([1, 0, 1]),
-        ...         "prob_label": half, "prob_pred": half, "logit_margin": half, "cross_entropy": half})
+        ...         "best_other": np.array([0, 1, 0]), "prob_label": half, "logit_margin": half, "cross_entropy": half})
         ...     pq.read_table(path, columns=["index", "visit"]).to_pydict()
         {'index': [2, 7, 7], 'visit': [0, 0, 1]}
     """
@@ -154,7 +166,8 @@ def write_part(dirpath: str | os.PathLike[str], key: PartKey, columns: Mapping[s
     rows["visit"] = count_earlier(rows["loader"], rows["index"]).astype(np.int32)
     constants = {"split": key.split, "epoch": key.epoch, "pass": key.pass_}
     fields, arrays = [], []
-    schema = PART_SCHEMA.append(pa.field(TARGET, pa.int32())) if TARGET in rows else PART_SCHEMA
+    schema = PART_SCHEMA if _OTHER in rows else _OLD_SCHEMA
+    schema = schema.append(pa.field(TARGET, pa.int32())) if TARGET in rows else schema
     for field in schema:
         if field.name in constants:
             arrays.append(pa.repeat(pa.scalar(constants[field.name], field.type), count))
@@ -171,7 +184,7 @@ def check_part(path: Path) -> None:
     """Read a part's footer; most damage (a file cut short, an empty file, another format) shows there."""
     with parquet_errors(path, _remedy(path)):
         names = pq.read_schema(path).names
-    if names not in (PART_SCHEMA.names, [*PART_SCHEMA.names, TARGET]):
+    if not any(names in (known, [*known, TARGET]) for known in (PART_SCHEMA.names, _OLD_SCHEMA.names)):
         raise HistoryError(
             f"{path} is not a part of a history: its columns are {names}, not {PART_SCHEMA.names}. Move it out of"
             " the folder."
@@ -179,18 +192,61 @@ def check_part(path: Path) -> None:
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read some columns of a part, one row per visit, and `target` if the part has it; measures become float32."""
-    names = PART_SCHEMA.names if columns is None else list(columns)
+    """Read some columns of a part, one row per visit, and `target` if the part has it; measures become float32.
 
-    def with_target(schema: pa.Schema) -> list[str]:
-        return [*names, TARGET] if TARGET in schema.names else names
+    `best_other` and `prob_pred` are there for parts of every version: see :func:`_other_class` and :func:`_sure_of`.
+    """
+    names = ROW_SCHEMA.names if columns is None else list(columns)
 
-    table = read_parquet(path, with_target, remedy=_remedy(path), threads=False)
-    table = table.select(with_target(table.schema))
-    for place, name in enumerate(table.column_names):
-        if name in MEASURES and table.schema.field(name).type != pa.float32():
-            table = table.set_column(place, name, table[name].cast(pa.float32()))
-    return table
+    def needed(schema: pa.Schema) -> list[str]:
+        derived = {name for name in names if name in _SOURCES and name not in schema.names}
+        sources = [name for missing in sorted(derived) for name in _SOURCES[missing]]
+        wanted = dict.fromkeys([*(name for name in names if name not in derived), *sources])
+        return [*wanted, TARGET] if TARGET in schema.names else list(wanted)
+
+    table = read_parquet(path, needed, remedy=_remedy(path), threads=False)
+    for name in _FLOATS:
+        if name in table.column_names and table.schema.field(name).type != pa.float32():
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.float32()))
+    for name, derive in ((_OTHER, _other_class), (_SURE, _sure_of)):
+        if name in names and name not in table.column_names:
+            table = table.append_column(name, pa.array(derive(table)))
+    return table.select([*names, TARGET] if TARGET in table.column_names else names)
+
+
+# What an absent column is made of.
+_SOURCES = {_OTHER: ("pred", "logit_margin"), _SURE: ("prob_label", "logit_margin", "cross_entropy")}
+
+
+def _other_class(table: pa.Table) -> npt.NDArray[np.int32]:
+    """The best other class where an old part tells it: that is the prediction of a visit that went wrong."""
+    wrong = np.asarray(table["logit_margin"]) < 0
+    return np.where(wrong, np.asarray(table["pred"]), UNKNOWN).astype(np.int32)
+
+
+def _sure_of(table: pa.Table) -> npt.NDArray[np.float32]:
+    """The largest probability: that of the label, or of the best other class where that one wins."""
+    label, margin, entropy = (np.asarray(table[name]) for name in _SOURCES[_SURE])
+    return np.where(margin < 0, other_probability(margin, entropy), label).astype(np.float32)
+
+
+def other_probability(
+    logit_margin: npt.NDArray[np.floating[Any]], cross_entropy: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float64]:
+    """The probability of the best class that is not the label, [V] each: exp(-(cross entropy + margin)), at most 1.
+
+    The product p_label exp(-margin) is the same on paper, and 0 times infinity for large margins. Where a float16 file
+    holds infinities for both, the other class has all there is.
+
+    Example:
+        >>> other_probability(np.array([-100.0, np.log(3), -np.inf]), np.array([100.0, np.log(4 / 3), np.inf])).round(4)
+        array([1.  , 0.25, 1.  ])
+    """
+    margin, entropy = np.asarray(logit_margin, np.float64), np.asarray(cross_entropy, np.float64)
+    with np.errstate(invalid="ignore"):
+        surprise = np.where(np.isneginf(margin) & np.isposinf(entropy), 0.0, entropy + margin)
+    probability: npt.NDArray[np.float64] = np.exp(-np.maximum(surprise, 0.0))  # rounding may leave it below 0
+    return probability
 
 
 def _remedy(path: Path) -> str:
@@ -271,17 +327,18 @@ def _checked(columns: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.ND
     given = {name: np.asarray(values) for name, values in columns.items()}
     if "index" in given:
         given.setdefault("loader", np.zeros(given["index"].shape, np.int16))
-    missing, unknown = [name for name in _GIVEN if name not in given], sorted(set(given) - {*_GIVEN, TARGET})
+    names = _OLD_GIVEN if _SURE in given and _OTHER not in given else _GIVEN
+    missing, unknown = [name for name in names if name not in given], sorted(set(given) - {*names, TARGET})
     if missing or unknown:
-        raise ValueError(f"columns must hold {', '.join(_GIVEN)}; missing: {missing}, unknown: {unknown}.")
+        raise ValueError(f"columns must hold {', '.join(names)}; missing: {missing}, unknown: {unknown}.")
     rows = {}
-    for name in (*_GIVEN, TARGET) if TARGET in given else _GIVEN:
+    for name in (*names, TARGET) if TARGET in given else names:
         values = given[name]
         if values.shape != (len(given["index"]) if given["index"].ndim else 0,):
             raise ValueError(
                 f"columns[{name!r}] must be 1-D and as long as 'index' {given['index'].shape}, got {values.shape}."
             )
-        rows[name] = _as_measure(name, values) if name in MEASURES else _as_integer(name, values)
+        rows[name] = _as_measure(name, values) if name in _FLOATS else _as_integer(name, values)
     return rows
 
 
@@ -289,7 +346,7 @@ def _as_integer(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.ge
     if values.dtype.kind not in "iu":
         raise ValueError(f"columns[{name!r}] must be integers, got {values.dtype}.")
     wanted = np.dtype(np.int32 if name == TARGET else PART_SCHEMA.field(name).type.to_pandas_dtype())
-    lowest, highest = 0, np.iinfo(wanted).max
+    lowest, highest = UNKNOWN if name == _OTHER else 0, np.iinfo(wanted).max
     if values.size and (int(values.min()) < lowest or int(values.max()) > highest):
         raise ValueError(f"columns[{name!r}] must be in [{lowest}, {highest}], got {values.min()} to {values.max()}.")
     return values.astype(wanted)

@@ -15,19 +15,18 @@ import pyarrow.compute as pc
 
 from lightning_flip.stores.errors import HistoryError
 from lightning_flip.stores.history._statistics import (
-    SUSPICIONS,
     PassRows,
-    Suspicion,
     last_known,
     locate_samples,
-    rank_suspects,
     read_pass,
     sample_statistics,
 )
 from lightning_flip.stores.history.parts import (
     HISTORY_FOLDER,
-    PART_SCHEMA,
+    MEASURES,
+    ROW_SCHEMA,
     TARGET,
+    UNKNOWN,
     PartKey,
     check_part,
     list_parts,
@@ -35,12 +34,23 @@ from lightning_flip.stores.history.parts import (
 )
 from lightning_flip.stores.history.runs import RunInfo, read_run
 from lightning_flip.stores.history.samples import SAMPLES_FILE, labels_of, read_samples
+from lightning_flip.stores.history.suspects import (
+    SUSPICIONS,
+    ScoreSums,
+    Suspicion,
+    add_scores,
+    chosen_epochs,
+    rank_suspects,
+    validation_curve,
+)
 
 if TYPE_CHECKING:
     import pandas
     import polars
 
 __all__ = ["History", "read_history"]
+
+_VALIDATION = "val"  # the split that tells good epochs from bad ones
 
 
 def read_history(dirpath: str | os.PathLike[str]) -> History:
@@ -138,16 +148,23 @@ class History:
         return table
 
     def to_arrow(self, split: str | None = None) -> pa.Table:
-        """Every recorded row of a split, or of all of them; `target`, the last column, is the label at that visit."""
+        """Every recorded row of a split, or of all of them; `target`, the last column, is the label at that visit.
+
+        `best_other` is the most probable class that was not the label, null where version 0.1 recorded a visit that was
+        right. Since then `prob_pred` is not stored: it follows from the other columns, to within rounding.
+        """
         if split is not None:
             self._passes(split)
-        schema = PART_SCHEMA.append(pa.field("target", pa.int32()))
+        schema = ROW_SCHEMA.append(pa.field("target", pa.int32()))
         tables = [schema.empty_table()]
         for key, path in self._parts.items():
             if split in (None, key.split):
                 rows = read_part(path)
                 if TARGET not in rows.column_names:  # labels that cannot change
                     rows = rows.append_column(TARGET, pa.array(self._targets(key.split, path, rows)))
+                other = np.asarray(rows["best_other"])
+                place = rows.column_names.index("best_other")
+                rows = rows.set_column(place, "best_other", pa.array(other, mask=other == UNKNOWN))
                 tables.append(pa.table(rows.columns, schema=schema))
         return pa.concat_tables(tables)
 
@@ -209,27 +226,74 @@ class History:
         visits = self.visits(split, loader, measures=("logit_margin", "prob_label"))
         return sample_statistics(samples, visits)
 
-    def suspects(self, k: int, split: str = "train", by: Suspicion = "mislabelled", loader: int = 0) -> pa.Table:
+    def chosen_epochs(self, split: str = "train") -> list[int]:
+        """The epochs of a split that the label score is made of; see `stores.history.suspects.chosen_epochs`.
+
+        They are chosen by the first loader of split `"val"`; without one, or if it has no rows, all epochs count.
+        """
+        epochs = sorted({epoch for epoch, _ in self.passes(split)})
+        mine = self._samples.filter(pc.equal(self._samples["split"], _VALIDATION))
+        if _VALIDATION not in self.splits or not pc.any(pc.equal(mine["loader"], 0)).as_py():
+            return epochs
+        curve = validation_curve(self.visits(_VALIDATION, measures=("cross_entropy",)), epochs)
+        if curve is None:
+            return epochs
+        return [epoch for epoch, chosen in zip(epochs, chosen_epochs(*curve).tolist(), strict=True) if chosen]
+
+    def suspects(self, k: int, split: str = "train", by: Suspicion = "label_score", loader: int = 0) -> pa.Table:
         """The k samples most worth a look.
+
+        The label score is the mean of p_label - p_other over the visits of `chosen_epochs`, moved to [0, 1]; p_other is
+        the probability of the most probable class that is not the label.
 
         Args:
             k: how many, at least 1.
             split: which split.
-            by: `"mislabelled"`, lowest `aum` first; `"forgotten"`, never right first (as Toneva et al.), then most
-                forgetting events, then lowest `aum`; or `"flipped"`, wrong at the last visit though right before, those
-                most often right first.
+            by: `"label_score"`, lowest first: labels that are probably wrong; `"mislabelled"`, lowest `aum` first;
+                `"confidence"`, lowest mean probability of the label first; `"forgotten"`, never right first (as
+                Toneva et al.), then most forgetting events, then lowest `aum`; or `"flipped"`, wrong at the last visit
+                though right before, those most often right first.
             loader: which of the split's loaders.
 
         Returns:
-            At most k rows of `statistics`, the worst first, equal ones by index. Samples never seen, and those that are
-            not suspicious in this way, are left out.
+            At most k samples, the worst first, equal ones by index. Samples never seen (for `"label_score"`: in the
+            chosen epochs), and those that are not suspicious in this way, are left out. Columns:
+
+            - `index`, `sample_id`; `path`: the id, where ids are paths, else null;
+            - `given_label`, `given_name`; `predicted_label`, `predicted_name`: the class other than the label with the
+              largest summed probability, null if the history tells none. Names are `class_names` of the run's `info`;
+            - `label_score`; `is_label_issue`: the label is almost certainly wrong; `disagrees`: the averaged
+              prediction is `predicted_label`;
+            - its parts: `mean_prob_label`, `mean_prob_other`, `mean_prob_predicted`, `scored_visits`;
+            - the other columns of `statistics`.
 
         Raises:
             ValueError: if k is under 1 or `by` is unknown.
         """
         if by not in SUSPICIONS or k < 1:
             raise ValueError(f"k must be at least 1 and by one of {', '.join(SUSPICIONS)}; got k={k}, by={by!r}.")
-        return rank_suspects(self.statistics(split, loader), by).slice(0, k)
+        return rank_suspects(self.label_scores(split, loader), by).slice(0, k)
+
+    def label_scores(self, split: str = "train", loader: int = 0) -> pa.Table:
+        """The columns of `suspects` for every sample of a split, sorted by index; each part is read once."""
+        samples, chosen = self.samples(split, loader), set(self.chosen_epochs(split))
+        sums = ScoreSums(labels_of(samples))
+
+        def summed() -> Iterator[PassRows]:
+            for rows in self.visits(split, loader, measures=(*MEASURES, "best_other")):
+                if rows.epoch in chosen:
+                    sums.add(rows)
+                yield rows
+
+        statistics = sample_statistics(samples, summed())
+        facts = self.run.data.get(f"{split}-{loader}", {})
+        names = self.run.info.get("class_names")
+        return add_scores(
+            statistics,
+            sums.scores(),
+            class_names=[str(name) for name in names] if isinstance(names, list) else None,
+            paths=facts.get("ids_are") == "paths",
+        )
 
     def _passes(self, split: str) -> dict[tuple[int, int], list[Path]]:
         passes: dict[tuple[int, int], list[Path]] = {}

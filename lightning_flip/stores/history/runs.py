@@ -14,7 +14,7 @@ from lightning_flip.stores.errors import HistoryError
 __all__ = ["FORMAT_VERSION", "RUN_FILE", "RunInfo", "library_version", "read_run"]
 
 RUN_FILE = "run.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: parts hold the best other class, and prob_pred no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_run(dirpath: str | os.PathLike[str]) -> RunInfo:
         ...     _ = claim(folder, "ab" * 16, info={"num_classes": 10})
         ...     run = read_run(folder)
         >>> run.run_id[:4], run.info["num_classes"], run.format_version
-        ('abab', 10, 1)
+        ('abab', 10, 2)
     """
     file = Path(dirpath) / RUN_FILE
     try:

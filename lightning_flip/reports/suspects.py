@@ -1,0 +1,190 @@
+"""The labels of a run that are probably wrong, as a table for the terminal, in Markdown and in CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightning_flip.reports.text import PlainTable, shorten
+from lightning_flip.stores import History, HistoryError, PassRows
+from lightning_flip.stores.history.suspects import Suspicion, rank_suspects
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["SuspectTable", "epoch_strips", "find_suspects"]
+
+# One cell per epoch. The suggestion is higher than the label, so that no color is needed.
+_UNSEEN, _LABEL, _OTHER, _SUGGESTION = range(4)
+_CELLS = "·▁▄█"
+_LONGEST_STRIP = 40
+_LEGEND = (
+    "Strip, from the first epoch to the last: ▁ the label was predicted, █ the suggestion, ▄ another class, · not seen."
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuspectTable:
+    """The most suspicious samples of a run, and how many there are.
+
+    Attributes:
+        rows: what `History.suspects` gives.
+        strips: what each of them was predicted as over the epochs, in characters.
+        scored: samples that have a score.
+        surely_wrong: samples whose label is almost certainly wrong (`is_label_issue`).
+        disagreeing: samples whose averaged prediction is another class (`disagrees`).
+        epochs: epochs that the scores are made of.
+        all_epochs: epochs that were recorded.
+    """
+
+    rows: pa.Table
+    strips: tuple[str, ...]
+    scored: int
+    surely_wrong: int
+    disagreeing: int
+    epochs: int
+    all_epochs: int
+
+    def counts(self) -> str:
+        """How many labels are wrong, as far as that is known without the truth."""
+        return (
+            f"{self.surely_wrong:,} of {self.scored:,} labels are almost certainly wrong; {self.disagreeing:,} disagree"
+            f" with the sample's averaged prediction (scores of {self.epochs} of {self.all_epochs} epochs)."
+        )
+
+    def table(self, decimals: int = 3) -> PlainTable:
+        """The rows as text."""
+        cells = []
+        for row, strip in zip(self.rows.to_pylist(), self.strips, strict=True):
+            score = row["label_score"]
+            cells.append(
+                (
+                    shorten(row["index"] if row["sample_id"] is None else row["sample_id"]),
+                    _class(row["given_label"], row["given_name"]),
+                    _class(row["predicted_label"], row["predicted_name"]),
+                    "-" if score is None else f"{score:.{decimals}f}",
+                    "yes" if row["is_label_issue"] else "",
+                    f"{row['times_right']}/{row['visits']}",
+                    str(row["forgetting_events"]),
+                    strip,
+                )
+            )
+        headers = ("sample", "label", "suggestion", "score", "almost certain", "right", "forgotten", "strip")
+        notes = (self.counts(), _LEGEND)
+        return PlainTable("", headers, tuple(cells), words=(0, 1, 2, 4, 7), spare=(6, 5, 4), notes=notes)
+
+    def to_markdown(self, decimals: int = 3) -> str:
+        """The table and the counts in Markdown."""
+        return self.table(decimals).markdown()
+
+    def render(self, console: Console, decimals: int = 3) -> None:
+        """Print the table and the counts on a rich console."""
+        self.table(decimals).print(console)
+
+    def to_csv(self) -> str:
+        """Every column of the rows, in full precision; text that a spreadsheet would run as a formula gets a quote."""
+        written = io.StringIO()
+        writer = csv.writer(written, lineterminator="\n")
+        writer.writerow(self.rows.column_names)
+        for row in self.rows.to_pylist():
+            writer.writerow([_guarded(value) for value in row.values()])
+        return written.getvalue()
+
+
+def find_suspects(
+    history: History, k: int = 20, split: str = "train", by: Suspicion = "label_score", loader: int = 0
+) -> SuspectTable:
+    """Rank the samples of a run by how wrong their labels look; arguments as in `History.suspects`.
+
+    Raises:
+        ValueError: if `k` is under 1.
+        HistoryError: if the history cannot be read, or lacks the split.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}.")
+    scores = history.label_scores(split, loader)
+    rows = rank_suspects(scores, by).slice(0, k)
+    if not rows.num_rows:
+        raise HistoryError(
+            f"No sample of split {split!r}, loader {loader}, is a suspect by {by!r}. Ask for another split, or for"
+            " by='label_score', which ranks every sample that was seen."
+        )
+    position = np.searchsorted(np.asarray(scores["index"]), np.asarray(rows["index"]))
+    suggestion = np.asarray(pc.fill_null(rows["predicted_label"], -1))
+    return SuspectTable(
+        rows=rows,
+        strips=tuple(epoch_strips(history.visits(split, loader), position, suggestion)),
+        scored=scores.num_rows - scores["label_score"].null_count,
+        surely_wrong=pc.sum(scores["is_label_issue"]).as_py(),
+        disagreeing=pc.sum(scores["disagrees"]).as_py(),
+        epochs=len(history.chosen_epochs(split)),
+        all_epochs=len({epoch for epoch, _ in history.passes(split)}),
+    )
+
+
+def epoch_strips(
+    passes: Iterable[PassRows],
+    position: npt.NDArray[np.integer],
+    suggestion: npt.NDArray[np.integer],
+    longest: int = _LONGEST_STRIP,
+) -> list[str]:
+    """What samples were predicted as over the passes, one character per pass: the label, the suggestion or another class.
+
+    Args:
+        passes: the passes in order.
+        position: place of each sample among those of the split, [R].
+        suggestion: class that is suggested in place of the label, [R]; -1 for none.
+        longest: of more passes, neighbors share a character, which is the most frequent one of them.
+
+    Returns:
+        R texts of one length.
+
+    Example:
+        >>> one = np.array([0])
+        >>> passes = [PassRows(epoch, 0, one, one + pred, one == pred, {}) for epoch, pred in enumerate([2, 1, 0])]
+        >>> epoch_strips(passes, np.array([0, 5]), np.array([1, 1]))
+        ['▄█▁', '···']
+    """
+    states = []
+    for rows in passes:
+        state = np.full(len(position), _UNSEEN)
+        last = rows.is_last
+        where, pred, right = rows.position[last], rows.pred[last], rows.correct[last]
+        place = np.minimum(np.searchsorted(where, position), max(len(where) - 1, 0))
+        if len(where):
+            seen = where[place] == position
+            told = np.where(pred[place] == suggestion, _SUGGESTION, np.where(right[place], _LABEL, _OTHER))
+            state[seen] = told[seen]
+        states.append(state)
+    matrix = np.array(states, np.int64).reshape(-1, len(position))
+    groups = np.array_split(matrix, min(len(matrix), longest)) if len(matrix) else []
+    shown = np.array([_most_frequent(group) for group in groups], np.int64).reshape(-1, len(position))
+    return ["".join(_CELLS[state] for state in column) for column in shown.T.tolist()]
+
+
+def _most_frequent(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The most frequent state of each column [passes, R]; of equal ones the higher one, which is the worse one."""
+    counts = np.stack([(group == state).sum(axis=0) for state in range(len(_CELLS))])
+    most: npt.NDArray[np.int64] = len(_CELLS) - 1 - counts[::-1].argmax(axis=0)
+    return most
+
+
+def _class(label: int | None, name: str | None) -> str:
+    """A class by its name, else by its number."""
+    return "-" if label is None else shorten(str(label) if name is None else name, 24)
+
+
+def _guarded(value: object) -> object:
+    """A cell that no spreadsheet runs."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
