@@ -137,7 +137,7 @@ def epoch_strips(
     suggestion: npt.NDArray[np.integer],
     longest: int = _LONGEST_STRIP,
 ) -> list[str]:
-    """What samples were predicted as over the passes, one character per pass: the label, the suggestion or another class.
+    """What samples were predicted as, one character per pass: the label, the suggestion or another class.
 
     Args:
         passes: the passes in order.
