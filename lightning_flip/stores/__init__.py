@@ -47,11 +47,9 @@ __all__ = [
     "write_zigzag",
 ]
 
-#: Former names that only recording callbacks need: they are in these modules.
+#: Names of 0.1 that only recording callbacks need: they are in these modules.
 _MOVED = {
-    "Claim": "claims",
     "PartKey": "history.parts",
-    "claim": "claims",
     "discard_empty_run": "claims",
     "list_parts": "history.parts",
     "open_run": "claims",

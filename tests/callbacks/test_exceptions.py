@@ -107,7 +107,7 @@ def test_two_ranks_go_on_as_one():
     checkpoint = "saved/step=6.ckpt"
     state = recorder_state(checkpoint)
     unfinished = state["buffers"]["train"]["integers"]
-    assert unfinished.shape == (5, 8)  # two batches of two samples from each of two ranks
+    assert unfinished.shape == (6, 8)  # two batches of two samples from each of two ranks
     assert sorted(state["finished"]) == [["train", 0, 0], ["val", 0, 0]]
 
     before = torch.load(checkpoint, weights_only=True)["seen"]
@@ -172,7 +172,7 @@ def test_a_checkpoint_in_an_exception_waits_for_nobody(rank):
     if rank == 0:
         state = recorder_state("last/on_exception.ckpt")
         assert state["partial"]
-        assert state["buffers"]["train"]["integers"].shape == (5, 4)  # this rank's own
+        assert state["buffers"]["train"]["integers"].shape == (6, 4)  # this rank's own
         with pytest.warns(UserWarning, match="while an exception was in flight: rows of the unfinished epoch"):
             resume("last/on_exception.ckpt")
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_by_a_callback_listed_first_waits_for_nobody_either(rank):
         checkpoint = torch.load(f"exception-{each}.ckpt", weights_only=True)
         state = recorder_state(f"exception-{each}.ckpt")
         assert state["partial"]
-        assert state["buffers"]["train"]["integers"].shape == (5, 4)  # this rank's own
+        assert state["buffers"]["train"]["integers"].shape == (6, 4)  # this rank's own
         assert len(checkpoint["callbacks"]["ExactResume"]["ranks"]) == 1
 
 
@@ -232,7 +232,7 @@ def test_a_fit_started_in_an_except_block_still_talks():
     assert run_ranks(2, fit_while_handling) == [0, 0]
     state = recorder_state("saved/step=2.ckpt")
     assert not state["partial"]
-    assert state["buffers"]["train"]["integers"].shape == (5, 8)
+    assert state["buffers"]["train"]["integers"].shape == (6, 8)
     checkpoint = torch.load("saved/step=2.ckpt", weights_only=True)
     assert len(checkpoint["callbacks"]["ExactResume"]["ranks"]) == 2
     assert not checkpoint["lightning_flip"]["partial"]
