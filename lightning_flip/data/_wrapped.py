@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,15 +19,15 @@ def fetch(dataset: Any, positions: Sequence[int]) -> Any:
     return at_once(positions) if at_once is not None else [dataset[position] for position in positions]
 
 
-class WrappedDataset(Dataset[Any]):
+class WrappedDataset(Dataset[Any], ABC):
     """Hands out the samples of a map-style dataset, changed; all other attributes are the wrapped dataset's."""
 
     same_positions = True  # sample i is sample i of `.dataset`: origins are looked up through this wrapper
     dataset: Any
 
+    @abstractmethod
     def _changed(self, sample: Any, index: int) -> Any:
         """The sample that is handed out in place of the wrapped dataset's."""
-        raise NotImplementedError
 
     def sample_id(self, index: int) -> Any:
         """The lasting name of a sample, from the wrapped dataset or one inside it; None if none names its samples."""
