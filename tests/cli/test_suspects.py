@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from lightning_flip import cli
+from lightning_flip.cli import _suspects
 from lightning_flip.reports.suspects import epoch_strips
 from lightning_flip.stores import PassRows
 from lightning_flip.stores.claims import open_run
 from lightning_flip.stores.history.parts import PartKey, write_part
 from lightning_flip.stores.history.samples import write_samples
+from lightning_flip.stores.history.suspects import SUSPICIONS
 from tests.oracles.suspects import visits_of
 
 
@@ -98,3 +100,7 @@ def test_many_epochs_share_cells() -> None:
     passes = [PassRows(epoch, 0, one, one + (epoch >= 40), one == (epoch >= 40), {}) for epoch in range(80)]
     (strip,) = epoch_strips(passes, one, one + 1)
     assert strip == "▁" * 20 + "█" * 20
+
+
+def test_the_command_offers_every_score_of_the_history() -> None:
+    assert _suspects._SCORES == SUSPICIONS
