@@ -25,9 +25,9 @@ from lightning_flip.steps.identity import (
     LoaderData,
     changed_labels,
 )
+from lightning_flip.steps.logits._finder import Found
+from lightning_flip.steps.logits._step_capture import StepCapture
 from lightning_flip.steps.logits.choice import Choice
-from lightning_flip.steps.logits.finder import Found
-from lightning_flip.steps.logits.step_capture import StepCapture
 from lightning_flip.steps.sample_step import SampleStep
 from lightning_flip.steps.source import StepSource
 

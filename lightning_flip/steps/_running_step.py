@@ -14,10 +14,10 @@ from lightning_flip.data.labels import kept_labels
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.identity import ChangedDataError
 from lightning_flip.steps.loaded_batch import LoadedBatch
+from lightning_flip.steps.logits._loss_targets import target_of
+from lightning_flip.steps.logits._step_capture import Found, StepCapture
 from lightning_flip.steps.logits.choice import Question
-from lightning_flip.steps.logits.loss_targets import target_of
 from lightning_flip.steps.logits.remembered import recall
-from lightning_flip.steps.logits.step_capture import Found, StepCapture
 from lightning_flip.steps.sample_step import SampleStep, rounds_of
 from lightning_flip.steps.source import StepSource
 from lightning_flip.steps.targets import find_target

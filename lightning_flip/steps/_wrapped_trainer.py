@@ -18,7 +18,7 @@ from lightning_flip.steps._running_step import RunningStep
 from lightning_flip.steps.checks import ValueChecks
 from lightning_flip.steps.identity import DataRegister
 from lightning_flip.steps.loaded_batch import LoadedBatch, LoaderRecord
-from lightning_flip.steps.logits.step_capture import StepCapture
+from lightning_flip.steps.logits._step_capture import StepCapture
 
 __all__ = ["WrappedTrainer"]
 

@@ -19,9 +19,9 @@ from lightning_flip.callbacks import FlipTracker, PredictionHistory
 from lightning_flip.mixins import FlippingErrorReduction, FocalDistillation
 from lightning_flip.mixins._base_loss import check_base_loss
 from lightning_flip.steps import StepSource
+from lightning_flip.steps.logits._loss_targets import relate
 from lightning_flip.steps.logits.choice import Choice
 from lightning_flip.steps.logits.loss_calls import LossCalls
-from lightning_flip.steps.logits.loss_targets import relate
 from lightning_flip.steps.outputs import Place, as_logits, kind_of_values
 from tests.callbacks.helpers import run_ranks
 from tests.steps import module_styles as styles

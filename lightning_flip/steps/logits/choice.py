@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
+from lightning_flip.steps.logits._loss_targets import Relation, relate, unsupported
 from lightning_flip.steps.logits._search import Output, Search
 from lightning_flip.steps.logits.loss_calls import IGNORED, LossCall
-from lightning_flip.steps.logits.loss_targets import Relation, relate, unsupported
 from lightning_flip.steps.outputs import Place, address, as_logits, kind_of_values, two_dimensional
 
 __all__ = ["Answer", "Choice", "NotSupportedError", "Question", "choose", "choose_at", "entered"]

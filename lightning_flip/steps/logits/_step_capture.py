@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_flip.steps.logits._finder import Finder, Found, Inputs, Sight
 from lightning_flip.steps.logits._search import Search
 from lightning_flip.steps.logits.capture import FeatureCapture, LogitCapture, classifier_layer, layer_candidates
 from lightning_flip.steps.logits.choice import Choice, Question
-from lightning_flip.steps.logits.finder import Finder, Found, Inputs, Sight
 from lightning_flip.steps.logits.forward import OwnForward, eager, has_compiled_parts, is_compiled_whole
 from lightning_flip.steps.logits.loss_calls import LossCalls
 from lightning_flip.steps.logits.remembered import recall, remember

@@ -9,11 +9,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_flip.steps.logits._loss_targets import Relation, relate, unsupported
 from lightning_flip.steps.logits._search import Output, Search
 from lightning_flip.steps.logits.capture import LogitCapture
 from lightning_flip.steps.logits.choice import Answer, Choice, Question, choose, choose_at, entered
 from lightning_flip.steps.logits.loss_calls import LossCall
-from lightning_flip.steps.logits.loss_targets import Relation, relate, unsupported
 from lightning_flip.steps.outputs import Place, as_logits, kind_of_values, two_dimensional
 from lightning_flip.steps.source import StepSource
 
