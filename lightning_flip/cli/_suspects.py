@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lightning_flip.cli._exports import BINARY, add_export_options, export_contents, export_places
 from lightning_flip.cli._outputs import PRINT, Status, check_outputs, deliver, show, told
 
 __all__ = ["add_suspects"]
@@ -16,6 +17,7 @@ _EXAMPLES = """\
 examples:
   lightning-flip suspects runs/a --top 50
   lightning-flip suspects runs/a --top 500 --csv check.csv
+  lightning-flip suspects runs/a --label-studio tasks.json --image-root "/data/local-files/?d=birds"
 """
 _SCORES = ("label_score", "mislabelled", "confidence", "forgotten", "flipped")
 
@@ -37,10 +39,11 @@ def add_suspects(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--by", choices=_SCORES, default="label_score", help="what they are ranked by (default: label_score)"
     )
     parser.add_argument("--csv", metavar="FILE", help="write them with every column as CSV; - prints it")
+    add_export_options(parser)
 
     def run(arguments: argparse.Namespace) -> Status:
         try:
-            check_outputs({"--csv": arguments.csv}, [])
+            check_outputs({"--csv": arguments.csv, **export_places(arguments)}, [], BINARY)
         except ValueError as error:
             parser.error(str(error))
         return _suspects(arguments)
@@ -49,14 +52,17 @@ def add_suspects(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _suspects(arguments: argparse.Namespace) -> Status:
-    """Rank the samples, write the requested file, and print the table unless the file is printed."""
+    """Rank the samples, write the requested files, and print the table unless a file is printed."""
+    from lightning_flip.reports.exports import ExportError
     from lightning_flip.reports.suspects import find_suspects
     from lightning_flip.stores import read_history
 
-    with told():
-        found = find_suspects(read_history(arguments.folder), arguments.top, arguments.split, arguments.by)
-    arrived = deliver({"--csv": (arguments.csv, found.to_csv)})
-    if arguments.csv != PRINT:
+    with told(ExportError):
+        history = read_history(arguments.folder)
+        found = find_suspects(history, arguments.top, arguments.split, arguments.by)
+        outputs = {"--csv": (arguments.csv, found.to_csv), **export_contents(arguments, history, found)}
+        arrived = deliver(outputs)
+    if all(place != PRINT for place, _ in outputs.values()):
         show(found)
     return Status.PASS if arrived else Status.MISUSE
 

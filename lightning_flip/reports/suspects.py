@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_flip.reports.text import PlainTable, shorten
+from lightning_flip.reports.text import PlainTable, shorten, spreadsheet_cell
 from lightning_flip.stores import History, HistoryError, PassRows
 from lightning_flip.stores.history.suspects import Suspicion, rank_suspects
 
@@ -29,7 +29,6 @@ _LONGEST_STRIP = 40
 _LEGEND = (
     "Strip, from the first epoch to the last: ▁ the label was predicted, █ the suggestion, ▄ another class, · not seen."
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ class SuspectTable:
         writer = csv.writer(written, lineterminator="\n")
         writer.writerow(self.rows.column_names)
         for row in self.rows.to_pylist():
-            writer.writerow([_guarded(value) for value in row.values()])
+            writer.writerow([spreadsheet_cell(value) for value in row.values()])
         return written.getvalue()
 
 
@@ -181,10 +180,3 @@ def _most_frequent(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _class(label: int | None, name: str | None) -> str:
     """A class by its name, else by its number."""
     return "-" if label is None else shorten(str(label) if name is None else name, 24)
-
-
-def _guarded(value: object) -> object:
-    """A cell that no spreadsheet runs."""
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
