@@ -23,8 +23,8 @@ def argilla_records(rows: pa.Table, choices: Sequence[str], *, image_root: str |
     Returns:
         JSON in ASCII, an object of `labels` (the text of each class by its number, for `rg.LabelQuestion`) and
         `records`. A record has an `id` (the sample's index), the field `image`, the suggestion `label` (the number of
-        the class, as text), `score` (the class's mean probability), and the metadata `index`, `sample_id`,
-        `given_label`, `label_score`. What a sample lacks is left out.
+        the class, as text), `score` (the class's mean probability), and the metadata `sample_id`, `given_label` and
+        `label_score`. What a sample lacks is left out.
 
     Raises:
         ExportError: if a sample has neither path nor id, or its file is not below `image_root`.
@@ -37,7 +37,7 @@ def argilla_records(rows: pa.Table, choices: Sequence[str], *, image_root: str |
         >>> content["labels"]
         {'0': 'cat', '1': 'dog'}
         >>> content["records"]
-        [{'id': '7', 'image': 'pets/cat/7.png', 'label': '1', 'score': 0.85, 'index': 7, 'sample_id': 'cat/7.png',
+        [{'id': '7', 'image': 'pets/cat/7.png', 'label': '1', 'score': 0.85, 'sample_id': 'cat/7.png',
           'given_label': 'cat', 'label_score': 0.1}]
     """
     records = []
@@ -48,7 +48,6 @@ def argilla_records(rows: pa.Table, choices: Sequence[str], *, image_root: str |
             "image": _image(place, image_root),
             "label": None if suggestion is None else str(suggestion),
             "score": row["mean_prob_predicted"],
-            "index": row["index"],
             "sample_id": row["sample_id"],
             "given_label": None if label is None else choices[label],
             "label_score": row["label_score"],
