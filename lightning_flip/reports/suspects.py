@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import pyarrow.compute as pc
 from lightning_flip.reports.text import PlainTable, shorten
 from lightning_flip.stores import History, HistoryError, PassRows
 from lightning_flip.stores.history.suspects import Suspicion, rank_suspects
+from lightning_flip.stores.spreadsheets import csv_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +28,8 @@ _LONGEST_STRIP = 40
 _LEGEND = (
     "Strip, from the first epoch to the last: ▁ the label was predicted, █ the suggestion, ▄ another class, · not seen."
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Which sample it is; behind it come the columns that a reviewer fills in.
+_IDENTIFYING = ("index", "sample_id", "path", "given_label", "given_name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +91,14 @@ class SuspectTable:
         self.table(decimals).print(console)
 
     def to_csv(self) -> str:
-        """Every column of the rows, in full precision; text that a spreadsheet would run as a formula gets a quote."""
-        written = io.StringIO()
-        writer = csv.writer(written, lineterminator="\n")
-        writer.writerow(self.rows.column_names)
-        for row in self.rows.to_pylist():
-            writer.writerow([_guarded(value) for value in row.values()])
-        return written.getvalue()
+        """Every column of the rows, in full precision; text that a spreadsheet would run as a formula gets a quote.
+
+        Two more columns are empty, for a reviewer: `review` (right, wrong or unsure) and `corrected_label`.
+        """
+        rows = self.rows.to_pylist()
+        others = [name for name in self.rows.column_names if name not in _IDENTIFYING]
+        header = [*_IDENTIFYING, "review", "corrected_label", *others]
+        return csv_text(header, ([row.get(name) for name in header] for row in rows))
 
 
 def find_suspects(
@@ -181,10 +182,3 @@ def _most_frequent(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _class(label: int | None, name: str | None) -> str:
     """A class by its name, else by its number."""
     return "-" if label is None else shorten(str(label) if name is None else name, 24)
-
-
-def _guarded(value: object) -> object:
-    """A cell that no spreadsheet runs."""
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

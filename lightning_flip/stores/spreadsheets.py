@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lightning_flip.stores.errors import ReviewError
 
-__all__ = ["CsvFile", "CsvRow", "csv_text", "guarded", "is_cell_of", "parse_csv", "read_csv", "whole_number"]
+__all__ = ["CsvFile", "CsvRow", "cell_key", "csv_text", "guarded", "parse_csv", "read_csv", "whole_number"]
 
 # What a spreadsheet takes for the start of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -49,25 +49,19 @@ def guarded(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def is_cell_of(cell: str, value: object) -> bool:
-    """Whether a cell of a file is what was written for a value, with or without the quote of a formula.
+def cell_key(value: object) -> str:
+    r"""What a value and its cell have in common, however they were written: two are the same if their keys are.
 
-    Line ends count as equal, since spreadsheets and editors change them, and so does what is not Unicode, which
-    `write_text` escapes.
+    The quote in front of a formula does not count, nor do line ends, which spreadsheets and editors change. What is not
+    Unicode is escaped, as `write_text` does.
 
     Example:
-        >>> is_cell_of("'=1+1", "=1+1"), is_cell_of("", None), is_cell_of("'a", "a")
-        (True, True, False)
+        >>> cell_key("'=1+1") == cell_key("=1+1"), cell_key("'a") == cell_key("a"), cell_key(None)
+        (True, False, '')
     """
-    if value is None:
-        return cell == ""
-    expected = _plain(str(value))
-    return _plain(cell) in (expected, f"'{expected}" if expected.startswith(_FORMULA) else expected)
-
-
-def _plain(text: str) -> str:
-    known = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return known.replace("\r\n", "\n").replace("\r", "\n")
+    text = "" if value is None else str(value)
+    known = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return known[1:] if known.startswith("'") and known[1:].startswith((*_FORMULA, "\n")) else known
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
