@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -13,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_flip.reports.text import PlainTable, shorten, spreadsheet_cell
+from lightning_flip.reports.text import PlainTable, shorten
 from lightning_flip.stores import History, HistoryError, PassRows
 from lightning_flip.stores.history.suspects import Suspicion, rank_suspects
+from lightning_flip.stores.spreadsheets import csv_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +28,8 @@ _LONGEST_STRIP = 40
 _LEGEND = (
     "Strip, from the first epoch to the last: ▁ the label was predicted, █ the suggestion, ▄ another class, · not seen."
 )
+# Which sample it is; behind it come the columns that a reviewer fills in.
+_IDENTIFYING = ("index", "sample_id", "path", "given_label", "given_name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +91,14 @@ class SuspectTable:
         self.table(decimals).print(console)
 
     def to_csv(self) -> str:
-        """Every column of the rows, in full precision; text that a spreadsheet would run as a formula gets a quote."""
-        written = io.StringIO()
-        writer = csv.writer(written, lineterminator="\n")
-        writer.writerow(self.rows.column_names)
-        for row in self.rows.to_pylist():
-            writer.writerow([spreadsheet_cell(value) for value in row.values()])
-        return written.getvalue()
+        """Every column of the rows, in full precision; text that a spreadsheet would run as a formula gets a quote.
+
+        Two more columns are empty, for a reviewer: `review` (right, wrong or unsure) and `corrected_label`.
+        """
+        rows = self.rows.to_pylist()
+        others = [name for name in self.rows.column_names if name not in _IDENTIFYING]
+        header = [*_IDENTIFYING, "review", "corrected_label", *others]
+        return csv_text(header, ([row.get(name) for name in header] for row in rows))
 
 
 def find_suspects(

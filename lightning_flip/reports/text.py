@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["PlainTable", "escape_markdown", "printable", "quote", "shorten", "spreadsheet_cell"]
+__all__ = ["PlainTable", "escape_markdown", "printable", "quote", "shorten"]
 
 # An underscore inside a word (`fer_seed`) is not emphasis in Markdown, and is easier to read without a backslash.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
@@ -21,7 +21,6 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # HTML prevents that; an invisible word joiner behind the sign does.
 _CALLS = re.compile(r"[@#](?=\w)")
 _LONGEST_QUOTE = 80
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # A column of words stays readable down to this width; numbers are never cut.
 _NARROWEST_WORDS = 10
 _NARROWEST_HEADER = 8
@@ -152,15 +151,3 @@ def quote(name: str) -> str:
 def _wrapped(header: str) -> str:
     width = max([_NARROWEST_HEADER, *map(len, header.split())])
     return textwrap.fill(printable(header), width)
-
-
-def spreadsheet_cell(value: object) -> object:
-    r"""A value for a CSV file: nothing for None, and an apostrophe before text that a spreadsheet would run.
-
-    Example:
-        >>> spreadsheet_cell("=HYPERLINK(1)"), spreadsheet_cell("cat"), spreadsheet_cell(-0.5), spreadsheet_cell(None)
-        ("'=HYPERLINK(1)", 'cat', -0.5, '')
-    """
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

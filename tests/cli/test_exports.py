@@ -58,6 +58,10 @@ def test_text_can_be_printed(option: str, run: History, tmp_path: Path, capsys) 
         (["--parquet", "-"], "--parquet must name a file; it is not text"),
         (["--cleanlab", "-"], "--cleanlab must name a file; it is not text"),
         (["--huggingface", "pets/other.csv"], "--huggingface must name a file metadata.csv"),
+        (
+            ["--audit", "3", "--csv", "a.csv", "--argilla", "b"],
+            "--audit hides suggestions from reviewers, and --argilla",
+        ),
         (["--label-studio", "a.xml"], "only one of --label-studio and --label-studio's configuration"),
         (["--label-studio", "-", "--csv", "-"], "only one of --csv and --label-studio can be printed"),
         (["--parquet", "a", "--csv", "a"], "go to a"),

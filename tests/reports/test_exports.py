@@ -32,6 +32,7 @@ from lightning_flip.reports.exports import (
     label_studio_tasks,
 )
 from lightning_flip.reports.exports import cleanlab as cleanlab_export
+from lightning_flip.reports.review import judge, read_review
 from lightning_flip.stores import History, read_history
 from lightning_flip.stores.claims import claim
 from lightning_flip.stores.history.parts import PartKey, write_part
@@ -125,6 +126,17 @@ class TestLabelStudio:
             assert parse_qs(urlsplit(data["image"]).query, strict_parsing=True) == {"d": [f"a/{data['sample_id']}"]}
             assert prediction is not None
             assert choices.index(prediction["result"][0]["value"]["choices"][0]) == (index + 1) % count
+
+    def test_a_review_of_hostile_names_is_read_back(self, hostile: History, tmp_path: Path) -> None:
+        rows, choices = suspects(hostile)
+        tasks = json.loads(label_studio_tasks(rows, choices, image_root="https://example.org"))
+        for task in tasks:  # a reviewer accepts every suggestion
+            task["annotations"] = [{"was_cancelled": False, "result": task["predictions"][0]["result"]}]
+        (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+        review = judge(hostile, read_review(tmp_path / "export.json"))
+        assert review.wrong == len(HOSTILE)
+        corrected = {one.index: one.label for one in review.corrections()}
+        assert corrected == dict(zip(rows["index"].to_pylist(), rows["predicted_label"].to_pylist(), strict=True))
 
     def test_a_sample_without_suggestion_has_no_prediction(self, run: History) -> None:
         rows, choices = suspects(run)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 
 import pyarrow as pa
 
 from lightning_flip.reports.exports._samples import ExportError, file_below, is_url, sample_places
-from lightning_flip.reports.text import quote, spreadsheet_cell
+from lightning_flip.reports.text import quote
+from lightning_flip.stores.spreadsheets import csv_text, guarded
 
 __all__ = ["huggingface_metadata"]
 
@@ -50,14 +49,12 @@ def huggingface_metadata(rows: pa.Table, folder: str | os.PathLike[str] = ".", i
         >>> huggingface_metadata(rows, "pets", image_root="pets/cats").splitlines()[1]
         'cats/=7.png,7,0,cat,1,dog,0.1,True'
     """
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(("file_name", *_COLUMNS))
     root = os.fspath(folder) if image_root is None or is_url(image_root) else image_root
-    for row, place in zip(rows.to_pylist(), sample_places(rows), strict=True):
-        name = _file_name(place, os.fspath(folder), root)
-        writer.writerow([name, *(spreadsheet_cell(row[column]) for column in _COLUMNS)])
-    return written.getvalue()
+    cells = [
+        [_file_name(place, os.fspath(folder), root), *(row[column] for column in _COLUMNS)]
+        for row, place in zip(rows.to_pylist(), sample_places(rows), strict=True)
+    ]
+    return csv_text(["file_name", *_COLUMNS], cells)
 
 
 def _file_name(place: str, folder: str, root: str) -> str:
@@ -72,4 +69,4 @@ def _file_name(place: str, folder: str, root: str) -> str:
             f"metadata.csv has to be in a folder above the images, and {quote(place)} below {quote(root)} is not in"
             f" {quote(folder)}. Write it into the folder of the images."
         )
-    return relative if spreadsheet_cell(relative) == relative else f"./{relative}"
+    return relative if guarded(relative) == relative else f"./{relative}"
