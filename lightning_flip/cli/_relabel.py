@@ -58,13 +58,13 @@ def keep_reviews(option: str, place: str | None) -> None:
 
 def _relabel(arguments: argparse.Namespace) -> Status:
     """Compare the list with its run, write the corrected labels, and say what was found."""
-    from lightning_flip.reports.review import judge, read_review
+    from lightning_flip.reports.review import check_review, read_review
     from lightning_flip.stores import read_history
     from lightning_flip.stores.corrections import corrections_text
     from lightning_flip.stores.errors import ReviewError
 
     with told(ReviewError):
-        review = judge(read_history(arguments.folder), read_review(arguments.list), arguments.split)
+        review = check_review(read_history(arguments.folder), read_review(arguments.list), arguments.split)
         text = "" if arguments.out is None else corrections_text(review.corrections())
     arrived = deliver({"--out": (arguments.out, lambda: text)})
     if arguments.out != PRINT:

@@ -3,6 +3,7 @@
 from lightning_flip.data._label_files import as_label_distributions, load_label_distributions
 from lightning_flip.data.bundled import DigitsDataModule, IrisDataModule
 from lightning_flip.data.class_subset import ClassSubset
+from lightning_flip.data.corrected_labels import CorrectedLabels
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.data.label_distributions import LabelDistributions
 from lightning_flip.data.noisy_labels import NoisyLabels
@@ -20,6 +21,7 @@ from lightning_flip.data.toy_gaussian import ToyGaussian, ToyGaussianDataModule,
 
 __all__ = [
     "ClassSubset",
+    "CorrectedLabels",
     "DigitsDataModule",
     "IndexedBatch",
     "IndexedDataset",

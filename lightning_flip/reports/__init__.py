@@ -4,6 +4,7 @@ Nothing here imports torch or lightning, so that a report opens quickly. Functio
 matplotlib figure outside pyplot (`figure.savefig(path)` writes it), and raise ModuleNotFoundError without matplotlib.
 """
 
+from lightning_flip.reports.audit import AuditDraw, AuditEstimate, draw_audit, estimate_wrong
 from lightning_flip.reports.figures.correlation import Correlation, rank_correlation
 from lightning_flip.reports.figures.distances import (
     DistanceStages,
@@ -63,6 +64,7 @@ from lightning_flip.reports.intervals import (
     mcnemar_exact,
     wilson_interval,
 )
+from lightning_flip.reports.review import Review, check_review, read_review
 from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_runs, parse_run
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
 from lightning_flip.reports.suspects import SuspectTable, find_suspects
@@ -72,6 +74,8 @@ from lightning_flip.reports.update.join import JoinedPredictions, join_predictio
 from lightning_flip.stores.files import write_text
 
 __all__ = [
+    "AuditDraw",
+    "AuditEstimate",
     "ClassProjection",
     "Comparison",
     "Correlation",
@@ -84,6 +88,7 @@ __all__ = [
     "NoiseAccuracies",
     "NoiseFloor",
     "Reliability",
+    "Review",
     "RunSummary",
     "ScoreHistogram",
     "SimplexPath",
@@ -96,6 +101,7 @@ __all__ = [
     "UpdateComparison",
     "ZigzagRelation",
     "bootstrap_interval",
+    "check_review",
     "class_plane",
     "class_projection",
     "clopper_pearson_lower",
@@ -103,6 +109,8 @@ __all__ = [
     "compare",
     "compare_runs",
     "distance_stages",
+    "draw_audit",
+    "estimate_wrong",
     "find_suspects",
     "gate",
     "gate_json",
@@ -129,6 +137,7 @@ __all__ = [
     "plot_zigzag_relation",
     "project_features",
     "rank_correlation",
+    "read_review",
     "recovery_curve",
     "reliability",
     "samples_by_difficulty",

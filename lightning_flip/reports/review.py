@@ -20,7 +20,7 @@ from lightning_flip.stores.corrections import Correction
 from lightning_flip.stores.errors import ReviewError
 from lightning_flip.stores.spreadsheets import cell_key, parse_csv, read_csv, whole_number
 
-__all__ = ["Review", "ReviewRow", "has_reviews", "judge", "read_review"]
+__all__ = ["Review", "ReviewRow", "check_review", "has_reviews", "read_review"]
 
 _ANSWERS: dict[str, Answer] = {
     **dict.fromkeys(("right", "correct"), "right"),
@@ -63,7 +63,7 @@ class _Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Review:
-    """What a person says about samples of a run; `judge` makes it.
+    """What a person says about samples of a run; `check_review` makes it.
 
     Attributes:
         split: the split of the samples.
@@ -154,7 +154,7 @@ def has_reviews(path: str | os.PathLike[str]) -> bool:
     return any(cells.get(name, "").strip() for _, cells in rows for name in ("review", "corrected_label"))
 
 
-def judge(history: History, rows: Sequence[ReviewRow], split: str = "train", loader: int = 0) -> Review:
+def check_review(history: History, rows: Sequence[ReviewRow], split: str = "train", loader: int = 0) -> Review:
     """Check that reviewed rows belong to a run, and count what they say.
 
     A row belongs to the run if its index, id and given label are those of a sample. `review` is right, wrong or unsure
