@@ -17,6 +17,7 @@ from lightning_flip.data.scenarios import (
     stratified_fraction,
 )
 from lightning_flip.data.splits import split_indices
+from lightning_flip.data.threshold_samples import ThresholdSamples
 from lightning_flip.data.toy_gaussian import ToyGaussian, ToyGaussianDataModule, class_means, true_distributions
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LabelDistributions",
     "NoisyLabels",
     "SameClassPairs",
+    "ThresholdSamples",
     "ToyGaussian",
     "ToyGaussianDataModule",
     "UpdateScenario",
