@@ -32,7 +32,7 @@ from lightning_flip.reports.exports import (
     label_studio_tasks,
 )
 from lightning_flip.reports.exports import cleanlab as cleanlab_export
-from lightning_flip.reports.review import judge, read_review
+from lightning_flip.reports.review import check_review, read_review
 from lightning_flip.stores import History, read_history
 from lightning_flip.stores.claims import claim
 from lightning_flip.stores.history.parts import PartKey, write_part
@@ -133,7 +133,7 @@ class TestLabelStudio:
         for task in tasks:  # a reviewer accepts every suggestion
             task["annotations"] = [{"was_cancelled": False, "result": task["predictions"][0]["result"]}]
         (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
-        review = judge(hostile, read_review(tmp_path / "export.json"))
+        review = check_review(hostile, read_review(tmp_path / "export.json"))
         assert review.wrong == len(HOSTILE)
         corrected = {one.index: one.label for one in review.corrections()}
         assert corrected == dict(zip(rows["index"].to_pylist(), rows["predicted_label"].to_pylist(), strict=True))
