@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from lightning_flip.reports.update.floor import NoiseFloor, join_floor, refuse_r
 from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
 
 if TYPE_CHECKING:
+    import pandas
     from rich.console import Console
 
 __all__ = ["UpdateComparison", "compare", "compare_joined"]
@@ -54,6 +55,8 @@ class UpdateComparison:
         only_old: samples left out because the new model's file lacks them.
         only_new: samples left out because the old model's file lacks them.
         outside_classes: samples left out because one of the models does not know their class.
+        unlabelled: samples left out because they have no target.
+        warnings: what makes the comparison doubtful, in sentences.
 
     Example:
         >>> import pyarrow as pa
@@ -79,6 +82,8 @@ class UpdateComparison:
     only_old: int = 0
     only_new: int = 0
     outside_classes: int = 0
+    unlabelled: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -95,7 +100,9 @@ class UpdateComparison:
                 "only_old": self.only_old,
                 "only_new": self.only_new,
                 "outside_classes": self.outside_classes,
+                "unlabelled": self.unlabelled,
             },
+            "warnings": list(self.warnings),
             "cells": {name: int(count) for name, count in self.cells._asdict().items()},
             "confidence": self.confidence,
             "rates": {name: dataclasses.asdict(rate) for name, rate in self.rates.items()},
@@ -106,6 +113,12 @@ class UpdateComparison:
             "worst_flips": {"order": self.worst.order, "total": self.worst.total, "flips": self.worst.to_list()},
             "flip_matrix": self.matrix.to_list(),
         }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each rate, as a pandas table: `rate`, `value`, `low`, `high`, `count`, `among`. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame([{"rate": name} | dataclasses.asdict(rate) for name, rate in self.rates.items()])
 
     def to_markdown(self, decimals: int = 2, most_rows: int = 20) -> str:
         """The tables in Markdown, e.g. for a pull request, without a last line break.
@@ -155,8 +168,10 @@ class UpdateComparison:
             (self.only_old, "in the old model's file alone"),
             (self.only_new, "in the new model's file alone"),
             (self.outside_classes, "of classes that only one of the models knows"),
+            (self.unlabelled, "without a target"),
         )
         lines.extend(f"Left out: {_tables.count_samples(count)} {reason}." for count, reason in left_out if count)
+        lines.extend(f"Warning: {shorten(text, 400)}" for text in self.warnings)
         return lines
 
     def _all_tables(self, decimals: int, most_rows: int) -> list[PlainTable]:
@@ -184,6 +199,8 @@ def compare(
     shared_classes: bool = False,
     shared_argmax: bool = False,
     slices: Sequence[str] = (),
+    drop_unlabelled: bool = False,
+    min_coverage: float = 0.0,
     floor: Source | Sequence[Source] = (),
     confidence: float = 0.95,
     worst: int = 20,
@@ -191,12 +208,15 @@ def compare(
     """Compare a new model with the old one, sample by sample.
 
     Args:
-        old: the old model's predictions, or the path of a file that `read_predictions` reads.
+        old: the old model's predictions: a table of pandas, polars or Arrow, the path of a file that `read_predictions`
+            reads, or a `PredictionSet`.
         new: the new model's.
         allow_partial: compare the samples that both files have; without it, a sample that one lacks is an error.
         shared_classes: compare the samples whose class both models know.
         shared_argmax: with `shared_classes`, each model predicts its best among the classes that both know.
         slices: further columns, by whose values flips are counted too.
+        drop_unlabelled: leave out samples without a target.
+        min_coverage: with `allow_partial`, the share of each file's samples that both files have to have.
         floor: predictions of models that are as good as the new one (its other seeds), one file each. The negative
             flip rates between every ordered pair of them, the new one included, are those of chance alone.
         confidence: the chance that each interval covers, between 0 and 1.
@@ -220,12 +240,18 @@ def compare(
         >>> [flip.sample_id for flip in update.worst.flips]
         ['b']
     """
-    floor = [*floor] if isinstance(floor, Sequence) and not isinstance(floor, str) else [floor]
-    refuse_repeated_sources([new, *floor])
-    options = {"allow_partial": allow_partial, "shared_classes": shared_classes, "shared_argmax": shared_argmax}
+    further: list[Any] = [*floor] if isinstance(floor, list | tuple) else [floor]
+    refuse_repeated_sources([new, *further])
+    options: dict[str, Any] = {
+        "allow_partial": allow_partial,
+        "shared_classes": shared_classes,
+        "shared_argmax": shared_argmax,
+        "drop_unlabelled": drop_unlabelled,
+        "min_coverage": min_coverage,
+    }
     joined = join_predictions(old, new, slices=slices, **options)
     compared = compare_joined(joined, confidence=confidence, worst=worst)
-    return dataclasses.replace(compared, floor=join_floor(joined, old, floor, **options)) if floor else compared
+    return dataclasses.replace(compared, floor=join_floor(joined, old, further, **options)) if further else compared
 
 
 def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst: int = 20) -> UpdateComparison:
@@ -248,4 +274,6 @@ def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst
         only_old=joined.only_old,
         only_new=joined.only_new,
         outside_classes=joined.outside_classes,
+        unlabelled=joined.unlabelled,
+        warnings=joined.warnings,
     )

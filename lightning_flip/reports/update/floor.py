@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
-from lightning_flip.stores import PredictionError, PredictionSet
+from lightning_flip.stores import PredictionError
 
 __all__ = ["NoiseFloor", "find_noise_floor", "join_floor", "refuse_repeated_sources"]
 
@@ -122,21 +123,19 @@ def join_floor(
     floor: Sequence[Source],
     *,
     allow_partial: bool = False,
-    shared_classes: bool = False,
-    shared_argmax: bool = False,
+    **options: Any,
 ) -> NoiseFloor:
     """Join the predictions of models that are as good as the new one with the old model's, as the new one's were.
 
-    Returns the noise floor on the update's samples; with `allow_partial` on those that all of the files have.
+    Returns the noise floor on the update's samples; with `allow_partial` on those that all of the files have. `options`
+    are those of `join_predictions`.
     """
     kept = np.ones(joined.num_samples, bool)
     right = [joined.new_right]
     names = [joined.new_name]
     for source in floor:
         # With the old model, not the new one, so that all of them choose among the same classes.
-        other = join_predictions(
-            old, source, allow_partial=allow_partial, shared_classes=shared_classes, shared_argmax=shared_argmax
-        )
+        other = join_predictions(old, source, allow_partial=allow_partial, **options)
         answered, there = _in_order_of(joined, other)
         if not there.all() and not allow_partial:
             raise PredictionError(
@@ -156,9 +155,10 @@ def refuse_repeated_sources(sources: Sequence[Source]) -> None:
     """Refuse two models from one place: a model has no flips against itself."""
     seen: set[Path | int] = set()
     for source in sources:
-        place = id(source) if isinstance(source, PredictionSet) else Path(source).resolve()
+        path = source if isinstance(source, str | os.PathLike) else None
+        place = id(source) if path is None else Path(path).resolve()
         if place in seen:
-            name = source.name if isinstance(source, PredictionSet) else os.fspath(source)
+            name = getattr(source, "name", "a table") if path is None else os.fspath(path)
             raise PredictionError(
                 f"floor must name other files than the new model's, each once, but {name} comes twice: a model has no"
                 " flips against itself."
