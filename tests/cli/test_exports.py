@@ -23,8 +23,9 @@ def run(tmp_path: Path) -> History:
 
 
 def test_it_writes_every_format(run: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pets").mkdir()
     words = ["suspects", str(tmp_path / "run"), "--top", "2"]
-    words += ["--parquet", "a.parquet", "--label-studio", "tasks.json", "--argilla", "new/records.json"]
+    words += ["--parquet", "a.parquet", "--label-studio", "tasks.json", "--argilla", "records.json"]
     words += ["--cleanlab", "a.npz", "--huggingface", "pets/metadata.csv", "--image-root", "https://example.org"]
     assert cli.main(words) == 0
     out = capsys.readouterr()
@@ -37,7 +38,7 @@ def test_it_writes_every_format(run: History, tmp_path: Path, capsys: pytest.Cap
     assert data["image"] == "https://example.org/cow/4.png"
     assert prediction is not None
     assert prediction["model_version"] == f"lightning-flip {run.run.run_id[:8]}"
-    assert len(json.loads(Path("new/records.json").read_text("utf-8"))["records"]) == 2
+    assert len(json.loads(Path("records.json").read_text("utf-8"))["records"]) == 2
     assert np.load("a.npz")["pred_probs"].shape == (6, 3)
     assert Path("pets/metadata.csv").read_text("utf-8") == huggingface_metadata(rows, "pets")
 
