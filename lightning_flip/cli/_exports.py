@@ -18,6 +18,7 @@ __all__ = ["BINARY", "add_export_options", "export_contents", "export_places"]
 
 BINARY = ("--parquet", "--cleanlab")
 _METADATA = "metadata.csv"
+_REMEDY = "Move it away, or name another place."
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def export_contents(
 
     from lightning_flip.reports import exports
 
-    rows, root = found.rows, arguments.image_root
+    rows, root, places = found.rows, arguments.image_root, export_places(arguments)
     choices = exports.class_choices(rows, history.class_names, history.num_classes)
 
     def parquet(stream: BinaryIO) -> None:
@@ -88,17 +89,36 @@ def export_contents(
         version = f"lightning-flip {history.run.run_id[:8]}"
         return exports.label_studio_tasks(rows, choices, image_root=root, model_version=version)
 
+    def label_studio_config() -> str:
+        config, place = exports.label_studio_config(choices), places["--label-studio's configuration"]
+        if place is not None and _content(place) not in (None, config):
+            raise exports.ExportError(f"{place} is another labeling configuration, and is not overwritten. {_REMEDY}")
+        return config
+
     def huggingface() -> str:
         place = arguments.huggingface
-        return exports.huggingface_metadata(rows, "." if place == PRINT else os.path.dirname(place) or ".", root)
+        if place == PRINT:
+            return exports.huggingface_metadata(rows, image_root=root)
+        text = exports.huggingface_metadata(rows, os.path.dirname(place) or ".", root)
+        before = _content(place)
+        if before is not None and before.partition("\n")[0] != text.partition("\n")[0]:
+            raise exports.ExportError(f"{place} has other columns, and is not overwritten. {_REMEDY}")
+        return text
 
     contents: dict[str, Callable[[], Content]] = {
         "--parquet": lambda: parquet,
         "--label-studio": label_studio,
-        "--label-studio's configuration": lambda: exports.label_studio_config(choices),
+        "--label-studio's configuration": label_studio_config,
         "--argilla": lambda: exports.argilla_records(rows, choices, image_root=root),
         "--cleanlab": lambda: exports.cleanlab_arrays(history, arguments.split).write,
         "--huggingface": huggingface,
     }
-    places = export_places(arguments)
     return {option: (places[option], content) for option, content in contents.items()}
+
+
+def _content(place: str) -> str | None:
+    """The text of a file, None if there is none; what cannot be decoded is replaced."""
+    try:
+        return Path(place).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None

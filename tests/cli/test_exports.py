@@ -83,6 +83,28 @@ def test_nothing_is_written_if_one_of_them_is_refused(run: History, tmp_path: Pa
     assert not Path("tasks.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("pets/metadata.csv", "file_name,caption\na.png,An ant.\n"), ("tasks.xml", "<View><!-- my own --></View>")],
+)
+def test_files_that_a_person_wrote_are_kept(name: str, content: str, run: History, tmp_path: Path, capsys) -> None:
+    Path("pets").mkdir()
+    Path(name).write_text(content, encoding="utf-8")
+    words = ["suspects", str(tmp_path / "run"), "--label-studio", "tasks.json", "--image-root", "https://example.org"]
+    assert cli.main([*words, "--huggingface", "pets/metadata.csv"]) == 2
+    assert f"{name} " in capsys.readouterr().err
+    assert Path(name).read_text(encoding="utf-8") == content
+    assert not Path("tasks.json").exists()
+
+
+def test_what_it_wrote_before_is_replaced(run: History, tmp_path: Path) -> None:
+    words = ["suspects", str(tmp_path / "run"), "--label-studio", "tasks.json", "--huggingface", "metadata.csv"]
+    for top, lines in (("1", 2), ("3", 4)):
+        assert cli.main([*words, "--image-root", "https://example.org", "--top", top]) == 0
+        assert Path("metadata.csv").read_text("utf-8").count("\n") == lines
+        assert len(json.loads(Path("tasks.json").read_text("utf-8"))) == lines - 1
+
+
 def test_it_needs_none_of_the_packages(run: History, tmp_path: Path, command: Any) -> None:
     words = ["--label-studio", "t.json", "--argilla", "r.json", "--cleanlab", "a.npz", "--image-root", "s3://a"]
     result = command("suspects", str(tmp_path / "run"), *words, "--huggingface", "metadata.csv")
