@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from lightning_flip.reports.gating._limits import GroupOutcome, Status, judge_groups, worst_status
 from lightning_flip.reports.gating._reasons import all_samples_reason, groups_reason, must_not_flip_reason
-from lightning_flip.reports.text import quote
+from lightning_flip.reports.gating._tables import MARKS, flips_sentence, limits_table, names_text
+from lightning_flip.reports.text import html_report, quote
 from lightning_flip.reports.update.counts import FlipGroups, flips_by_class, flips_by_slice
 from lightning_flip.reports.update.join import JoinedPredictions
 
@@ -102,6 +103,12 @@ class GateResult:
     def exit_code(self) -> int:
         """Exit status of the command line: 0 pass, 1 fail, 3 inconclusive (2 is for wrong usage)."""
         return _EXIT_CODES[self.status]
+
+    def _repr_html_(self) -> str:
+        limits = limits_table((one.name, one.limit, one.status, one.reason) for one in self.outcomes)
+        flips = flips_sentence(self.flips, self.samples, self.left_out)
+        sentence = f"{names_text(self.old_name, self.new_name, '→')}: {flips}"
+        return html_report([sentence, limits], f"{MARKS[self.status]} Update gate: {self.status}")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in the types of JSON: lists, dicts, text, numbers and None."""

@@ -8,6 +8,7 @@ import textwrap
 from xml.etree import ElementTree
 
 from lightning_flip.reports.gating._reasons import all_samples_reason, percent
+from lightning_flip.reports.gating._tables import MARKS, flips_sentence, limits_table, most_text
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
 from lightning_flip.reports.text import PlainTable, escape_markdown, printable, quote
 
@@ -15,13 +16,7 @@ __all__ = ["gate_json", "gate_junit", "gate_markdown", "gate_text"]
 
 # What XML 1.0 has no way to write, not even as a character reference.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❓"}
 _ORDER = ("fail", "inconclusive", "pass")
-_LEFT_OUT = {
-    "only_old": "only the old model has",
-    "only_new": "only the new model has",
-    "outside_classes": "of classes that only one model knows",
-}
 
 
 def gate_json(result: GateResult) -> str:
@@ -107,17 +102,9 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
         | must_not_flip | - | ✅ pass | None of 2 ... |
         <BLANKLINE>
     """
-    heading = f"{_MARKS[result.status]} {escape_markdown(title)}: {result.status}"
+    heading = f"{MARKS[result.status]} {escape_markdown(title)}: {result.status}"
     names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
-    limits = PlainTable(
-        "",
-        ("limit", "at most", "result", "why"),
-        tuple(
-            (outcome.name, _most(outcome), f"{_MARKS[outcome.status]} {outcome.status}", outcome.reason)
-            for outcome in result.outcomes
-        ),
-        words=(0, 2, 3),
-    )
+    limits = limits_table((one.name, one.limit, one.status, one.reason) for one in result.outcomes)
     parts = [f"### {heading}", f"{names}: {escape_markdown(_flips(result))}", limits.markdown()]
     parts += [
         _folded_groups(outcome, result.error, most_groups) for outcome in result.outcomes if len(outcome.groups) > 1
@@ -152,7 +139,7 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     ]
     wide = max(len(outcome.status) for outcome in result.outcomes)
     for outcome in result.outcomes:
-        most = "" if outcome.limit is None else f" (at most {_most(outcome)})"
+        most = "" if outcome.limit is None else f" (at most {most_text(outcome.limit)})"
         lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
         lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
     return "\n".join(lines) + "\n"
@@ -177,14 +164,7 @@ def _legal(text: str) -> str:
 
 
 def _flips(result: GateResult) -> str:
-    rate = percent(result.flips / result.samples)
-    text = f"{result.flips:,} of {result.samples:,} samples are negative flips ({rate})."
-    left_out = [f"{count:,} {_LEFT_OUT.get(why, why)}" for why, count in result.left_out.items()]
-    return f"{text} Samples left out: {', '.join(left_out)}." if left_out else text
-
-
-def _most(outcome: LimitOutcome) -> str:
-    return "-" if outcome.limit is None else percent(outcome.limit, 10)
+    return flips_sentence(result.flips, result.samples, result.left_out)
 
 
 def _wrap(text: str, width: int, indent: str) -> list[str]:
@@ -205,7 +185,7 @@ def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str
             f"{group.samples:,}",
             percent(group.rate),
             f"{percent(group.lower)} to {percent(group.upper)}",
-            f"{_MARKS[group.status]} {group.status}",
+            f"{MARKS[group.status]} {group.status}",
             "-" if group.samples_needed is None else f"{group.samples_needed:,}",
         )
         for group in groups[:most_groups]
