@@ -190,14 +190,14 @@ def plain_text(label: Any) -> str:
     return printable(str(label)).replace("$", r"\$")
 
 
-def folded_text(label: str, inches: float) -> str:
-    r"""Printable text in lines of a width, dollar signs escaped; a very long one loses its middle.
+def folded_text(label: str, inches: float, longest: int = _LONGEST) -> str:
+    r"""Printable text in lines of a width, dollar signs escaped; one of more letters than `longest` loses its middle.
 
     Example:
         >>> folded_text("label smoothing, 0.2", 1.0)
         'label\nsmoothing,\n0.2'
     """
-    text = shorten(label, _LONGEST) if len(printable(label)) > _LONGEST else printable(label)
+    text = shorten(label, longest) if len(printable(label)) > longest else printable(label)
     room = inches * _LETTERS * len(text) / max(1.0, sum(map(_breadth, text)))
     return "\n".join(wrap(text, max(8, int(room)))).replace("$", r"\$")
 
