@@ -52,6 +52,7 @@ _MOST_POINTS = 20_000  # more are drawn as cells
 _CELL = 0.34  # inches that the number in a cell of a matrix needs
 _BAR = 0.3  # inches that a number above a bar needs
 _MOST_BARS = 30
+_MOST_PAIRS = 20
 _PANEL = 1.55  # inches of a picture with its title
 _MOST_CELLS = 40  # passes that a strip separates by white lines
 _REGIONS = (
@@ -148,7 +149,9 @@ def plot_dataset_map(history: History, split: str = "train", loader: int = 0, *,
         (points,) = axes.plot(spread[others], mean[others], "o", color=BLUE, ms=size, mew=0, alpha=0.5)
         handles, labels = [points], ["other"]
     if len(worst):
-        (points,) = axes.plot(spread[worst], mean[worst], "^", color=ORANGE, ms=5, mew=0.4, mec=_DARK)
+        (points,) = axes.plot(
+            spread[worst], mean[worst], "^", color=ORANGE, ms=5 if len(worst) < 1_000 else 3, mew=0.4, mec=_DARK
+        )
         handles, labels = [points, *handles], [f"almost certainly wrong{_part(len(worst), wrong)}", *labels]
     axes.set_xlim(-0.01, max(0.5, float(np.nanmax(spread))) + 0.01)
     axes.set_ylim(-0.02, 1.02)
@@ -158,7 +161,7 @@ def plot_dataset_map(history: History, split: str = "train", loader: int = 0, *,
         words = axes.text(x, y, text, transform=axes.transAxes, ha=side, va="center", fontsize="small", style="italic")
         words.set_bbox({"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1})
     if handles:
-        legend_below(figure, handles, labels)
+        legend_below(figure, handles, labels, markerscale=1.6)
     figure.table = table
     return figure
 
@@ -191,7 +194,7 @@ def plot_flips(history: History, split: str = "val", loader: int = 0, *, width: 
         title += "; one pass alone, so that nothing can flip"
     figure = new_figure(width, max(3.9, 0.6 * width + 1.0))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    upper.set_title(_title(title, width), fontsize="medium")
+    figure.suptitle(_title(title, width), fontsize="medium")
     place, wide = _places(found.epoch)
     marker = "o" if len(place) < 3 * width else ""
     (now,) = upper.plot(place, right, "-", color=BLUE, marker=marker, ms=3.5, lw=1.8)
@@ -199,10 +202,12 @@ def plot_flips(history: History, split: str = "val", loader: int = 0, *, width: 
     better = lower.bar(place, up, wide, color=BLUE)
     worse = lower.bar(place, -down, wide, color=ORANGE, hatch="////", edgecolor=_DARK, linewidth=0)
     lower.axhline(0, color="black", lw=0.8)
+    lower.set_ylim(-1.1 * max(1.0, down.max()), 1.1 * max(1.0, up.max()))
+    lower.set_xlim(place[0] - 0.6, place[-1] + 0.6)
     upper.set_ylim(0, 102)
     lower.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}%")
     upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-    lower.xaxis.get_major_locator().set_params(integer=True, nbins=max(3, int(2 * width)))
+    lower.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1, nbins=max(3, int(2 * width)))
     lower.yaxis.get_major_locator().set_params(nbins=4)
     plain_axes(upper, y="samples")
     plain_axes(lower, x="epoch", y="changed")
@@ -216,7 +221,8 @@ def plot_flips(history: History, split: str = "val", loader: int = 0, *, width: 
 def plot_who_flips(history: History, split: str = "val", loader: int = 0, *, width: float = _WIDTH) -> ShownFigure:
     """Draw from which right class to which wrong one samples flipped, over the whole run.
 
-    If not all classes fit, those with the most flips are drawn.
+    If not all classes fit, those with the most flips are drawn; if most flips are between others, the most frequent
+    pairs of classes are.
 
     Args:
         history: the run.
@@ -247,17 +253,16 @@ def plot_who_flips(history: History, split: str = "val", loader: int = 0, *, wid
         passes = len(history.passes(split))
         why = "with one pass nothing can flip" if passes == 1 else f"no sample flipped in {passes:,} passes"
         return _words(f"{split}: {why}.", table, width)
-    most = max(2, int((width - 1.6) / _CELL))
-    both = np.bincount(pairs.first, pairs.count, pairs.second.max() + 1 if len(pairs.second) else 0)
-    other = np.bincount(pairs.second, pairs.count)
-    size = max(len(both), len(other))
-    total = np.pad(both, (0, size - len(both))) + np.pad(other, (0, size - len(other)))
+    flips = np.concatenate([pairs.count, pairs.count])
+    total = np.bincount(np.concatenate([pairs.first, pairs.second]), flips)
     occurring = np.flatnonzero(total)
-    shown = np.sort(np.argsort(-total, kind="stable")[: min(most, len(occurring))])
-    classes, matrix = pairs.matrix(shown)
+    most = min(len(occurring), max(2, int((width - 1.6) / _CELL)))
+    classes, matrix = pairs.matrix(np.sort(np.argsort(-total, kind="stable")[:most]))
     title = f"{split}: {pairs.total:,} flips from right to wrong"
-    if len(classes) < len(occurring):
-        title += f"; {matrix.sum():,} of them between the {len(classes)} of {len(occurring):,} classes that flip most"
+    if 2 * matrix.sum() < pairs.total:
+        return _pair_bars(title, table, width)
+    if most < len(occurring):
+        title += f"; {matrix.sum():,} of them between the {most} of {len(occurring):,} classes that flip most"
     labels = [plain_text(shorten(name.get(one, one), 14)) for one in classes.tolist()]
     longest = 0.075 * max(map(len, labels))
     cells = _CELL * max(len(classes), 4)
@@ -410,6 +415,28 @@ def plot_suspects(
     return grid.figure
 
 
+def _pair_bars(title: str, table: pa.Table, width: float) -> ShownFigure:
+    """The most frequent pairs of many classes."""
+    rows = table.slice(0, _MOST_PAIRS).to_pylist()
+    shown = sum(row["flips"] for row in rows)
+    title += f"; the {len(rows)} most frequent of {table.num_rows:,} pairs of classes, with {shown:,} of them"
+    letters = max(8, int(2.6 * width))
+    labels = [
+        " → ".join(plain_text(shorten(row[f"{kind}_name"] or row[kind], letters)) for kind in ("right", "predicted"))
+        for row in rows
+    ]
+    figure, axes = _single(title, width, 0.24 * len(rows) + 1.4)
+    bars = axes.barh(labels, [row["flips"] for row in rows], color=BLUE)
+    axes.bar_label(bars, fontsize="small", padding=2)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize="small")
+    axes.margins(x=0.12)
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=max(3, int(width)))
+    plain_axes(axes, x="flips", y="was right → predicted instead")
+    figure.table = table
+    return figure
+
+
 def _suspect_title(row: dict[str, Any], inches: float) -> str:
     """Which sample, label and suggestion, and the score, in lines that fit."""
     letters = max(10, int(12 * inches))
@@ -445,7 +472,7 @@ def _single(title: str, width: float, height: float) -> tuple[ShownFigure, Axes]
     """A figure with one panel."""
     figure = new_figure(width, height)
     axes = figure.subplots()
-    axes.set_title(_title(title, width), fontsize="medium")
+    figure.suptitle(_title(title, width), fontsize="medium")
     return figure, axes
 
 
