@@ -34,6 +34,7 @@ from lightning_flip.stores.history.suspects import Suspicion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis
 
     from lightning_flip.reports.figures._shown import ShownFigure
     from lightning_flip.reports.suspects import SuspectTable
@@ -207,8 +208,7 @@ def plot_flips(history: History, split: str = "val", loader: int = 0, *, width: 
     upper.set_ylim(0, 102)
     lower.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}%")
     upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-    lower.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1, nbins=max(3, int(2 * width)))
-    lower.yaxis.get_major_locator().set_params(nbins=4)
+    _whole_ticks(lower.xaxis, int(2 * width))
     plain_axes(upper, y="samples")
     plain_axes(lower, x="epoch", y="changed")
     labels = [f"right: {right[-1]:.1f}% at the end", f"ever right: {ever[-1]:.1f}%"]
@@ -380,9 +380,9 @@ def plot_suspects(
         return _words(f"{split}: no sample is a suspect by {by!r}.", table, width)
     rows = table.to_pylist()
     columns = min(len(rows), max(1, int(width / _PANEL)))
-    panel = (width - 0.2) / columns
-    titles = [_suspect_title(row, panel - 0.1) for row in rows]
-    tall = 0.85 * panel if images is not None else 0.0
+    across = (width - 0.2) / columns
+    titles = [_suspect_title(row, across - 0.1) for row in rows]
+    tall = 0.85 * across if images is not None else 0.0
     heights = (tall, 0.35) if images is not None else (1.0,)
     counts = _title(f"{split}: {found.counts()}", width)
     labels = ["low: the label was predicted", "between: another class", "high: the suggestion"]
@@ -392,22 +392,22 @@ def plot_suspects(
     grid = panel_grid(
         titles,
         columns,
-        (panel, tall + 0.45),
+        (across, tall + 0.45),
         margin=(0.2, 0.35 + 0.2 * counts.count("\n")),
         heights=heights,
         legend=labels,
     )
     grid.figure.suptitle(counts, fontsize="medium")
-    for axes, title in zip((one[0] for one in grid.panels), titles, strict=True):
-        axes.set_title(title, fontsize="small")
+    for panel, title in zip(grid.panels, titles, strict=True):
+        panel[0].set_title(title, fontsize="small")
     suggestion = np.asarray(found.rows["predicted_label"].fill_null(-1))
     handles: list[Any] = []
-    for place, (row, axes) in enumerate(zip(rows, grid.panels, strict=True)):
+    for place, (row, panel) in enumerate(zip(rows, grid.panels, strict=True)):
         if images is not None:
             picture = picture_of(images[row["index"]])
-            axes[0].imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes[0].set_axis_off()
-        handles = _draw_strip(axes[-1], courses.pred[place], courses.right[place], suggestion[place])
+            panel[0].imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            panel[0].set_axis_off()
+        handles = _draw_strip(panel[-1], courses.pred[place], courses.right[place], suggestion[place])
     from matplotlib.patches import Patch
 
     legend_below(grid.figure, [*handles, Patch(facecolor="white", edgecolor=GRAY)][: len(labels)], labels)
@@ -426,12 +426,13 @@ def _pair_bars(title: str, table: pa.Table, width: float) -> ShownFigure:
         for row in rows
     ]
     figure, axes = _single(title, width, 0.24 * len(rows) + 1.4)
-    bars = axes.barh(labels, [row["flips"] for row in rows], color=BLUE)
+    bars = axes.barh(range(len(rows)), [row["flips"] for row in rows], color=BLUE)
+    axes.set_yticks(range(len(rows)), labels)
     axes.bar_label(bars, fontsize="small", padding=2)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize="small")
     axes.margins(x=0.12)
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=max(3, int(width)))
+    _whole_ticks(axes.xaxis, int(width))
     plain_axes(axes, x="flips", y="was right → predicted instead")
     figure.table = table
     return figure
@@ -476,6 +477,12 @@ def _single(title: str, width: float, height: float) -> tuple[ShownFigure, Axes]
     return figure, axes
 
 
+def _whole_ticks(axis: XAxis, most: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(max(3, most), integer=True, min_n_ticks=1))
+
+
 def _title(text: str, width: float) -> str:
     return folded_text(text, width - 0.6, longest=_LONGEST_TITLE)
 
@@ -499,9 +506,9 @@ def _places(epoch: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], floa
     """Where each pass is drawn: passes of one epoch side by side; and how wide its bar is."""
     first = np.searchsorted(epoch, epoch)
     among = np.searchsorted(epoch, epoch, "right") - first
-    place = epoch + (np.arange(len(epoch)) - first) / among
-    gap = np.diff(place).min() if len(place) > 1 else 1.0
-    return place, 0.8 * float(gap)
+    place = np.asarray(epoch + (np.arange(len(epoch)) - first) / among, np.float64)
+    gap = float(np.diff(place).min()) if len(place) > 1 else 1.0
+    return place, 0.8 * gap
 
 
 def _short(count: int) -> str:
