@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import itertools
 import re
 import shutil
 import textwrap
@@ -26,6 +27,7 @@ _LONGEST_QUOTE = 80
 # A column of words stays readable down to this width; numbers are never cut.
 _NARROWEST_WORDS = 10
 _NARROWEST_HEADER = 8
+_NARROWEST_DRAWING = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class PlainTable:
         words: positions of the columns that hold words; the others hold numbers.
         spare: positions of the columns that a narrow terminal leaves out, in that order.
         notes: lines below the table.
-        drawn: positions of the columns whose letters are a drawing, so that all have to be equally wide.
+        drawn: positions of the columns whose characters are a drawing: a narrow terminal shows fewer of them.
     """
 
     title: str
@@ -100,7 +102,7 @@ class PlainTable:
         if self.title:
             console.print(Text(self.title, style="bold"))
         shown = self._fitting(console.width)
-        console.print(self.rich(shown))
+        console.print(self._with_narrow_drawings(shown, console.width).rich(shown))
         missing = [header for column, header in enumerate(self.headers) if column not in shown]
         more = [f"Not shown in this width: {', '.join(missing)}."] if missing else []
         for note in (*self.notes, *more):
@@ -115,7 +117,9 @@ class PlainTable:
         shown = range(len(self.headers)) if columns is None else columns
         drawn = Table(box=SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         for column in shown:
-            if column in self.words:
+            if column in self.drawn:
+                drawn.add_column(Text(self.headers[column]), no_wrap=True)
+            elif column in self.words:
                 drawn.add_column(Text(self.headers[column]), overflow="fold")
             else:
                 drawn.add_column(Text(_wrapped(self.headers[column])), justify="right", no_wrap=True)
@@ -125,18 +129,52 @@ class PlainTable:
 
     def _fitting(self, width: int) -> list[int]:
         """The columns that fit."""
-        from rich.cells import cell_len
-
-        needed = {}
-        for column, header in enumerate(self.headers):
-            lines = [*_wrapped(header).split("\n"), *(row[column] for row in self.rows)]
-            widest = max(map(cell_len, lines))
-            needed[column] = min(widest, _NARROWEST_WORDS) if column in self.words else widest
+        needed = self._widths()
+        for column in self.words:
+            needed[column] = min(needed[column], _NARROWEST_WORDS)
+        for column in self.drawn:
+            needed[column] = min(self._widths()[column], _NARROWEST_DRAWING)
         for column in self.spare:
             if sum(needed.values()) + 2 * (len(needed) - 1) <= width:
                 break
             del needed[column]
         return list(needed)
+
+    def _widths(self) -> dict[int, int]:
+        """The columns' widths without folding words."""
+        from rich.cells import cell_len
+
+        return {
+            column: max(map(cell_len, [*_wrapped(header).split("\n"), *(row[column] for row in self.rows)]))
+            for column, header in enumerate(self.headers)
+        }
+
+    def _with_narrow_drawings(self, shown: Sequence[int], width: int) -> PlainTable:
+        """The table with drawings that fit into what the other columns leave."""
+        widths = self._widths()
+        for column in self.words:
+            widths[column] = max(widths[column], len(self.headers[column]))
+        taken = sum(widths[column] for column in shown if column not in self.drawn) + 2 * (len(shown) - 1)
+        room = max(_NARROWEST_DRAWING, width - taken)
+        rows = [
+            tuple(squeezed(cell, room) if column in self.drawn else cell for column, cell in enumerate(row))
+            for row in self.rows
+        ]
+        return dataclasses.replace(self, rows=tuple(rows))
+
+
+def squeezed(drawing: str, longest: int) -> str:
+    """A drawing in fewer characters: neighbors share the most frequent one of them; of equal ones the highest.
+
+    Example:
+        >>> squeezed("▁▁▁█▄▄██", 4), squeezed("▁█", 4)
+        ('▁█▄█', '▁█')
+    """
+    if len(drawing) <= longest:
+        return drawing
+    ends = [round(place * len(drawing) / longest) for place in range(longest + 1)]
+    groups = [drawing[start:stop] for start, stop in itertools.pairwise(ends)]
+    return "".join(max((group.count(one), one) for one in set(group))[1] for group in groups)
 
 
 def html_report(parts: Iterable[PlainTable | str], heading: str = "") -> str:
