@@ -382,8 +382,7 @@ def plot_suspects(
     columns = min(len(rows), max(1, int(width / _PANEL)))
     across = (width - 0.2) / columns
     titles = [_suspect_title(row, across - 0.1) for row in rows]
-    tall = 0.85 * across if images is not None else 0.0
-    heights = (tall, 0.35) if images is not None else (1.0,)
+    tall, heights = (0.0, (1.0,)) if images is None else (0.85 * across, (0.85 * across, 0.35))
     counts = _title(f"{split}: {found.counts()}", width)
     labels = ["low: the label was predicted", "between: another class", "high: the suggestion"]
     courses = sample_courses(history, found.position, split, loader)
@@ -392,7 +391,7 @@ def plot_suspects(
     grid = panel_grid(
         titles,
         columns,
-        (across, tall + 0.45),
+        (across, tall + (0.72 if images is None else 0.45)),
         margin=(0.2, 0.35 + 0.2 * counts.count("\n")),
         heights=heights,
         legend=labels,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pyarrow as pa
 
 from lightning_flip.reports.text import PlainTable, shorten, terminal_text
 
-__all__ = ["ShownTable"]
+__all__ = ["ShownTable", "shown_in_notebooks"]
 
 _MOST_ROWS = 20
+_MARK = b"lightning_flip.shown"
 
 
 class ShownTable:
     """A `pyarrow.Table` that shows its first rows as text; it has all attributes of the table and is used like it.
 
-    pandas, polars and DuckDB take it as they take the table. Functions of pyarrow that insist on the class, such as
-    `pyarrow.parquet.write_table`, get `rows`, or `pyarrow.table(shown)`.
+    pandas and DuckDB take it as they take the table, and so does `polars.DataFrame`. What insists on the class, such as
+    `pyarrow.parquet.write_table` and `polars.from_arrow`, gets `rows`, or `pyarrow.table(shown)`.
 
     Args:
         rows: the table.
@@ -78,6 +80,23 @@ class ShownTable:
         """A note about rows that are not shown, if there are any."""
         more = 0 if most_rows is None else len(self) - most_rows
         return (f"{more:,} more rows; to_pandas() has all {len(self):,}.",) if more > 0 else ()
+
+
+def shown_in_notebooks(table: pa.Table) -> pa.Table:
+    """A `pyarrow.Table` that a running IPython shows as text from now on; elsewhere it is as any other one.
+
+    A mark in the metadata of the schema tells it from other tables, which look as before.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is not None:
+        shell.display_formatter.formatters["text/html"].for_type(pa.Table, _html_if_marked)
+    return table.replace_schema_metadata({_MARK: b"1"})
+
+
+def _html_if_marked(table: pa.Table) -> str | None:
+    """HTML of a table of this package; None for others: then a notebook goes on to their text."""
+    return ShownTable(table)._repr_html_() if _MARK in (table.schema.metadata or {}) else None
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -195,9 +195,9 @@ def epoch_strips(
             told = np.where(pred[place] == suggestion, _SUGGESTION, np.where(right[place], _LABEL, _OTHER))
             state[seen] = told[seen]
         states.append(state)
-    matrix = np.array(states, np.int64).reshape(-1, len(position))
+    matrix = np.array(states, np.int64).reshape(len(states), len(position))
     groups = np.array_split(matrix, min(len(matrix), longest)) if len(matrix) else []
-    shown = np.array([_most_frequent(group) for group in groups], np.int64).reshape(-1, len(position))
+    shown = np.array([_most_frequent(group) for group in groups], np.int64).reshape(len(groups), len(position))
     return ["".join(_CELLS[state] for state in column) for column in shown.T.tolist()]
 
 

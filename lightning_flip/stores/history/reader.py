@@ -234,12 +234,12 @@ class History:
           deviation; null for a sample never seen;
         - `last_right`: False for a sample never seen.
 
-        Notebooks and terminals show the first rows as text (`lightning_flip.reports.shown_table.ShownTable`); functions
-        of pyarrow that insist on their own class get `pyarrow.table(statistics)`.
+        Notebooks show the first rows as text; `lightning_flip.reports.ShownTable` shows them in a terminal as well.
         """
         samples = self.samples(split, loader)
         visits = self.visits(split, loader, measures=("logit_margin", "prob_label"))
-        return _reports("shown_table").ShownTable(sample_statistics(samples, visits))
+        table: pa.Table = _reports("shown_table").shown_in_notebooks(sample_statistics(samples, visits))
+        return table
 
     def chosen_epochs(self, split: str = "train") -> list[int]:
         """The epochs of a split that the label score is made of; see `stores.history.suspects.chosen_epochs`.
