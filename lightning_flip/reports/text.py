@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import itertools
+import json
 import re
 import shutil
 import textwrap
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["PlainTable", "escape_markdown", "html_report", "printable", "quote", "shorten", "terminal_text"]
+__all__ = [
+    "PlainTable",
+    "escape_markdown",
+    "html_report",
+    "json_text",
+    "printable",
+    "quote",
+    "shorten",
+    "squeezed",
+    "terminal_text",
+]
 
 # An underscore inside a word (`fer_seed`) is not emphasis in Markdown, and is easier to read without a backslash.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
@@ -24,6 +35,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # HTML prevents that; an invisible word joiner behind the sign does.
 _CALLS = re.compile(r"[@#](?=\w)")
 _LONGEST_QUOTE = 80
+_UNUSUAL = re.compile(r"[^\n\x20-\x7e]")
 # A column of words stays readable down to this width; numbers are never cut.
 _NARROWEST_WORDS = 10
 _NARROWEST_HEADER = 8
@@ -220,6 +232,20 @@ def escape_markdown(label: str) -> str:
     """
     quiet = _CALLS.sub(lambda match: match[0] + "\u2060", printable(label))
     return _SPECIAL.sub(lambda match: "\\" + match[0], html.escape(quiet, quote=False))
+
+
+def json_text(value: object) -> str:
+    r"""Write JSON over several lines; what cannot be printed, such as a sign that turns text around, is escaped.
+
+    Example:
+        >>> print(json_text(["é", "\u202e\x07"]))
+        [
+          "é",
+          "\u202e\u0007"
+        ]
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
 def shorten(name: object, longest: int = 40) -> str:
