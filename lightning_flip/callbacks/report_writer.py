@@ -15,6 +15,7 @@ from lightning_flip.callbacks._evaluation import training_data
 from lightning_flip.callbacks.diagnostics._figure_logging import log_figure
 from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.run_folder import writes_files
+from lightning_flip.reports.pictures import picture_of
 from lightning_flip.reports.plots import plot_dataset_map, plot_flips, plot_suspects
 from lightning_flip.steps.options import check_flags, check_whole
 from lightning_flip.stores import read_history
@@ -104,24 +105,39 @@ class ReportWriter(pl.Callback):
             return
         folder = recorder.folder
         if folder is None:
-            self._warn("no report is written: PredictionHistory has recorded nothing")
+            self._warn("PredictionHistory has recorded nothing")
             return
-        images = training_data(trainer, recorder.source) if self.send_images else None
-        if self.send_images and images is None:
-            self._warn("send_images needs a training DataLoader over a map-style dataset; no pictures are sent")
         with isolate_rng():  # a dataset may draw random numbers
-            self._attempt("report", lambda: self._write(recorder, folder, images))
-            if self.figures:
-                self._attempt("figures", lambda: self._send(trainer, folder, images))
+            self._attempt("report", lambda: self._write(trainer, recorder, folder))
 
-    def _write(self, recorder: PredictionHistory, folder: Path, images: Any) -> None:
+    def _write(self, trainer: pl.Trainer, recorder: PredictionHistory, folder: Path) -> None:
+        """Write the report and send the figures, each by itself, if the folder is still this run's."""
+        recorder._check_place()
+        images = self._pictures(trainer, recorder) if self.send_images else None
+        first = self.path is None
+        self._attempt("report", lambda: self._write_page(folder, images))
+        if first and self.path is not None:
+            rank_zero_info(f"ReportWriter: the report is {self.path}")
+        if self.figures:
+            self._send(trainer, folder, images)
+
+    def _pictures(self, trainer: pl.Trainer, recorder: PredictionHistory) -> Any:
+        """The training data, if its first sample has a picture."""
+        data = training_data(trainer, recorder.source)
+        if data is None:
+            self._warn("no pictures are shown: they need a training DataLoader over a map-style dataset")
+            return None
+        try:
+            picture_of(data[0])
+        except Exception as error:
+            self._warn(f"no pictures are shown: {type(error).__name__}: {error}")
+            return None
+        return data
+
+    def _write_page(self, folder: Path, images: Any) -> None:
         from lightning_flip.reports.page import write_report
 
-        recorder._check_place()
-        first = self.path is None
         self.path = write_report([folder], folder / _FILE, images=images)
-        if first:
-            rank_zero_info(f"ReportWriter: the report is {self.path}")
 
     def _send(self, trainer: pl.Trainer, folder: Path, images: Any) -> None:
         history = read_history(folder)
