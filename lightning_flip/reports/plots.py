@@ -74,6 +74,31 @@ class HistoryPlots:
 
     Args:
         history: the run.
+
+    Example:
+        Two samples, two passes; the first sample is forgotten, the second one learned.
+
+        >>> import tempfile
+        >>> from lightning_flip.stores import read_history
+        >>> from lightning_flip.stores.claims import claim
+        >>> from lightning_flip.stores.history.parts import PartKey, write_part
+        >>> from lightning_flip.stores.history.samples import write_samples
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> _ = claim(folder.name)
+        >>> _ = write_samples(folder.name, {"split": "train", "index": [0, 1], "target": [1, 0]})
+        >>> for epoch, pred in enumerate([[1, 1], [0, 0]]):
+        ...     measures = {"prob_label": np.full(2, 0.5), "logit_margin": np.zeros(2), "cross_entropy": np.ones(2)}
+        ...     columns = {"global_step": np.full(2, epoch), "index": np.arange(2), "pred": np.array(pred)}
+        ...     _ = write_part(folder.name, PartKey("train", epoch, 0, 0),
+        ...                    columns | measures | {"best_other": np.array([0, 1])})
+        >>> run = read_history(folder.name)
+        >>> run.plot.flips("train").table.select(["right", "ever_right", "to_right", "to_wrong"]).to_pylist()[1]
+        {'right': 1, 'ever_right': 2, 'to_right': 1, 'to_wrong': 1}
+        >>> run.plot.who_flips("train").table.select(["right", "predicted", "flips"]).to_pylist()
+        [{'right': 1, 'predicted': 0, 'flips': 1}]
+        >>> run.plot.forgetting().table["samples"].to_pylist()
+        [1, 1, 0, 0]
+        >>> folder.cleanup()
     """
 
     def __init__(self, history: History) -> None:
@@ -83,25 +108,34 @@ class HistoryPlots:
         names = [name for name in vars(HistoryPlots) if not name.startswith("_")]
         return f"Figures of the run: {', '.join(f'{name}()' for name in names)}"
 
-    def dataset_map(self, *args: Any, **options: Any) -> ShownFigure:
+    def dataset_map(self, split: str = "train", loader: int = 0, *, width: float = _WIDTH) -> ShownFigure:
         """Confidence over variability of each sample: see :func:`plot_dataset_map`."""
-        return plot_dataset_map(self._history, *args, **options)
+        return plot_dataset_map(self._history, split, loader, width=width)
 
-    def flips(self, *args: Any, **options: Any) -> ShownFigure:
+    def flips(self, split: str = "val", loader: int = 0, *, width: float = _WIDTH) -> ShownFigure:
         """Right, ever right and flips over the epochs: see :func:`plot_flips`."""
-        return plot_flips(self._history, *args, **options)
+        return plot_flips(self._history, split, loader, width=width)
 
-    def who_flips(self, *args: Any, **options: Any) -> ShownFigure:
+    def who_flips(self, split: str = "val", loader: int = 0, *, width: float = _WIDTH) -> ShownFigure:
         """From which class to which samples flip: see :func:`plot_who_flips`."""
-        return plot_who_flips(self._history, *args, **options)
+        return plot_who_flips(self._history, split, loader, width=width)
 
-    def forgetting(self, *args: Any, **options: Any) -> ShownFigure:
+    def forgetting(self, split: str = "train", loader: int = 0, *, width: float = _WIDTH) -> ShownFigure:
         """How often samples were forgotten: see :func:`plot_forgetting`."""
-        return plot_forgetting(self._history, *args, **options)
+        return plot_forgetting(self._history, split, loader, width=width)
 
-    def suspects(self, *args: Any, **options: Any) -> ShownFigure:
+    def suspects(
+        self,
+        k: int = 12,
+        split: str = "train",
+        by: Suspicion = "label_score",
+        loader: int = 0,
+        *,
+        images: Any = None,
+        width: float = _WIDTH,
+    ) -> ShownFigure:
         """The labels that are probably wrong, with pictures: see :func:`plot_suspects`."""
-        return plot_suspects(self._history, *args, **options)
+        return plot_suspects(self._history, k, split, by, loader, images=images, width=width)
 
 
 def plot_dataset_map(history: History, split: str = "train", loader: int = 0, *, width: float = _WIDTH) -> ShownFigure:
@@ -239,7 +273,7 @@ def plot_who_flips(history: History, split: str = "val", loader: int = 0, *, wid
         ModuleNotFoundError: without matplotlib.
     """
     pairs = class_flips(history, split, loader)
-    name = _class_names(history)
+    name = dict(enumerate(history.class_names or []))
     table = pa.table(
         {
             "right": pairs.first,
@@ -494,11 +528,6 @@ def _words(text: str, table: pa.Table, width: float) -> ShownFigure:
     axes.text(0.5, 0.5, _title(text, width), ha="center", va="center", transform=axes.transAxes)
     figure.table = table
     return figure
-
-
-def _class_names(history: History) -> dict[int, str]:
-    names = history.run.info.get("class_names")
-    return dict(enumerate(map(str, names))) if isinstance(names, list) else {}
 
 
 def _places(epoch: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], float]:
