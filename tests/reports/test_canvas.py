@@ -87,7 +87,6 @@ def test_reports_are_imported_without_matplotlib_and_drawn_without_torch():
 
 
 def test_without_matplotlib_the_way_out_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "lightning_flip.reports.figures._shown", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-flip\[report\]'"):
         panel_grid(["a"], 1, (3.0, 2.0))

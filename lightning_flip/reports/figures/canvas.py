@@ -48,11 +48,13 @@ _LONGEST = 60  # letters of a name that are shown
 def new_figure(width: float, height: float) -> ShownFigure:
     """Make a figure of some inches outside pyplot: no window opens, nothing has to be closed, and notebooks show it."""
     try:
-        from lightning_flip.reports.figures._shown import ShownFigure
+        import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "figures need matplotlib, which is not installed; run pip install 'lightning-flip[report]'."
         ) from error
+    from lightning_flip.reports.figures._shown import ShownFigure
+
     return ShownFigure(figsize=(width, height), layout="constrained")
 
 
