@@ -64,9 +64,19 @@ from lightning_flip.reports.intervals import (
     mcnemar_exact,
     wilson_interval,
 )
+from lightning_flip.reports.pictures import picture_of
+from lightning_flip.reports.plots import (
+    HistoryPlots,
+    plot_dataset_map,
+    plot_flips,
+    plot_forgetting,
+    plot_suspects,
+    plot_who_flips,
+)
 from lightning_flip.reports.review import Review, check_review, read_review
 from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_runs, parse_run
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
+from lightning_flip.reports.shown_table import ShownTable
 from lightning_flip.reports.suspects import SuspectTable, find_suspects
 from lightning_flip.reports.update.comparison import UpdateComparison, compare
 from lightning_flip.reports.update.floor import NoiseFloor
@@ -81,6 +91,7 @@ __all__ = [
     "Correlation",
     "DistanceStages",
     "GateResult",
+    "HistoryPlots",
     "JoinedPredictions",
     "KernelSimilarity",
     "LimitOutcome",
@@ -91,6 +102,7 @@ __all__ = [
     "Review",
     "RunSummary",
     "ScoreHistogram",
+    "ShownTable",
     "SimplexPath",
     "Spread",
     "SupervisionRelation",
@@ -123,16 +135,22 @@ __all__ = [
     "mcnemar_exact",
     "noise_accuracies",
     "parse_run",
+    "picture_of",
     "plot_class_projection",
+    "plot_dataset_map",
     "plot_decomposition",
     "plot_distance_stages",
+    "plot_flips",
+    "plot_forgetting",
     "plot_label_recovery",
     "plot_logit_gaps",
     "plot_reliability",
     "plot_simplex_paths",
     "plot_supervision",
+    "plot_suspects",
     "plot_training_targets",
     "plot_uncertainty_histogram",
+    "plot_who_flips",
     "plot_winning_scores",
     "plot_zigzag_relation",
     "project_features",
