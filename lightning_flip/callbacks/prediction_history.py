@@ -13,9 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_flip.callbacks._known_samples import KnownSamples
 from lightning_flip.callbacks.run_folder import RunWriter, continue_history, warn_if_partial
 from lightning_flip.callbacks.watcher import StatefulWatcher
+from lightning_flip.data.labels import class_names
 from lightning_flip.steps import ChangedDataError, SampleStep
 from lightning_flip.stores import read_samples
-from lightning_flip.stores.claims import note_data
+from lightning_flip.stores.claims import note_data, note_info
 from lightning_flip.stores.history.parts import HISTORY_FOLDER, MEASURES, UNKNOWN, PartKey, set_aside, write_part
 from lightning_flip.stores.history.samples import SAMPLES_FILE, set_samples_aside, write_samples
 from lightning_flip.tables import RowBuffer, gather_rows, is_distributed
@@ -91,7 +92,8 @@ class PredictionHistory(RunWriter, StatefulWatcher):
         train: record training batches.
         val: record validation batches.
         name: tells two recorders of one Trainer apart in a checkpoint.
-        info: anything that JSON can hold, kept in ``run.json``.
+        info: anything that JSON can hold, kept in ``run.json``. ``class_names`` (a list) replaces the dataset's
+            ``classes``.
         dtype: "float32" keeps probabilities, margins and cross entropies bit for bit; "float16" takes a little
             over half the space and three digits.
         **options: of the folder (:class:`~lightning_flip.callbacks.run_folder.RunWriter`) and of the steps
@@ -125,6 +127,7 @@ class PredictionHistory(RunWriter, StatefulWatcher):
         self._finished: list[tuple[str, int, int]] = []
         self._buffers: dict[str, Visits] = {}
         self._known = KnownSamples()
+        self._num_classes: int | None = None
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -171,6 +174,7 @@ class PredictionHistory(RunWriter, StatefulWatcher):
     def watch(self, trainer: pl.Trainer, split: str, loader: int, step: SampleStep) -> None:
         """Keep rows; nothing is read back from the device."""
         self.loader_data[split, loader] = step.data
+        self._num_classes = step.num_classes
         if split not in self._buffers:
             self._buffers[split] = Visits(step.epoch, getattr(torch, self.dtype))
         self._buffers[split].add_visits(step, loader=loader)
@@ -219,6 +223,7 @@ class PredictionHistory(RunWriter, StatefulWatcher):
             columns, target = {name: values[named] for name, values in columns.items()}, target[named]
         if self._place.claims and trainer.is_global_zero:
             note_data(self._place.claims[0], self._data.facts)
+            note_info(self._place.claims[0], self._class_info())
         self._name_samples(trainer, split, columns, target, alone=keep)
         path = write_part(self.folder, PartKey(split, buffer.epoch, number, trainer.global_rank), columns)
         samples = self.folder / SAMPLES_FILE
@@ -227,6 +232,13 @@ class PredictionHistory(RunWriter, StatefulWatcher):
         if not keep:
             self._finished.append((split, buffer.epoch, number))
             del self._buffers[split]
+
+    def _class_info(self) -> dict[str, Any]:
+        """How many classes there are, and their names where a dataset has some."""
+        found = (class_names(data.dataset) for data in self.loader_data.values() if data.dataset is not None)
+        names = next((names for names in found if names), None)
+        info = {"num_classes": self._num_classes, "class_names": names}
+        return {name: value for name, value in info.items() if value is not None}
 
     def _name_samples(
         self, trainer: pl.Trainer, split: str, columns: dict[str, Any], target: Any, *, alone: bool

@@ -12,9 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from lightning_flip.data.origins import subset_indices
+from lightning_flip.data.origins import first_attribute, subset_indices
 
-__all__ = ["TARGET_KEYS", "check_label", "find_labels", "kept_labels", "label_of", "with_label", "with_target"]
+__all__ = [
+    "TARGET_KEYS",
+    "check_label",
+    "class_names",
+    "find_labels",
+    "kept_labels",
+    "label_of",
+    "with_label",
+    "with_target",
+]
 
 TARGET_KEYS = ("target", "label", "labels", "y")
 
@@ -34,6 +43,29 @@ def label_of(sample: Any) -> int:
             f"{array.dtype}. Soft and one-hot labels have no label noise of this kind; wrap the dataset before them."
         )
     return int(array.reshape(()))
+
+
+def class_names(dataset: Any) -> list[str] | None:
+    """The names of a dataset's classes, through wrappers; None if it has none.
+
+    They are the attribute ``classes`` of torchvision's datasets, or the names of the label in Hugging Face's
+    ``features``.
+
+    Example:
+        >>> from torchvision.datasets import FakeData
+        >>> named = FakeData(4)
+        >>> named.classes = ["cat", "dog"]
+        >>> class_names(Subset(named, [1, 2])), class_names(FakeData(4))
+        (['cat', 'dog'], None)
+    """
+    if not len(dataset):
+        return None
+    names = first_attribute(dataset, "classes")
+    if names is None:
+        features = first_attribute(dataset, "features")
+        fields = features if isinstance(features, Mapping) else {}
+        names = next((getattr(fields[key], "names", None) for key in TARGET_KEYS if key in fields), None)
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) and names else None
 
 
 def check_label(sample: Any, listed: int, position: int) -> None:

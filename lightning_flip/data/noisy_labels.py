@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lightning_flip.data._label_files import read_labels
 from lightning_flip.data._wrapped import WrappedDataset
-from lightning_flip.data.labels import check_label, find_labels, with_label
-from lightning_flip.data.origins import first_attribute
+from lightning_flip.data.labels import check_label, class_names, find_labels, with_label
 from lightning_flip.functional.noise import NoisePreset, class_conditional_noise, preset_transition, symmetric_noise
 
 __all__ = ["NoisyLabels"]
@@ -150,8 +149,8 @@ class NoisyLabels(WrappedDataset):
         return with_label(sample, int(self.noisy_targets[position]))
 
     def _declared_classes(self) -> int | None:
-        classes = first_attribute(self.dataset, "classes") if len(self.dataset) else None
-        return len(classes) if isinstance(classes, (list, tuple)) and classes else None
+        names = class_names(self.dataset)
+        return None if names is None else len(names)
 
     def _count_classes(self) -> int:
         return self._declared_classes() or int(self.true_targets.max()) + 1

@@ -28,7 +28,17 @@ try:
 except ImportError:  # Windows: the exclusive file alone has to do
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Claim", "claim", "discard_empty_run", "extend_info", "note_data", "open_run", "recorded_runs", "versions"]
+__all__ = [
+    "Claim",
+    "claim",
+    "discard_empty_run",
+    "extend_info",
+    "note_data",
+    "note_info",
+    "open_run",
+    "recorded_runs",
+    "versions",
+]
 
 _VERSION = re.compile(r"version_(\d+)")
 _FOLDERS = (HISTORY_FOLDER, "paths", "soft_targets", "diagnostics")
@@ -175,6 +185,14 @@ def note_data(claimed: Claim, data: Mapping[str, Mapping[str, object]]) -> None:
     """Keep the fingerprints of a run's data by split and loader in `run.json`; what is known of others stays."""
     if any(read_run(claimed.folder).data.get(name) != facts for name, facts in data.items()):
         _extend(claimed, "data", data)
+
+
+def note_info(claimed: Claim, info: Mapping[str, object]) -> None:
+    """Add to the info of `run.json` what it does not say yet."""
+    known = read_run(claimed.folder).info
+    new = {name: value for name, value in info.items() if name not in known}
+    if new:
+        _extend(claimed, "info", new)
 
 
 def discard_empty_run(dirpath: str | os.PathLike[str], run_id: str) -> bool:

@@ -401,3 +401,25 @@ def test_half_precision_takes_less_space_and_keeps_three_digits():
 def test_other_types_are_refused():
     with pytest.raises(ValueError, match='dtype must be "float32" or "float16"'):
         PredictionHistory("run", dtype="int8")
+
+
+def test_run_says_how_many_classes_there_are_and_their_names():
+    data = points(13)
+    data.classes = ["cat", "dog", "cow"]
+    record(train=DataLoader(Subset(data, range(12)), 4))
+    history = read_history("run")
+    assert (history.num_classes, history.class_names) == (3, ["cat", "dog", "cow"])
+    assert set(history.suspects(12)["given_name"].to_pylist()) <= {"cat", "dog", "cow"}
+
+
+def test_given_class_names_replace_the_datasets():
+    data = points(13)
+    data.classes = ["cat", "dog", "cow"]
+    record(train=DataLoader(data, 4), history=PredictionHistory("run", info={"class_names": ["a", "b", "c"]}))
+    assert read_history("run").class_names == ["a", "b", "c"]
+
+
+def test_classes_without_names_have_none():
+    record()
+    history = read_history("run")
+    assert (history.num_classes, history.class_names) == (3, None)

@@ -16,8 +16,8 @@ from torch import Tensor
 from lightning_flip.callbacks._evaluation import training_data
 from lightning_flip.callbacks.diagnostics.base import Arrays, Diagnostic
 from lightning_flip.callbacks.diagnostics.finding import Finding
-from lightning_flip.data.labels import kept_labels
-from lightning_flip.data.origins import first_attribute, true_targets
+from lightning_flip.data.labels import class_names, kept_labels
+from lightning_flip.data.origins import true_targets
 from lightning_flip.reports.figures.projection import class_plane, class_projection, plot_class_projection
 from lightning_flip.steps import SampleStep, StepSource
 from lightning_flip.steps.logits.capture import classifier_layer
@@ -108,9 +108,9 @@ class FeatureProjection(Diagnostic):
             )
         self._samples = _choose(torch.from_numpy(labels), self.classes, self.samples_per_class)
         self._truth = true_targets(dataset)
-        known = first_attribute(dataset, "classes")
-        if isinstance(known, (list, tuple)) and len(known) > max(self.classes):
-            self._names = [str(known[label]) for label in self.classes]
+        known = class_names(dataset)
+        if known is not None and len(known) > max(self.classes):
+            self._names = [known[label] for label in self.classes]
 
     def samples(self) -> Sequence[int]:
         """The chosen ones."""

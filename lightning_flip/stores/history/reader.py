@@ -130,6 +130,18 @@ class History:
             lines.append(f"  {split}: {count} samples, {len(self._passes(split))} passes")
         return "\n".join(lines)
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes, `class_names` of the run's `info`; None if they are not known."""
+        names = self.run.info.get("class_names")
+        return [str(name) for name in names] if isinstance(names, list) else None
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number K of classes, `num_classes` of the run's `info`; None if version 0.1 recorded the run."""
+        count = self.run.info.get("num_classes")
+        return count if isinstance(count, int) else None
+
     def passes(self, split: str) -> list[tuple[int, int]]:
         """(epoch, pass) of every pass over a split, in order."""
         return list(self._passes(split))
@@ -261,7 +273,7 @@ class History:
 
             - `index`, `sample_id`; `path`: the id, where ids are paths, else null;
             - `given_label`, `given_name`; `predicted_label`, `predicted_name`: the class other than the label with the
-              largest summed probability, null if the history tells none. Names are `class_names` of the run's `info`;
+              largest summed probability, null if the history tells none. Names are those of `class_names`;
             - `label_score`; `is_label_issue`: the label is almost certainly wrong; `disagrees`: the averaged
               prediction is `predicted_label`;
             - its parts: `mean_prob_label`, `mean_prob_other`, `mean_prob_predicted`, `scored_visits`;
@@ -287,11 +299,10 @@ class History:
 
         statistics = sample_statistics(samples, summed())
         facts = self.run.data.get(f"{split}-{loader}", {})
-        names = self.run.info.get("class_names")
         return add_scores(
             statistics,
             sums.scores(),
-            class_names=[str(name) for name in names] if isinstance(names, list) else None,
+            class_names=self.class_names,
             paths=facts.get("ids_are") == "paths",
         )
 
