@@ -1,0 +1,1 @@
+"""The HTML report of recorded runs, and of an old and a new model."""
