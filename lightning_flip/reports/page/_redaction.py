@@ -55,7 +55,7 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET.search(words) or (_TOKEN.search(words) and not _OF_TEXT.search(words)))
 
 
-def hide_secrets(value: object, home: str | None = None) -> object:
+def hide_secrets(value: object, home: str | None = None, *, depth: int = 50) -> object:
     """The value, of mappings, lists and scalars, without its secrets and home folders.
 
     Hidden are the values of secret names (in mappings, in text as `name=value`, in lists as `--name value`, in pairs of
@@ -65,23 +65,29 @@ def hide_secrets(value: object, home: str | None = None) -> object:
     Args:
         value: what JSON or YAML holds; anything else is shown as its text.
         home: the home folder; None: that of this user.
+        depth: what is nested deeper becomes "...".
 
     Example:
         >>> hide_secrets({"api_key": "4f", "url": "https://ann:pw@host/x", "lr": 0.1, "args": ["--token", "4f"]})
         {'api_key': '[hidden]', 'url': 'https://[hidden]@host/x', 'lr': 0.1, 'args': ['--token', '[hidden]']}
     """
+    if depth < 0:
+        return "..."
     if isinstance(value, Mapping):
         named = value.get("name", value.get("key"))
         of_secret = isinstance(named, str) and is_secret_name(named)
         return {
-            hide_secrets(name, home) if isinstance(name, str) else name: HIDDEN
+            hide_secrets(name, home, depth=0) if isinstance(name, str) else name: HIDDEN
             if one not in (None, "") and (is_secret_name(str(name)) or (of_secret and name == "value"))
-            else hide_secrets(one, home)
+            else hide_secrets(one, home, depth=depth - 1)
             for name, one in value.items()
         }
     if isinstance(value, list | tuple):
         pairs = zip([None, *value], value, strict=False)  # each element with the one before it
-        return [HIDDEN if _is_argument_of_secret(before, one) else hide_secrets(one, home) for before, one in pairs]
+        return [
+            HIDDEN if _is_argument_of_secret(before, one) else hide_secrets(one, home, depth=depth - 1)
+            for before, one in pairs
+        ]
     if value is None or isinstance(value, bool | int | float):
         return value
     return hide_home(_hide_in_text(str(value)), home)
