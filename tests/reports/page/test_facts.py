@@ -40,7 +40,8 @@ def test_missing_parts_are_named(tmp_path):
     assert gaps == (
         "train: no part of epoch 4; flips are counted between the epochs around.",
         "train: parts of some of the 2 ranks are missing: epoch 7 lacks rank 1.",
-        "train: the pass of epoch 7 saw fewer samples than others did (down to 50%): interrupted, or parts are missing.",
+        "train: the pass of epoch 7 saw fewer samples than others did (down to 50%): interrupted, or"
+        " parts are missing.",
         "val: no part of epoch 9; flips are counted between the epochs around.",
         "train: 11 of 12 planned epochs were recorded. The run was stopped, is still running, or its files are"
         " incomplete.",
