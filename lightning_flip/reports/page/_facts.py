@@ -159,7 +159,7 @@ def _text(content: object) -> str:
 def _read_yaml(path: Path) -> Configuration:
     """A configuration file. No objects are made of it: a tag that is not YAML's own stands for its text."""
     try:
-        import yaml
+        import yaml  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         return Configuration(path.name, problem="PyYAML is not installed, so it was not read")
     try:
