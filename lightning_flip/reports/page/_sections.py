@@ -131,7 +131,7 @@ def map_section(listing: Listing) -> Section:
     legend = element(
         "p",
         *(_swatch(class_, words) for class_, words in (("f-suggestion", "almost certainly wrong"), ("f-point", "other"))),
-        class_="legend",
+        class_="legend map-keys",
     )
     note = (
         "How probable its label was for a sample, on average (up) and how much that changed (to the right)."

@@ -49,6 +49,7 @@ def strip(kinds: npt.NDArray[np.int64]) -> Safe:
         _cells(kinds, 0.0, 0.0, float(len(kinds)), float(_HIGH)),
         class_="strip",
         viewBox=f"0 0 {max(len(kinds), 1)} {_HIGH}",
+        width=min(len(kinds) * 16, 480),
         preserveAspectRatio="none",
         role="img",
         aria_label=words,
