@@ -76,7 +76,8 @@ class RunNumbers:
     def column(self, name: str, missing: float = -1) -> npt.NDArray[np.float64]:
         """A column of the scores as numbers, [N]."""
         assert self.scores is not None
-        return np.asarray(self.scores[name].fill_null(missing).to_numpy(), np.float64)
+        values = self.scores[name].cast(pa.float64())
+        return np.asarray(values.fill_null(float(missing)), np.float64)
 
 
 def read_numbers(
