@@ -44,7 +44,7 @@ class Listing:
         every: each so manieth pass is shown.
         complete: whether every sample that was seen is listed.
         unseen: samples that no pass saw.
-        snippets: texts in the place of pictures by row.
+        snippets: texts in the place of pictures by index of the sample.
         redact_ids: whether sample ids are left out.
     """
 
@@ -102,7 +102,7 @@ class Listing:
         if any(name is not None for name in ids):
             found["ids"] = ids
         if self.snippets:
-            found["text"] = [self.snippets.get(int(row), "") for row in self.rows[: self.detailed]]
+            found["text"] = [self.snippets.get(index, "") for index in self.index[: self.detailed].tolist()]
         return found
 
     def _names(self, label: Floats, suggestion: Floats) -> dict[str, str]:
@@ -113,9 +113,7 @@ class Listing:
         return {str(one): self.numbers.name(one) for one in occurring.tolist() if one >= 0}
 
 
-def list_samples(
-    numbers: RunNumbers, snippets: Mapping[int, str] | None = None, *, redact_ids: bool = False
-) -> Listing:
+def list_samples(numbers: RunNumbers, *, redact_ids: bool = False) -> Listing:
     """Choose the samples that a page lists: all of them, or the worst ones of many."""
     assert numbers.scores is not None
     visits = numbers.column("visits", 0)
@@ -142,7 +140,6 @@ def list_samples(
         every=every,
         complete=complete,
         unseen=int((visits == 0).sum()),
-        snippets=snippets or {},
         redact_ids=redact_ids,
     )
 

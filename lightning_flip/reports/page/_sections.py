@@ -201,7 +201,7 @@ def sample_section(listing: Listing, sprite: Sprite | None) -> Section:
         "div",
         element("div", thumbnail(sprite, found["index"], name, "picture"), id="sample-picture", class_=None),
         element("dl", [Safe(one) for one in written], class_="facts"),
-        element("p", listing.snippets.get(place, ""), class_="text", id="sample-text") if listing.snippets else "",
+        element("p", listing.snippets.get(found["index"], ""), class_="text", id="sample-text") if listing.snippets else "",
         path,
         class_="sample-facts",
     )

@@ -81,7 +81,7 @@ def _row(listing: Listing, sprite: Sprite | None, row: int, columns: list[str]) 
             "td", element("span", numbers.name(_class(found["predicted_label"])), class_=certain), class_="suggestion"
         ),
         "snippet": element(
-            "td", element("span", listing.snippets.get(place, ""), class_="snippet"), class_="snippet-cell"
+            "td", element("span", listing.snippets.get(index, ""), class_="snippet"), class_="snippet-cell"
         ),
         "score": element("td", "-" if score is None else f"{score:.3f}", class_="score number"),
         "forgotten": element("td", found["forgetting_events"], class_="forgotten number"),
