@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lightning_flip.cli._compare import add_compare
 from lightning_flip.cli._gate import add_gate
 from lightning_flip.cli._outputs import CommandError, Status, complain
+from lightning_flip.cli._report import add_report
 from lightning_flip.cli._suspects import add_suspects
 from lightning_flip.cli.experiment.command import add_experiment
 from lightning_flip.cli.training import SUBCOMMANDS, training_cli
@@ -22,8 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     ``fit``, ``validate``, ``test`` and ``predict`` are a LightningCLI (see :func:`training_cli`). ``compare`` reads
     recorded runs, or the predictions of an old and a new model, and ``gate`` decides whether the new model may
-    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong. All three load neither
-    torch nor lightning. ``experiment`` trains a teacher, then its student.
+    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong, and ``report`` writes a
+    run, several ones, or an old and a new model as a web page. All four load neither torch nor lightning. ``experiment`` trains a teacher, then its student.
 
     Args:
         args: the words after the command's name; None takes those it was called with.
@@ -80,5 +81,6 @@ def _build_parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_gate(commands)
     add_suspects(commands)
+    add_report(commands)
     add_experiment(commands)
     return parser

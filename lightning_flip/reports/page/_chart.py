@@ -33,7 +33,9 @@ def wide_and_narrow(wide: Safe, narrow: Safe) -> Safe:
     return Safe(wide + narrow)
 
 
-def text(x: float, y: float, words: object, *, anchor: str = "start", class_: str | None = None, **more: object) -> Safe:
+def text(
+    x: float, y: float, words: object, *, anchor: str = "start", class_: str | None = None, **more: object
+) -> Safe:
     """A line of text; `anchor` is start, middle or end."""
     return element(
         "text", words, x=float(x), y=float(y), text_anchor=None if anchor == "start" else anchor, class_=class_, **more

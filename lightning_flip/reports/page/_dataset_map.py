@@ -29,8 +29,8 @@ def map_chart(variability: Floats, confidence: Floats, wrong: Bools, *, replaced
     """
     drawn = _bins(variability, confidence, wrong)
     words = _description(confidence, wrong)
-    wide = _map(drawn, words, "wide", (560, 500), (50, 12, 500, 438), replaced)
-    narrow = _map(drawn, words, "narrow", (360, 350), (38, 8, 314, 292), replaced)
+    wide = _map(drawn, words, "wide", (560, 500), (54, 12, 496, 438), replaced)
+    narrow = _map(drawn, words, "narrow", (360, 350), (40, 8, 312, 292), replaced)
     return wide_and_narrow(wide, narrow)
 
 
@@ -59,7 +59,15 @@ def _map(
         y = top + height * (1 - share)
         parts.append(element("line", x1=left, x2=left + width, y1=y, y2=y, class_="s-line"))
         if share in (0, 0.5, 1):
-            parts.append(text(left - 7, y + (10 if share == 1 else 0 if share == 0 else 4), f"{share:g}", anchor="end", class_="muted"))
+            parts.append(
+                text(
+                    left - 7,
+                    y + (10 if share == 1 else 0 if share == 0 else 4),
+                    f"{share:g}",
+                    anchor="end",
+                    class_="muted",
+                )
+            )
         x = left + width * share
         parts.append(element("line", x1=x, x2=x, y1=top, y2=top + height, class_="s-line"))
         if share in (0, 0.5, 1):
@@ -67,7 +75,7 @@ def _map(
             parts.append(text(x, top + height + 17, f"{share / 2:g}", anchor=anchor, class_="muted"))
     parts.append(element("g", _placed(drawn, plot), class_="bins-static" + (" replaced" if replaced else "")))
     parts.append(text(left + width / 2, top + height + 36, "variability →", anchor="middle", class_="muted"))
-    side = left - 26
+    side = 11 if form == "wide" else 8
     parts.append(
         text(side, top + height / 2, "confidence →", anchor="middle", class_="muted",
              transform=f"rotate(-90 {side:g} {top + height / 2:g})")

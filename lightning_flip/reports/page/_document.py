@@ -18,7 +18,9 @@ __all__ = ["GENERATOR", "check_out", "is_folder_form", "page_json", "render_page
 
 GENERATOR = "lightning-flip report"
 _INDEX, _CSS, _SCRIPT, _PICTURES = "index.html", "page.css", "page.js", "pictures.webp"
-_POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src {image}; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; script-src {script}; style-src {style}; img-src {image}; base-uri 'none'; form-action 'none'"
+)
 _HEAD = 2000  # the generator's name is in the first bytes
 
 

@@ -70,13 +70,13 @@ def _matrix(
     for row, counts in enumerate(table):
         for column, value in enumerate(counts):
             x, y = left + cell * column, top + high * row
-            place = {"x": x + 1, "y": y + 1, "width": cell - 2, "height": high - 2, "rx": 3}
+            cell_box = {"x": x + 1, "y": y + 1, "width": cell - 2, "height": high - 2, "rx": 3}
             told = element("title", f"{names[row]} → {names[column]}: {value:,}")
             if not value:
-                drawn.append(element("rect", **place, class_="f-inset", fill_opacity=1 if row == column else 0.45))
+                drawn.append(element("rect", **cell_box, class_="f-inset", fill_opacity=1 if row == column else 0.45))
                 continue
             strength, dark = _strength(value / largest)
-            drawn.append(element("rect", told, **place, class_="f-heat", fill_opacity=strength))
+            drawn.append(element("rect", told, **cell_box, class_="f-heat", fill_opacity=strength))
             drawn.append(
                 text(x + cell / 2, y + high / 2 + 4, _brief(value, cell), anchor="middle",
                      class_="f-on-heat" if dark else None, pointer_events="none")
@@ -109,7 +109,11 @@ def _list(
     for place, (pair, count) in enumerate(shown):
         y = high * place
         drawn.append(text(left - 10, y + 17, pair, anchor="end"))
-        drawn.append(element("rect", x=left, y=y + 4, width=max(space * count / largest, 2.0), height=high - 8, rx=3, class_="f-heat"))
+        drawn.append(
+            element(
+                "rect", x=left, y=y + 4, width=max(space * count / largest, 2.0), height=high - 8, rx=3, class_="f-heat"
+            )
+        )
         drawn.append(text(left + space * count / largest + 6, y + 17, f"{count:,}", class_="muted"))
     rest = len(pairs.count) - rows
     if rest > 0:

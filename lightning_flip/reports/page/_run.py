@@ -27,7 +27,7 @@ from lightning_flip.stores import History, HistoryError, read_history
 __all__ = ["RunNumbers", "read_numbers"]
 
 _Value = TypeVar("_Value")
-_LONGEST_NAME = 40
+_LONGEST_NAME = 28
 
 
 @dataclasses.dataclass(frozen=True)

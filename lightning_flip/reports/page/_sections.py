@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from lightning_flip.reports.page._chart import counted, percent
@@ -74,7 +72,9 @@ def _about_flips(numbers: RunNumbers) -> list[Safe]:
         f" {'was' if ever - right == 1 else 'were'} right before: {percent(ever - right, known - right)} of all errors.",
     ]
     if len(timeline.epoch) == 1:
-        words = [f"{percent(right, known)} of {counted(known, f'{numbers.split} sample')} are right. After a single pass"]
+        words = [
+            f"{percent(right, known)} of {counted(known, f'{numbers.split} sample')} are right. After a single pass"
+        ]
         words += [" there are no flips yet."]
     if numbers.flips is not None and len(numbers.flips.count):
         first, second = (numbers.name(int(side[0])) for side in (numbers.flips.first, numbers.flips.second))
@@ -102,15 +102,18 @@ def tiles(numbers: RunNumbers) -> list[tuple[str, str]]:
     else:
         known, right = int(timeline.known[-1]), int(timeline.right[-1])
         found.append((f"{numbers.split} accuracy", percent(right, known)))
-        found.append(("flipping error", percent(int(timeline.ever_right[-1]) - right, known)))
+        flipping = percent(int(timeline.ever_right[-1]) - right, known) if len(timeline.epoch) > 1 else none
+        found.append(("flipping error", flipping))
     if numbers.scores is None or numbers.forgetting is None or not len(numbers.order):
         return [*found, ("labels almost certainly wrong", none)]
     learned = int(numbers.forgetting.events.sum())
+    forgotten = percent(learned - int(numbers.forgetting.events[:1].sum()), learned)
+    once = int(numbers.column("visits", 0).max()) < 2
     return [
         *found,
         ("labels almost certainly wrong", f"{_counts(numbers)[0]:,}"),
-        ("disagree", f"{_counts(numbers)[1]:,}"),
-        ("forgotten at least once", percent(learned - int(numbers.forgetting.events[:1].sum()), learned)),
+        ("disagree with their average", f"{_counts(numbers)[1]:,}"),
+        ("forgotten at least once", none if once else forgotten),
         ("never learned", f"{numbers.forgetting.never_learned:,}"),
     ]
 
@@ -130,12 +133,13 @@ def map_section(listing: Listing) -> Section:
     ]
     legend = element(
         "p",
-        *(_swatch(class_, words) for class_, words in (("f-suggestion", "almost certainly wrong"), ("f-point", "other"))),
+        *(
+            _swatch(class_, words)
+            for class_, words in (("f-suggestion", "almost certainly wrong"), ("f-point", "other"))
+        ),
         class_="legend map-keys",
     )
-    note = (
-        "How probable its label was for a sample, on average (up) and how much that changed (to the right)."
-    )
+    note = "How probable its label was for a sample, on average (up) and how much that changed (to the right)."
     help_ = element(
         "p",
         "Drag over the map to choose samples; the table above follows. With the keyboard: arrow keys move the selection,"
@@ -193,7 +197,8 @@ def sample_section(listing: Listing, sprite: Sprite | None) -> Section:
         ("forgotten", f"{counted(found['forgetting_events'], 'time')}"),
     ]
     written = [
-        element("dt", fact) + element("dd", words, id=f"sample-{fact}", class_="suggested" if fact == "suggestion" else None)
+        element("dt", fact)
+        + element("dd", words, id=f"sample-{fact}", class_="suggested" if fact == "suggestion" else None)
         for fact, words in facts
     ]
     path, paths = simplex(listing)
@@ -201,7 +206,9 @@ def sample_section(listing: Listing, sprite: Sprite | None) -> Section:
         "div",
         element("div", thumbnail(sprite, found["index"], name, "picture"), id="sample-picture", class_=None),
         element("dl", [Safe(one) for one in written], class_="facts"),
-        element("p", listing.snippets.get(found["index"], ""), class_="text", id="sample-text") if listing.snippets else "",
+        element("p", listing.snippets.get(found["index"], ""), class_="text", id="sample-text")
+        if listing.snippets
+        else "",
         path,
         class_="sample-facts",
     )

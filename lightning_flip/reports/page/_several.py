@@ -78,7 +78,9 @@ def _table(found: Comparison) -> Safe:
     rows = []
     for row in found.to_rows():
         cells = [element("td", _shown(row, name), class_="number") for name in _HEADERS]
-        rows.append(element("tr", element("th", row["method"], scope="row"), element("td", row["runs"], class_="number"), cells))
+        rows.append(
+            element("tr", element("th", row["method"], scope="row"), element("td", row["runs"], class_="number"), cells)
+        )
     caption = element("caption", "Accuracy, flips and calibration of each run", class_="hushed")
     return element("table", caption, element("thead", element("tr", head)), element("tbody", rows))
 
@@ -114,7 +116,9 @@ def runs_flips_section(runs: Sequence[RunNumbers]) -> Section:
     ]  # fmt: skip
     html: list[object] = [element("p", keys, class_="legend"), runs_chart(drawn, runs[0].split)]
     if lacking:
-        html.append(element("p", f"Not computed for {', '.join(lacking)}: without a pass over this split.", class_="count"))
+        html.append(
+            element("p", f"Not computed for {', '.join(lacking)}: without a pass over this split.", class_="count")
+        )
     return Section("flips", title, joined(html), note)
 
 

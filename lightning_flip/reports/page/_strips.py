@@ -64,7 +64,9 @@ def strip_legend() -> Safe:
             "span",
             element(
                 "svg",
-                element("rect", x=2, y=_HIGH - KINDS[kind][1] + 1, width=10, height=KINDS[kind][1], class_=KINDS[kind][0]),
+                element(
+                    "rect", x=2, y=_HIGH - KINDS[kind][1] + 1, width=10, height=KINDS[kind][1], class_=KINDS[kind][0]
+                ),
                 class_="key",
                 viewBox="0 0 14 14",
                 aria_hidden="true",

@@ -96,17 +96,13 @@ def _class(label: int | None) -> int:
 
 def _controls() -> Safe:
     def choice(name: str, words: str) -> Safe:
-        return element(
-            "label", words, " ", element("select", element("option", "any", value=""), id=f"filter-{name}")
-        )
+        return element("label", words, " ", element("select", element("option", "any", value=""), id=f"filter-{name}"))
 
     return element(
         "div",
         choice("label", "label"),
         choice("suggestion", "suggestion"),
-        element(
-            "button", "only almost certain", type="button", id="certain", aria_pressed="false"
-        ),
+        element("button", "only almost certain", type="button", id="certain", aria_pressed="false"),
         element("button", "clear selection", type="button", id="clear", class_="hidden"),
         element("span", id="count", class_="count", role="status"),
         element("button", "save list as CSV", type="button", id="csv"),
@@ -143,5 +139,7 @@ def _below(listing: Listing, shown: int) -> Safe:
         words.append(
             f"{counted(unscored, 'sample')} were not seen in the epochs that the score is made of; they are listed last."
         )
-    without = element("span", f"These are the {shown} worst; with scripts the page lists more of them.", class_="no-script")
+    without = element(
+        "span", f"These are the {shown} worst; with scripts the page lists more of them.", class_="no-script"
+    )
     return element("p", " ".join(words), " ", without, class_="count")

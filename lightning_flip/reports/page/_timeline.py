@@ -78,9 +78,7 @@ def _flips(timeline: FlipTimeline, frame: _Frame) -> Safe:
         if down:
             drawn.append(element("rect", x=x, y=zero, width=size, height=down, class_="f-bad"))
     drawn.append(
-        element(
-            "line", x1=frame.left, x2=frame.width - frame.right, y1=float(zero), y2=float(zero), class_="s-muted"
-        )
+        element("line", x1=frame.left, x2=frame.width - frame.right, y1=float(zero), y2=float(zero), class_="s-muted")
     )
     drawn += _names_of_bars(frame, zero, highest)
     drawn += _epochs(timeline.epoch.tolist(), middles, frame)
@@ -215,11 +213,12 @@ def _runs(runs: Sequence[tuple[str, FlipTimeline]], split: str, frame: _Frame) -
         for y, place, words in sorted(ends):
             floor = max(y, floor + 15)
             drawn.append(text(frame.width - frame.right + 12, floor, words, class_=f"strong f-run-{place % 6}"))
-    drawn += _epochs(
-        list(range(longest)), [frame.left + step * (moment + 0.5) for moment in range(longest)], frame
-    )
+    drawn += _epochs(list(range(longest)), [frame.left + step * (moment + 0.5) for moment in range(longest)], frame)
     height = frame.bars_top + 34
-    description = f"Share of right samples of {split} per pass (solid), and of samples that were ever right (dashed): " + (
-        "; ".join(words for _, _, words in ends) + " right at the end."
+    description = (
+        f"Share of right samples of {split} per pass (solid), and of samples that were ever right (dashed): "
+        + ("; ".join(words for _, _, words in ends) + " right at the end.")
     )
-    return chart("runs-chart", "Right now and ever right of each run", description, frame.width, height, drawn, form=frame.form)
+    return chart(
+        "runs-chart", "Right now and ever right of each run", description, frame.width, height, drawn, form=frame.form
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_flip.reports.dynamics import flip_timeline
+from lightning_flip.reports.gating.decision import gate
 from lightning_flip.reports.page._document import check_out, write_page
 from lightning_flip.reports.page._facts import run_facts
 from lightning_flip.reports.page._facts_section import facts_section
@@ -26,7 +27,10 @@ from lightning_flip.reports.page._sections import (
 )
 from lightning_flip.reports.page._several import maps_section, runs_flips_section, runs_lead, table_section
 from lightning_flip.reports.page._suspects import suspects_section, without_suspects
+from lightning_flip.reports.page._update import update_page
 from lightning_flip.reports.text import shorten
+from lightning_flip.reports.update.comparison import compare
+from lightning_flip.reports.update.join import Source, join_predictions
 
 __all__ = ["Images", "Runs", "write_report", "write_update_report"]
 
@@ -36,6 +40,7 @@ Images = str | os.PathLike[str] | Callable[[int], Any] | Sequence[Any]
 Runs = str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]]
 
 _LONGEST_TITLE = 120
+_JOINING = ("allow_partial", "shared_classes", "shared_argmax", "slices")
 
 
 def write_report(
@@ -135,8 +140,10 @@ def _page_of_run(
         if len(listing.rows):
             sections += [map_section(listing), confusion_section(numbers), sample_section(listing, sprite)]
     sections += [flips_section(numbers), who_section(numbers), forgetting_section(numbers), _facts([numbers])]
-    shown = " and pictures" if sprite is not None else " and texts" if text is not None else ""
-    warnings.insert(0, f"Labels{'' if redact_ids else ', sample ids'}{shown} of the data leave with this file.")
+    leaving = ["labels", *([] if redact_ids else ["sample ids"]), *(["pictures"] if sprite is not None else [])]
+    leaving += ["texts"] if text is not None else []
+    words = " and ".join([", ".join(leaving[:-1]), leaving[-1]] if len(leaving) > 1 else leaving)
+    warnings.insert(0, f"Whoever gets this file gets {words} of the data.")
     return Page(
         title=shorten(numbers.label if title is None else title, _LONGEST_TITLE),
         lead=lead(numbers),
@@ -203,5 +210,42 @@ def _first(sample: Any) -> Any:
     return sample[0] if isinstance(sample, (tuple, list)) else sample
 
 
-def write_update_report() -> None:
-    """Skeleton."""
+def write_update_report(
+    old: Source,
+    new: Source,
+    out: str | os.PathLike[str],
+    *,
+    max_nfr: float | None = None,
+    images: str | os.PathLike[str] | Callable[[str], Any] | None = None,
+    redact_ids: bool = False,
+    title: str | None = None,
+    **options: Any,
+) -> Path:
+    """Write what an update of a model changes as a web page; see `write_report` for the page.
+
+    Args:
+        old: the old model's predictions, or the path of a file that `read_predictions` reads.
+        new: the new model's.
+        out: a file that ends in .html, or a folder.
+        max_nfr: a limit on the negative flip rate, in [0, 1]: the page then has the verdict of a gate.
+        images: pictures of the worst flips: a folder that sample ids are paths in, or a function that gives the picture
+            for an id.
+        redact_ids: whether ids of samples are left out.
+        title: heading of the page; None takes the names of both files.
+        options: of `compare`, such as `allow_partial` or `floor`.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        FileExistsError: if `out` exists and is not a report.
+        ValueError: if the predictions do not fit together, or an option is wrong.
+    """
+    check_out(out)
+    comparison = compare(old, new, **options)
+    verdict = None
+    if max_nfr is not None:
+        shared = {name: options[name] for name in _JOINING if name in options}
+        verdict = gate(join_predictions(old, new, **shared), max_nfr=max_nfr)
+    page = update_page(comparison, verdict=verdict, images=images, redact_ids=redact_ids, title=title)
+    return write_page(page, out)
