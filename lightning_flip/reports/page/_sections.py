@@ -20,6 +20,10 @@ __all__ = ["confusion_section", "flips_section", "forgetting_section", "lead", "
            "tiles", "who_section"]  # fmt: skip
 
 
+# Least variability and confidence, then the largest ones, in steps of the script's data.
+_REGIONS = {"hard to learn": "0 0 4000 3000", "ambiguous": "6000 0 10000 10000", "easy": "0 7000 4000 10000"}
+
+
 def lead(numbers: RunNumbers) -> list[Safe]:
     """Two or three sentences with numbers."""
     return [*_about_labels(numbers), *_about_flips(numbers)]
@@ -129,7 +133,7 @@ def map_section(listing: Listing) -> Section:
     )
     buttons = [
         element("button", name, type="button", class_="region", data_region=region)
-        for name, region in (("hard to learn", "0 0 .2 .3"), ("ambiguous", ".3 0 .5 1"), ("easy", "0 .7 .2 1"))
+        for name, region in _REGIONS.items()
     ]
     legend = element(
         "p",

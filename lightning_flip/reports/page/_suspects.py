@@ -75,7 +75,7 @@ def _row(listing: Listing, sprite: Sprite | None, row: int, columns: list[str]) 
     certain = "suggested" + (" certain" if found["is_label_issue"] else "")
     cells = {
         "picture": element("td", thumbnail(sprite, index, name), class_="picture-cell"),
-        "sample": element("td", element("span", name, title=name), class_="sample"),
+        "sample": element("td", element("span", _brief(name), title=name), class_="sample"),
         "label": element("td", numbers.name(_class(found["given_label"])), class_="label"),
         "suggestion": element(
             "td", element("span", numbers.name(_class(found["predicted_label"])), class_=certain), class_="suggestion"
@@ -88,6 +88,11 @@ def _row(listing: Listing, sprite: Sprite | None, row: int, columns: list[str]) 
         "strip": element("td", strip(listing.kinds[row]), class_="strip-cell"),
     }
     return element("tr", [cells[name] for name in columns])
+
+
+def _brief(name: str) -> str:
+    """Start and end of a long id, as the script shows it: the end of a path tells most."""
+    return name if len(name) <= 30 else f"{name[:11]}…{name[-18:]}"
 
 
 def _class(label: int | None) -> int:
@@ -103,7 +108,7 @@ def _controls() -> Safe:
         choice("label", "label"),
         choice("suggestion", "suggestion"),
         element("button", "only almost certain", type="button", id="certain", aria_pressed="false"),
-        element("button", "clear selection", type="button", id="clear", class_="hidden"),
+        element("button", "clear selection", type="button", id="clear", class_="region hidden", data_region=""),
         element("span", id="count", class_="count", role="status"),
         element("button", "save list as CSV", type="button", id="csv"),
         class_="controls needs-script",
@@ -113,9 +118,9 @@ def _controls() -> Safe:
 def _pager() -> Safe:
     return element(
         "div",
-        element("button", "‹ before", type="button", id="before"),
+        element("button", "before", type="button", id="before"),
         element("span", id="range"),
-        element("button", "next ›", type="button", id="next"),
+        element("button", "next", type="button", id="next"),
         class_="controls pager needs-script",
     )
 
