@@ -45,7 +45,7 @@ def simplex(listing: Listing) -> tuple[Safe, dict[str, object] | None]:
         sides = probs[:, [label[row], suggestion[row]]]
         if not np.isfinite(sides).all():
             continue
-        paths[str(row)] = packed(sides * 250, np.uint8)
+        paths[str(row)] = packed(sides * 250)
         if row == 0:
             drawn = _path(sides)
     if not paths:

@@ -88,16 +88,16 @@ class Listing:
             "detailed": self.detailed,
             "epochs": self.courses.epoch.tolist(),
             "names": self._names(label, suggestion),
-            "index": packed(self.index, np.int32),
-            "x": packed(_scaled(self.of("variability", np.nan) * 2), np.uint16),
-            "y": packed(_scaled(self.of("confidence", np.nan)), np.uint16),
-            "score": packed(_scaled(self.of("label_score", np.nan)), np.uint16),
-            "label": packed(label, np.uint16),
-            "suggestion": packed(suggestion, np.uint16),
-            "forgotten": packed(np.minimum(self.of("forgetting_events"), 65_534), np.uint16),
-            "flags": packed(flags, np.uint8),
-            "pred": packed(self.courses.pred, np.uint16),
-            "prob": packed(np.where(np.isnan(self.courses.prob_label), -1, self.courses.prob_label * 250), np.uint8),
+            "index": packed(self.index),
+            "x": packed(_scaled(self.of("variability", np.nan) * 2)),
+            "y": packed(_scaled(self.of("confidence", np.nan))),
+            "score": packed(_scaled(self.of("label_score", np.nan))),
+            "label": packed(label),
+            "suggestion": packed(suggestion),
+            "forgotten": packed(self.of("forgetting_events")),
+            "flags": packed(flags),
+            "pred": packed(self.courses.pred),
+            "prob": packed(np.where(np.isnan(self.courses.prob_label), -1, self.courses.prob_label * 250)),
         }
         if any(name is not None for name in ids):
             found["ids"] = ids
@@ -144,17 +144,20 @@ def list_samples(numbers: RunNumbers, *, redact_ids: bool = False) -> Listing:
     )
 
 
-def packed(values: npt.NDArray[Any], kind: type[np.generic]) -> list[str]:
-    """Numbers as text: the name of the script's array type, and the bytes in base64. NaN and -1 become the largest.
+def packed(values: npt.NDArray[Any]) -> list[str]:
+    """Whole numbers as text: the name of the smallest of the script's array types, and the bytes in base64.
+
+    NaN and negative numbers become the largest number of the type, which stands for none.
 
     Example:
-        >>> packed(np.array([1, -1]), np.uint8)
-        ['Uint8Array', 'Af8=']
+        >>> packed(np.array([1.0, np.nan])), packed(np.array([255, -1]))
+        (['Uint8Array', 'Af8='], ['Uint16Array', '/wD//w=='])
     """
-    most = np.iinfo(kind).max  # type: ignore[type-var]
-    numbers = np.where(np.isnan(values) | (values < 0), most, values).round().astype(np.dtype(kind).newbyteorder("<"))
-    name = {"uint8": "Uint8Array", "uint16": "Uint16Array", "int32": "Int32Array"}[np.dtype(kind).name]
-    return [name, base64.b64encode(numbers.tobytes()).decode()]
+    none = np.isnan(values) | (values < 0)
+    largest = int(values[~none].max(initial=0))
+    kind = next(kind for kind in (np.uint8, np.uint16, np.uint32) if largest < np.iinfo(kind).max)
+    numbers = np.where(none, np.iinfo(kind).max, values).round().astype(np.dtype(kind).newbyteorder("<"))
+    return [f"Uint{8 * numbers.itemsize}Array", base64.b64encode(numbers.tobytes()).decode()]
 
 
 def _scaled(values: Floats) -> Floats:

@@ -1,5 +1,5 @@
 "use strict";
-// Names and texts enter the page as text, never as markup.
+// Text enters the page as text, never as markup.
 (() => {
 const root = document.documentElement;
 root.classList.add("js");
@@ -27,28 +27,31 @@ on(dark, "change", () => redraw());
 const data = JSON.parse($("data").textContent), D = data.suspects;
 if (!D) return;
 
-// Columns are pairs of an array type and base64; the largest number stands for none.
-const TYPES = { Uint8Array, Uint16Array, Int32Array };
-const column = ([type, text]) => new TYPES[type](Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+// Columns are pairs of an array type and base64; its largest number stands for none, which is -1 here.
+const TYPES = { Uint8Array, Uint16Array, Uint32Array };
+const column = ([type, text]) => {
+  const none = new TYPES[type]([-1])[0], bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return Int32Array.from(new TYPES[type](bytes.buffer), (value) => (value === none ? -1 : value));
+};
 const [index, x, y, score, label, suggestion, forgotten, flags, pred, prob] = [
   "index", "x", "y", "score", "label", "suggestion", "forgotten", "flags", "pred", "prob",
 ].map((name) => column(D[name]));
-const N = index.length, P = D.epochs.length, NONE = 65535, ONE = 10000;
-const named = (one) => (one === NONE ? "?" : D.names[one] || String(one));
+const N = index.length, P = D.epochs.length, ONE = 10000;
+const named = (one) => (one < 0 ? "?" : D.names[one] || String(one));
 const idOf = (row) => (D.ids && D.ids[row]) || String(index[row]);
 const textOf = (row) => (D.text && D.text[row]) || "";
 const brief = (text) => (text.length > 30 ? text.slice(0, 11) + "…" + text.slice(-18) : text);
 const cut = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
-const scored = (row) => (score[row] === NONE ? "-" : (score[row] / ONE).toFixed(3));
+const scored = (row) => (score[row] < 0 ? "-" : (score[row] / ONE).toFixed(3));
 const r = (number) => number.toFixed(2);
 const whole = (number) => number.toLocaleString("en-US");
 const certain = (row) => flags[row] & 1;
 
-// Cells of a strip: 0 not seen, 1 the label, 2 another class, 3 the suggestion. The same paths as in _strips.py.
+// Cells of a strip: 0 not seen, 1 the label, 2 another class, 3 the suggestion. The paths of _strips.py.
 const KINDS = [[1, "f-label", 4], [2, "f-other", 8], [3, "f-suggestion", 12]];
 const kind = (row, pass) => {
   const one = pred[row * P + pass];
-  return one === NONE ? 0 : one === suggestion[row] ? 3 : one === label[row] ? 1 : 2;
+  return one < 0 ? 0 : one === suggestion[row] ? 3 : one === label[row] ? 1 : 2;
 };
 const cells = (row, left, top, width, height) => {
   const step = width / P, wide = r(step * (P > 60 ? 1 : 0.86));
@@ -80,12 +83,12 @@ const picture = (row, style) => {
 };
 
 // The table.
-const PAGE = 25, KEYS = { sample: index, score, forgotten };
+const PAGE = 25, KEYS = { sample: index, score: [...index.keys()], forgotten };
 const heads = all(".suspects thead th").map((th) => th.className.match(/c-(\w+)/)[1]);
 let view = [], page = 0, picked = 0, sortKey = "score", falling = false, box = null, sure = false;
 const choose = () => {
   const [one, other] = ["label", "suggestion"].map((id) => $("filter-" + id).value);
-  const [x0, y0, x1, y1] = box || [0, 0, NONE, NONE];
+  const [x0, y0, x1, y1] = box || [-1, -1, ONE, ONE];
   view = [];
   for (let row = 0; row < N; row++)
     if ((one === "" || label[row] === +one) && (other === "" || suggestion[row] === +other) &&
@@ -142,7 +145,7 @@ all("th[data-sort]").forEach((th) => {
   });
 });
 for (const [id, values] of Object.entries({ label, suggestion })) {
-  const classes = [...new Set(values)].filter((one) => one !== NONE).sort((a, b) => a - b);
+  const classes = [...new Set(values)].filter((one) => one >= 0).sort((a, b) => a - b);
   $("filter-" + id).append(...classes.map((one) => make("option", { value: one }, named(one))));
   on($("filter-" + id), "change", choose);
 }
@@ -152,32 +155,32 @@ press("#certain", (button) => {
   choose();
 });
 
-// CSV as of `suspects --csv`; no cell runs as a formula.
+// CSV as of `suspects --csv`, without formulas.
 const quoted = (value) => {
   const text = (typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" : "") + value;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
-const both = (one) => (one === NONE ? ["", ""] : [one, D.names[one] || ""]);
+const both = (one) => (one < 0 ? ["", ""] : [one, D.names[one] || ""]);
 const truth = (bit) => (bit ? "True" : "False");
 press("#csv", () => {
   const lines = ["index,sample_id,given_label,given_name,predicted_label,predicted_name,label_score,is_label_issue,disagrees,forgetting_events"];
   for (const row of view)
     lines.push([index[row], (D.ids && D.ids[row]) || "", ...both(label[row]), ...both(suggestion[row]),
-      score[row] === NONE ? "" : score[row] / ONE, truth(certain(row)), truth(flags[row] & 2), forgotten[row],
+      score[row] < 0 ? "" : score[row] / ONE, truth(certain(row)), truth(flags[row] & 2), forgotten[row],
     ].map(quoted).join(","));
   const href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
   make("a", { href, download: "suspects.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(href), 1000);
 });
 
-// The picked sample.
+
 const pick = (row) => {
   picked = row;
   all("#suspect-rows tr").forEach((tr, place) => tr.classList.toggle("picked", view[page * PAGE + place] === row));
   const known = row < D.detailed;
   let right = 0, seen = 0;
   for (let pass = 0; known && pass < P; pass++) {
-    seen += pred[row * P + pass] !== NONE;
+    seen += pred[row * P + pass] >= 0;
     right += pred[row * P + pass] === label[row];
   }
   const facts = {
@@ -196,17 +199,17 @@ const course = (group, row, known) => {
   let d = "", pen = false;
   for (let pass = 0; known && pass < P; pass++) {
     const value = prob[row * P + pass], one = pred[row * P + pass], middle = left + step * (pass + 0.5);
-    if (value !== 255)
+    if (value >= 0)
       d += `${pen ? "L" : "M"}${middle.toFixed(2)} ${(base - ((base - top) * value) / 250).toFixed(2)}${pen ? "" : "h.1"}`;
-    pen = value !== 255;
-    const words = one === NONE ? "" : cut(named(one), Math.max(Math.trunc(step / 7), 2));
+    pen = value >= 0;
+    const words = one < 0 ? "" : cut(named(one), Math.max(Math.trunc(step / 7), 2));
     names.push(shape("text", { x: middle, y: base + 42, "text-anchor": "middle", class: "muted" }, words));
   }
   group.querySelector(".line").setAttribute("d", d || "M0 0");
   group.querySelector(".cells").replaceChildren(...(known ? cells(row, left, base + 10, inside, 18) : []));
   if (P <= 20 && group.closest(".wide")) group.querySelector(".names").replaceChildren(...names);
 };
-// Its learning path between label, suggestion and all other classes: the triangle of _learning_paths.py.
+// Its learning path: the triangle of _learning_paths.py.
 const path = (row) => {
   if (!$("simplex")) return;
   const found = data.sample.paths[row], SIDE = 176, HIGH = (SIDE * Math.sqrt(3)) / 2, points = [];
@@ -239,7 +242,7 @@ redraw = () => {
     pen.fillStyle = getComputedStyle(all(".map-keys circle")[1 - (layer & 1)]).fill;
     pen.globalAlpha = layer < 2 ? 0.12 : Math.min(0.9, 0.4 + 500 / N);
     for (let row = 0; row < N; row++)
-      if (certain(row) + 2 * chosen[row] === layer)
+      if (certain(row) + 2 * chosen[row] === layer && x[row] >= 0)
         pen.fillRect(across(x[row]) - size / 2, down(y[row]) - size / 2, size, size);
   }
   pen.globalAlpha = 1;
