@@ -17,6 +17,7 @@ __all__ = [
     "join_options",
     "parse_error",
     "parse_limit",
+    "parse_share",
     "read_further",
     "read_pair",
 ]
@@ -41,6 +42,18 @@ def add_prediction_arguments(parser: argparse.ArgumentParser, *, required: bool)
             "--allow-partial",
             action="store_true",
             help="judge the samples that both files have; without it, a sample that one file lacks is an error",
+        ),
+        files.add_argument(
+            "--min-coverage",
+            metavar="SHARE",
+            type=parse_share,
+            default=0.0,
+            help="with --allow-partial: the share of each file's samples that both files have to have, such as 95%%",
+        ),
+        files.add_argument(
+            "--drop-unlabelled",
+            action="store_true",
+            help="leave out samples without a target; without it, they are an error. The report counts them",
         ),
         files.add_argument(
             "--shared-classes", action="store_true", help="judge the samples whose class both models know"
@@ -95,6 +108,8 @@ def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "shared_classes": arguments.shared_classes,
         "shared_argmax": arguments.shared_argmax,
         "slices": tuple(dict.fromkeys(slices)),
+        "drop_unlabelled": arguments.drop_unlabelled,
+        "min_coverage": arguments.min_coverage,
     }
 
 
@@ -102,6 +117,8 @@ def check_join(arguments: argparse.Namespace) -> None:
     """Check that the options for the two files fit together."""
     if os.path.realpath(arguments.old) == os.path.realpath(arguments.new):
         raise ValueError(f"--old and --new are the same file, {arguments.old}: a model has no flips against itself")
+    if arguments.min_coverage and not arguments.allow_partial:
+        raise ValueError("--min-coverage needs --allow-partial; without it both files must have all samples")
     if arguments.shared_argmax and not arguments.shared_classes:
         raise ValueError("--shared-argmax needs --shared-classes, which says among which classes to choose")
 
@@ -117,6 +134,19 @@ def parse_limit(text: str) -> float:
     if limit is None or not 0 <= limit < 1:
         raise argparse.ArgumentTypeError(f"must be a share from 0 to below 1, or a percentage such as 1%, got {text!r}")
     return limit
+
+
+def parse_share(text: str) -> float:
+    """Read a share of something, or a percentage, from 0 to 1.
+
+    Example:
+        >>> parse_share("95%"), parse_share("1")
+        (0.95, 1.0)
+    """
+    share = _parse_share(text)
+    if share is None or not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, or a percentage such as 95%, got {text!r}")
+    return share
 
 
 def parse_error(text: str) -> float:

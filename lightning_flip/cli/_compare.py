@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 
@@ -127,6 +126,7 @@ def _compare_runs(arguments: argparse.Namespace) -> Status:
 
 def _compare_update(arguments: argparse.Namespace) -> Status:
     """Compare the predictions, write the requested files, and otherwise print the tables."""
+    from lightning_flip.reports.text import json_text
     from lightning_flip.reports.update.comparison import compare
     from lightning_flip.reports.update.floor import refuse_repeated_sources
 
@@ -145,7 +145,7 @@ def _compare_update(arguments: argparse.Namespace) -> Status:
         old, new = read_pair(arguments)
         others = [read_further(arguments, path) for path in floor]
         comparison = compare(old, new, floor=others, worst=worst, **join_options(arguments))
-    as_json = partial(json.dumps, comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    as_json = partial(json_text, comparison.to_dict())
     arrived = deliver(
         {
             "--json": (arguments.json, as_json),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +16,28 @@ from lightning_flip.cli._arguments import (
     join_options,
     parse_error,
     parse_limit,
+    parse_share,
     read_pair,
 )
-from lightning_flip.cli._outputs import PRINT, Status, check_outputs, complain, deliver, say, terminal_width, told
+from lightning_flip.cli._outputs import (
+    PRINT,
+    CommandParser,
+    Status,
+    UsageError,
+    check_outputs,
+    complain,
+    deliver,
+    say,
+    terminal_width,
+    told,
+)
 from lightning_flip.stores.errors import PredictionError
+from lightning_flip.stores.files import write_text
 
 if TYPE_CHECKING:
     from lightning_flip.reports.update.counts import WorstFlip, WorstFlips
 
-__all__ = ["add_gate"]
+__all__ = ["add_gate", "report_gate_error"]
 
 _DESCRIPTION = """\
 Decide whether a new model may replace the old one. A negative flip is a sample that the old model has right and the
@@ -33,7 +48,8 @@ new one wrong; each limit on their rate (NFR) is decided on an exact one-sided b
   inconclusive  neither: too few samples, and the report says how many would decide
 """
 _EXAMPLES = """\
-exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive
+exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive. With status 2 the output files state
+the error, so that no earlier verdict stays.
 
 example:
   lightning-flip gate --old old.parquet --new new.parquet --max-nfr 1% --must-not-flip golden_ids.txt --junit gate.xml
@@ -68,6 +84,12 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     limits.add_argument(
         "--must-not-flip", metavar="FILE", help="ids that must not be negative flips: one per line, or a .json list"
+    )
+    limits.add_argument(
+        "--min-old-accuracy",
+        metavar="RATE",
+        type=parse_share,
+        help="smallest accuracy of the old model: what it has wrong cannot flip",
     )
     limits.add_argument(
         "--error",
@@ -109,6 +131,7 @@ def _gate_update(arguments: argparse.Namespace) -> Status:
             max_nfr_per_class=arguments.max_nfr_per_class,
             max_nfr_per_slice=arguments.max_nfr_per_slice,
             must_not_flip=golden,
+            min_old_accuracy=arguments.min_old_accuracy,
             error=arguments.error,
         )
         worst = worst_flips(joined, _FLIPS_SHOWN)
@@ -126,8 +149,35 @@ def _gate_update(arguments: argparse.Namespace) -> Status:
     return Status(result.exit_code) if arrived else Status.MISUSE
 
 
+def report_gate_error(words: Sequence[str], message: str) -> None:
+    """Replace the output files that a command line names by ones that state an error, so that no old verdict stays.
+
+    Nothing is written if the words do not tell which files these are, or if one of them would overwrite an input.
+    """
+    from lightning_flip.reports.gating.output import error_json, error_junit, error_markdown
+
+    parser = CommandParser(add_help=False, allow_abbrev=False)
+    writers = {"--junit": error_junit, "--json": error_json, "--markdown": error_markdown}
+    for option in (*writers, "--old", "--new", "--must-not-flip"):
+        parser.add_argument(option)
+    try:
+        given = {
+            f"--{name.replace('_', '-')}": value for name, value in vars(parser.parse_known_args(words)[0]).items()
+        }
+        outputs = {option: given[option] for option in writers}
+        check_outputs(outputs, [value for option, value in given.items() if option not in writers and value])
+    except (UsageError, ValueError):
+        return
+    for option, place in outputs.items():
+        if place == PRINT:
+            say(writers[option](message))
+        elif place is not None:
+            with contextlib.suppress(OSError):  # an output that cannot be written may be the error
+                write_text(place, writers[option](message))
+
+
 def _check(arguments: argparse.Namespace) -> None:
-    limits = ("max_nfr", "max_nfr_per_class", "max_nfr_per_slice", "must_not_flip")
+    limits = ("max_nfr", "max_nfr_per_class", "max_nfr_per_slice", "must_not_flip", "min_old_accuracy")
     if all(getattr(arguments, limit) is None for limit in limits):
         names = ", ".join(f"--{limit.replace('_', '-')}" for limit in limits)
         raise ValueError(f"nothing to decide on: give at least one limit ({names})")

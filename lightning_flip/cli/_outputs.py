@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import enum
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from lightning_flip.stores.files import write_text
 
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "PRINT",
     "CommandError",
+    "CommandParser",
     "MissingExtraError",
     "Status",
+    "UsageError",
     "check_outputs",
     "complain",
     "deliver",
@@ -30,6 +34,8 @@ __all__ = [
 ]
 
 PRINT = "-"
+# At the start of a line, runners of continuous integration take these for commands; an invisible word joiner does not.
+_COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
 
 
 class Status(enum.IntEnum):
@@ -50,6 +56,22 @@ class Status(enum.IntEnum):
 
 class CommandError(Exception):
     """A subcommand cannot continue because of its input; the message is for its user."""
+
+
+class UsageError(Exception):
+    """The words of a command cannot be understood."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that raises a UsageError, so that a subcommand can replace its output files before the command ends."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error."""
+        raise UsageError(message, self.format_usage())
 
 
 class MissingExtraError(CommandError, ModuleNotFoundError):
@@ -113,6 +135,8 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
             raise ValueError(f"{option} would overwrite {place}, which is read; name another file.")
         if place != PRINT and (os.path.isdir(real) or place.endswith(("/", os.sep))):
             raise ValueError(f"{option} must name a file, but {place} is a folder.")
+        if place != PRINT and not os.path.isdir(os.path.dirname(real)):
+            raise ValueError(f"{option} must name a file in a folder that exists, got {place}; make the folder first.")
         taken[real] = option
 
 
@@ -156,8 +180,11 @@ def show(report: Tables, **options: int) -> None:
 
 
 def complain(message: str) -> None:
-    """Print a message on standard error, after the command's name."""
-    _put(sys.stderr, f"lightning-flip: {message}")
+    """Print a message on standard error, after the command's name; what cannot be printed is left out."""
+    from lightning_flip.reports.text import printable
+
+    lines = (printable(line) for line in message.split("\n"))
+    _put(sys.stderr, f"lightning-flip: {chr(10).join(lines)}")
 
 
 def terminal_width(most: int = 100) -> int:
@@ -167,6 +194,7 @@ def terminal_width(most: int = 100) -> int:
 
 def _put(stream: TextIO, text: str) -> None:
     encoding = stream.encoding or "utf-8"
+    text = _COMMAND.sub("\\1\u2060\\2", text)
     known = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         stream.write(known if known.endswith("\n") else known + "\n")

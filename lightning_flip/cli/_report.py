@@ -54,8 +54,8 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="pictures: a folder that sample ids are paths in; for a run, also the class path of a dataset that is made "
-        "without arguments, such as mydata.TrainSet",
+        help="pictures: a folder that sample ids are paths in; for a run, also the class path of a dataset that is "
+        "made without arguments, such as mydata.TrainSet",
     )
     parser.add_argument("--redact-ids", action="store_true", help="leave out the ids of samples")
     of_runs = _add_run_arguments(parser)

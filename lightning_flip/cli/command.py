@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Sequence
 
 from lightning_flip.cli._compare import add_compare
-from lightning_flip.cli._gate import add_gate
-from lightning_flip.cli._outputs import CommandError, Status, complain
+from lightning_flip.cli._gate import add_gate, report_gate_error
+from lightning_flip.cli._outputs import CommandError, CommandParser, Status, UsageError, complain
 from lightning_flip.cli._report import add_report
 from lightning_flip.cli._suspects import add_suspects
 from lightning_flip.cli.experiment.command import add_experiment
@@ -23,8 +23,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     ``fit``, ``validate``, ``test`` and ``predict`` are a LightningCLI (see :func:`training_cli`). ``compare`` reads
     recorded runs, or the predictions of an old and a new model, and ``gate`` decides whether the new model may
-    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong, and ``report`` writes a
-    run, several ones, or an old and a new model as a web page. All four load neither torch nor lightning. ``experiment`` trains a teacher, then its student.
+    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong, and ``report`` writes
+    a run, several ones, or an old and a new model as a web page. All four load neither torch nor lightning.
+    ``experiment`` trains a teacher, then its student.
 
     Args:
         args: the words after the command's name; None takes those it was called with.
@@ -43,15 +44,30 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
-        return int(_run(words))
+        status, problem = _run(words), "an output file could not be written"
+    except UsageError as error:
+        _told(words, str(error))
+        sys.stderr.write(error.usage)
+        complain(f"error: {error}")
+        raise SystemExit(int(Status.MISUSE)) from None
     except CommandError as error:
         complain(str(error))
-        return int(Status.MISUSE)
-    except Exception:
+        status, problem = Status.MISUSE, str(error)
+    except Exception as error:
         if words[0] in SUBCOMMANDS:
             raise
         traceback.print_exc()
-        return int(Status.MISUSE)  # Python's own status would be 1, which is a gate's verdict
+        # Python's own status would be 1, which is a gate's verdict.
+        status, problem = Status.MISUSE, f"{type(error).__name__}: {error}"
+    if status == Status.MISUSE:
+        _told(words, problem)
+    return int(status)
+
+
+def _told(words: Sequence[str], problem: str) -> None:
+    """Let the output files of a gate that has no verdict say so."""
+    if words[:1] == ["gate"]:
+        report_gate_error(words[1:], problem)
 
 
 def _run(words: list[str]) -> Status:
@@ -70,7 +86,7 @@ def _run(words: list[str]) -> Status:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = CommandParser(
         prog="lightning-flip",
         description="Which samples does a classifier get wrong now that it got right before, and how to stop it.",
         epilog="lightning-flip SUBCOMMAND --help says more.",

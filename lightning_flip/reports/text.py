@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["PlainTable", "escape_markdown", "printable", "quote", "shorten"]
+__all__ = ["PlainTable", "escape_markdown", "json_text", "printable", "quote", "shorten"]
 
 # An underscore inside a word (`fer_seed`) is not emphasis in Markdown, and is easier to read without a backslash.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
@@ -21,6 +22,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # HTML prevents that; an invisible word joiner behind the sign does.
 _CALLS = re.compile(r"[@#](?=\w)")
 _LONGEST_QUOTE = 80
+_UNUSUAL = re.compile(r"[^\n\x20-\x7e]")
 # A column of words stays readable down to this width; numbers are never cut.
 _NARROWEST_WORDS = 10
 _NARROWEST_HEADER = 8
@@ -119,6 +121,20 @@ def escape_markdown(label: str) -> str:
     """
     quiet = _CALLS.sub(lambda match: match[0] + "\u2060", printable(label))
     return _SPECIAL.sub(lambda match: "\\" + match[0], html.escape(quiet, quote=False))
+
+
+def json_text(value: object) -> str:
+    r"""Write JSON over several lines; what cannot be printed, such as a sign that turns text around, is escaped.
+
+    Example:
+        >>> print(json_text(["é", "\u202e\x07"]))
+        [
+          "é",
+          "\u202e\u0007"
+        ]
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
 def shorten(name: object, longest: int = 40) -> str:

@@ -184,6 +184,7 @@ class TestGoldenSamples:
 class TestFiles:
     def test_all_three(self, predictions, capsys):
         words = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet", wrong=range(30))]
+        Path("out").mkdir()
         files = ["--json", "out/gate.json", "--junit", "out/gate.xml", "--markdown", "out/gate.md"]
         assert cli.main(["gate", *words, "--max-nfr", "1%", *files]) == FAIL
         assert capsys.readouterr().out.startswith("Update gate: FAIL")
@@ -201,23 +202,55 @@ class TestFiles:
         assert "Update gate: PASS" not in out
         assert "pass" in err  # a log without the report still has the verdict
 
-    def test_one_that_cannot_be_written_is_named_and_the_others_are_written(self, predictions, capsys):
-        Path("file").write_text("here")
+    def test_one_that_cannot_be_written_is_named_and_the_others_state_the_error(self, predictions, capsys):
         words = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet")]
-        files = ["--json", "file/gate.json", "--markdown", "gate.md"]
-        assert cli.main(["gate", *words, "--max-nfr", "1%", *files]) == MISUSE
+        long = "x" * 300 + ".json"
+        assert cli.main(["gate", *words, "--max-nfr", "1%", "--json", long, "--markdown", "gate.md"]) == MISUSE
         out, err = capsys.readouterr()
         assert out.startswith("Update gate: PASS")  # the decision is said all the same
-        assert "--json: cannot write file/gate.json" in err
+        assert f"--json: cannot write {long}" in err
         assert "gate.md" not in err
-        assert Path("gate.md").exists()
-        assert Path("file").read_text() == "here"
+        assert "There is no verdict: an output file could not be written" in Path("gate.md").read_text()
 
-    def test_nothing_is_written_when_the_input_is_bad(self, predictions, capsys):
-        Path("gate.json").write_text("of last week")
-        words = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet", 499)]
-        assert cli.main(["gate", *words, "--max-nfr", "1%", "--json", "gate.json"]) == MISUSE
-        assert Path("gate.json").read_text() == "of last week"
+    def test_a_folder_that_does_not_exist_is_not_made(self, predictions, capsys):
+        words = ["--old", predictions("old.parquet"), "--new", predictions("new.parquet"), "--max-nfr", "1%"]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["gate", *words, "--json", "out/gate.json"])
+        assert "--json must name a file in a folder that exists, got out/gate.json" in capsys.readouterr().err
+        assert not Path("out").exists()
+
+    @pytest.mark.parametrize("second", ["other samples", "damaged", "no limit", "wrong rate", "unknown option"])
+    def test_no_verdict_of_an_earlier_run_stays(self, second, predictions, capsys):
+        words = ["gate", "--old", predictions("old.parquet"), "--new", predictions("new.parquet")]
+        files = ["--json", "gate.json", "--junit=gate.xml", "--markdown", "gate.md"]
+        assert cli.main([*words, "--max-nfr", "1%", *files]) == PASS
+        limit = ["--max-nfr", "1%"]
+        if second == "other samples":
+            predictions("new.parquet", 499)
+        elif second == "damaged":
+            Path("new.parquet").write_bytes(b"PAR1")
+        else:
+            limit = {"no limit": [], "wrong rate": ["--max-nfr", "one"], "unknown option": [*limit, "--color"]}[second]
+        try:
+            status = cli.main([*words, *limit, *files])
+        except SystemExit as end:
+            status = end.code
+        assert status == MISUSE
+        problem = capsys.readouterr().err.splitlines()[-1].removeprefix("lightning-flip: ").removeprefix("error: ")
+        written = json.loads(Path("gate.json").read_text())
+        assert written == {"status": "error", "exit_code": 2, "error": written["error"]}
+        assert written["error"].startswith(problem[:40])
+        suites = ElementTree.parse("gate.xml").getroot()
+        assert (suites.get("tests"), suites.get("errors"), suites.get("failures")) == ("1", "1", "0")
+        assert suites.find("testsuite/testcase/error").get("message") == written["error"]
+        assert Path("gate.md").read_text().startswith("### ⛔ Update gate: error\n\nThere is no verdict: ")
+
+    def test_an_error_overwrites_no_input(self, predictions, capsys):
+        old = predictions("old.parquet")
+        before = Path(old).read_bytes()
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["gate", "--old", old, "--new", "new.parquet", "--max-nfr", "1%", "--json", old])
+        assert Path(old).read_bytes() == before
 
     def test_a_link_stays_a_link(self, predictions, capsys):
         Path("real.json").write_text("of last week")

@@ -70,9 +70,10 @@ class TestComparison:
         assert "twice" in capsys.readouterr().err
 
     def test_shared_argmax(self, capsys):
-        columns = {"sample_id": ["a", "b"], "target": [0, 1]}
-        pq.write_table(pa.table({**columns, "pred": [0, 1]}), "old.parquet")
-        scores = {"pred": [2, 2], "top_classes": [[2, 0], [2, 0]], "top_probs": [[0.6, 0.4], [0.6, 0.4]]}
+        columns = {"sample_id": ["a", "b", "c"], "target": [0, 1, 0]}
+        pq.write_table(pa.table({**columns, "pred": [0, 1, 0]}), "old.parquet")
+        top = {"top_classes": [[2, 0], [2, 0], [0, 2]], "top_probs": [[0.6, 0.4]] * 3}
+        scores = {"pred": [2, 2, 0], **top}
         pq.write_table(pa.table({**columns, **scores}), "new.parquet")
         words = ["compare", "--old", "old.parquet", "--new", "new.parquet", "--shared-classes"]
         assert report(*words)["cells"]["negative"] == 2
@@ -93,9 +94,9 @@ class TestComparison:
         assert capsys.readouterr().out.startswith("### Update")
 
     def test_a_file_that_cannot_be_written(self, pair, capsys):
-        Path("file").write_text("here")
-        assert cli.main([*pair, "--json", "file/a.json", "--markdown", "a.md"]) == MISUSE
-        assert "--json: cannot write file/a.json" in capsys.readouterr().err
+        long = "x" * 300 + ".json"
+        assert cli.main([*pair, "--json", long, "--markdown", "a.md"]) == MISUSE
+        assert f"--json: cannot write {long}" in capsys.readouterr().err
         assert Path("a.md").exists()
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -394,3 +395,62 @@ def test_the_gate_imports_neither_torch_nor_lightning_nor_scipy_before_it_is_ask
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Evidence
+
+
+def never_right(**groups: int) -> JoinedPredictions:
+    """Classes of 500 samples each without a flip; of a class given as 0 the old model has none right."""
+    base = joined(groups=dict.fromkeys(groups, (0, 500)))
+    old = base.old_pred.copy()
+    for place, right in enumerate(groups.values()):
+        if not right:
+            mine = base.target == place
+            old[mine] = (base.target[mine] + 1) % len(base.labels)
+    return dataclasses.replace(base, old_pred=old)
+
+
+def test_an_old_model_that_is_never_right_decides_nothing() -> None:
+    result = gate(never_right(a=0, b=0), max_nfr=0.5, max_nfr_per_class=0.5)
+    assert [outcome.status for outcome in result.outcomes] == ["inconclusive", "inconclusive"]
+    assert result.outcomes[0].reason == "The old model is right on none of 1,000 samples, so that none could flip."
+    assert result.outcomes[0].groups[0].samples_needed is None
+    assert result.to_dict()["could_flip"] == 0
+
+
+def test_a_class_that_the_old_model_never_has_right_is_inconclusive_alone() -> None:
+    result = gate(never_right(a=1, b=0, c=1), max_nfr=0.5, max_nfr_per_class=0.5)
+    assert [outcome.status for outcome in result.outcomes] == ["pass", "inconclusive"]
+    assert {group.name: group.status for group in result.outcomes[1].groups} == {
+        "a": "pass",
+        "b": "inconclusive",
+        "c": "pass",
+    }
+    expected = "In 1 of 3 classes the old model is right on no sample, so that none could flip: b (500 samples)."
+    assert result.outcomes[1].reason == expected
+
+
+def test_a_slice_that_the_old_model_never_has_right_is_inconclusive() -> None:
+    base = never_right(a=1, b=0)
+    site = np.array(["x"] * 500 + ["y"] * 500, object)
+    result = gate(dataclasses.replace(base, slices={"site": site}), max_nfr_per_slice=0.5)
+    assert [group.status for group in only(result).groups] == ["pass", "inconclusive"]
+
+
+@pytest.mark.parametrize(("least", "status"), [(0.8, "pass"), (0.9, "inconclusive"), (0.97, "fail")])
+def test_the_old_model_has_to_be_accurate_enough(least: float, status: str) -> None:
+    result = gate(joined(0, 500, old_wrong=50), max_nfr=0.01, min_old_accuracy=least)
+    outcome = result.outcomes[-1]
+    assert (outcome.name, outcome.status, result.status) == ("min_old_accuracy", status, status)
+    # One-sided Clopper-Pearson: at the lower bound, 450 or more of 500 have a chance of ERROR.
+    low, high = outcome.interval
+    assert at_most(449, 500, low) == pytest.approx(1 - ERROR, abs=1e-9)
+    assert at_most(450, 500, high) == pytest.approx(ERROR, abs=1e-9)
+
+
+def test_accuracies_and_the_samples_that_could_flip_are_told() -> None:
+    result = gate(joined(3, 500, old_wrong=50), max_nfr=0.5)
+    told = result.to_dict()
+    assert (told["could_flip"], told["old_accuracy"]["value"], told["new_accuracy"]["value"]) == (450, 0.9, 0.994)
+    assert told["old_accuracy"]["low"] < 0.9 < told["old_accuracy"]["high"]

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,6 +18,7 @@ from lightning_flip.reports import (
     gate_markdown,
     gate_text,
 )
+from lightning_flip.reports.gating.output import error_json, error_junit, error_markdown
 from lightning_flip.reports.text import printable
 
 HOSTILE = [
@@ -94,9 +97,9 @@ def test_junit_of_hostile_names_is_well_formed() -> None:
     assert len(tests) == 1 + 12 + 12 + 1
     names = [test.get("name") for test in suite(root, "max_nfr_per_class")]
     for name, label in zip(names, HOSTILE, strict=True):
-        legal = not re.search("[\x00-\x08\x0e-\x1f\ufffe\uffff]", label)
-        assert (name == label) == legal, label  # what XML can hold comes through as it is
-    assert names[3] == "bell\\x07 escape\\x1b[31m nul\\x00 del\x7f c1\x9b2J"
+        shown = all(letter.isprintable() or letter in "\t\n\r" for letter in label)
+        assert (name == label) == shown, label  # what can be printed comes through as it is
+    assert names[3] == "bell\\x07 escape\\x1b[31m nul\\x00 del\\x7f c1\\x9b2J"
     assert "noncharacters \\ufffe\\uffff/160" in problem(suite(root, "must_not_flip")[0])[1]
     assert int(root.attrib["failures"]) == len(root.findall(".//failure")) > 0
     assert int(root.attrib["errors"]) == len(root.findall(".//error")) > 0
@@ -191,3 +194,37 @@ def test_text_of_hostile_names_moves_no_cursor() -> None:
     assert all(printable(line) == line for line in text.split("\n"))
     assert "only the old model has" in " ".join(text.split())
     text.encode("utf-8")
+
+
+def outputs(result: GateResult) -> dict[str, str]:
+    writers = {"text": gate_text, "markdown": gate_markdown, "json": gate_json, "junit": gate_junit}
+    return {name: " ".join(write(result).split()) for name, write in writers.items()}
+
+
+def test_every_output_tells_the_accuracies_and_who_could_flip() -> None:
+    for name, text in outputs(simple(flips=3, max_nfr=0.5)).items():
+        assert ('"could_flip": 600' if name == "json" else "600 of 600 samples could flip") in text
+        assert ('"new_accuracy"' if name == "json" else "new 99.5%") in text
+
+
+def test_every_output_repeats_the_warnings() -> None:
+    result = dataclasses.replace(simple(max_nfr=0.5), warnings=("Both files predict the same class.",))
+    for text in outputs(result).values():
+        assert "Both files predict the same class." in text
+
+
+def test_nothing_that_turns_text_around_is_written() -> None:
+    result = dataclasses.replace(simple(max_nfr=0.5), old_name="a\u202eb\x1b[31m", warnings=("\u2066x\x07",))
+    for text in outputs(result).values():
+        assert not {"\u202e", "\u2066", "\x1b", "\x07"} & set(text)
+
+
+@pytest.mark.parametrize("write", [error_json, error_junit, error_markdown])
+def test_an_error_is_stated_whatever_is_in_it(write: Callable[[str], str]) -> None:
+    text = write("no <file> \u202e\x00 | `x`")
+    assert not {"\u202e", "\x00"} & set(text)
+    assert "<file>" not in text or write is error_json
+    if write is error_json:
+        assert json.loads(text)["error"] == "no <file> \u202e\x00 | `x`"
+    if write is error_junit:
+        assert parse(text).get("errors") == "1"

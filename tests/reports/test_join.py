@@ -1,3 +1,4 @@
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,12 @@ def test_against_dicts(files: tuple[list[Any], list[Any]]) -> None:
     old, new = ({one: (target, pred) for one, target, pred in rows} for rows in files)
     if not files[0] or not files[1]:
         return
-    sets = [predictions(name, *zip(*rows, strict=True)) for name, rows in zip(("old", "new"), files, strict=True)]
+    # A model whose classes are known may be right on no sample.
+    classes = (0, 1, 7) if isinstance(files[0][0][1], int) else ("cat", "<b>", "\n")
+    sets = [
+        dataclasses.replace(predictions(name, *zip(*rows, strict=True)), classes=classes)
+        for name, rows in zip(("old", "new"), files, strict=True)
+    ]
     both = [one for one in old if one in new]
     expected = {one: (old[one][0], old[one][1], new[one][1]) for one in both}
     if not both:

@@ -59,7 +59,7 @@ def test_two_files(files: tuple[Path, Path]) -> None:
     assert found["flip_matrix"] == [{"right": "dog", "wrong": "cat", "flips": 2}]
     assert found["noise_floor"] is None
     assert [Path(found[side]["name"]).name for side in ("old", "new")] == ["old.csv", "new.csv"]
-    assert found["left_out"] == {"only_old": 0, "only_new": 0, "outside_classes": 0}
+    assert found["left_out"] == {"only_old": 0, "only_new": 0, "outside_classes": 0, "unlabelled": 0}
 
 
 def test_the_options_arrive(files: tuple[Path, Path]) -> None:

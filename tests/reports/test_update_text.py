@@ -167,8 +167,8 @@ def test_what_was_left_out_and_how_large_the_models_are() -> None:
 
 
 def test_without_confidences_the_order_is_told() -> None:
-    rows = {"sample_id": ["b", "a"], "target": [0, 0], "pred": [0, 0]}
-    sets = [PredictionSet.from_table(pa.table(rows | {"pred": [k, k]}), str(k)) for k in (0, 1)]
+    rows = {"sample_id": ["b", "a", "c"], "target": [0, 0, 1]}
+    sets = [PredictionSet.from_table(pa.table(rows | {"pred": [k, k, 1]}), str(k)) for k in (0, 1)]
     text = compare(*sets).to_markdown()
     assert "#### Worst negative flips, by sample id, as no confidence is known" in text
     assert text.index("| a | 0 | 1 | - | - |") < text.index("| b | 0 | 1 | - | - |")

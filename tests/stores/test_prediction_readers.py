@@ -91,9 +91,15 @@ def test_csv_labels(read: Callable[..., PredictionSet]) -> None:
     # a column of digits is text where the other column has words
     assert labels("1,cat", "2,dog") == (["1", "2"], ["cat", "dog"])
     # words that other tools take for something else
-    for word in ("NA", "null", "None", "true", "2020-01-01", "0x1A", "N/A", "-"):
+    for word in ("true", "2020-01-01", "0x1A", "-", "none"):
         assert labels(f"{word},cat") == ([word], ["cat"])
         assert labels(f"{word},{word}") == ([word], [word])
+    # words for a missing target, unless the model predicts them
+    for word in ("NA", "null", "None", "N/A", "<NA>"):
+        assert labels(f"{word},cat") == labels(f" {word} ,cat") == ([None], ["cat"])
+        assert labels(f"{word},3") == ([None], [3])
+        assert labels(f"{word},{word}") == ([word], [word])
+    assert labels("NaN,3") == ([None], [3])
     # numbers that a float cannot tell apart
     assert labels("1234567890123456789,1234567890123456788") == ([1234567890123456789], [1234567890123456788])
     assert labels("99999999999999999998,99999999999999999999") == (["99999999999999999998"], ["99999999999999999999"])

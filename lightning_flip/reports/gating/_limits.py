@@ -34,6 +34,8 @@ class GroupOutcome:
         samples_needed: the smallest number of samples that decides at the observed rate; None if it is decided, or if
             no number up to a billion decides.
         column: the slice column; None for classes and for all samples.
+        could_flip: how many of its samples the old model has right; no other sample can be a negative flip. None if
+            unknown.
     """
 
     name: str
@@ -44,6 +46,7 @@ class GroupOutcome:
     upper: float
     samples_needed: int | None = None
     column: str | None = None
+    could_flip: int | None = None
 
     @property
     def rate(self) -> float:
@@ -70,6 +73,7 @@ def judge_groups(
     limit: float,
     error: float = 0.05,
     columns: Sequence[str | None] | None = None,
+    could_flip: Ints | None = None,
 ) -> tuple[GroupOutcome, ...]:
     """Compare the flip rate of each group with one limit.
 
@@ -80,7 +84,8 @@ def judge_groups(
       correction is needed (intersection-union test).
     - One fails although all are within the limit: any of G may, each with a chance of at most `error / G` (Bonferroni).
 
-    `error` is between 0 and 0.5; `columns` are the slice columns of the groups. Outcomes come in the groups' order.
+    `error` is between 0 and 0.5; `columns` are the slice columns of the groups, `could_flip` the samples that the old
+    model has right. A group without any is inconclusive: it could not flip. Outcomes come in the groups' order.
 
     Example:
         >>> small, large = judge_groups(["cat", "dog"], np.array([0, 0]), np.array([60, 500]), 0.01)
@@ -89,9 +94,10 @@ def judge_groups(
     """
     upper = clopper_pearson_upper(flips, samples, error)
     lower = clopper_pearson_lower(flips, samples, error / len(names))
-    passed, failed = upper <= limit, lower > limit
+    possible = np.ones(len(names), bool) if could_flip is None else could_flip > 0
+    passed, failed = (upper <= limit) & possible, lower > limit
     needed = np.full(len(names), np.inf)
-    open_ = ~passed & ~failed
+    open_ = ~passed & ~failed & possible
     needed[open_] = samples_to_decide(flips[open_] / samples[open_], limit, error, error / len(names))
     # At the edge the bounds and the search may round differently; these samples did not decide.
     needed[open_] = np.maximum(needed[open_], samples[open_] + 1)
@@ -105,6 +111,7 @@ def judge_groups(
             float(upper[place]),
             int(needed[place]) if np.isfinite(needed[place]) else None,
             None if columns is None else columns[place],
+            None if could_flip is None else int(could_flip[place]),
         )
         for place, name in enumerate(names)
     )

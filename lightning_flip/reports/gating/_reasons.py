@@ -9,7 +9,7 @@ from typing import TypeVar
 from lightning_flip.reports.gating._limits import GroupOutcome, worst_status
 from lightning_flip.reports.text import quote
 
-__all__ = ["all_samples_reason", "groups_reason", "must_not_flip_reason", "percent"]
+__all__ = ["accuracy_reason", "all_samples_reason", "groups_reason", "must_not_flip_reason", "percent"]
 
 # More names than these make a sentence unreadable; `to_dict` has them all.
 _MOST_NAMES = 10
@@ -39,6 +39,8 @@ def all_samples_reason(group: GroupOutcome, limit: float, error: float) -> str:
     """
     most = percent(limit, _LIMIT_DIGITS)
     seen = f"{group.flips:,} of {group.samples:,} samples flipped ({percent(group.rate)})"
+    if group.could_flip == 0:
+        return f"The old model is right on none of {group.samples:,} samples, so that none could flip."
     if group.status == "pass":
         bound, side = f"at most {percent(group.upper)}", "within"
     if group.status == "fail":
@@ -66,7 +68,9 @@ def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, no
     """
     most = percent(limit, _LIMIT_DIGITS)
     failed = sorted((group for group in groups if group.status == "fail"), key=lambda group: -group.lower)
-    open_ = sorted((group for group in groups if group.status == "inconclusive"), key=_most_needed)
+    open_ = [group for group in groups if group.status == "inconclusive"]
+    never_right = [group for group in open_ if group.could_flip == 0]
+    open_ = sorted((group for group in open_ if group.could_flip != 0), key=_most_needed)
     many = f"{len(groups):,} {noun[len(groups) != 1]}"
     if worst_status([group.status for group in groups]) == "pass":
         closest = max(groups, key=lambda group: group.upper)
@@ -87,6 +91,11 @@ def groups_reason(groups: Sequence[GroupOutcome], limit: float, error: float, no
     elif open_:
         names = _list(open_, lambda group: _counts(group, _needs(group)))
         sentences.append(f"Too few samples to decide on {len(open_):,} of {many} at a limit of {most}: {names}.")
+    if never_right:
+        names = _list(never_right, lambda group: f"{quote(group.title)} ({group.samples:,} samples)")
+        sentences.append(
+            f"In {len(never_right):,} of {many} the old model is right on no sample, so that none could flip: {names}."
+        )
     return " ".join(sentences)
 
 
@@ -110,6 +119,25 @@ def must_not_flip_reason(flipped: Sequence[str], watched: int, already_wrong: in
 
 def _sure(error: float) -> str:
     return f"{percent(1 - error)} sure"
+
+
+def accuracy_reason(right: int, samples: int, least: float, low: float, high: float, status: str) -> str:
+    """Whether the old model is accurate enough for a comparison with it to mean something.
+
+    Example:
+        >>> print(accuracy_reason(90, 100, 0.8, 0.836, 0.945, "pass"))
+        The old model is right on 90 of 100 samples (90%); its true accuracy is at least 83.6%, and must be at least
+        80%.
+    """
+    seen = f"The old model is right on {right:,} of {samples:,} samples ({percent(right / samples)})"
+    wanted = percent(least, _LIMIT_DIGITS)
+    if status == "inconclusive":
+        return (
+            f"{seen}, which is consistent with true accuracies from {percent(low)} to {percent(high)}: too few samples"
+            f" to tell whether it is {wanted}."
+        )
+    bound = f"at least {percent(low)}" if status == "pass" else f"at most {percent(high)}"
+    return f"{seen}; its true accuracy is {bound}, and must be at least {wanted}."
 
 
 def _never_zero(upper: float) -> str:

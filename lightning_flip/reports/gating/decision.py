@@ -12,9 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.gating._limits import GroupOutcome, Status, judge_groups, worst_status
-from lightning_flip.reports.gating._reasons import all_samples_reason, groups_reason, must_not_flip_reason
+from lightning_flip.reports.gating._reasons import (
+    accuracy_reason,
+    all_samples_reason,
+    groups_reason,
+    must_not_flip_reason,
+)
+from lightning_flip.reports.intervals import clopper_pearson_lower, clopper_pearson_upper
 from lightning_flip.reports.text import quote
-from lightning_flip.reports.update.counts import FlipGroups, flips_by_class, flips_by_slice
+from lightning_flip.reports.update.counts import (
+    FlipGroups,
+    FlipRate,
+    count_cells,
+    flip_rates,
+    flips_by_class,
+    flips_by_slice,
+)
 from lightning_flip.reports.update.join import JoinedPredictions
 
 __all__ = ["GateResult", "LimitOutcome", "gate"]
@@ -27,15 +40,16 @@ class LimitOutcome:
     """The decision on one limit.
 
     Attributes:
-        name: `"max_nfr"`, `"max_nfr_per_class"`, `"max_nfr_per_slice"` or `"must_not_flip"`.
+        name: `"max_nfr"`, `"max_nfr_per_class"`, `"max_nfr_per_slice"`, `"must_not_flip"` or `"min_old_accuracy"`.
         status: `"pass"`, `"fail"` or `"inconclusive"`.
         reason: why, in a sentence or two; labels and ids in it are shortened and free of control characters.
-        limit: the rate that is accepted at most; None for `must_not_flip`.
+        limit: the rate that is accepted at most (for `min_old_accuracy`, at least); None for `must_not_flip`.
         groups: the groups that were compared with the limit: all samples, each class, or each value of each slice
-            column; empty for `must_not_flip`.
+            column; empty for `must_not_flip` and `min_old_accuracy`.
         watched: how many samples must not flip; None for the other limits.
         already_wrong: how many of these the old model had wrong; None for the other limits.
         flipped: ids of those that are negative flips.
+        interval: the bounds of the rate that `min_old_accuracy` was decided on; None for the other limits.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "fail", "...", watched=2, already_wrong=0, flipped=("7",))
@@ -51,6 +65,7 @@ class LimitOutcome:
     watched: int | None = None
     already_wrong: int | None = None
     flipped: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome in the types of JSON: a rate's limit and groups, or the counts and ids of `must_not_flip`."""
@@ -61,6 +76,8 @@ class LimitOutcome:
                 "already_wrong": self.already_wrong,
                 "flipped": list(self.flipped),
             }
+        if self.interval is not None:
+            return numbers | {"limit": self.limit, "low": self.interval[0], "high": self.interval[1]}
         groups = [dataclasses.asdict(group) | {"rate": group.rate} for group in self.groups]
         return numbers | {"limit": self.limit, "groups": groups}
 
@@ -74,9 +91,13 @@ class GateResult:
         error: the chance of each of the two mistakes that each limit's bounds allow.
         samples: how many samples were compared.
         flips: how many of them are negative flips.
-        left_out: how many rows joining left out, by reason (`only_old`, `only_new`, `outside_classes`), without zeros.
+        left_out: how many rows joining left out, by reason (`only_old`, `only_new`, `outside_classes`, `unlabelled`),
+            without zeros.
         old_name: where the old model's predictions came from.
         new_name: where the new model's predictions came from.
+        rates: accuracy of the old and the new model with intervals, `old_accuracy` and `new_accuracy`; the count of the
+            first is that of the samples that could flip.
+        warnings: what makes the verdict doubtful, in sentences.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "pass", "...", watched=2, already_wrong=0)
@@ -92,6 +113,8 @@ class GateResult:
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     old_name: str = "old"
     new_name: str = "new"
+    rates: Mapping[str, FlipRate] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -114,6 +137,9 @@ class GateResult:
             "samples": self.samples,
             "negative_flips": self.flips,
             "negative_flip_rate": self.flips / self.samples,
+            **{name: dataclasses.asdict(rate) for name, rate in self.rates.items()},
+            "could_flip": self.rates["old_accuracy"].count if self.rates else None,
+            "warnings": list(self.warnings),
             "left_out": dict(self.left_out),
             "limits": [outcome.to_dict() for outcome in self.outcomes],
         }
@@ -126,6 +152,7 @@ def gate(
     max_nfr_per_class: float | None = None,
     max_nfr_per_slice: float | None = None,
     must_not_flip: Iterable[str | int] | None = None,
+    min_old_accuracy: float | None = None,
     error: float = 0.05,
 ) -> GateResult:
     r"""Decide whether a new model breaks too much of what the old one had right.
@@ -134,7 +161,8 @@ def gate(
     their share of all samples (Yan et al., 2021, "Positive-Congruent Training", Eq. 2). Samples are assumed to be
     drawn independently from those the model will meet, and each limit is a claim on the rate over all of these. A limit
     passes if the exact upper bound of the rate is at most the limit, fails if the exact lower bound is over it, and
-    is inconclusive otherwise; the outcome then tells how many samples would decide at the observed rate. Gating on
+    is inconclusive otherwise; the outcome then tells how many samples would decide at the observed rate. A limit is
+    inconclusive, too, where the old model is right on no sample, so that none could flip. Gating on
     exact bounds is our own; the paper reports rates alone.
 
     For each limit on a rate, whatever the true rates are, the chance to pass although a rate is over the limit is at
@@ -150,6 +178,8 @@ def gate(
         max_nfr_per_slice: the largest NFR among the samples of each value of each slice column, in [0, 1].
         must_not_flip: ids of samples that must not be negative flips, as text or integers; a single flip fails. Ids
             that the old model had wrong cannot flip; the outcome counts them.
+        min_old_accuracy: the smallest accuracy of the old model, in [0, 1], decided on exact bounds at `error`. What an
+            old model has wrong cannot flip, so that a poor one, or a wrong file, passes every other limit.
         error: the chance of each mistake, between 0 and 0.5.
 
     Returns:
@@ -173,14 +203,15 @@ def gate(
         Too few samples to decide on 1 of 1 class at a limit of 0.5%: 0 (0 of 500, needs about 598).
     """
     limits = {"max_nfr": max_nfr, "max_nfr_per_class": max_nfr_per_class, "max_nfr_per_slice": max_nfr_per_slice}
-    _check(limits, must_not_flip, error)
+    _check(limits | {"min_old_accuracy": min_old_accuracy}, must_not_flip, error)
     flipped = joined.negative_flips
     if not len(flipped):
         raise ValueError("joined must have at least one sample, got none.")
     outcomes = []
     if max_nfr is not None:
         counts = np.array([flipped.sum()]), np.array([len(flipped)])
-        groups = judge_groups(["all samples"], *counts, max_nfr, error)
+        could_flip = np.array([joined.old_right.sum()])
+        groups = judge_groups(["all samples"], *counts, max_nfr, error, could_flip=could_flip)
         reason = all_samples_reason(groups[0], max_nfr, error)
         outcomes.append(LimitOutcome("max_nfr", groups[0].status, reason, max_nfr, groups))
     if max_nfr_per_class is not None:
@@ -196,7 +227,10 @@ def gate(
         outcomes.append(_judge("max_nfr_per_slice", by_slice, max_nfr_per_slice, error, ("slice", "slices")))
     if must_not_flip is not None:
         outcomes.append(_judge_watched(joined, must_not_flip, flipped))
-    left_out = {name: getattr(joined, name) for name in ("only_old", "only_new", "outside_classes")}
+    if min_old_accuracy is not None:
+        outcomes.append(_judge_accuracy(int(joined.old_right.sum()), len(flipped), min_old_accuracy, error))
+    left_out = {name: getattr(joined, name) for name in ("only_old", "only_new", "outside_classes", "unlabelled")}
+    rates = flip_rates(count_cells(joined.old_right, joined.new_right), 0)
     return GateResult(
         tuple(outcomes),
         error,
@@ -205,6 +239,8 @@ def gate(
         {name: count for name, count in left_out.items() if count},
         joined.old_name,
         joined.new_name,
+        {name: rates[name] for name in ("old_accuracy", "new_accuracy")},
+        joined.warnings,
     )
 
 
@@ -229,9 +265,18 @@ def _judge(
         limit,
         error,
         [column for column, found in counted.items() for _ in found.names],
+        np.concatenate([found.cells.old_right for found in counted.values()]),
     )
     status = worst_status([group.status for group in groups])
     return LimitOutcome(name, status, groups_reason(groups, limit, error, noun), limit, groups)
+
+
+def _judge_accuracy(right: int, samples: int, least: float, error: float) -> LimitOutcome:
+    """Compare the old model's accuracy with the smallest one that is accepted."""
+    low, high = (float(bound(right, samples, error)) for bound in (clopper_pearson_lower, clopper_pearson_upper))
+    status: Status = "pass" if low >= least else "fail" if high < least else "inconclusive"
+    reason = accuracy_reason(right, samples, least, low, high, status)
+    return LimitOutcome("min_old_accuracy", status, reason, least, interval=(low, high))
 
 
 def _judge_watched(

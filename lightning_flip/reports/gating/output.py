@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from xml.etree import ElementTree
 
 from lightning_flip.reports.gating._reasons import all_samples_reason, percent
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
-from lightning_flip.reports.text import PlainTable, escape_markdown, printable, quote
+from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote
+from lightning_flip.reports.update.counts import FlipRate
 
-__all__ = ["gate_json", "gate_junit", "gate_markdown", "gate_text"]
+__all__ = ["error_json", "error_junit", "error_markdown", "gate_json", "gate_junit", "gate_markdown", "gate_text"]
 
-# What XML 1.0 has no way to write, not even as a character reference.
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNUSUAL = re.compile("[^\t\n\r\x20-\x7e]")
 _MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❓"}
 _ORDER = ("fail", "inconclusive", "pass")
 _LEFT_OUT = {
     "only_old": "only the old model has",
     "only_new": "only the new model has",
     "outside_classes": "of classes that only one model knows",
+    "unlabelled": "without a target",
 }
 
 
@@ -28,15 +28,44 @@ def gate_json(result: GateResult) -> str:
     r"""Write the result as JSON: `GateResult.to_dict`, every group and id included.
 
     Returns:
-        A JSON object over several lines, with a last line break. What is not Unicode (in a file's name) is replaced.
+        A JSON object over several lines, with a last line break. What cannot be printed is escaped.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "fail", "...", watched=2, already_wrong=0, flipped=("<7>",))
+        >>> import json
         >>> json.loads(gate_json(GateResult((outcome,), 0.05, 100, 3)))["limits"][0]["flipped"]
         ['<7>']
     """
-    text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "replace").decode("utf-8") + "\n"
+    return json_text(result.to_dict()) + "\n"
+
+
+def error_json(problem: str) -> str:
+    """What `gate_json` writes where there is no verdict.
+
+    Example:
+        >>> print(error_json("old.csv does not exist."))
+        {
+          "status": "error",
+          "exit_code": 2,
+          "error": "old.csv does not exist."
+        }
+        <BLANKLINE>
+    """
+    return json_text({"status": "error", "exit_code": 2, "error": problem}) + "\n"
+
+
+def error_junit(problem: str) -> str:
+    """What `gate_junit` writes where there is no verdict: one test that ended in an error."""
+    root = ElementTree.Element("testsuites", name="lightning-flip gate")
+    suite = ElementTree.SubElement(root, "testsuite", name="gate")
+    test = ElementTree.SubElement(suite, "testcase", classname="gate", name="verdict", time="0")
+    ElementTree.SubElement(test, "error", message=_legal(problem), type="error").text = _legal(problem)
+    return _document(root, suite)
+
+
+def error_markdown(problem: str) -> str:
+    """What `gate_markdown` writes where there is no verdict."""
+    return f"### ⛔ Update gate: error\n\nThere is no verdict: {escape_markdown(problem)}\n"
 
 
 def gate_junit(result: GateResult) -> str:
@@ -47,15 +76,15 @@ def gate_junit(result: GateResult) -> str:
     finished.
 
     Returns:
-        A well-formed XML document, encoded as UTF-8 when written. Characters that XML cannot hold are written as
-        Python escapes such as `\x1b`.
+        A well-formed XML document, encoded as UTF-8 when written. Characters that XML cannot hold, or that cannot be
+        printed, are written as Python escapes such as `\x1b`.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "fail", "1 of 2 ...", watched=2, already_wrong=0, flipped=("<7>",))
         >>> print(gate_junit(GateResult((outcome,), 0.05, 100, 3)))
         <?xml version="1.0" encoding="UTF-8"?>
-        <testsuites name="lightning-flip gate" tests="1" failures="1" errors="0" skipped="0" time="0">
-          <testsuite name="must_not_flip" tests="1" failures="1" errors="0" skipped="0" time="0">
+        <testsuites name="lightning-flip gate" tests="1" failures="1" errors="0" time="0">
+          <testsuite name="must_not_flip" tests="1" failures="1" errors="0" time="0">
             <testcase classname="gate.must_not_flip" name="must_not_flip" time="0">
               <failure message="1 of 2 ..." type="fail">1 of 2 ...
         &lt;7&gt;</failure>
@@ -64,7 +93,7 @@ def gate_junit(result: GateResult) -> str:
         </testsuites>
     """
     root = ElementTree.Element("testsuites", name="lightning-flip gate")
-    for outcome in result.outcomes:
+    for number, outcome in enumerate(result.outcomes):
         suite = ElementTree.SubElement(root, "testsuite", name=outcome.name)
         for name, status, reason, details in _tests(outcome, result.error):
             test = ElementTree.SubElement(
@@ -77,9 +106,9 @@ def gate_junit(result: GateResult) -> str:
             problem.set("type", status)
             problem.text = _legal("\n".join([reason, *details]))
         _count_tests(suite)
-    _count_tests(root)
-    ElementTree.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+        if number == 0 and _evidence(result):
+            ElementTree.SubElement(suite, "system-out").text = _legal("\n".join([_flips(result), *_evidence(result)]))
+    return _document(root)
 
 
 def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups: int = 20) -> str:
@@ -118,7 +147,8 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
         ),
         words=(0, 2, 3),
     )
-    parts = [f"### {heading}", f"{names}: {escape_markdown(_flips(result))}", limits.markdown()]
+    facts = [f"{names}: {escape_markdown(_flips(result))}", *map(escape_markdown, _evidence(result))]
+    parts = [f"### {heading}", *facts, limits.markdown()]
     parts += [
         _folded_groups(outcome, result.error, most_groups) for outcome in result.outcomes if len(outcome.groups) > 1
     ]
@@ -148,11 +178,13 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     lines = [
         f"Update gate: {result.status.upper()}",
         *_wrap(f"{quote(result.old_name)} -> {quote(result.new_name)}: {_flips(result)}", width, ""),
+        *(line for text in _evidence(result) for line in _wrap(text, width, "")),
         "",
     ]
     wide = max(len(outcome.status) for outcome in result.outcomes)
     for outcome in result.outcomes:
-        most = "" if outcome.limit is None else f" (at most {_most(outcome)})"
+        side = "least" if outcome.name == "min_old_accuracy" else "most"
+        most = "" if outcome.limit is None else f" (at {side} {_most(outcome)})"
         lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
         lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
     return "\n".join(lines) + "\n"
@@ -160,20 +192,33 @@ def gate_text(result: GateResult, width: int = 100) -> str:
 
 def _tests(outcome: LimitOutcome, error: float) -> list[tuple[str, str, str, list[str]]]:
     """Name, status, reason and further lines of each test of a limit."""
-    if outcome.limit is None:
+    if outcome.limit is None or outcome.interval is not None:
         return [(outcome.name, outcome.status, outcome.reason, list(outcome.flipped))]
     limit = outcome.limit
     return [(group.title, group.status, all_samples_reason(group, limit, error), []) for group in outcome.groups]
 
 
+def _document(root: ElementTree.Element, *suites: ElementTree.Element) -> str:
+    """The XML with the numbers of tests at the root, and at suites that have none yet."""
+    for element in (*suites, root):
+        _count_tests(element)
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
 def _count_tests(element: ElementTree.Element) -> None:
-    for count, tag in {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}.items():
+    for count, tag in {"tests": "testcase", "failures": "failure", "errors": "error"}.items():
         element.set(count, str(sum(1 for _ in element.iter(tag))))
     element.set("time", "0")
 
 
 def _legal(text: str) -> str:
-    return _ILLEGAL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    """The text without what XML cannot write, and without what cannot be printed."""
+
+    def escaped(match: re.Match[str]) -> str:
+        return match[0] if match[0].isprintable() else match[0].encode("unicode_escape").decode("ascii")
+
+    return _UNUSUAL.sub(escaped, text)
 
 
 def _flips(result: GateResult) -> str:
@@ -181,6 +226,23 @@ def _flips(result: GateResult) -> str:
     text = f"{result.flips:,} of {result.samples:,} samples are negative flips ({rate})."
     left_out = [f"{count:,} {_LEFT_OUT.get(why, why)}" for why, count in result.left_out.items()]
     return f"{text} Samples left out: {', '.join(left_out)}." if left_out else text
+
+
+def _evidence(result: GateResult) -> list[str]:
+    """How accurate both models are, how many samples could flip, and what makes the verdict doubtful."""
+    lines = []
+    if result.rates:
+        old, new = (result.rates[name] for name in ("old_accuracy", "new_accuracy"))
+        lines.append(
+            f"Accuracy: old {_rate(old)}, new {_rate(new)}. {old.count:,} of {result.samples:,} samples could flip: the"
+            " old model has them right."
+        )
+    return lines + [f"Warning: {printable(text)}" for text in result.warnings]
+
+
+def _rate(rate: FlipRate) -> str:
+    between = "" if rate.low is None or rate.high is None else f" ({percent(rate.low)} to {percent(rate.high)})"
+    return f"{percent(rate.value)}{between}"
 
 
 def _most(outcome: LimitOutcome) -> str:

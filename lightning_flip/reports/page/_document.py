@@ -21,6 +21,7 @@ _INDEX, _CSS, _SCRIPT, _PICTURES = "index.html", "page.css", "page.js", "picture
 _POLICY = (
     "default-src 'none'; script-src {script}; style-src {style}; img-src {image}; base-uri 'none'; form-action 'none'"
 )
+_SMALL_TILE = 32  # pictures as small as these are enlarged without smoothing
 _HEAD = 2000  # the generator's name is in the first bytes
 
 
@@ -64,8 +65,12 @@ def render_page(page: Page, *, inline: bool = True) -> str:
 
     The same page gives the same text. The script's data stay in the page, as a script cannot read files beside it.
     """
-    import jinja2
-
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'the HTML report needs jinja2. Install it with pip install "lightning-flip[report]".'
+        ) from error
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
@@ -115,7 +120,8 @@ def _sprite(sprite: Sprite, inline: bool) -> Safe:
     """The pictures, once; the thumbnails show parts of them."""
     href = f"data:image/webp;base64,{base64.b64encode(sprite.webp).decode()}" if inline else _PICTURES
     width, height = sprite.tile * sprite.columns, sprite.tile * sprite.rows
-    image = element("image", id=SPRITE_ID, href=href, width=width, height=height)
+    style = "pixelated" if sprite.tile <= _SMALL_TILE else None
+    image = element("image", id=SPRITE_ID, href=href, width=width, height=height, class_=style)
     return element("svg", element("defs", image), class_="sprite", width=0, height=0, aria_hidden="true")
 
 

@@ -25,7 +25,7 @@ FIRST_ROWS = 25
 #: So many of the worst samples have a strip and a picture, at least.
 LISTED = 600
 _MOST_POINTS = 60_000  # a page with more samples knows the worst ones alone, and draws the others as bins
-_CELLS = 100_000  # strips of further samples, while there is room
+_CELLS, _MOST_STRIPS = 100_000, 4_000  # strips of further samples, while there is room
 _MOST_PASSES = 200  # of more passes, evenly spaced ones are shown
 _STEPS = 10_000  # of values in [0, 1] in the data
 _LONGEST_ID = 200
@@ -122,7 +122,7 @@ def list_samples(numbers: RunNumbers, *, redact_ids: bool = False) -> Listing:
     others = np.flatnonzero((visits > 0) & ~scored)
     passes = len(numbers.history.passes(numbers.train_split))
     every = -(-passes // _MOST_PASSES)
-    detailed = max(LISTED, _CELLS // max(passes // every, 1))
+    detailed = max(LISTED, min(_MOST_STRIPS, _CELLS // max(passes // every, 1)))
     complete = len(numbers.order) + len(others) <= _MOST_POINTS
     rows = np.concatenate([numbers.order, others]) if complete else numbers.order[:detailed]
     detailed = min(detailed, len(rows))

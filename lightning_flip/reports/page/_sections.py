@@ -53,12 +53,12 @@ def _about_truth(numbers: RunNumbers) -> list[Safe]:
     wrong, surely = known & (truth != label), known & (numbers.column("is_label_issue", 0) > 0)
     if not known.any() or not wrong.any():
         return []
-    right = percent(int((surely & wrong).sum()), int(surely.sum()))
+    hits = int((surely & wrong).sum())
+    right, found = percent(hits, int(surely.sum())), percent(hits, int(wrong.sum()))
     return [
         joined(
             f"The true labels are known: {int(wrong.sum()):,} of {int(known.sum()):,} are wrong. Of the labels that are"
-            f" called almost certainly wrong, {right} are; they are {percent(int((surely & wrong).sum()), int(wrong.sum()))}"
-            " of all wrong ones."
+            f" called almost certainly wrong, {right} are; they are {found} of all wrong ones."
         )
     ]
 
@@ -70,10 +70,10 @@ def _about_flips(numbers: RunNumbers) -> list[Safe]:
     if not timeline.known[-1]:
         return [joined(f"No pass saw a sample of split {numbers.split!r}, so there are no flips.")]
     known, right, ever = int(timeline.known[-1]), int(timeline.right[-1]), int(timeline.ever_right[-1])
+    was = "is wrong now and was" if ever - right == 1 else "are wrong now and were"
     words: list[object] = [
         element("strong", f"{ever - right:,} of {counted(known, f'{numbers.split} sample')}"),
-        f" ({percent(ever - right, known)}) {'is' if ever - right == 1 else 'are'} wrong now and",
-        f" {'was' if ever - right == 1 else 'were'} right before: {percent(ever - right, known - right)} of all errors.",
+        f" ({percent(ever - right, known)}) {was} right before: {percent(ever - right, known - right)} of all errors.",
     ]
     if len(timeline.epoch) == 1:
         words = [
@@ -132,8 +132,7 @@ def map_section(listing: Listing) -> Section:
         replaced=listing.complete,
     )
     buttons = [
-        element("button", name, type="button", class_="region", data_region=region)
-        for name, region in _REGIONS.items()
+        element("button", name, type="button", class_="region", data_region=region) for name, region in _REGIONS.items()
     ]
     legend = element(
         "p",
@@ -146,8 +145,8 @@ def map_section(listing: Listing) -> Section:
     note = "How probable its label was for a sample, on average (up) and how much that changed (to the right)."
     help_ = element(
         "p",
-        "Drag over the map to choose samples; the table above follows. With the keyboard: arrow keys move the selection,"
-        " with shift they change its size, Escape clears it.",
+        "Drag over the map to choose samples; the table above follows. With the keyboard: arrow keys move the"
+        " selection, with shift they change its size, Escape clears it.",
         class_="count needs-script", id="map-help",
     )  # fmt: skip
     canvas = element(
@@ -237,7 +236,7 @@ def flips_section(numbers: RunNumbers) -> Section:
     if not timeline.known[-1]:
         return Section("flips", title, missing(f"No pass saw a sample of split {numbers.split!r}."))
     note = (
-        f"Split {numbers.split!r}. Blue: the share that is right. Dashed: right in this epoch or an earlier one; the gap"
+        f"Split {numbers.split!r}. Blue: the share that is right. Dashed: right in this epoch or before; the gap"
         " is what was forgotten. Bars: samples that changed to right (up) and to wrong (down) since the pass before."
     )
     below: list[object] = []

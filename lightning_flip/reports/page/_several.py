@@ -102,8 +102,8 @@ def runs_flips_section(runs: Sequence[RunNumbers]) -> Section:
         return Section("flips", title, missing(f"No run has a pass over split {runs[0].split!r}."))
     lacking = [run.label for run in runs if run.timeline is None or not run.timeline.known[-1]]
     note = (
-        f"Split {runs[0].split!r}. Solid: the share that is right. Dashed: right in this epoch or an earlier one; the gap"
-        " between the two lines of a run is what it forgot."
+        f"Split {runs[0].split!r}. Solid: the share that is right. Dashed: right in this epoch or an earlier one; the"
+        " gap between the two lines of a run is what it forgot."
     )
     keys = [
         element(

@@ -146,13 +146,13 @@ def _names(names: Sequence[str], left: float, inside: float, y: float) -> list[S
 def _cells(kinds: Integers, left: float, top: float, width: float, height: float) -> Safe:
     """One path per kind; the script draws the same ones."""
     step = width / max(len(kinds), 1)
-    gap = step * (0.14 if len(kinds) <= _FEW else 0)
+    wide = step * (0.86 if len(kinds) <= _FEW else 1)
     paths = []
     for kind, (class_, high) in KINDS.items():
         tall = height * high / _HIGH
         places = np.flatnonzero(kinds == kind).tolist()
         path = "".join(
-            f"M{number(left + step * place)} {number(top + height)}v{number(-tall)}h{number(step - gap)}v{number(tall)}z"
+            f"M{number(left + step * place)} {number(top + height)}v{number(-tall)}h{number(wide)}v{number(tall)}z"
             for place in places
         )
         paths.append(element("path", d=path or "M0 0", class_=class_))

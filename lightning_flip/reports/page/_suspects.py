@@ -142,7 +142,7 @@ def _below(listing: Listing, shown: int) -> Safe:
     unscored = int((listing.of("label_score") < 0).sum())
     if unscored:
         words.append(
-            f"{counted(unscored, 'sample')} were not seen in the epochs that the score is made of; they are listed last."
+            f"{counted(unscored, 'sample')} were not seen in the epochs that the score is made of, and are listed last."
         )
     without = element(
         "span", f"These are the {shown} worst; with scripts the page lists more of them.", class_="no-script"

@@ -84,12 +84,12 @@ def _flips(timeline: FlipTimeline, frame: _Frame) -> Safe:
     drawn += _epochs(timeline.epoch.tolist(), middles, frame)
     drawn += _ends(middles, now, ever, frame)
     drawn += [_told(timeline, place, middle - step / 2, step, frame) for place, middle in enumerate(middles)]
-    last = count - 1
+    last, known = count - 1, int(timeline.known[-1]) if count else 0
     description = (
-        f"After the last of {counted(count, 'pass', 'passes')}, {percent(timeline.right[last], timeline.known[last])} of"
-        f" {counted(int(timeline.known[last]), 'sample')} are right, and"
-        f" {percent(timeline.ever_right[last], timeline.known[last])} were right at some"
-        f" time. In total {int(timeline.to_wrong.sum()):,} changes to wrong and {int(timeline.to_right.sum()):,} to right."
+        f"After the last of {counted(count, 'pass', 'passes')}, {percent(timeline.right[last], known)} of"
+        f" {counted(known, 'sample')} are right, and"
+        f" {percent(timeline.ever_right[last], known)} were right at some"
+        f" time. In total {int(timeline.to_wrong.sum()):,} changes to wrong, {int(timeline.to_right.sum()):,} to right."
         if count
         else "No pass was recorded."
     )
@@ -170,7 +170,7 @@ def _ends(xs: Sequence[float], now: Floats, ever: Floats, frame: _Frame) -> list
     words = f"ever {ever[-1]:.1%}", f"right {now[-1]:.1%}"
     if frame.form == "narrow":
         return [
-            text(frame.left, 14, f"– – {words[0]}", class_="muted"),
+            text(frame.left, 14, f"- - {words[0]}", class_="muted"),
             text(frame.width - frame.right, 14, f"— {words[1]}", anchor="end", class_="f-label strong"),
         ]
     above, below = frame.y(float(ever[-1])) + 4, frame.y(float(now[-1])) + 4

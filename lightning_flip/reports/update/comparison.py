@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class UpdateComparison:
         only_old: samples left out because the new model's file lacks them.
         only_new: samples left out because the old model's file lacks them.
         outside_classes: samples left out because one of the models does not know their class.
+        unlabelled: samples left out because they have no target.
+        warnings: what makes the comparison doubtful, in sentences.
 
     Example:
         >>> import pyarrow as pa
@@ -79,6 +81,8 @@ class UpdateComparison:
     only_old: int = 0
     only_new: int = 0
     outside_classes: int = 0
+    unlabelled: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -95,7 +99,9 @@ class UpdateComparison:
                 "only_old": self.only_old,
                 "only_new": self.only_new,
                 "outside_classes": self.outside_classes,
+                "unlabelled": self.unlabelled,
             },
+            "warnings": list(self.warnings),
             "cells": {name: int(count) for name, count in self.cells._asdict().items()},
             "confidence": self.confidence,
             "rates": {name: dataclasses.asdict(rate) for name, rate in self.rates.items()},
@@ -155,8 +161,10 @@ class UpdateComparison:
             (self.only_old, "in the old model's file alone"),
             (self.only_new, "in the new model's file alone"),
             (self.outside_classes, "of classes that only one of the models knows"),
+            (self.unlabelled, "without a target"),
         )
         lines.extend(f"Left out: {_tables.count_samples(count)} {reason}." for count, reason in left_out if count)
+        lines.extend(f"Warning: {shorten(text, 400)}" for text in self.warnings)
         return lines
 
     def _all_tables(self, decimals: int, most_rows: int) -> list[PlainTable]:
@@ -184,6 +192,8 @@ def compare(
     shared_classes: bool = False,
     shared_argmax: bool = False,
     slices: Sequence[str] = (),
+    drop_unlabelled: bool = False,
+    min_coverage: float = 0.0,
     floor: Source | Sequence[Source] = (),
     confidence: float = 0.95,
     worst: int = 20,
@@ -197,6 +207,8 @@ def compare(
         shared_classes: compare the samples whose class both models know.
         shared_argmax: with `shared_classes`, each model predicts its best among the classes that both know.
         slices: further columns, by whose values flips are counted too.
+        drop_unlabelled: leave out samples without a target.
+        min_coverage: with `allow_partial`, the share of each file's samples that both files have to have.
         floor: predictions of models that are as good as the new one (its other seeds), one file each. The negative
             flip rates between every ordered pair of them, the new one included, are those of chance alone.
         confidence: the chance that each interval covers, between 0 and 1.
@@ -222,7 +234,13 @@ def compare(
     """
     floor = [*floor] if isinstance(floor, Sequence) and not isinstance(floor, str) else [floor]
     refuse_repeated_sources([new, *floor])
-    options = {"allow_partial": allow_partial, "shared_classes": shared_classes, "shared_argmax": shared_argmax}
+    options: dict[str, Any] = {
+        "allow_partial": allow_partial,
+        "shared_classes": shared_classes,
+        "shared_argmax": shared_argmax,
+        "drop_unlabelled": drop_unlabelled,
+        "min_coverage": min_coverage,
+    }
     joined = join_predictions(old, new, slices=slices, **options)
     compared = compare_joined(joined, confidence=confidence, worst=worst)
     return dataclasses.replace(compared, floor=join_floor(joined, old, floor, **options)) if floor else compared
@@ -248,4 +266,6 @@ def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst
         only_old=joined.only_old,
         only_new=joined.only_new,
         outside_classes=joined.outside_classes,
+        unlabelled=joined.unlabelled,
+        warnings=joined.warnings,
     )

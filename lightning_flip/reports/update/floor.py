@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -122,21 +123,19 @@ def join_floor(
     floor: Sequence[Source],
     *,
     allow_partial: bool = False,
-    shared_classes: bool = False,
-    shared_argmax: bool = False,
+    **options: Any,
 ) -> NoiseFloor:
     """Join the predictions of models that are as good as the new one with the old model's, as the new one's were.
 
-    Returns the noise floor on the update's samples; with `allow_partial` on those that all of the files have.
+    Returns the noise floor on the update's samples; with `allow_partial` on those that all of the files have. `options`
+    are those of `join_predictions`.
     """
     kept = np.ones(joined.num_samples, bool)
     right = [joined.new_right]
     names = [joined.new_name]
     for source in floor:
         # With the old model, not the new one, so that all of them choose among the same classes.
-        other = join_predictions(
-            old, source, allow_partial=allow_partial, shared_classes=shared_classes, shared_argmax=shared_argmax
-        )
+        other = join_predictions(old, source, allow_partial=allow_partial, **options)
         answered, there = _in_order_of(joined, other)
         if not there.all() and not allow_partial:
             raise PredictionError(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightning_flip.reports.update._evidence import doubts, refuse_other_data, refuse_strange_labels
 from lightning_flip.reports.update._match import Match, match_ids
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
@@ -41,10 +42,12 @@ class JoinedPredictions:
         only_old: number of samples left out because only the old model's file has them.
         only_new: number of samples left out because only the new model's file has them.
         outside_classes: number of samples left out because one of the models does not know their class.
+        unlabelled: number of samples left out because they have no target.
         old_name: where the old model's predictions came from.
         new_name: where the new model's predictions came from.
         old_parameters: the old model's number of parameters; None if its file does not say.
         new_parameters: the same for the new model.
+        warnings: what makes the comparison doubtful, in sentences.
 
     Example:
         >>> code = np.array([0, 1, 1])
@@ -68,6 +71,8 @@ class JoinedPredictions:
     new_name: str = "new"
     old_parameters: int | None = None
     new_parameters: int | None = None
+    unlabelled: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -124,6 +129,8 @@ def join_predictions(
     shared_classes: bool = False,
     shared_argmax: bool = False,
     slices: Sequence[str] = (),
+    drop_unlabelled: bool = False,
+    min_coverage: float = 0.0,
 ) -> JoinedPredictions:
     """Join the predictions of an old and a new model by sample id.
 
@@ -137,6 +144,8 @@ def join_predictions(
             know. Needs logits, or top classes that hold a shared one.
         slices: names of further columns to keep as text, from the new model's file, or from the old one's if the new
             one lacks the column.
+        drop_unlabelled: leave out samples that have no target in one of the files, or in both.
+        min_coverage: with `allow_partial`, the share of each file's samples, in [0, 1], that both files have to have.
 
     Returns:
         The N samples, in the order of `old`.
@@ -144,7 +153,11 @@ def join_predictions(
     Raises:
         PredictionError: if a file cannot be read; an id comes twice in a file; the files disagree on the target of a
             sample; a sample that both have has no target; a file has no rows, or nothing is left; labels are integers
-            in one file and text in the other; a slice is not a column. The message has counts and an example.
+            in one file and text in the other; none of a file's predictions is one of its targets; files that are joined
+            by position have different fingerprints; fewer samples than `min_coverage` are in both; a slice is not a
+            column. The message has counts and an example.
+        ValueError: if `shared_argmax` comes without `shared_classes`, or `min_coverage` without `allow_partial` or
+            outside [0, 1].
 
     Example:
         >>> old = pa.table({"sample_id": ["a", "b", "c"], "target": [0, 1, 1], "pred": [0, 1, 0]})
@@ -157,6 +170,10 @@ def join_predictions(
         raise ValueError(
             "shared_argmax=True must come with shared_classes=True, which says among which classes to choose."
         )
+    if not 0.0 <= min_coverage <= 1.0:
+        raise ValueError(f"min_coverage must be in [0, 1], a share and no percentage, got {min_coverage}.")
+    if min_coverage and not allow_partial:
+        raise ValueError("min_coverage needs allow_partial=True; without it both files must have all samples.")
     slices = [slices] if isinstance(slices, str) else list(slices)
     old, new = (_as_predictions(source, slices, shared_argmax) for source in (old, new))
     sources = _slice_sources(old, new, slices)
@@ -166,7 +183,11 @@ def join_predictions(
                 f"{predictions.name} has 0 rows, so there is nothing to compare. Was the run cut off?"
             )
     old, new = _with_one_kind_of_label(old, new)
+    refuse_other_data(old, new, allow_partial=allow_partial)
     match = match_ids(old.rows["sample_id"], new.rows["sample_id"], old.name, new.name)
+    unlabelled = 0
+    if drop_unlabelled:
+        match, unlabelled = _without_unlabelled(match, old, new)
     _check_targets(match, old, new)
     shared, outside = None, 0
     if shared_classes:
@@ -175,6 +196,7 @@ def join_predictions(
         match, outside = _keep_shared(match, shared, old, new)
     if not allow_partial:
         match.refuse_partial(old.name, new.name)
+    _check_coverage(match, min_coverage, old.name, new.name)
     if not match.count:
         reason = f"; {outside} samples are of classes that only one of the models knows" if outside else ""
         raise PredictionError(
@@ -186,6 +208,7 @@ def join_predictions(
     labels, target, old_pred, new_pred = _encode(
         match.take_old(old.rows["target"]), match.take_old(old.rows["pred"]), match.take_new(new.rows["pred"])
     )
+    refuse_strange_labels(old, new, labels, target, old_pred, new_pred)
     return JoinedPredictions(
         ids=match.take_old(old.rows["sample_id"]),
         labels=labels,
@@ -202,6 +225,8 @@ def join_predictions(
         new_name=new.name,
         old_parameters=old.model_parameters,
         new_parameters=new.model_parameters,
+        unlabelled=unlabelled,
+        warnings=tuple(doubts(old, new, target, old_pred, new_pred)),
     )
 
 
@@ -255,7 +280,8 @@ def _check_targets(match: Match, old: PredictionSet, new: PredictionSet) -> None
             sample = match.take_old(match.old_ids)[row].as_py()
             raise PredictionError(
                 f"{predictions.name} must have a target for every sample that is compared, but {target.null_count} of"
-                f" {len(target)} have none (such as {shown(sample)}). Add the labels, or leave these rows away."
+                f" {len(target)} have none (such as {shown(sample)}). Add the labels; or pass drop_unlabelled=True"
+                " (--drop-unlabelled) to compare the other samples."
             )
     differs = pc.not_equal(before, after)
     count = pc.sum(differs).as_py()
@@ -267,6 +293,28 @@ def _check_targets(match: Match, old: PredictionSet, new: PredictionSet) -> None
             f" {len(differs)} (such as {shown(sample)}: {shown(before[row].as_py())} in the old,"
             f" {shown(after[row].as_py())} in the new). Are the ids lasting, and the labels numbered in the same way?"
         )
+
+
+def _without_unlabelled(match: Match, old: PredictionSet, new: PredictionSet) -> tuple[Match, int]:
+    """Drop the samples without a target in a file that has them; also returns their number."""
+    before, after = old.rows["target"], new.rows["target"]
+    both = pc.and_(pc.is_valid(match.take_old(before)), pc.is_valid(match.take_new(after)))
+    alone = [
+        pc.is_valid(target.take(pa.array(rows))) for target, rows in ((before, match.only_old), (after, match.only_new))
+    ]
+    inside = [np.asarray(part) for part in (both, *alone)]
+    return match.keep(*inside), sum(int((~part).sum()) for part in inside)
+
+
+def _check_coverage(match: Match, least: float, old_name: str, new_name: str) -> None:
+    """Refuse a comparison of too small a share of a file."""
+    for rows, name in ((match.only_old, old_name), (match.only_new, new_name)):
+        share = match.count / max(match.count + len(rows), 1)
+        if share < least:
+            raise PredictionError(
+                f"{share:.1%} of the {match.count + len(rows)} samples of {name} are in both files, and min_coverage"
+                f" (--min-coverage) asks for {least:.1%}. Predict the same data with both models."
+            )
 
 
 def _keep_shared(match: Match, shared: pa.Array, old: PredictionSet, new: PredictionSet) -> tuple[Match, int]:

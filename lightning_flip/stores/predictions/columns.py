@@ -25,6 +25,7 @@ __all__ = [
     "parse_labels",
     "shown",
     "stack_lists",
+    "without_spelled_nulls",
 ]
 
 _ROLES = {  # of columns: the argument that names it, and what it holds
@@ -44,6 +45,8 @@ _TEXT = (
 )
 # Softmax in half precision, summed by another tool, may leave [0, 1] by this much.
 _ROUNDING = 1e-3
+# How programs write a label that is missing, where all that a file holds is text.
+_NULLS = ("NA", "N/A", "#N/A", "<NA>", "nan", "NaN", "NAN", "null", "Null", "NULL", "None")
 _INTEGER = r"^[+-]?[0-9]+$"
 # Too many digits for a float to represent exactly.
 _LONG = r"^[+-]?[0-9]{16,}"
@@ -207,6 +210,25 @@ def parse_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.Chun
     if any(column is None for column in numbers):
         return texts
     return [whole_numbers(column, where) for (where, _), column in zip(columns, numbers, strict=True)]
+
+
+def without_spelled_nulls(
+    target: pa.ChunkedArray, pred: pa.ChunkedArray, classes: Sequence[int | str] | None = None
+) -> pa.ChunkedArray:
+    """Targets [R] in which NA, NaN, null and the like are missing, unless they are the name of a class.
+
+    They are one if `classes` has it, or any prediction is it.
+
+    Example:
+        >>> target, pred = pa.chunked_array([["cat", "NA", "null"]]), pa.chunked_array([["cat", "cat", "null"]])
+        >>> without_spelled_nulls(target, pred).to_pylist()
+        ['cat', None, 'null']
+    """
+    if not pa.types.is_string(target.type):
+        return target
+    known = {*map(str, classes or ()), *(pc.unique(pred).to_pylist() if pa.types.is_string(pred.type) else ())}
+    nulls = pa.array([text for text in _NULLS if text not in known], pa.string())
+    return pc.if_else(pc.is_in(pc.utf8_trim_whitespace(target), value_set=nulls), None, target)
 
 
 def align_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.ChunkedArray]:

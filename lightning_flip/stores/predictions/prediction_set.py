@@ -10,7 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.predictions.columns import align_labels, as_confidence, as_ids, as_labels, find_columns
+from lightning_flip.stores.predictions.columns import (
+    align_labels,
+    as_confidence,
+    as_ids,
+    as_labels,
+    find_columns,
+    without_spelled_nulls,
+)
 
 __all__ = ["PredictionMetadata", "PredictionSet"]
 
@@ -69,6 +76,7 @@ class PredictionSet:
         model_parameters: the model's number of parameters; None if the file does not say.
         dataset_size: number of samples in the dataset that was predicted; None if the file does not say.
         data: the fingerprint of that dataset; None if the file does not say.
+        id_column: the column that the ids came from; None if unknown.
 
     Example:
         >>> table = pa.table({"sample_id": [4, 9], "target": [0, 1], "pred": [0, 0], "camera": ["a", "b"]})
@@ -84,6 +92,7 @@ class PredictionSet:
     model_parameters: int | None = None
     dataset_size: int | None = None
     data: Mapping[str, Any] | None = None
+    id_column: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse rows of other types than those above."""
@@ -165,16 +174,15 @@ class PredictionSet:
     ) -> PredictionSet:
         """The same for a table whose columns have been found, by what they mean."""
         where = {role: f"{name}, column {column!r}" for role, column in found.items()}
-        target, pred = align_labels(
-            [
-                (where["target"], as_labels(table[found["target"]], where["target"], nullable=True)),
-                (where["pred"], as_labels(table[found["pred"]], where["pred"], nullable=False)),
-            ]
-        )
+        given = as_labels(table[found["target"]], where["target"], nullable=True)
+        answers = as_labels(table[found["pred"]], where["pred"], nullable=False)
+        given = without_spelled_nulls(given, answers, options.get("classes"))
+        target, pred = align_labels([(where["target"], given), (where["pred"], answers)])
         rows = {"sample_id": as_ids(table[found["sample_id"]], where["sample_id"]), "target": target, "pred": pred}
         if "confidence" in found:
             rows["confidence"] = as_confidence(table[found["confidence"]], where["confidence"])
         used = {"sample_id", "target", "pred", "confidence", *found.values()} - {"index"}
         further = [column for column in table.column_names if column not in used]
         named = tuple(column for column in (further if columns is None else columns) if column not in used)
-        return cls(pa.table(rows | {column: table[column] for column in further}), name, columns=named, **options)
+        rows |= {column: table[column] for column in further}
+        return cls(pa.table(rows), name, columns=named, id_column=found["sample_id"], **options)

@@ -17,7 +17,14 @@ import pyarrow.csv
 
 from lightning_flip.stores.errors import PredictionError
 from lightning_flip.stores.files import read_parquet
-from lightning_flip.stores.predictions.columns import find_columns, list_array, logit_blocks, parse_labels, shown
+from lightning_flip.stores.predictions.columns import (
+    find_columns,
+    list_array,
+    logit_blocks,
+    parse_labels,
+    shown,
+    without_spelled_nulls,
+)
 from lightning_flip.stores.predictions.prediction_set import PredictionMetadata, PredictionSet
 
 __all__ = ["read_logits", "read_predictions"]
@@ -43,7 +50,8 @@ def read_predictions(
 
     - `.parquet` is read in any types that mean the same (also dictionaries, large text, labels as floats).
     - `.csv` is UTF-8 with commas and a header. Ids stay text ("007" is not 7). Labels are integers if targets and
-      predictions all are, else text; an empty target is not a label. Further columns are text as it is in the file.
+      predictions all are, else text; an empty target is not a label, and neither is `NA`, `NaN`, `null` or `None`
+      unless it is predicted. Further columns are text as it is in the file.
       A file that was cut within its last cell looks whole.
     - `.npz` has one array [R] per column, without pickled objects; further ones of a type that Arrow lacks are ignored.
 
@@ -228,6 +236,8 @@ def _read_csv(path: Path, choice: _Choice) -> _Found:
             f"{path}, column {roles['sample_id']!r} must name every sample, but {empty} of {len(ids)} rows have none."
         )
     labels = [roles["target"], roles["pred"]]
+    place = table.column_names.index(roles["target"])
+    table = table.set_column(place, roles["target"], without_spelled_nulls(*(table[name] for name in labels)))
     parsed = parse_labels([(f"{path}, column {name!r}", table[name]) for name in labels])
     for name, column in zip(labels, parsed, strict=True):
         table = table.set_column(table.column_names.index(name), name, column)
