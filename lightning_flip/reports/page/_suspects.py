@@ -138,7 +138,7 @@ def _below(listing: Listing, shown: int) -> Safe:
     if listing.every > 1:
         words.append(f"Strips show one in {listing.every} passes.")
     if listing.unseen:
-        words.append(f"{counted(listing.unseen, 'sample')} of {total:,} no pass has seen; they have no score.")
+        words.append(f"No pass saw {listing.unseen:,} of {total:,} samples; they have no score.")
     unscored = int((listing.of("label_score") < 0).sum())
     if unscored:
         words.append(

@@ -186,7 +186,7 @@ const pick = (row) => {
   const facts = {
     name: idOf(row), label: named(label[row]), suggestion: named(suggestion[row]), score: scored(row), text: textOf(row),
     forgotten: forgotten[row] + (forgotten[row] === 1 ? " time" : " times"),
-    right: known ? `in ${right} of ${seen} passes` : "course not in this page",
+    right: known ? `in ${right} of ${seen} passes` : "not in this page",
   };
   for (const fact in facts) if ($("sample-" + fact)) $("sample-" + fact).textContent = facts[fact];
   $("sample-picture").replaceChildren(picture(row, "picture"));
