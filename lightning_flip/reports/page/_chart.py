@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from lightning_flip.reports.page._markup import Safe, element
 
-__all__ = ["chart", "counted", "percent", "text", "ticks", "whole_ticks", "wide_and_narrow"]
+__all__ = ["chart", "counted", "percent", "text", "whole_ticks", "wide_and_narrow"]
 
 
 def chart(name: str, title: str, description: str, width: float, height: float, *children: object, form: str) -> Safe:
@@ -40,25 +39,6 @@ def text(
     return element(
         "text", words, x=float(x), y=float(y), text_anchor=None if anchor == "start" else anchor, class_=class_, **more
     )
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from low to high, at most about `most`.
-
-    Example:
-        >>> ticks(0, 1), ticks(0, 87)
-        ([0.0, 0.25, 0.5, 0.75, 1.0], [0, 20, 40, 60, 80])
-    """
-    if high <= low:
-        return [low]
-    if (low, high) == (0, 1):
-        return [0.0, 0.25, 0.5, 0.75, 1.0]
-    rough = (high - low) / max(most - 1, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * size for size in (1, 2, 5, 10) if power * size >= rough * 0.999)
-    first = math.ceil(low / step)
-    values = [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
-    return [int(value) if value == int(value) else value for value in values]
 
 
 def whole_ticks(values: Sequence[int], most: int) -> list[int]:

@@ -56,13 +56,16 @@ def simplex(listing: Listing) -> tuple[Safe, dict[str, object] | None]:
         text(_LEFT + _SIDE / 2, _TOP - 7, "other classes", anchor="middle", class_="muted"),
     ]
     triangle = f"M{_LEFT:g} {_TOP + _HEIGHT:.2f}h{_SIDE:g}L{_LEFT + _SIDE / 2:g} {_TOP:g}z"
+    dot = element("marker", element("circle", cx=3, cy=3, r=3, class_="f-text"), id="simplex-end", viewBox="0 0 6 6",
+                  refX=3, refY=3, markerWidth=5, markerHeight=5)  # fmt: skip
     path = element(
-        "path", d=drawn or "M0 0", id="simplex-path", class_="f-none s-text", stroke_width=1.6, stroke_linejoin="round"
-    )
+        "path", d=drawn or "M0 0", id="simplex-path", class_="f-none s-text", stroke_width=1.6,
+        stroke_linejoin="round", marker_end="url(#simplex-end)",
+    )  # fmt: skip
     picture = chart(
         "simplex", "Learning path", "The predictions on the sample over time, between its label, the suggestion and all"
-        " other classes. The path begins near the middle.", _SIDE + 28, _TOP + _HEIGHT + 22,
-        [element("path", d=triangle, class_="f-inset s-line"), path, corners], form="simplex",
+        " other classes. A dot marks the last one.", _SIDE + 28, _TOP + _HEIGHT + 22,
+        [element("path", d=triangle, class_="f-inset s-line"), dot, path, corners], form="simplex",
     )  # fmt: skip
     jumps = [
         element("button", str(int(index[int(row)])), type="button", class_="jump", data_row=row)

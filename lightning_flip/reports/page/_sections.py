@@ -191,12 +191,13 @@ def sample_section(listing: Listing, sprite: Sprite | None) -> Section:
     label = numbers.name(-1 if found["given_label"] is None else found["given_label"])
     suggestion = numbers.name(-1 if found["predicted_label"] is None else found["predicted_label"])
     course, kinds = listing.courses, listing.kinds[0]
+    seen = int((course.pred[0] >= 0).sum())
     score = "-" if found["label_score"] is None else f"{found['label_score']:.3f}"
     facts = [
         ("label", label),
         ("suggestion", suggestion),
         ("score", score),
-        ("right", f"at {found['times_right']} of {counted(found['visits'], 'visit')}"),
+        ("right", f"in {int((course.pred[0] == found['given_label']).sum())} of {counted(seen, 'pass', 'passes')}"),
         ("forgotten", f"{counted(found['forgetting_events'], 'time')}"),
     ]
     written = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,6 @@ from lightning_flip.reports.page._parts import Section, missing
 from lightning_flip.reports.page._run import RunNumbers
 from lightning_flip.reports.page._timeline import runs_chart
 from lightning_flip.reports.runs.comparison import Comparison, compare_runs
-from lightning_flip.stores import HistoryError
 
 __all__ = ["maps_section", "runs_flips_section", "runs_lead", "table_section"]
 
@@ -57,19 +55,27 @@ def _flipping(run: RunNumbers) -> float:
     return float((run.timeline.ever_right[-1] - run.timeline.right[-1]) / run.timeline.known[-1])
 
 
-def table_section(runs: Sequence[tuple[str, str | os.PathLike[str]]], split: str) -> Section:
-    """The table of `compare_runs`: runs of one label share a row."""
-    title = "Runs side by side"
-    try:
-        found = compare_runs(runs, split)
-    except HistoryError as error:
-        return Section("runs", title, missing(str(error)))
+def table_section(runs: Sequence[RunNumbers]) -> Section:
+    """The table of `compare_runs`: runs of one label share a row; those without the split are named below it."""
+    title, split = "Runs side by side", runs[0].split
+    there = [run.timeline is not None and bool(run.timeline.seen[-1]) for run in runs]
+    compared = [run for run, complete in zip(runs, there, strict=True) if complete]
+    lacking = ", ".join(run.label for run, complete in zip(runs, there, strict=True) if not complete)
+    reason = f"the last pass saw no sample of split {split!r}, or there is none."
+    if not compared:
+        return Section("runs", title, missing(f"In every run, {reason}"))
+    found = compare_runs([(run.label, run.folder) for run in compared], split)
     note = (
         f"Split {split!r}. Flipping error: the share that is wrong now and was right before; share of errors: the same,"
         " of all that is wrong. Runs of one label share a row: mean ± sample standard deviation."
     )
-    return Section("runs", title, element("div", _table(found), class_="scroll", tabindex=0, role="region",
-                                          aria_label="Table of runs"), note)  # fmt: skip
+    table = element("div", _table(found), class_="scroll", tabindex=0, role="region", aria_label="Table of runs")
+    return Section(
+        "runs",
+        title,
+        joined([table, element("p", f"Not computed for {lacking}: {reason}", class_="count") if lacking else ""]),
+        note,
+    )
 
 
 def _table(found: Comparison) -> Safe:
@@ -112,7 +118,7 @@ def runs_flips_section(runs: Sequence[RunNumbers]) -> Section:
                     viewBox="0 0 14 14", aria_hidden="true"),
             label,
         )
-        for place, (label, _) in enumerate(drawn)
+        for place, label in enumerate(dict.fromkeys(label for label, _ in drawn))
     ]  # fmt: skip
     html: list[object] = [element("p", keys, class_="legend"), runs_chart(drawn, runs[0].split)]
     if lacking:

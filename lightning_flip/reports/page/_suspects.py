@@ -35,7 +35,7 @@ def suspects_section(listing: Listing, sprite: Sprite | None) -> Section:
         element("caption", f"The {shown} samples whose labels look most wrong", class_="hushed", id="suspects-caption"),
         element("thead", element("tr", head)),
         element("tbody", rows, id="suspect-rows"),
-        class_="suspects",
+        class_="suspects" if any(listing.ids(shown)) else "suspects short",
     )
     html = joined([strip_legend(), _controls(), table, _pager(), _below(listing, shown)])
     epochs = listing.numbers.history.chosen_epochs(listing.numbers.train_split)
@@ -134,7 +134,7 @@ def _below(listing: Listing, shown: int) -> Safe:
             " counted, and drawn as squares of the map."
         )
     elif listing.detailed < len(listing.rows):
-        words.append(f"Strips and pictures are kept for the {listing.detailed:,} worst samples.")
+        words.append(f"The page has the strips of the {listing.detailed:,} worst samples.")
     if listing.every > 1:
         words.append(f"Strips show one in {listing.every} passes.")
     if listing.unseen:

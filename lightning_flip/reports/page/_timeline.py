@@ -62,7 +62,6 @@ def _flips(timeline: FlipTimeline, frame: _Frame) -> Safe:
     now, ever = _shares(timeline)
     step = frame.inside / max(count, 1)
     middles = [frame.left + step * (place + 0.5) for place in range(count)]
-    highest = max(int(timeline.to_right.max(initial=0)), int(timeline.to_wrong.max(initial=0)), 1)
     zero = frame.bars_top + frame.bars * _share_above(timeline)
     scale = frame.bars / max(int(timeline.to_right.max(initial=0)) + int(timeline.to_wrong.max(initial=0)), 1)
     size = step * (0.72 if count <= _MANY else 1)
@@ -80,7 +79,7 @@ def _flips(timeline: FlipTimeline, frame: _Frame) -> Safe:
     drawn.append(
         element("line", x1=frame.left, x2=frame.width - frame.right, y1=float(zero), y2=float(zero), class_="s-muted")
     )
-    drawn += _names_of_bars(frame, zero, highest)
+    drawn += _names_of_bars(frame, zero) + _highest(timeline, middles, zero, scale)
     drawn += _epochs(timeline.epoch.tolist(), middles, frame)
     drawn += _ends(middles, now, ever, frame)
     drawn += [_told(timeline, place, middle - step / 2, step, frame) for place, middle in enumerate(middles)]
@@ -93,7 +92,7 @@ def _flips(timeline: FlipTimeline, frame: _Frame) -> Safe:
         if count
         else "No pass was recorded."
     )
-    height = frame.bars_top + frame.bars + 30
+    height = frame.bars_top + frame.bars + 40
     return chart("flips-chart", "Flips over the epochs", description, frame.width, height, drawn, form=frame.form)
 
 
@@ -144,7 +143,19 @@ def _between(xs: Sequence[float], now: Floats, ever: Floats, frame: _Frame) -> S
     return element("path", d="M" + "L".join([*there, *back]) + "Z", class_="f-muted", fill_opacity=0.12)
 
 
-def _names_of_bars(frame: _Frame, zero: float, highest: int) -> list[Safe]:
+def _highest(timeline: FlipTimeline, middles: Sequence[float], zero: float, scale: float) -> list[Safe]:
+    """The count of the highest bar of each direction: the scale of all of them."""
+    drawn = []
+    for counts, sign, style in ((timeline.to_right, -1, "f-good"), (timeline.to_wrong, 1, "f-bad")):
+        most = int(counts.max(initial=0))
+        if most:
+            place = int(counts.argmax())
+            y = zero + sign * most * scale + (-5 if sign < 0 else 13)
+            drawn.append(text(middles[place], y, f"{most:,}", anchor="middle", class_=style))
+    return drawn
+
+
+def _names_of_bars(frame: _Frame, zero: float) -> list[Safe]:
     x = frame.left - 8
     top, bottom = max(frame.bars_top + 10, (frame.bars_top + zero) / 2 + 4), frame.bars_top + frame.bars
     words = ("▲ right", "▼ wrong") if frame.form == "wide" else ("▲", "▼")
@@ -155,7 +166,7 @@ def _names_of_bars(frame: _Frame, zero: float, highest: int) -> list[Safe]:
 
 
 def _epochs(epochs: Sequence[int], middles: Sequence[float], frame: _Frame) -> list[Safe]:
-    y = frame.bars_top + frame.bars + 20
+    y = frame.bars_top + frame.bars + 32
     shown = whole_ticks(epochs, 16 if frame.form == "wide" else 6)
     drawn = [text(middles[place], y, epochs[place], anchor="middle", class_="muted") for place in shown]
     if frame.form == "wide":
@@ -201,7 +212,9 @@ def _runs(runs: Sequence[tuple[str, FlipTimeline]], split: str, frame: _Frame) -
     step = frame.inside / max(longest, 1)
     drawn: list[Safe] = [_grid(frame)]
     ends = []
-    for place, (name, timeline) in enumerate(runs):
+    labels = list(dict.fromkeys(name for name, _ in runs))  # runs of one label share a color
+    for name, timeline in runs:
+        place = labels.index(name)
         xs = [frame.left + step * (moment + 0.5) for moment in range(len(timeline.epoch))]
         now, ever = _shares(timeline)
         color = f"s-run-{place % 6}"
@@ -214,7 +227,7 @@ def _runs(runs: Sequence[tuple[str, FlipTimeline]], split: str, frame: _Frame) -
             floor = max(y, floor + 15)
             drawn.append(text(frame.width - frame.right + 12, floor, words, class_=f"strong f-run-{place % 6}"))
     drawn += _epochs(list(range(longest)), [frame.left + step * (moment + 0.5) for moment in range(longest)], frame)
-    height = frame.bars_top + 34
+    height = frame.bars_top + 44
     description = (
         f"Share of right samples of {split} per pass (solid), and of samples that were ever right (dashed): "
         + ("; ".join(words for _, _, words in ends) + " right at the end.")

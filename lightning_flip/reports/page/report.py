@@ -103,7 +103,7 @@ def write_report(
         page = _page_of_run(numbers, images, text, top, redact_ids, title)
     else:
         numbers_of = [read_numbers(folder, label, split, train_split) for label, folder in chosen]
-        page = _page_of_runs(numbers_of, split, title)
+        page = _page_of_runs(numbers_of, title)
     return write_page(page, out)
 
 
@@ -140,7 +140,12 @@ def _page_of_run(
         if len(listing.rows):
             sections += [map_section(listing), confusion_section(numbers), sample_section(listing, sprite)]
     sections += [flips_section(numbers), who_section(numbers), forgetting_section(numbers), _facts([numbers])]
-    leaving = ["labels", *([] if redact_ids else ["sample ids"]), *(["pictures"] if sprite is not None else [])]
+    ids = numbers.scores is not None and numbers.scores["sample_id"].null_count < numbers.scores.num_rows
+    leaving = [
+        "labels",
+        *(["sample ids"] if ids and not redact_ids else []),
+        *(["pictures"] if sprite is not None else []),
+    ]
     leaving += ["texts"] if text is not None else []
     words = " and ".join([", ".join(leaving[:-1]), leaving[-1]] if len(leaving) > 1 else leaving)
     warnings.insert(0, f"Whoever gets this file gets {words} of the data.")
@@ -155,9 +160,8 @@ def _page_of_run(
     )
 
 
-def _page_of_runs(runs: Sequence[RunNumbers], split: str, title: str | None) -> Page:
-    folders = [(run.label, run.folder) for run in runs]
-    sections = [table_section(folders, split), runs_flips_section(runs), maps_section(runs), _facts(runs)]
+def _page_of_runs(runs: Sequence[RunNumbers], title: str | None) -> Page:
+    sections = [table_section(runs), runs_flips_section(runs), maps_section(runs), _facts(runs)]
     heading = " and ".join(dict.fromkeys(run.label for run in runs)) if len(runs) == 2 else f"{len(runs)} runs"
     return Page(
         title=shorten(heading if title is None else title, _LONGEST_TITLE),

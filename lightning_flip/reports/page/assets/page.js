@@ -120,7 +120,7 @@ const show = () => {
   }));
   $("count").textContent = `${whole(view.length)} of ` +
     (D.complete ? `${whole(N)} samples` : `the ${whole(N)} worst of ${whole(D.total)} samples`);
-  $("range").textContent = view.length ? `${whole(first + 1)} to ${whole(first + rows.length)}` : "no sample";
+  $("range").textContent = view.length ? `${whole(first + 1)} to ${whole(first + rows.length)}` : "none";
   $("before").disabled = !page;
   $("next").disabled = first + PAGE >= view.length;
   $("clear").classList.toggle("hidden", !box);
@@ -240,7 +240,7 @@ redraw = () => {
   for (const row of view) chosen[row] = 1;
   for (const layer of [0, 1, 2, 3]) {
     pen.fillStyle = getComputedStyle(all(".map-keys circle")[1 - (layer & 1)]).fill;
-    pen.globalAlpha = layer < 2 ? 0.12 : Math.min(0.9, 0.4 + 500 / N);
+    pen.globalAlpha = [0.1, 0.1, Math.min(0.9, 0.3 + 900 / N), 0.9][layer];
     for (let row = 0; row < N; row++)
       if (certain(row) + 2 * chosen[row] === layer && x[row] >= 0)
         pen.fillRect(across(x[row]) - size / 2, down(y[row]) - size / 2, size, size);
