@@ -21,18 +21,18 @@ _HEIGHT = _SIDE * math.sqrt(3) / 2
 _BUTTONS = 12
 
 
-def simplex(listing: Listing) -> tuple[Safe, dict[str, object] | None]:
-    """The triangle with the path of the first listed sample, and the paths of all listed ones for the script.
+def simplex(listing: Listing) -> tuple[Safe, Safe, dict[str, object] | None]:
+    """The triangle with the path of the first listed sample, buttons of others, and all paths for the script.
 
-    Both are empty if the run recorded no path of a listed sample.
+    All are empty if the run recorded no path of a listed sample.
     """
     folder, index = listing.numbers.folder / "paths", listing.index[: listing.detailed]
     if not folder.is_dir():
-        return Safe(""), None
+        return Safe(""), Safe(""), None
     try:
         found = read_paths(folder, samples=index.tolist())
     except HistoryError:  # nothing of these samples, or two modes; the page is about other things
-        return Safe(""), None
+        return Safe(""), Safe(""), None
     suggestion = listing.of("predicted_label")[: listing.detailed].astype(int)
     label = listing.of("given_label")[: listing.detailed].astype(int)
     classes = found.path.shape[2]
@@ -49,7 +49,7 @@ def simplex(listing: Listing) -> tuple[Safe, dict[str, object] | None]:
         if row == 0:
             drawn = _path(sides)
     if not paths:
-        return Safe(""), None
+        return Safe(""), Safe(""), None
     corners = [
         text(_LEFT - 12, _TOP + _HEIGHT + 16, "label", class_="f-label"),
         text(_LEFT + _SIDE + 12, _TOP + _HEIGHT + 16, "suggestion", anchor="end", class_="f-suggestion"),
@@ -73,7 +73,7 @@ def simplex(listing: Listing) -> tuple[Safe, dict[str, object] | None]:
     ]
     buttons = element("div", element("span", "samples with a learning path:"), jumps, class_="controls needs-script")
     hidden = "" if drawn else " hidden"
-    return element("div", element("div", picture, id="simplex", class_="simplex" + hidden), buttons), {"paths": paths}
+    return element("div", picture, id="simplex", class_="simplex" + hidden), buttons, {"paths": paths}
 
 
 def _path(sides: Floats) -> str:

@@ -205,7 +205,7 @@ def sample_section(listing: Listing, sprite: Sprite | None) -> Section:
         + element("dd", words, id=f"sample-{fact}", class_="suggested" if fact == "suggestion" else None)
         for fact, words in facts
     ]
-    path, paths = simplex(listing)
+    path, jumps, paths = simplex(listing)
     top = element(
         "div",
         element("div", thumbnail(sprite, found["index"], name, "picture"), id="sample-picture", class_=None),
@@ -221,6 +221,7 @@ def sample_section(listing: Listing, sprite: Sprite | None) -> Section:
         [
             element("p", "Sample ", element("strong", name, id="sample-name"), class_="note", role="status"),
             top,
+            jumps,
             course_chart(course.prob_label[0], kinds, names, course.epoch.tolist()),
         ]
     )

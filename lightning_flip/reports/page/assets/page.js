@@ -1,5 +1,5 @@
 "use strict";
-// Text enters the page as text, never as markup.
+// Text enters as text, never as markup.
 (() => {
 const root = document.documentElement;
 root.classList.add("js");
@@ -27,7 +27,7 @@ on(dark, "change", () => redraw());
 const data = JSON.parse($("data").textContent), D = data.suspects;
 if (!D) return;
 
-// Columns are pairs of an array type and base64; its largest number stands for none, which is -1 here.
+// Columns: an array type and base64; its largest number stands for none, here -1.
 const TYPES = { Uint8Array, Uint16Array, Uint32Array };
 const column = ([type, text]) => {
   const none = new TYPES[type]([-1])[0], bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -47,7 +47,7 @@ const r = (number) => number.toFixed(2);
 const whole = (number) => number.toLocaleString("en-US");
 const certain = (row) => flags[row] & 1;
 
-// Cells of a strip: 0 not seen, 1 the label, 2 another class, 3 the suggestion. The paths of _strips.py.
+// Cells of a strip, as in _strips.py: 0 not seen, 1 label, 2 another class, 3 suggestion.
 const KINDS = [[1, "f-label", 4], [2, "f-other", 8], [3, "f-suggestion", 12]];
 const kind = (row, pass) => {
   const one = pred[row * P + pass];
@@ -82,10 +82,9 @@ const picture = (row, style) => {
   }, shape("use", { href: "#sprite", x: -across * S.tile, y: -down * S.tile }));
 };
 
-// The table.
 const PAGE = 25, KEYS = { sample: index, score: [...index.keys()], forgotten };
 const heads = all(".suspects thead th").map((th) => th.className.match(/c-(\w+)/)[1]);
-let view = [], page = 0, picked = 0, sortKey = "score", falling = false, box = null, sure = false;
+let view = [], page = 0, picked = 0, sortKey = "score", down = false, box = null, sure = false;
 const choose = () => {
   const [one, other] = ["label", "suggestion"].map((id) => $("filter-" + id).value);
   const [x0, y0, x1, y1] = box || [-1, -1, ONE, ONE];
@@ -93,7 +92,7 @@ const choose = () => {
   for (let row = 0; row < N; row++)
     if ((one === "" || label[row] === +one) && (other === "" || suggestion[row] === +other) &&
         (!sure || certain(row)) && x[row] >= x0 && x[row] <= x1 && y[row] >= y0 && y[row] <= y1) view.push(row);
-  const values = KEYS[sortKey], sign = falling ? -1 : 1;
+  const values = KEYS[sortKey], sign = down ? -1 : 1;
   view.sort((a, b) => sign * (values[a] - values[b]) || a - b);
   page = 0;
   show();
@@ -108,18 +107,21 @@ const CELLS = {
     make("span", { class: "suggested" + (certain(row) ? " certain" : "") }, named(suggestion[row]))),
   snippet: (row) => td("snippet-cell", make("span", { class: "snippet" }, textOf(row))),
   score: (row) => td("score number", scored(row)),
-  forgotten: (row) => td("forgotten number", String(forgotten[row])),
+  forgotten: (row) => td("forgotten number", forgotten[row]),
   strip: (row) => td("strip-cell", strip(row)),
 };
 const show = () => {
   const first = page * PAGE, rows = view.slice(first, first + PAGE);
   $("suspect-rows").replaceChildren(...rows.map((row) => {
     const tr = make("tr", { class: row === picked ? "picked" : "" }, ...heads.map((name) => CELLS[name](row)));
-    on(tr, "click", () => pick(row));
+    on(tr, "click", ({ target }) => {
+      pick(row);
+      if (target.matches(".pick")) $("sample").scrollIntoView();
+    });
     return tr;
   }));
   $("count").textContent = `${whole(view.length)} of ` +
-    (D.complete ? `${whole(N)} samples` : `the ${whole(N)} worst of ${whole(D.total)} samples`);
+    (D.complete ? whole(N) : `the ${whole(N)} worst of ${whole(D.total)}`) + " samples";
   $("range").textContent = view.length ? `${whole(first + 1)} to ${whole(first + rows.length)}` : "none";
   $("before").disabled = !page;
   $("next").disabled = first + PAGE >= view.length;
@@ -129,7 +131,7 @@ const turn = (by) => { page += by; show(); $("suspects").scrollIntoView(); };
 press("#before", () => turn(-1));
 press("#next", () => turn(1));
 const mark = () => all("th[data-sort]").forEach((th) => {
-  const [order, arrow] = th.dataset.sort !== sortKey ? ["none", ""] : falling ? ["descending", " ↓"] : ["ascending", " ↑"];
+  const [order, arrow] = th.dataset.sort !== sortKey ? ["none", ""] : down ? ["descending", " ↓"] : ["ascending", " ↑"];
   th.setAttribute("aria-sort", order);
   th.firstChild.textContent = th.dataset.title + arrow;
 });
@@ -138,7 +140,7 @@ all("th[data-sort]").forEach((th) => {
   th.replaceChildren(make("button", { type: "button" }));
   on(th.firstChild, "click", () => {
     const { sort } = th.dataset;
-    falling = sortKey === sort ? !falling : sort === "forgotten";
+    down = sortKey === sort ? !down : sort === "forgotten";
     sortKey = sort;
     mark();
     choose();
@@ -202,7 +204,7 @@ const course = (group, row, known) => {
     if (value >= 0)
       d += `${pen ? "L" : "M"}${middle.toFixed(2)} ${(base - ((base - top) * value) / 250).toFixed(2)}${pen ? "" : "h.1"}`;
     pen = value >= 0;
-    const words = one < 0 ? "" : cut(named(one), Math.max(Math.trunc(step / 7), 2));
+    const words = one < 0 ? "" : cut(named(one), Math.max(Math.floor(step / 7), 2));
     names.push(shape("text", { x: middle, y: base + 42, "text-anchor": "middle", class: "muted" }, words));
   }
   group.querySelector(".line").setAttribute("d", d || "M0 0");
@@ -227,23 +229,23 @@ press(".jump", (button) => pick(+button.dataset.row));
 const canvas = $("map-canvas"), pen = canvas.getContext("2d");
 redraw = () => {
   const plot = all(".map .plot").find((rect) => rect.getBoundingClientRect().width);
-  if (!plot) return;
   const outer = canvas.parentNode.getBoundingClientRect(), { left, top, width, height } = plot.getBoundingClientRect();
-  const scale = devicePixelRatio || 1;
+  const scale = devicePixelRatio;
   Object.assign(canvas.style, {
     left: `${left - outer.left}px`, top: `${top - outer.top}px`, width: `${width}px`, height: `${height}px`,
   });
   Object.assign(canvas, { width: width * scale, height: height * scale });
   pen.scale(scale, scale);
   const across = (value) => (value / ONE) * width, down = (value) => (1 - value / ONE) * height;
-  const size = Math.max(1.3, Math.min(3.4, 170 / Math.sqrt(N))), chosen = new Uint8Array(N);
+  const size = Math.max(1.3, Math.min(3.4, 220 / Math.sqrt(N))), chosen = new Uint8Array(N);
   for (const row of view) chosen[row] = 1;
   for (const layer of [0, 1, 2, 3]) {
     pen.fillStyle = getComputedStyle(all(".map-keys circle")[1 - (layer & 1)]).fill;
     pen.globalAlpha = [0.1, 0.1, Math.min(0.9, 0.3 + 900 / N), 0.9][layer];
+    const w = size + (layer & 1);
     for (let row = 0; row < N; row++)
       if (certain(row) + 2 * chosen[row] === layer && x[row] >= 0)
-        pen.fillRect(across(x[row]) - size / 2, down(y[row]) - size / 2, size, size);
+        pen.fillRect(across(x[row]) - w / 2, down(y[row]) - w / 2, w, w);
   }
   pen.globalAlpha = 1;
   pen.strokeStyle = getComputedStyle(document.body).color;
