@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pyarrow as pa
 import pytest
+from pyarrow import csv
 
-from lightning_flip.reports import compare, join_predictions
+from lightning_flip.reports import compare, gate, join_predictions
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
 
 
@@ -150,3 +152,54 @@ def test_a_comparison_repeats_the_doubts() -> None:
     update = compare(old, new)
     assert update.to_dict()["warnings"] == list(update.warnings)
     assert "Both files predict the same class" in update.to_markdown()
+
+
+def test_tables_of_every_library_are_compared_and_gated(tmp_path: Path) -> None:
+    """A path, a PredictionSet, and tables of Arrow, pandas (with an index of its own) and polars: one result."""
+    rows = {"sample_id": [f"s{n}" for n in range(40)], "target": [n % 3 for n in range(40)]}
+    old, new = pa.table(rows | {"pred": rows["target"]}), pa.table(rows | {"pred": [0] * 40})
+    for name, table in (("old", old), ("new", new)):
+        csv.write_csv(table, tmp_path / f"{name}.csv")
+    frame = new.to_pandas()
+    frame.index = frame["sample_id"] + "x"
+    kinds = {
+        "path": (tmp_path / "old.csv", str(tmp_path / "new.csv")),
+        "set": (PredictionSet.from_table(old, "old"), PredictionSet.from_table(new, "new")),
+        "arrow": (old, new),
+        "pandas": (old.to_pandas(), frame),
+        "polars": (polars.from_arrow(old), polars.from_arrow(new)),
+    }
+    for kind, (one, other) in kinds.items():
+        update = compare(one, other)
+        assert update.cells.negative == 26, kind
+        result = gate(one, other, max_nfr=0.5, min_old_accuracy=0.5)
+        assert (result.flips, result.samples, result.status) == (26, 40, "fail"), kind
+
+
+@pytest.mark.parametrize("wrong", [3, None, [1, 2], {"sample_id": [1]}])
+def test_another_kind_of_predictions_is_refused_by_name(wrong: Any) -> None:
+    table = pa.table({"sample_id": ["a"], "target": [0], "pred": [0]})
+    with pytest.raises(TypeError, match=r"new must be .*predictions"):
+        gate(table, wrong, max_nfr=0.5)
+    with pytest.raises(TypeError, match=f"old must be predictions: the path of a file, .* got {type(wrong).__name__}"):
+        compare(wrong, table)
+
+
+def test_joined_predictions_are_not_joined_again() -> None:
+    table = pa.table({"sample_id": ["a"], "target": [0], "pred": [0]})
+    joined = join_predictions(table, table)
+    assert gate(joined, max_nfr=0.5).samples == 1
+    with pytest.raises(TypeError, match="so new, slices cannot be given"):
+        gate(joined, table, max_nfr=0.5, slices=["site"])
+
+
+def test_results_are_pandas_tables() -> None:
+    rows = {"sample_id": ["a", "b", "c"], "target": [0, 1, 1], "site": ["x", "y", "y"]}
+    old, new = pa.table(rows | {"pred": [0, 1, 1]}), pa.table(rows | {"pred": [0, 1, 0]})
+    frame = compare(old, new).to_frame()
+    assert frame.set_index("rate").loc["negative_flip_rate", ["value", "count", "among"]].tolist() == [1 / 3, 1, 3]
+    limits = {"max_nfr": 0.5, "max_nfr_per_slice": 0.5, "must_not_flip": ["a"]}
+    frame = gate(old, new, slices=["site"], **limits).to_frame()
+    assert frame["limit"].tolist() == ["max_nfr", "max_nfr_per_slice", "max_nfr_per_slice", "must_not_flip"]
+    assert frame["group"].tolist()[:3] == ["all samples", "site=x", "site=y"]
+    assert frame["flips"].tolist()[:3] == [1, 0, 1]

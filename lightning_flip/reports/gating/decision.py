@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,10 @@ from lightning_flip.reports.update.counts import (
     flips_by_class,
     flips_by_slice,
 )
-from lightning_flip.reports.update.join import JoinedPredictions
+from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["GateResult", "LimitOutcome", "gate"]
 
@@ -144,9 +147,24 @@ class GateResult:
             "limits": [outcome.to_dict() for outcome in self.outcomes],
         }
 
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each limit and group, as a pandas table: `limit`, `status`, `group`, `flips`, `samples`, ...
+
+        Limits without groups have one row without these numbers. Needs pandas.
+        """
+        import pandas
+
+        rows: list[dict[str, Any]] = []
+        for outcome in self.outcomes:
+            about = {"limit": outcome.name, "status": outcome.status, "at_most": outcome.limit}
+            groups = [dataclasses.asdict(group) | {"group": group.title} for group in outcome.groups]
+            rows += [about | group for group in groups] or [about]
+        return pandas.DataFrame(rows).drop(columns=["name", "column"], errors="ignore")
+
 
 def gate(
-    joined: JoinedPredictions,
+    old: Source | JoinedPredictions,
+    new: Source | None = None,
     *,
     max_nfr: float | None = None,
     max_nfr_per_class: float | None = None,
@@ -154,6 +172,7 @@ def gate(
     must_not_flip: Iterable[str | int] | None = None,
     min_old_accuracy: float | None = None,
     error: float = 0.05,
+    **joining: Any,
 ) -> GateResult:
     r"""Decide whether a new model breaks too much of what the old one had right.
 
@@ -171,7 +190,9 @@ def gate(
     at most `error` still, to *fail* it with a chance of at most `error` times their number.
 
     Args:
-        joined: the predictions of both models on the same samples.
+        old: the old model's predictions: a table of pandas, polars or Arrow, the path of a file that `read_predictions`
+            reads, or a `PredictionSet`; or both models' joined predictions.
+        new: the new model's predictions; None with joined ones.
         max_nfr: the largest NFR over all samples, in [0, 1].
         max_nfr_per_class: the largest NFR among the samples of each class (the right class, not the predicted one), in
             [0, 1]. Classes without samples are not judged.
@@ -181,6 +202,7 @@ def gate(
         min_old_accuracy: the smallest accuracy of the old model, in [0, 1], decided on exact bounds at `error`. What an
             old model has wrong cannot flip, so that a poor one, or a wrong file, passes every other limit.
         error: the chance of each mistake, between 0 and 0.5.
+        joining: options of `join_predictions`, such as `slices` and `allow_partial`.
 
     Returns:
         The result. A limit of 0 fails at the first flip and is inconclusive without one, since no number of samples
@@ -189,7 +211,9 @@ def gate(
     Raises:
         ValueError: if no limit is given, a limit is outside [0, 1], `error` is not between 0 and 0.5, there are no
             samples, `max_nfr_per_slice` comes without slices, or ids of `must_not_flip` are not among the samples.
-        TypeError: if `must_not_flip` is one text, or holds ids of another type.
+        TypeError: if `must_not_flip` is one text, or holds ids of another type; if `new` is missing, or comes with
+            joined predictions.
+        PredictionError: if the predictions cannot be read or joined.
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
@@ -201,7 +225,14 @@ def gate(
         (['pass', 'inconclusive', 'pass'], 'inconclusive', 3)
         >>> print(result.outcomes[1].reason)
         Too few samples to decide on 1 of 1 class at a limit of 0.5%: 0 (0 of 500, needs about 598).
+
+        Tables need no joining:
+
+        >>> table = pa.table({"sample_id": ids, "target": right, "pred": right})
+        >>> gate(table, table, max_nfr=0.01).status
+        'pass'
     """
+    joined = _joined(old, new, joining)
     limits = {"max_nfr": max_nfr, "max_nfr_per_class": max_nfr_per_class, "max_nfr_per_slice": max_nfr_per_slice}
     _check(limits | {"min_old_accuracy": min_old_accuracy}, must_not_flip, error)
     flipped = joined.negative_flips
@@ -242,6 +273,17 @@ def gate(
         {name: rates[name] for name in ("old_accuracy", "new_accuracy")},
         joined.warnings,
     )
+
+
+def _joined(old: Source | JoinedPredictions, new: Source | None, joining: dict[str, Any]) -> JoinedPredictions:
+    if not isinstance(old, JoinedPredictions):
+        if new is None:
+            raise TypeError("new must be given: the new model's predictions, to be joined with the old model's.")
+        return join_predictions(old, new, **joining)
+    if new is not None or joining:
+        extra = ["new", *joining] if new is not None else [*joining]
+        raise TypeError(f"old holds both models' joined predictions, so {', '.join(extra)} cannot be given.")
+    return old
 
 
 def _check(limits: dict[str, float | None], must_not_flip: Iterable[str | int] | None, error: float) -> None:

@@ -28,6 +28,7 @@ from lightning_flip.reports.update.floor import NoiseFloor, join_floor, refuse_r
 from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
 
 if TYPE_CHECKING:
+    import pandas
     from rich.console import Console
 
 __all__ = ["UpdateComparison", "compare", "compare_joined"]
@@ -112,6 +113,12 @@ class UpdateComparison:
             "worst_flips": {"order": self.worst.order, "total": self.worst.total, "flips": self.worst.to_list()},
             "flip_matrix": self.matrix.to_list(),
         }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each rate, as a pandas table: `rate`, `value`, `low`, `high`, `count`, `among`. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame([{"rate": name} | dataclasses.asdict(rate) for name, rate in self.rates.items()])
 
     def to_markdown(self, decimals: int = 2, most_rows: int = 20) -> str:
         """The tables in Markdown, e.g. for a pull request, without a last line break.
@@ -201,7 +208,8 @@ def compare(
     """Compare a new model with the old one, sample by sample.
 
     Args:
-        old: the old model's predictions, or the path of a file that `read_predictions` reads.
+        old: the old model's predictions: a table of pandas, polars or Arrow, the path of a file that `read_predictions`
+            reads, or a `PredictionSet`.
         new: the new model's.
         allow_partial: compare the samples that both files have; without it, a sample that one lacks is an error.
         shared_classes: compare the samples whose class both models know.
@@ -232,8 +240,8 @@ def compare(
         >>> [flip.sample_id for flip in update.worst.flips]
         ['b']
     """
-    floor = [*floor] if isinstance(floor, Sequence) and not isinstance(floor, str) else [floor]
-    refuse_repeated_sources([new, *floor])
+    further: list[Any] = [*floor] if isinstance(floor, list | tuple) else [floor]
+    refuse_repeated_sources([new, *further])
     options: dict[str, Any] = {
         "allow_partial": allow_partial,
         "shared_classes": shared_classes,
@@ -243,7 +251,7 @@ def compare(
     }
     joined = join_predictions(old, new, slices=slices, **options)
     compared = compare_joined(joined, confidence=confidence, worst=worst)
-    return dataclasses.replace(compared, floor=join_floor(joined, old, floor, **options)) if floor else compared
+    return dataclasses.replace(compared, floor=join_floor(joined, old, further, **options)) if further else compared
 
 
 def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst: int = 20) -> UpdateComparison:

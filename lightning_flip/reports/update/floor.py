@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
-from lightning_flip.stores import PredictionError, PredictionSet
+from lightning_flip.stores import PredictionError
 
 __all__ = ["NoiseFloor", "find_noise_floor", "join_floor", "refuse_repeated_sources"]
 
@@ -155,9 +155,10 @@ def refuse_repeated_sources(sources: Sequence[Source]) -> None:
     """Refuse two models from one place: a model has no flips against itself."""
     seen: set[Path | int] = set()
     for source in sources:
-        place = id(source) if isinstance(source, PredictionSet) else Path(source).resolve()
+        path = source if isinstance(source, str | os.PathLike) else None
+        place = id(source) if path is None else Path(path).resolve()
         if place in seen:
-            name = source.name if isinstance(source, PredictionSet) else os.fspath(source)
+            name = getattr(source, "name", "a table") if path is None else os.fspath(path)
             raise PredictionError(
                 f"floor must name other files than the new model's, each once, but {name} comes twice: a model has no"
                 " flips against itself."

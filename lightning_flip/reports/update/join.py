@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,23 @@ from lightning_flip.reports.update._shared_classes import answer_among, known_la
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
 from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
 
-__all__ = ["JoinedPredictions", "Source", "join_predictions"]
+__all__ = ["ArrowTable", "JoinedPredictions", "Source", "join_predictions"]
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Source = str | os.PathLike[str] | PredictionSet
+
+
+class ArrowTable(Protocol):
+    """A table of pandas, polars, Arrow, DuckDB or another library that speaks Arrow's PyCapsule interface."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The rows."""
+        ...
+
+
+#: Predictions, the path of a file with them, or a table with the columns that `PredictionSet.from_table` names.
+Source = str | os.PathLike[str] | PredictionSet | ArrowTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +146,8 @@ def join_predictions(
     """Join the predictions of an old and a new model by sample id.
 
     Args:
-        old: the old model's predictions, or the path of a file for `read_predictions`.
+        old: the old model's predictions, the path of a file for `read_predictions`, or a table of pandas, polars or
+            Arrow with the columns that `PredictionSet.from_table` expects.
         new: the new model's.
         allow_partial: keep the samples that both files have. Otherwise a sample that only one file has is an error.
         shared_classes: keep the samples whose target both models know: the classes that a file says its model has, else
@@ -156,6 +168,7 @@ def join_predictions(
             in one file and text in the other; none of a file's predictions is one of its targets; files that are joined
             by position have different fingerprints; fewer samples than `min_coverage` are in both; a slice is not a
             column. The message has counts and an example.
+        TypeError: if `old` or `new` is none of these.
         ValueError: if `shared_argmax` comes without `shared_classes`, or `min_coverage` without `allow_partial` or
             outside [0, 1].
 
@@ -175,7 +188,7 @@ def join_predictions(
     if min_coverage and not allow_partial:
         raise ValueError("min_coverage needs allow_partial=True; without it both files must have all samples.")
     slices = [slices] if isinstance(slices, str) else list(slices)
-    old, new = (_as_predictions(source, slices, shared_argmax) for source in (old, new))
+    old, new = (_as_predictions(source, name, slices, shared_argmax) for source, name in ((old, "old"), (new, "new")))
     sources = _slice_sources(old, new, slices)
     for predictions in (old, new):
         if not predictions.num_samples:
@@ -230,10 +243,17 @@ def join_predictions(
     )
 
 
-def _as_predictions(source: Source, slices: Sequence[str], scores: bool) -> PredictionSet:
+def _as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
     if isinstance(source, PredictionSet):
         return source
-    return read_predictions(source, columns=slices, scores=scores)
+    if isinstance(source, str | os.PathLike):
+        return read_predictions(source, columns=slices, scores=scores)
+    if hasattr(source, "__arrow_c_stream__"):
+        return PredictionSet.from_table(pa.table(source), name)
+    raise TypeError(
+        f"{name} must be predictions: the path of a file, a table of pandas, polars or Arrow, or a PredictionSet; got"
+        f" {type(source).__name__}."
+    )
 
 
 def _slice_sources(old: PredictionSet, new: PredictionSet, slices: Sequence[str]) -> dict[str, str]:
