@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,26 @@ def product_form(prob_label: np.ndarray, logit_margin: np.ndarray) -> np.ndarray
     """The same from p_other = p_label exp(-margin), which is 0 times infinity where the label is hopeless."""
     with np.errstate(all="ignore"):
         return prob_label - prob_label * np.exp(-logit_margin)
+
+
+class Exact(NamedTuple):
+    """What a history stores of logits, and the probability of the best other class, to 60 digits."""
+
+    prob_label: Decimal
+    prob_other: Decimal
+    logit_margin: Decimal
+    cross_entropy: Decimal
+
+
+def exact_measures(logits: list[float], label: int) -> Exact:
+    """From the definitions, in decimal arithmetic."""
+    with localcontext() as context:
+        context.prec = 60
+        z = [Decimal(value) for value in logits]
+        total = sum(value.exp() for value in z)
+        other = max(value for j, value in enumerate(z) if j != label)
+        prob = z[label].exp() / total
+        return Exact(prob, other.exp() / total, z[label] - other, -prob.ln())
 
 
 def ranks(values: list[float]) -> list[float]:
