@@ -269,27 +269,30 @@ def validation_accuracy(history: History) -> float:
 
 
 def print_figures(found: dict[float, list[Figures]], console: Console, markdown: bool) -> None:
+    """Means over seeds."""
+
+    def mean(runs: list[Figures], part: str, name: str, place: int | None = None, digits: int = 3) -> str:
+        kept = [getattr(run, part)[name] for run in runs if name in getattr(run, part)]
+        values = [value if place is None else value[place] for value in kept]
+        told = [value for value in values if not np.isnan(value)]  # no precision where nothing was flagged
+        return f"{np.mean(told):,.{digits}f}" if told else "-"
+
     ranked = {rate: runs for rate, runs in found.items() if runs[0].scores}
-
-    def means(runs: list[Figures], part: str, name: str, place: int | None = None, decimals: int = 3) -> str:
-        values = [getattr(run, part)[name] for run in runs if name in getattr(run, part)]
-        return spread([value if place is None else value[place] for value in values], decimals) if values else "-"
-
     if ranked:
-        names = list(next(iter(ranked.values()))[0].scores)
-        header = [f"{rate:.0%}: {word}" for rate in ranked for word in ("AUROC", "AP")]
-        rows = [[name, *(means(runs, "scores", name, k) for runs in ranked.values() for k in (0, 1))] for name in names]
-        print_table(["score", *header], rows, console, markdown)
-        names = list(next(iter(ranked.values()))[0].suggestions)
-        rows = [[name, *(means(runs, "suggestions", name) for runs in ranked.values())] for name in names]
+        first = next(iter(ranked.values()))[0]
+        titles = [f"{rate:.0%}: {word}" for rate in ranked for word in ("AUROC", "AP")]
+        names = sorted(first.scores, key=lambda name: name.startswith("cleanlab"))
+        rows = [[name, *(mean(runs, "scores", name, k) for runs in ranked.values() for k in (0, 1))] for name in names]
+        print_table(["score", *titles], rows, console, markdown)
+        rows = [[name, *(mean(runs, "suggestions", name) for runs in ranked.values())] for name in first.suggestions]
         print_table(["suggestion is the true class", *(f"{rate:.0%}" for rate in ranked)], rows, console, markdown)
     rows = []
     for rate, runs in found.items():
-        rows.append([f"{rate:.0%}: wrong labels", spread([run.wrong.sum() for run in runs], 0), "", ""])
-        for name in runs[0].counts:
-            cells = [means(runs, "counts", name, place, decimals) for place, decimals in ((0, 0), (1, 3), (2, 3))]
+        rows.append([f"{rate:.0%}: wrong labels", f"{np.mean([run.wrong.sum() for run in runs]):,.0f}", "", ""])
+        for name in sorted(runs[0].counts, key=lambda name: name.startswith("cleanlab")):
+            cells = (mean(runs, "counts", name, place, digits) for place, digits in ((0, 0), (1, 2), (2, 2)))
             rows.append([f"{rate:.0%}: {name}", *cells])
-    print_table(["count", "samples", "precision", "recall"], rows, console, markdown)
+    print_table(["samples", "number", "precision", "recall"], rows, console, markdown)
 
 
 def main(args: list[str] | None = None) -> None:
