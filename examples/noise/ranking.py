@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -98,9 +99,12 @@ class Task:
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
+            limit_val_batches=0 if val is None else 1.0,
         )
         loader = DataLoader(train, self.batch_size, shuffle=True)
-        trainer.fit(model, loader, None if val is None else DataLoader(val, 500))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A `OneCycleLR` scheduler is using 'interval': 'epoch'")  # on purpose
+            trainer.fit(model, loader, DataLoader(train if val is None else val, 500))
         return model
 
 
@@ -211,7 +215,7 @@ class Figures:
         from cleanlab.rank import get_label_quality_scores
 
         self.rank(f"cleanlab, {name}", -get_label_quality_scores(label, probs))
-        self.count(f"cleanlab, {name}", find_label_issues(label, probs))
+        self.count(f"cleanlab, {name}", find_label_issues(label, probs, n_jobs=1))
 
 
 def averages(history: History, label: np.ndarray, epochs: set[int]) -> tuple[LabelScores, LabelScores, np.ndarray]:

@@ -130,5 +130,6 @@ def suspects(visits: list[Visit], samples: int, classes: int, epochs: list[int] 
         # As in cleanlab: rounding tells no equal numbers apart, and no label is wrong that the average has.
         near = [] if average is None else [j for j, t in threshold.items() if 0 < average[j] >= t - 1e-6]
         best = max(near, key=lambda j: (average[j], j == label)) if near else label
-        surely_wrong.append(disagrees[-1] and best != label)
+        # Our own condition: the confident joint alone is right for 85% of what it flags on CIFAR-10 (docs/ranking.md).
+        surely_wrong.append(disagrees[-1] and best != label and average is not None and average[label] <= 0.05)
     return Found(score, suggestion, surely_wrong, disagrees)
