@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lightning_flip.callbacks import PredictionHistory, PredictionWriter
 from lightning_flip.reports import compare, compare_runs
+from lightning_flip.reports.page import write_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _shared import build_quiet, common_options, on_one_quiet_thread, our_command, print_lines, progress_bar, spread
@@ -77,19 +78,29 @@ def print_updates(out: Path, seeds: int, console: Console) -> None:
     console.print()
 
 
-def print_next_steps(out: Path, seeds: int, console: Console) -> None:
+def write_page(out: Path) -> Path:
+    """The report of the first standard run, with its images."""
+    cli = build_quiet(CONFIGS / "standard.yaml", 1, "--seed_everything=0", f"--trainer.default_root_dir={out}")
+    cli.datamodule.setup()
+    run = out / "standard" / "seed-0"
+    title = "Digits, 40% wrong labels, standard training"
+    return write_report(run, out / "report.html", images=cli.datamodule.train_set, title=title)
+
+
+def print_next_steps(out: Path, seeds: int, page: Path, console: Console) -> None:
     every = "{" + ",".join(map(str, range(seeds))) + "}" if seeds > 1 else "0"
     runs = [f"{name}={out / name}/seed-{every}" for name in METHODS.values()]
-    suspects = f"read_history('{out / 'fer' / 'seed-0'}').suspects(5)"
     lines = [
+        f"Look at the first standard run in a browser: {page}",
         f"Every prediction of every epoch lies in {out}. Read on with",
         "",
         f"  {our_command()} compare {' '.join(runs)}",
+        f"  {our_command()} suspects {out / 'standard' / 'seed-0'}",
         "",
-        "or ask for the labels to look at first, in Python:",
+        "or in Python:",
         "",
         "  from lightning_flip import read_history",
-        f"  print({suspects}.select(['index', 'target', 'true_target', 'aum']).to_pandas())",
+        f"  read_history('{out / 'standard' / 'seed-0'}').suspects(20)",
     ]
     print_lines(lines, console)
 
@@ -107,7 +118,7 @@ def main(args: list[str] | None = None) -> None:
         f"{options.seeds} seeds, {time.perf_counter() - start:.0f} s.\n",
         highlight=False,
     )
-    print_next_steps(options.out, options.seeds, console)
+    print_next_steps(options.out, options.seeds, write_page(options.out), console)
 
 
 if __name__ == "__main__":
