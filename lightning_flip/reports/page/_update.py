@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning_flip.reports.gating.decision import GateResult
@@ -156,8 +156,11 @@ def _gate_section(verdict: GateResult) -> Section:
     """The decision on each limit."""
     rows = [(one.name, _STATUS[one.status], one.reason) for one in verdict.outcomes]
     table = _table("The limits that were set.", ("limit", "decision", "reason"), rows)
-    note = f"The gate says {verdict.status}. The chance of each mistake is at most {100 * verdict.error:g}% for each limit."
-    return Section("gate", "Verdict of the gate", element("div", table, class_="scroll", tabindex=0), note)
+    note = (
+        f"The gate says {verdict.status}. For each limit, the chance of either mistake is at most"
+        f" {100 * verdict.error:g}%."
+    )
+    return Section("gate", "Verdict of the gate", table, note)
 
 
 def _groups_section(name: str, title: str, groups: FlipGroups, comparison: UpdateComparison) -> Section:
@@ -271,7 +274,7 @@ def _pictures(comparison: UpdateComparison, images: str | os.PathLike[str] | Cal
     return make_sprite(names, folder_pictures(images, dict(names)))
 
 
-def _table(caption: str, headers: tuple[str, ...], rows: list[tuple[object, ...]] | list[tuple[str, ...]]) -> Safe:
+def _table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Safe:
     """A table whose first column with words names the rows."""
     body = []
     for row in rows:
@@ -283,7 +286,7 @@ def _table(caption: str, headers: tuple[str, ...], rows: list[tuple[object, ...]
         body.append(element("tr", cells))
     head = [element("th", name, scope="col") if name else element("td", "") for name in headers]
     above = element("caption", caption) if caption else ""
-    return element("table", above, element("thead", element("tr", head)), element("tbody", body))
+    return element("table", above, element("thead", element("tr", head)), element("tbody", body), class_="plain")
 
 
 def _share(value: float) -> str:
