@@ -1,0 +1,46 @@
+"""No violation of what axe-core checks, in both themes, wide and narrow."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def violations(opened) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(opened.page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+        for one in found
+        for node in one["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["ordinary", "hostile", "no_rows"])
+def test_no_violations(name, width, dark, report_of, open_page):
+    opened = open_page(report_of(name, pictures=name == "ordinary").as_uri(), dark=dark, width=width)
+    assert violations(opened) == []
+
+
+def test_no_violations_after_use(report_of, open_page):
+    opened = open_page(report_of("ordinary").as_uri())
+    opened.page.click("#theme")
+    opened.page.click("#certain")
+    opened.page.select_option("#filter-label", index=2)
+    opened.page.locator(".region").first.click()
+    opened.page.locator("#suspect-rows .pick").first.click()
+    assert violations(opened) == []
+
+
+def test_a_strip_can_be_read_without_color(report_of, open_page):
+    """Cells differ in height: low for the label, high for the suggestion."""
+    opened = open_page(report_of("ordinary").as_uri())
+    opened.page.click("th[data-sort=forgotten] button")  # samples that were predicted as everything
+    heights = {}
+    for style in ("f-label", "f-other", "f-suggestion"):
+        drawn = opened.page.locator(f"#suspect-rows .strip .{style}").all()
+        heights[style] = max(float(path.evaluate("path => path.getBBox().height")) for path in drawn)
+    assert 0 < heights["f-label"] < heights["f-suggestion"]
+    assert heights["f-label"] < (heights["f-other"] or 8) < heights["f-suggestion"]  # few samples are a third class
