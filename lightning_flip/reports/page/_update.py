@@ -16,7 +16,7 @@ from lightning_flip.reports.page._update_sections import (
     class_name,
     classes_section,
     counts_section,
-    floor_sentence,
+    floor_position,
     pairs_section,
     rate_section,
     slice_sections,
@@ -67,15 +67,22 @@ def update_page(
         *slice_sections(comparison),
         worst_section(comparison, sprite, redact_ids),
     ]
-    names = [shorten(hide_home(name), 55) for name in (comparison.old_name, comparison.new_name)]
     return Page(
-        title=shorten(" → ".join(names) if title is None else title, 120),
+        title=shorten(_heading(comparison) if title is None else title, 120),
         lead=[*_doubts(comparison, verdict), *_verdict(verdict), *_lead(comparison)],
         tiles=_tiles(comparison),
         sections=sections,
         sprite=sprite,
         warnings=[_leaving(comparison, sprite, redact_ids), *(() if sprite is None else sprite.notes)],
     )
+
+
+def _heading(comparison: UpdateComparison) -> str:
+    """The names of both files, without their folders if these names differ."""
+    names = [comparison.old_name, comparison.new_name]
+    files = [name.replace("\\", "/").rpartition("/")[2] for name in names]
+    names = files if files[0] != files[1] and all(files) else [hide_home(name) for name in names]
+    return " → ".join(shorten(name, 55) for name in names)
 
 
 def _pictures(comparison: UpdateComparison, images: str | os.PathLike[str] | Callable[[str], Any]) -> Sprite | None:
@@ -108,8 +115,12 @@ def _doubts(comparison: UpdateComparison, verdict: GateResult | None) -> list[Sa
 def _verdict(verdict: GateResult | None) -> list[Safe]:
     if verdict is None:
         return []
-    words = {"pass": "passes the gate", "fail": "fails the gate", "inconclusive": "is not decided by the gate"}
-    return [joined([element("strong", f"The update {words[verdict.status]}."), " The reasons are below."])]
+    words = {
+        "pass": "The update passes the gate.",
+        "fail": "The update fails the gate.",
+        "inconclusive": "The gate cannot decide on this update.",
+    }
+    return [joined([element("strong", words[verdict.status]), " The reasons are below."])]
 
 
 def _lead(comparison: UpdateComparison) -> list[Safe]:
@@ -157,8 +168,8 @@ def _accuracies(comparison: UpdateComparison) -> Safe:
 
 def _rate(comparison: UpdateComparison) -> Safe:
     found = comparison.rates["negative_flip_rate"]
-    words = f"Negative flip rate: {_in_words(found, comparison.confidence)} of {comparison.num_samples:,} samples. "
-    return joined([words, floor_sentence(comparison)])
+    words = f"Negative flip rate: {_in_words(found, comparison.confidence)}, of {comparison.num_samples:,} samples."
+    return joined(words if comparison.floor is None else f"{words} {floor_position(comparison.floor)}")
 
 
 def _most_often(comparison: UpdateComparison) -> list[Safe]:

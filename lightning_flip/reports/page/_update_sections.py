@@ -16,12 +16,13 @@ from lightning_flip.reports.page._whiskers import Whisker, floor_chart, rate, wh
 from lightning_flip.reports.text import shorten
 from lightning_flip.reports.update.comparison import UpdateComparison
 from lightning_flip.reports.update.counts import FlipGroups, FlipRate, WorstFlip
+from lightning_flip.reports.update.floor import NoiseFloor
 
 __all__ = [
     "class_name",
     "classes_section",
     "counts_section",
-    "floor_sentence",
+    "floor_position",
     "pairs_section",
     "rate_section",
     "slice_sections",
@@ -49,11 +50,8 @@ _RATES = {
     "churn": "predictions that changed (churn)",
     "relative_negative_flip_rate": "NFR relative to independent errors",
 }
-_POSITIONS = {
-    "below": "below all of these rates",
-    "within": "within these rates",
-    "above": "above all of these rates",
-}
+_SURE = {"old": "sure before", "new": "sure now"}
+_POSITIONS = {"below": "below all of", "within": "within", "above": "above all of"}
 
 
 def class_name(comparison: UpdateComparison, code: int) -> str:
@@ -63,21 +61,18 @@ def class_name(comparison: UpdateComparison, code: int) -> str:
 
 def verdict_section(verdict: GateResult, redact_ids: bool) -> Section:
     """The status of the gate, and of each limit with its reason."""
-    rows = [
-        element(
-            "tr",
-            element("th", _limit(outcome), scope="row"),
-            element("td", element("strong", _SIGNS[outcome.status]), class_="status"),
-            element("td", _reason(outcome, redact_ids)),
-        )
+    parts = [
+        [
+            element("h3", f"{_SIGNS[outcome.status]}: {_limit(outcome)}"),
+            element("p", _reason(outcome, redact_ids), class_="reason"),
+        ]
         for outcome in verdict.outcomes
     ]
     note = (
         "Each limit is decided on exact bounds, for all samples like these. The chance that it passes although the true"
-        f" rate breaks it is at most {rate(verdict.error)}; the chance that it fails although it holds, too."
+        f" rate breaks it is at most {100 * verdict.error:g}%; the chance that it fails although it holds, too."
     )
-    table = _table("The limits of the gate", ["limit", "status", "reason"], rows)
-    return Section("verdict", f"Gate: {_SIGNS[verdict.status]}", table, note)
+    return Section("verdict", f"Gate: {verdict.status}", joined(parts), note)
 
 
 def _limit(outcome: LimitOutcome) -> str:
@@ -118,11 +113,12 @@ def _all_rates(comparison: UpdateComparison) -> Safe:
     rows = []
     for name, words in _RATES.items():
         found = comparison.rates[name]
-        ratio = name == "relative_negative_flip_rate"
-        known = found.low is not None and found.high is not None
-        ends = [f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}" if known else "unknown"]
-        if not ratio:
-            ends = [rate(found.value), _interval(found)]
+        ends = [rate(found.value), _interval(found)]
+        if found.count is None:  # a ratio of rates, which may be over 1
+            ends[0] = f"{found.value:.2f}"
+            ends[1] = "unknown" if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
+        if found.low is None:  # there is nothing that it is a share of
+            ends[0] = "-"
         rows.append(
             element(
                 "tr",
@@ -133,7 +129,7 @@ def _all_rates(comparison: UpdateComparison) -> Safe:
         )
     head = ["rate", "value", f"{100 * comparison.confidence:g}% interval", "samples"]
     table = _table("Every rate with its interval", head, rows, numbers=(1, 2, 3))
-    return element("details", element("summary", "All rates"), table)
+    return element("details", element("summary", "All rates"), _scrolled("All rates", table))
 
 
 def _interval(found: FlipRate) -> str:
@@ -156,11 +152,19 @@ def rate_section(comparison: UpdateComparison) -> Section:
         more.append(_floor_table(comparison))
     low, high = (float(end) for end in wilson_interval(count, among, comparison.confidence))
     drawn = floor_chart("floor", Whisker("this update", value, low, high, f"{count:,} of {among:,}"), pairs)
-    words = element("p", floor_sentence(comparison), class_="count")
+    words = element("p", _floor_sentence(comparison), class_="count")
     return Section("rate", "Negative flip rate", joined([drawn, words, more]), note, half=True)
 
 
-def floor_sentence(comparison: UpdateComparison) -> str:
+def floor_position(floor: NoiseFloor) -> str:
+    """Whether the rate of the update is within those of chance, to follow the rate."""
+    return (
+        f"{rate(floor.update)} is {_POSITIONS[floor.verdict]} the rates between equally good models,"
+        f" {rate(floor.lowest)} to {rate(floor.highest)}."
+    )
+
+
+def _floor_sentence(comparison: UpdateComparison) -> str:
     """How the update's rate compares with that of chance; without a floor, that this is not known."""
     floor = comparison.floor
     if floor is None:
@@ -170,10 +174,10 @@ def floor_sentence(comparison: UpdateComparison) -> str:
         )
     pairs = floor.pairs
     times = "" if floor.times_mean is None else f", {floor.times_mean:.1f} times their mean"
-    update = "This is" if floor.samples == comparison.num_samples else f"On {floor.samples:,} samples it is"
     return (
         f"Between {len(floor.names)} equally good models it is {rate(floor.mean)} on average ({len(pairs):,} pairs,"
-        f" {rate(floor.lowest)} to {rate(floor.highest)}). {update} {_POSITIONS[floor.verdict]}{times}."
+        f" {rate(floor.lowest)} to {rate(floor.highest)}). That of the update, {rate(floor.update)}, is"
+        f" {_POSITIONS[floor.verdict]} these rates{times}."
     )
 
 
@@ -192,14 +196,19 @@ def _floor_table(comparison: UpdateComparison) -> Safe:
         for name, accuracy, replaces in models
     ]
     apart = 100 * float(floor.accuracies.max() - floor.accuracies.min())
+    words = f"Their accuracies are up to {apart:.2f} points apart; the less, the more their flips are chance alone."
     table = _table(
-        f"Models said to be as good as the new one. Their accuracies are up to {apart:.2f} points apart; the less, the"
-        " more their flips are chance alone.",
+        "Models said to be as good as the new one",
         ["model", "accuracy", "mean NFR when it replaces another"],
         rows,
         numbers=(1, 2),
     )
-    return element("details", element("summary", "Accuracies of these models"), table)
+    return element(
+        "details",
+        element("summary", "Accuracies of these models"),
+        _scrolled("Models", table),
+        element("p", words, class_="count"),
+    )
 
 
 def classes_section(comparison: UpdateComparison) -> Section:
@@ -323,18 +332,20 @@ def _rows(flips: Sequence[WorstFlip], known: set[str], redact_ids: bool) -> Safe
     rows = []
     for place, flip in enumerate(flips):
         name = f"{place + 1}" if redact_ids else shorten(flip.sample_id, _LONGEST_ID)
-        sure = [element("td", _sure(flip, model), class_="number") for model in names]
+        sure = [element("td", _sure(flip, model), class_="number", data_name=_SURE[model]) for model in names]
         rows.append(element("tr", element("th", name, scope="row"), element("td", _change(flip)), sure))
     head = ["number" if redact_ids else "sample", "right class → prediction now"]
-    head += [{"old": "sure before", "new": "sure now"}[name] for name in names]
-    return _table("The worst negative flips", head, rows, numbers=range(2, len(head)))
+    head += [_SURE[name] for name in names]
+    return _table("The worst negative flips", head, rows, numbers=range(2, len(head)), class_="plain flips")
 
 
 def _change(flip: WorstFlip) -> Safe:
     return joined([shorten(flip.right), " → ", element("strong", shorten(flip.wrong))])
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[Safe], numbers: Sequence[int] = ()) -> Safe:
+def _table(
+    caption: str, head: Sequence[str], rows: Sequence[Safe], numbers: Sequence[int] = (), class_: str = "plain"
+) -> Safe:
     columns = [
         element("th", name, scope="col", class_="number" if place in numbers else None)
         for place, name in enumerate(head)
@@ -345,5 +356,9 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Safe], numbers: Seq
         element("caption", caption),
         element("thead", element("tr", columns)),
         element("tbody", rows),
-        class_="plain",
+        class_=class_,
     )
+
+
+def _scrolled(name: str, table: Safe) -> Safe:
+    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=name)

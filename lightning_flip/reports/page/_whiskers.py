@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lightning_flip.reports.page._chart import chart, text, wide_and_narrow
 from lightning_flip.reports.page._markup import Safe, element
+from lightning_flip.reports.text import shorten
 
 __all__ = ["Whisker", "floor_chart", "rate", "whiskers_chart"]
 
@@ -56,7 +57,7 @@ def _rows(
 ) -> Safe:  # fmt: skip
     most = _LONGEST[form]
     above = form == "narrow" and any(len(row.name) > most for row in rows)
-    names = [row.name if above else _cut(row.name, most) for row in rows]
+    names = [row.name if above else shorten(row.name, most) for row in rows]
     right = 12.0 if above else max(len(row.counts) for row in rows) * _LETTER + 14
     left = 8.0 if above else max(len(name) for name in names) * _LETTER + 16
     high, top = (42.0, 22.0) if above else (26.0, 22.0)
@@ -76,8 +77,8 @@ def _rows(
         told = element("title", f"{row.name}: {rate(row.value)} ({rate(row.low)} to {rate(row.high)}), {row.counts}")
         if above:
             room = int((width - left) / _LETTER) - len(row.counts) - 3
-            drawn.append(text(left, y - 11, _cut(name, room)))
-            drawn.append(text(width - 4, y - 11, row.counts, anchor="end", class_="muted"))
+            drawn.append(text(left, y - 11, shorten(name, room), class_="halo"))
+            drawn.append(text(width - 4, y - 11, row.counts, anchor="end", class_="muted halo"))
         else:
             drawn.append(text(left - 12, y + 4, name, anchor="end"))
             drawn.append(text(width - 2, y + 4, row.counts, anchor="end", class_="muted"))
@@ -158,7 +159,3 @@ def _held(x: float, y: float, words: str, left: float, right: float, class_: str
     """A text around x that stays between left and right."""
     half = len(words) * _LETTER / 2
     return text(min(max(x, left + half - 4), max(right - half, left + half)), y, words, anchor="middle", class_=class_)
-
-
-def _cut(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
