@@ -183,6 +183,9 @@ def test_groups_come_with_counts_and_intervals_worst_first(models: Models, page:
     rates = [(*wilson(*groups[name]), groups[name][0] / groups[name][1]) for name in order]
     scale = np.polyfit(np.ravel(rates), np.ravel(drawn), 1)  # one line: positions are proportional to rates
     assert np.polyval(scale, np.ravel(rates)) == pytest.approx(np.ravel(drawn), abs=0.02)
+    ticks = re.findall(r'<text x="([\d.]+)"[^>]*>([\d.]+)%</text>', wide)
+    assert [float(x) for x, _ in ticks] == pytest.approx(np.polyval(scale, [float(p) / 100 for _, p in ticks]), abs=0.5)
+    assert len(ticks) > 2
 
 
 def test_classes_that_flip_into_each_other_are_counted(models: Models, page: str) -> None:
@@ -364,3 +367,4 @@ def test_a_floor_on_fewer_samples_says_so(models: Models, tmp_path: Path) -> Non
     found = plain(section(text, "rate"))
     assert "Here among the 100 of 400 samples that all models have." in found
     assert f"That of the update, {shown(ours)}, is" in found
+    assert f"this update, {shown(ours)}" in found
