@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - the signs that the page shows
 """What a reader can do: sort, filter, turn pages, choose on the map, pick a sample, save the list, change the theme."""
 
 from __future__ import annotations
@@ -66,21 +67,24 @@ def brush(opened, low: tuple[float, float], high: tuple[float, float]) -> None:
 
 def test_the_worst_labels_come_first(opened, scores):
     assert samples(opened) == names(scores[:25])
-    assert column(opened, "score") == [f"{row['label_score']:.3f}" for row in scores[:25]]
+    shown = [float(score) for score in column(opened, "score")]
+    np.testing.assert_allclose(shown, [row["label_score"] for row in scores[:25]], atol=6e-4)
     assert column(opened, "label") == [row["given_name"] for row in scores[:25]]
     assert column(opened, "suggestion") == [row["predicted_name"] for row in scores[:25]]
 
 
 def test_the_table_is_the_same_without_scripts(opened, report_of, open_page):
     plain = open_page(report_of("ordinary").as_uri(), scripts=False)
-    for name in ("sample", "label", "suggestion", "score", "forgotten"):
+    for name in ("sample", "label", "suggestion", "forgotten"):
         assert column(opened, name) == column(plain, name)
+    shown = [[float(score) for score in column(one, "score")] for one in (opened, plain)]
+    np.testing.assert_allclose(*shown, atol=1.1e-3)  # the script knows four digits
     strips = "#suspect-rows svg.strip >> nth=3"
     drawn = [one.page.locator(strips).inner_html() for one in (opened, plain)]
     assert opened.page.locator(strips).get_attribute("aria-label") == plain.page.locator(strips).get_attribute(
         "aria-label"
     )
-    assert drawn[0].count("path") == drawn[1].count("path") == 3
+    assert drawn[0].count("<path") == drawn[1].count("<path") == 3
 
 
 def test_pages(opened, scores):
@@ -107,7 +111,8 @@ def test_sorting(opened, scores):
     assert header.get_attribute("aria-sort") == "ascending"
     press(opened, "score")
     press(opened, "score ↑")
-    assert samples(opened) == names(scores[:-26:-1])
+    shown = [float(score) for score in column(opened, "score")]
+    np.testing.assert_allclose(shown, [row["label_score"] for row in scores[:-26:-1]], atol=6e-4)
 
 
 def test_filters(opened, scores):
@@ -137,7 +142,7 @@ def test_a_selection_on_the_map_filters_the_table(opened, scores):
     chosen = {row["sample_id"] for row in saved_rows(opened)}
     inside = [row for row in scores if 0.012 < row["variability"] < 0.248 and 0.022 < row["confidence"] < 0.498]
     around = [row for row in scores if 0.008 < row["variability"] < 0.252 and 0.018 < row["confidence"] < 0.502]
-    assert 20 < len(inside)
+    assert len(inside) > 20
     assert set(names(inside)) <= chosen <= set(names(around))
     assert opened.page.locator("#count").inner_text() == f"{len(chosen)} of 500 samples"
     press(opened, "clear selection")

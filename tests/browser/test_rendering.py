@@ -107,7 +107,7 @@ def test_pictures_in_one_file(scripts, report_of, open_page):
     assert _colors(opened, "svg.picture") > 20
     assert opened.errors == []
     assert {url for url in opened.requests if not url.startswith("data:image/webp")} == {path.as_uri()}
-    assert "leave with this file" in opened.text()
+    assert "Whoever gets this file gets" in opened.text()
 
 
 def test_the_two_forms_show_the_same(report_of, open_page, serve):
