@@ -92,7 +92,7 @@ def told(*more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).rstrip(".")
         raise CommandError(f"{error.filename}: {reason}." if error.filename else f"{reason}.") from error
     except (ArrowException, UnicodeError) as error:
         # Values that a damaged file let through when it was opened.

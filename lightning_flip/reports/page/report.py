@@ -40,7 +40,7 @@ Images = str | os.PathLike[str] | Callable[[int], Any] | Sequence[Any]
 Runs = str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]]
 
 _LONGEST_TITLE = 120
-_JOINING = ("allow_partial", "shared_classes", "shared_argmax", "slices")
+_JOINING = ("allow_partial", "shared_classes", "shared_argmax", "slices", "drop_unlabelled", "min_coverage")
 
 
 def write_report(
@@ -221,7 +221,10 @@ def write_update_report(
     title: str | None = None,
     **options: Any,
 ) -> Path:
-    """Write what an update of a model changes as a web page; see `write_report` for the page.
+    """Write what an update of a model breaks and mends as a web page; see `write_report` for the page.
+
+    The page has the counts of both models, the negative flip rate beside its noise floor, and with intervals by class
+    and by slice, the classes that flip into each other, and the worst flips. Doubts about the comparison come first.
 
     Args:
         old: the old model's predictions, or the path of a file that `read_predictions` reads.
@@ -239,7 +242,22 @@ def write_update_report(
 
     Raises:
         FileExistsError: if `out` exists and is not a report.
-        ValueError: if the predictions do not fit together, or an option is wrong.
+        PredictionError: if the predictions cannot be read or do not fit together; see `compare`.
+        HistoryError: if not a single picture can be shown.
+        NotADirectoryError: if `images` is a path, but not of a folder.
+        ValueError: if an option is wrong.
+        ModuleNotFoundError: without jinja2, or without Pillow for pictures.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow as pa
+        >>> from lightning_flip.reports.page import write_update_report
+        >>> rows = {"sample_id": ["a", "b", "c"], "target": [0, 1, 1]}
+        >>> old, new = (pa.table(rows | {"pred": pred}) for pred in ([0, 1, 1], [0, 1, 0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_update_report(old, new, f"{folder}/update.html").read_text(encoding="utf-8")
+        >>> "The update breaks 1 of 3 samples" in page
+        True
     """
     check_out(out)
     comparison = compare(old, new, **options)
