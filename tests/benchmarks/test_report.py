@@ -46,4 +46,4 @@ def test_report_of_a_large_run(benchmark, tmp_path, samples, epochs, classes, se
     )
     assert bytes_ < size
     assert peak < memory
-    assert benchmark.disabled or took < seconds
+    assert benchmark.disabled or busy < seconds  # of processor time, which other work does not change
