@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Picture", "picture_of", "png_of"]
+from lightning_flip.stores import History
+
+__all__ = ["Picture", "picture_of", "pictures_by_index", "png_of"]
 
 Picture = npt.NDArray[np.uint8]
 _CHANNELS = (1, 3, 4)
@@ -45,6 +47,38 @@ def picture_of(item: Any) -> Picture:
             " something indexable that gives such pictures."
         )
     return _as_bytes(found)
+
+
+def pictures_by_index(images: Any, history: History, split: str, loader: int = 0) -> Callable[[int], Picture]:
+    """What gives the picture of the sample at an index of a recorded split.
+
+    Args:
+        images: a function of the index; or pictures by index, such as the dataset that the loader was given; or those
+            of the whole dataset, where the split is a part of one dataset.
+        history: the recorded run.
+        split: which split.
+        loader: which of its loaders.
+
+    Raises:
+        ValueError: if there are neither as many pictures as samples of the split nor those of a whole dataset; another
+            number of pictures would show other samples.
+    """
+    if not hasattr(images, "__getitem__"):
+        return lambda index: picture_of(images(index))
+    samples = history.samples(split, loader)
+    index, source = (np.asarray(samples[name]) for name in ("index", "source_index"))
+    known = history.run.data.get(f"{split}-{loader}", {}).get("length")
+    length = known if isinstance(known, int) else int(index.max()) + 1
+    count = len(images) if hasattr(images, "__len__") else length
+    if count == length:
+        return lambda place: picture_of(images[place])
+    whole = dict(zip(index.tolist(), source.tolist(), strict=True))
+    if len(samples["source"].unique()) > 1 or count <= max(whole.values()):
+        raise ValueError(
+            f"images must give the {length:,} pictures of split {split!r}, loader {loader}, or those of the one dataset"
+            f" that it is a part of, got {count:,} pictures. Pass the dataset that the DataLoader was given."
+        )
+    return lambda place: picture_of(images[whole[place]])
 
 
 def png_of(picture: Picture, longest: int) -> bytes:

@@ -27,7 +27,7 @@ from lightning_flip.reports.figures.canvas import (
     plain_axes,
     plain_text,
 )
-from lightning_flip.reports.pictures import picture_of
+from lightning_flip.reports.pictures import pictures_by_index
 from lightning_flip.reports.text import shorten
 from lightning_flip.stores import History
 from lightning_flip.stores.history.suspects import Suspicion
@@ -434,11 +434,11 @@ def plot_suspects(
     for panel, title in zip(grid.panels, titles, strict=True):
         panel[0].set_title(title, fontsize="small")
     suggestion = np.asarray(found.rows["predicted_label"].fill_null(-1))
+    picture = None if images is None else pictures_by_index(images, history, split, loader)
     handles: list[Any] = []
     for place, (row, panel) in enumerate(zip(rows, grid.panels, strict=True)):
-        if images is not None:
-            picture = picture_of(images[row["index"]])
-            panel[0].imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        if picture is not None:
+            panel[0].imshow(picture(row["index"]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             panel[0].set_axis_off()
         handles = _draw_strip(panel[-1], courses.pred[place], courses.right[place], suggestion[place])
     from matplotlib.patches import Patch

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_flip.reports.pictures import picture_of, png_of
+from lightning_flip.reports.pictures import pictures_by_index, png_of
 from lightning_flip.reports.shown_table import ShownTable
 from lightning_flip.reports.text import PlainTable, shorten
 from lightning_flip.stores import History, HistoryError, PassRows
@@ -121,7 +121,8 @@ class SuspectTable(ShownTable):
         if self._images is None:
             return table.html()
         shown = self.first_rows(_MOST_SHOWN)["index"].to_pylist()
-        return table.html([png_of(picture_of(self._images[index]), _THUMBNAIL) for index in shown])
+        picture = pictures_by_index(self._images, self._history, *self._place)
+        return table.html([png_of(picture(index), _THUMBNAIL) for index in shown])
 
     def to_markdown(self, decimals: int = 3) -> str:
         """The table and the counts in Markdown."""

@@ -200,14 +200,15 @@ def _with_texts(listing: Listing, text: str | None) -> tuple[Listing, tuple[str,
 
 def _pictures(listing: Listing, images: Images, top: int) -> Sprite | None:
     from lightning_flip.reports.page._thumbnails import folder_pictures, make_sprite
-    from lightning_flip.reports.pictures import picture_of
+    from lightning_flip.reports.pictures import pictures_by_index
 
+    numbers = listing.numbers
     indices = listing.index[:top].tolist()
     if isinstance(images, (str, os.PathLike)):
-        assert listing.numbers.scores is not None
-        names = listing.numbers.scores["sample_id"].take(listing.rows[:top]).to_pylist()
+        assert numbers.scores is not None
+        names = numbers.scores["sample_id"].take(listing.rows[:top]).to_pylist()
         return make_sprite(indices, folder_pictures(images, dict(zip(indices, names, strict=True))))
-    return make_sprite(indices, lambda index: picture_of(images(index) if callable(images) else images[index]))
+    return make_sprite(indices, pictures_by_index(images, numbers.history, numbers.train_split))
 
 
 def write_update_report(
