@@ -1,0 +1,48 @@
+"""No violation of what axe-core checks, in both themes, wide and narrow, with scripts and without."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def violations(opened) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(opened.page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+        for one in found
+        for node in one["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["ordinary", "hostile", "no_rows"])
+def test_no_violations(name, width, dark, report_of, open_page):
+    opened = open_page(report_of(name, pictures=name == "ordinary").as_uri(), dark=dark, width=width)
+    assert violations(opened) == []
+
+
+def test_no_violations_after_use(report_of, open_page):
+    opened = open_page(report_of("ordinary").as_uri())
+    opened.page.click("#theme")
+    opened.page.click("#certain")
+    opened.page.select_option("#filter-label", index=2)
+    opened.page.locator(".region").first.click()
+    opened.page.locator("#suspect-rows .pick").first.click()
+    assert violations(opened) == []
+
+
+def test_no_violations_without_scripts(report_of, open_page):
+    assert violations(open_page(report_of("missing_parts").as_uri(), scripts=False)) == []
+
+
+def test_a_strip_can_be_read_without_color(report_of, open_page):
+    """Cells differ in height: low for the label, high for the suggestion."""
+    opened = open_page(report_of("ordinary").as_uri())
+    heights = opened.page.evaluate(
+        """() => Object.fromEntries(["f-label", "f-other", "f-suggestion"].map((style) => [style, Math.max(
+            ...[...document.querySelectorAll(`#suspect-rows .strip .${style}`)].map((path) => path.getBBox().height))]))"""
+    )
+    assert 0 < heights["f-label"] < heights["f-other"] < heights["f-suggestion"]
