@@ -36,7 +36,7 @@ def map_chart(variability: Floats, confidence: Floats, wrong: Bools, *, replaced
 
 def small_map(name: str, title: str, variability: Floats, confidence: Floats, wrong: Bools) -> Safe:
     """A map for a row of several ones, of one form."""
-    left, top, width, height = 30, 6, 222, 180
+    left, top, width, height = 30, 6, 340, 250
     drawn = [
         element("rect", x=left, y=top, width=width, height=height, class_="f-inset"),
         _placed(_bins(variability, confidence, wrong), (left, top, width, height)),
@@ -46,7 +46,7 @@ def small_map(name: str, title: str, variability: Floats, confidence: Floats, wr
         text(left + width, top + height + 16, "0.5", anchor="end", class_="muted"),
         text(left + width / 2, top + height + 16, "variability", anchor="middle", class_="muted"),
     ]
-    return chart(name, f"Dataset map of {title}", _description(confidence, wrong), 260, 206, drawn, form="small")
+    return chart(name, f"Dataset map of {title}", _description(confidence, wrong), 380, 276, drawn, form="small")
 
 
 def _map(

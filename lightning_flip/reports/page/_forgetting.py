@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_flip.reports.dynamics import Forgetting
 from lightning_flip.reports.page._chart import chart, text, wide_and_narrow
 from lightning_flip.reports.page._markup import Safe, element
 
-__all__ = ["forgetting_chart"]
+__all__ = ["forgetting_chart", "grouped"]
 
-_MOST = 9  # more events than these share a bar
+_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9)  # numbers of events that share a bar
 
 
 def forgetting_chart(found: Forgetting) -> Safe:
@@ -16,12 +18,24 @@ def forgetting_chart(found: Forgetting) -> Safe:
     return wide_and_narrow(_bars(found, "wide", 560, 280), _bars(found, "narrow", 350, 240))
 
 
+def grouped(events: Sequence[int], most: int) -> list[tuple[str, int]]:
+    """Counts of samples by their number of events from 0, in at most `most` groups of one width; 0 is by itself.
+
+    Example:
+        >>> grouped([9, 5, 3, 1, 0, 2], 4)
+        [('0', 9), ('1-2', 8), ('3-4', 1), ('5', 2)]
+    """
+    width = next(width for width in _WIDTHS if len(events) - 1 <= width * (most - 1))
+    groups = [("0", events[0])]
+    for first in range(1, len(events), width):
+        last = min(first + width, len(events)) - 1
+        groups.append((str(first) if first == last else f"{first}-{last}", sum(events[first : last + 1])))
+    return groups
+
+
 def _bars(found: Forgetting, form: str, width: float, height: float) -> Safe:
-    most = _MOST if form == "wide" else 6
     events = found.events.tolist() or [0]
-    bars = [(str(number), count, "f-label") for number, count in enumerate(events[:most])]
-    if len(events) > most:
-        bars.append((f"{most}+", sum(events[most:]), "f-label"))
+    bars = [(name, count, "f-label") for name, count in grouped(events, 9 if form == "wide" else 6)]
     apart = [("never", "learned", found.never_learned, "f-bad")]
     if found.never_seen:
         apart.append(("never", "seen", found.never_seen, "f-other"))

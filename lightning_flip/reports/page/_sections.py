@@ -143,6 +143,8 @@ def map_section(listing: Listing) -> Section:
         class_="legend map-keys",
     )
     note = "How probable its label was for a sample, on average (up) and how much that changed (to the right)."
+    if not listing.complete:
+        note += f" The squares count all samples; a selection is one of the {len(listing.rows):,} worst."
     help_ = element(
         "p",
         "Drag over the map to choose samples; the table above follows. With the keyboard: arrow keys move the"

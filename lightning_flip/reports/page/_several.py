@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,9 @@ from lightning_flip.reports.page._parts import Section, missing
 from lightning_flip.reports.page._run import RunNumbers
 from lightning_flip.reports.page._timeline import runs_chart
 from lightning_flip.reports.runs.comparison import Comparison, compare_runs
+from lightning_flip.reports.text import shorten
 
-__all__ = ["maps_section", "runs_flips_section", "runs_lead", "table_section"]
+__all__ = ["maps_section", "runs_flips_section", "runs_lead", "table_section", "titles"]
 
 _HEADERS = {
     "accuracy": "accuracy",
@@ -26,22 +28,45 @@ _HEADERS = {
 
 
 def runs_lead(runs: Sequence[RunNumbers]) -> list[Safe]:
-    """Which run is the most accurate at the end, and which one flips least."""
-    flipping = [(_flipping(run), run) for run in runs if run.timeline is not None and run.timeline.known[-1]]
-    if not flipping:
-        return [joined(f"Flips were not computed: no run has a pass over split {runs[0].split!r}.")]
-    least, best = min(flipping, key=lambda pair: pair[0]), max(flipping, key=lambda pair: _accuracy(pair[1]))
-    most = max(flipping, key=lambda pair: pair[0])
-    words: list[object] = [
-        element("strong", f"{least[1].label} has the fewest flips"),
-        f": {percent(least[0], 1)} of its {runs[0].split} samples are wrong now and were right before;"
-        f" {most[1].label} has the most, {percent(most[0], 1)}.",
-    ]
-    if len(flipping) == 1:
-        words = [f"Only {least[1].label} has a pass over split {runs[0].split!r}; {percent(least[0], 1)} flipped."]
+    """Which runs flip least and most, and which are the most accurate at the end; means of the runs of one label."""
+    groups: dict[str, list[RunNumbers]] = {}
+    for run in runs:
+        if run.timeline is not None and run.timeline.known[-1]:
+            groups.setdefault(run.label, []).append(run)
+    split = runs[0].split
+    if not groups:
+        return [joined(f"Flips were not computed: no run has a pass over split {split!r}.")]
+    flipping = {label: statistics.fmean(map(_flipping, group)) for label, group in groups.items()}
+    accuracy = {label: statistics.fmean(map(_accuracy, group)) for label, group in groups.items()}
+    least, most, best = (
+        min(flipping, key=flipping.__getitem__),
+        max(flipping, key=flipping.__getitem__),
+        max(accuracy, key=accuracy.__getitem__),
+    )
+    of = f"of the {split} samples" + (", on average of its runs," if max(map(len, groups.values())) > 1 else "")
+    if len(groups) == 1:
+        return [
+            joined(f"{percent(flipping[least], 1)} {of} are wrong now and were right before in {least}."),
+            joined(f"{percent(accuracy[best], 1)} are right at the end."),
+        ]
     return [
-        joined(words),
-        joined([element("strong", f"{best[1].label} is the most accurate"), f": {percent(_accuracy(best[1]), 1)}."]),
+        joined(
+            [
+                element("strong", f"{least} has the fewest flips"),
+                f": {percent(flipping[least], 1)} {of} are wrong now and were right before; {most} has the most,"
+                f" {percent(flipping[most], 1)}.",
+            ]
+        ),
+        joined([element("strong", f"{best} is the most accurate"), f": {percent(accuracy[best], 1)}."]),
+    ]
+
+
+def titles(runs: Sequence[RunNumbers]) -> list[str]:
+    """What tells runs apart: their labels, with their folders if labels repeat."""
+    labels = [run.label for run in runs]
+    return [
+        f"{run.label} ({shorten(run.folder.resolve().name)})" if labels.count(run.label) > 1 else run.label
+        for run in runs
     ]
 
 
@@ -131,20 +156,20 @@ def runs_flips_section(runs: Sequence[RunNumbers]) -> Section:
 def maps_section(runs: Sequence[RunNumbers]) -> Section:
     """The dataset map of each run, with its numbers."""
     blocks = []
-    for place, run in enumerate(runs):
+    for place, (title, run) in enumerate(zip(titles(runs), runs, strict=True)):
         if run.scores is None:
             drawn, words = missing(run.reasons[run.train_split]), ""
         else:
             wrong = run.column("is_label_issue", 0) > 0
             drawn = small_map(
-                f"map-{place}", run.label, run.column("variability", np.nan), run.column("confidence", np.nan), wrong
+                f"map-{place}", title, run.column("variability", np.nan), run.column("confidence", np.nan), wrong
             )
             never = run.forgetting.never_learned if run.forgetting is not None else 0
             words = (
                 f"{int(wrong.sum()):,} of {len(run.order):,} labels almost certainly wrong,"
                 f" {int(run.column('disagrees', 0).sum()):,} disagree; {never:,} never learned"
             )
-        blocks.append(element("div", element("h3", run.label), drawn, element("p", words, class_="key-numbers")))
+        blocks.append(element("div", element("h3", title), drawn, element("p", words, class_="key-numbers")))
     note = (
         "How probable its label was for a sample, on average (up, 0 to 1) and how much that changed (to the right)."
         " Darker: more samples. Orange: most labels there are almost certainly wrong."

@@ -108,7 +108,7 @@ def _controls() -> Safe:
         choice("label", "label"),
         choice("suggestion", "suggestion"),
         element("button", "only almost certain", type="button", id="certain", aria_pressed="false"),
-        element("button", "clear selection", type="button", id="clear", class_="region hidden", data_region=""),
+        element("button", "clear selection", type="button", id="clear", class_="hidden", data_region=""),
         element("span", id="count", class_="count", role="status"),
         element("button", "save list as CSV", type="button", id="csv"),
         class_="controls needs-script",

@@ -25,7 +25,7 @@ from lightning_flip.reports.page._sections import (
     tiles,
     who_section,
 )
-from lightning_flip.reports.page._several import maps_section, runs_flips_section, runs_lead, table_section
+from lightning_flip.reports.page._several import maps_section, runs_flips_section, runs_lead, table_section, titles
 from lightning_flip.reports.page._suspects import suspects_section, without_suspects
 from lightning_flip.reports.page._update import update_page
 from lightning_flip.reports.text import shorten
@@ -178,11 +178,11 @@ def _subtitle(numbers: RunNumbers) -> str:
 
 def _facts(runs: Sequence[RunNumbers]) -> Section:
     found = []
-    for run in runs:
+    for title, run in zip(titles(runs), runs, strict=True):
         timelines = {run.split: run.timeline} if run.timeline is not None else {}
         if run.scores is not None and run.train_split != run.split:
             timelines = {run.train_split: flip_timeline(run.history, run.train_split)} | timelines
-        found.append((run.label, run_facts(run.folder, run.history, timelines)))
+        found.append((title, run_facts(run.folder, run.history, timelines)))
     return facts_section(found)
 
 

@@ -430,3 +430,16 @@ def test_an_update_has_a_page(tmp_path: Path) -> None:
     found = parse(write_update_report(old, new, tmp_path / "page.html"))
     assert "The update breaks" in found.text
     assert page_is_safe(found)
+
+
+def test_runs_of_one_label_are_averaged(run: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        report_runs.write_run(tmp_path / f"seed-{seed}", samples=200, epochs=4, seed=seed)
+    runs = [("method", tmp_path / "seed-1"), ("method", tmp_path / "seed-2"), ("plain", run)]
+    found = parse(write_report(runs, tmp_path / "page.html"))
+    rows = {row["method"]: row for row in compare_runs(runs).to_rows()}
+    least = min(rows, key=lambda label: float(rows[label]["flipping_error"] or 0))
+    rate = 100 * float(rows[least]["flipping_error"] or 0)
+    assert f"{least} has the fewest flips : {rate:.1f}% of the val samples, on average of its runs" in found.text
+    assert "method (seed-1)" in found.text
+    assert "method (seed-2)" in found.text

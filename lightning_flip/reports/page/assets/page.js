@@ -37,7 +37,7 @@ const [index, x, y, score, label, suggestion, forgotten, flags, pred, prob] = [
   "index", "x", "y", "score", "label", "suggestion", "forgotten", "flags", "pred", "prob",
 ].map((name) => column(D[name]));
 const N = index.length, P = D.epochs.length, ONE = 10000;
-const named = (one) => (one < 0 ? "?" : D.names[one] || String(one));
+const named = (one) => (one < 0 ? "?" : D.names[one] || `${one}`);
 const idOf = (row) => (D.ids && D.ids[row]) || String(index[row]);
 const textOf = (row) => (D.text && D.text[row]) || "";
 const brief = (text) => (text.length > 30 ? text.slice(0, 11) + "…" + text.slice(-18) : text);
@@ -265,7 +265,7 @@ const select = (next) => {
   all(".region").forEach((button) => button.setAttribute("aria-pressed", String(box) === String(boxOf(button))));
   choose();
 };
-press(".region", (button) => select(boxOf(button)));
+press("[data-region]", (button) => select(boxOf(button)));
 const limit = (value) => Math.min(ONE, Math.max(0, Math.round(value)));
 const at = (event) => {
   const { left, top, width, height } = canvas.getBoundingClientRect();
