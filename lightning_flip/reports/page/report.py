@@ -40,7 +40,7 @@ Images = str | os.PathLike[str] | Callable[[int], Any] | Sequence[Any]
 Runs = str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str, str | os.PathLike[str]]]
 
 _LONGEST_TITLE = 120
-_JOINING = ("allow_partial", "shared_classes", "shared_argmax", "slices")
+_JOINING = ("allow_partial", "shared_classes", "shared_argmax", "slices", "drop_unlabelled", "min_coverage")
 
 
 def write_report(
