@@ -18,6 +18,7 @@ from lightning_flip.callbacks.negative_flip_monitor import NegativeFlipMonitor
 from lightning_flip.callbacks.prediction_filter import PredictionFilter
 from lightning_flip.callbacks.prediction_history import PredictionHistory
 from lightning_flip.callbacks.prediction_writer import PredictionWriter
+from lightning_flip.callbacks.report_writer import ReportWriter
 from lightning_flip.callbacks.transition_estimator import TransitionEstimator
 from lightning_flip.callbacks.zigzag import ZigZag
 
@@ -34,6 +35,7 @@ __all__ = [
     "PredictionFilter",
     "PredictionHistory",
     "PredictionWriter",
+    "ReportWriter",
     "TemperatureScaling",
     "TrainingTargets",
     "TransitionEstimator",

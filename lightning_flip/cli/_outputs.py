@@ -10,9 +10,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, TextIO
 
-from lightning_flip.stores.files import write_text
+from lightning_flip.stores.files import write_file, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,7 @@ __all__ = [
     "PRINT",
     "CommandError",
     "CommandParser",
+    "Content",
     "MissingExtraError",
     "Status",
     "UsageError",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 PRINT = "-"
+#: Text, or a function that writes something else into a stream.
+Content = str | Callable[[BinaryIO], object]
 # At the start of a line, runners of continuous integration take these for commands; an invisible word joiner does not.
 _COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
 
@@ -110,8 +113,8 @@ class Tables(Protocol):
         ...
 
 
-def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> None:
-    """Check before any work that the places to write to do not collide.
+def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str], binary: Sequence[str] = ()) -> None:
+    """Check before any work that the places to write to do not collide, and that no `binary` file is printed.
 
     Example:
         >>> check_outputs({"--json": "-", "--markdown": None}, ["old.parquet"])
@@ -125,8 +128,9 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
     for option, place in outputs.items():
         if place is None:
             continue
-        if not place:
-            raise ValueError(f"{option} must name a file, or be - to print, got ''.")
+        if not place or (place == PRINT and option in binary):
+            printed = "; it is not text, and cannot be printed" if option in binary else ", or be - to print"
+            raise ValueError(f"{option} must name a file{printed}, got {place!r}.")
         real = place if place == PRINT else os.path.realpath(place)
         if real in taken:
             what = "be printed at a time" if place == PRINT else f"go to {place}"
@@ -140,24 +144,28 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
         taken[real] = option
 
 
-def deliver(outputs: Mapping[str, tuple[str | None, Callable[[], str]]]) -> bool:
-    """Write each option's text to the place that the user chose, whole or not at all; returns whether all were written.
+def deliver(outputs: Mapping[str, tuple[str | None, Callable[[], Content]]]) -> bool:
+    """Write what each option gives to the place that the user chose, whole or not at all; returns whether all were.
 
-    An unwritable file is reported on standard error, and does not stop the others.
+    An unwritable file is reported on standard error, and does not stop the others. Nothing is written if an option
+    raises an error.
     """
-    texts = [(option, place, write()) for option, (place, write) in outputs.items() if place is not None]
+    contents = [(option, place, make()) for option, (place, make) in outputs.items() if place is not None]
     arrived = True
-    for option, place, text in texts:
+    for option, place, content in contents:
         if place == PRINT:
             continue
         try:
-            write_text(place, text if text.endswith("\n") else text + "\n")
+            if isinstance(content, str):
+                write_text(place, content if content.endswith("\n") else content + "\n")
+            else:
+                write_file(place, content)
         except OSError as error:
             complain(f"{option}: cannot write {place}: {error.strerror or error}.")
             arrived = False
-    for _, place, text in texts:  # last, since the pipe may be closed
-        if place == PRINT:
-            say(text)
+    for _, place, content in contents:  # last, since the pipe may be closed
+        if place == PRINT and isinstance(content, str):
+            say(content)
     return arrived
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lightning_flip.cli._compare import add_compare
 from lightning_flip.cli._gate import add_gate, report_gate_error
 from lightning_flip.cli._outputs import CommandError, CommandParser, Status, UsageError, complain
+from lightning_flip.cli._relabel import add_relabel
 from lightning_flip.cli._report import add_report
 from lightning_flip.cli._suspects import add_suspects
 from lightning_flip.cli.experiment.command import add_experiment
@@ -23,9 +24,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     ``fit``, ``validate``, ``test`` and ``predict`` are a LightningCLI (see :func:`training_cli`). ``compare`` reads
     recorded runs, or the predictions of an old and a new model, and ``gate`` decides whether the new model may
-    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong, and ``report`` writes
-    a run, several ones, or an old and a new model as a web page. All four load neither torch nor lightning.
-    ``experiment`` trains a teacher, then its student.
+    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong, and ``relabel``
+    makes corrected labels of a reviewed list. ``report`` writes a run, several ones, or an old and a new model as a
+    web page. None of these loads torch or lightning. ``experiment`` trains a teacher, then its student.
 
     Args:
         args: the words after the command's name; None takes those it was called with.
@@ -97,6 +98,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_gate(commands)
     add_suspects(commands)
+    add_relabel(commands)
     add_report(commands)
     add_experiment(commands)
     return parser

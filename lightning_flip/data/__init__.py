@@ -3,6 +3,7 @@
 from lightning_flip.data._label_files import as_label_distributions, load_label_distributions
 from lightning_flip.data.bundled import DigitsDataModule, IrisDataModule
 from lightning_flip.data.class_subset import ClassSubset
+from lightning_flip.data.corrected_labels import CorrectedLabels
 from lightning_flip.data.indexed import IndexedBatch, IndexedDataset
 from lightning_flip.data.label_distributions import LabelDistributions
 from lightning_flip.data.noisy_labels import NoisyLabels
@@ -16,10 +17,12 @@ from lightning_flip.data.scenarios import (
     stratified_fraction,
 )
 from lightning_flip.data.splits import split_indices
+from lightning_flip.data.threshold_samples import ThresholdSamples
 from lightning_flip.data.toy_gaussian import ToyGaussian, ToyGaussianDataModule, class_means, true_distributions
 
 __all__ = [
     "ClassSubset",
+    "CorrectedLabels",
     "DigitsDataModule",
     "IndexedBatch",
     "IndexedDataset",
@@ -27,6 +30,7 @@ __all__ = [
     "LabelDistributions",
     "NoisyLabels",
     "SameClassPairs",
+    "ThresholdSamples",
     "ToyGaussian",
     "ToyGaussianDataModule",
     "UpdateScenario",

@@ -4,6 +4,7 @@ Nothing here imports torch or lightning, so that a report opens quickly. Functio
 matplotlib figure outside pyplot (`figure.savefig(path)` writes it), and raise ModuleNotFoundError without matplotlib.
 """
 
+from lightning_flip.reports.audit import AuditDraw, AuditEstimate, draw_audit, estimate_wrong
 from lightning_flip.reports.figures.correlation import Correlation, rank_correlation
 from lightning_flip.reports.figures.distances import (
     DistanceStages,
@@ -63,8 +64,19 @@ from lightning_flip.reports.intervals import (
     mcnemar_exact,
     wilson_interval,
 )
+from lightning_flip.reports.pictures import picture_of
+from lightning_flip.reports.plots import (
+    HistoryPlots,
+    plot_dataset_map,
+    plot_flips,
+    plot_forgetting,
+    plot_suspects,
+    plot_who_flips,
+)
+from lightning_flip.reports.review import Review, check_review, read_review
 from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_runs, parse_run
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
+from lightning_flip.reports.shown_table import ShownTable
 from lightning_flip.reports.suspects import SuspectTable, find_suspects
 from lightning_flip.reports.update.comparison import UpdateComparison, compare
 from lightning_flip.reports.update.floor import NoiseFloor
@@ -72,11 +84,14 @@ from lightning_flip.reports.update.join import JoinedPredictions, join_predictio
 from lightning_flip.stores.files import write_text
 
 __all__ = [
+    "AuditDraw",
+    "AuditEstimate",
     "ClassProjection",
     "Comparison",
     "Correlation",
     "DistanceStages",
     "GateResult",
+    "HistoryPlots",
     "JoinedPredictions",
     "KernelSimilarity",
     "LimitOutcome",
@@ -84,8 +99,10 @@ __all__ = [
     "NoiseAccuracies",
     "NoiseFloor",
     "Reliability",
+    "Review",
     "RunSummary",
     "ScoreHistogram",
+    "ShownTable",
     "SimplexPath",
     "Spread",
     "SupervisionRelation",
@@ -96,6 +113,7 @@ __all__ = [
     "UpdateComparison",
     "ZigzagRelation",
     "bootstrap_interval",
+    "check_review",
     "class_plane",
     "class_projection",
     "clopper_pearson_lower",
@@ -103,6 +121,8 @@ __all__ = [
     "compare",
     "compare_runs",
     "distance_stages",
+    "draw_audit",
+    "estimate_wrong",
     "find_suspects",
     "gate",
     "gate_json",
@@ -115,20 +135,27 @@ __all__ = [
     "mcnemar_exact",
     "noise_accuracies",
     "parse_run",
+    "picture_of",
     "plot_class_projection",
+    "plot_dataset_map",
     "plot_decomposition",
     "plot_distance_stages",
+    "plot_flips",
+    "plot_forgetting",
     "plot_label_recovery",
     "plot_logit_gaps",
     "plot_reliability",
     "plot_simplex_paths",
     "plot_supervision",
+    "plot_suspects",
     "plot_training_targets",
     "plot_uncertainty_histogram",
+    "plot_who_flips",
     "plot_winning_scores",
     "plot_zigzag_relation",
     "project_features",
     "rank_correlation",
+    "read_review",
     "recovery_curve",
     "reliability",
     "samples_by_difficulty",

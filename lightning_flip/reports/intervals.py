@@ -15,10 +15,12 @@ __all__ = [
     "clopper_pearson_upper",
     "mcnemar_exact",
     "special_functions",
+    "stratified_count_lower",
     "wilson_interval",
 ]
 
 Floats = npt.NDArray[np.float64]
+_ROUNDING = 1e-9  # of sums of logarithms: a bound errs on the wide side
 # One number or an array of numbers.
 Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating] | Sequence[int] | Sequence[float] | int | float
 
@@ -200,6 +202,81 @@ def bootstrap_interval(
         )
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def stratified_count_lower(
+    count: Sequence[int] | npt.NDArray[np.integer],
+    looks: Sequence[int] | npt.NDArray[np.integer],
+    size: Sequence[int] | npt.NDArray[np.integer],
+    error: float = 0.025,
+) -> int:
+    r"""Exact one-sided lower bound of a count in a finite population that was sampled by strata, without replacement.
+
+    Let stratum h hold :math:`M_h` marked samples of :math:`N_h`, and let :math:`x_h` of :math:`n_h` looks find one.
+    :math:`p_h(M_h) = P(X_h \ge x_h \mid M_h)`, X hypergeometric, is the p value of the claim that at most :math:`M_h`
+    are marked. Strata are sampled independently, so that :math:`-\sum_h \log p_h` of the true counts exceeds the
+    quantile c of a sum of H standard exponentials with probability `error` at most (Fisher's combination; the p values
+    are discrete, which only helps). The bound is the smallest :math:`\sum_h M_h` with :math:`-\sum_h \log p_h(M_h)
+    \le c`: whatever the true counts, it is above their sum with a chance of at most `error`. With one stratum it is
+    the bound of Clopper and Pearson for finite populations. Strata that were looked at completely are counts, and no
+    part of H.
+
+    The upper bound of the marked samples is the number of samples less the lower bound of the others.
+
+    Args:
+        count: [H], marked samples found in each stratum.
+        looks: [H], samples drawn from each.
+        size: [H], samples in each.
+        error: the chance to be wrong, between 0 and 0.5.
+
+    Returns:
+        The bound, at least the number of marked samples found.
+
+    Raises:
+        ValueError: if a count is not a whole number from 0 to its looks, looks are more than the stratum has, or
+            `error` is not between 0 and 0.5.
+        ModuleNotFoundError: if scipy is not installed.
+
+    Example:
+        2 of 10 looks at 1000 samples and 9 of 10 at 100:
+
+        >>> stratified_count_lower([2, 9], [10, 10], [1000, 100])
+        96
+        >>> stratified_count_lower([40], [100], [100])
+        40
+    """
+    _check_inside("error", error, 0.0, 0.5)
+    counts, totals = _check_counts(np.atleast_1d(np.asarray(count)), np.atleast_1d(np.asarray(looks)))
+    totals, sizes = _check_counts(totals, np.atleast_1d(np.asarray(size)))
+    open_strata = totals < sizes
+    found = int(counts.sum())
+    gains, reached = [np.zeros(0)], 0.0
+    told = open_strata & (counts > 0)  # no find says nothing about how many there are at least
+    for x, n, N in np.stack([counts, totals, sizes], axis=1)[told].astype(int).tolist():
+        tail = _log_hypergeometric_tail(x, n, N)
+        reached += tail[0]
+        gains.append(np.diff(tail))
+    if not open_strata.any():
+        return found
+    needed = -float(special_functions().gammainccinv(int(open_strata.sum()), error)) - _ROUNDING
+    if reached >= needed:
+        return found
+    # Each tail is concave in M: the steps that gain most come first in their stratum, too.
+    best = np.sort(np.concatenate(gains))[::-1]
+    return found + 1 + int(np.searchsorted(reached + np.cumsum(best), needed))
+
+
+def _log_hypergeometric_tail(count: int, looks: int, size: int) -> Floats:
+    """Logarithm of P(X >= count | M marked of `size` samples, `looks` drawn), for M from `count` to where it is 0.
+
+    X reaches the count if the count-th smallest of the drawn positions is among the first M ones.
+    """
+    place = np.arange(count, size - looks + count, dtype=np.float64)
+    growth = np.log(place / (place - count + 1)) + np.log((size - place - looks + count) / (size - place))
+    log_chance = np.concatenate([[0.0], np.cumsum(growth)])
+    tail: Floats = np.logaddexp.accumulate(log_chance)
+    tail -= tail[-1]
+    return tail
 
 
 def special_functions() -> ModuleType:

@@ -6,7 +6,8 @@ Nothing here imports torch or lightning, so that reading a history stays quick.
 from typing import Any
 
 from lightning_flip._deprecate import moved
-from lightning_flip.stores.errors import ClaimLostError, HistoryError, PredictionError
+from lightning_flip.stores.corrections import Correction, corrections_text, read_corrections
+from lightning_flip.stores.errors import ClaimLostError, HistoryError, PredictionError, ReviewError
 from lightning_flip.stores.history import History, PassRows, RunInfo, read_history, read_run, read_samples
 from lightning_flip.stores.paths import LearningPaths, read_paths
 from lightning_flip.stores.predictions import PredictionSet, read_logits, read_predictions, write_predictions
@@ -22,16 +23,20 @@ from lightning_flip.stores.zigzag import read_zigzag, write_zigzag
 
 __all__ = [
     "ClaimLostError",
+    "Correction",
     "History",
     "HistoryError",
     "LearningPaths",
     "PassRows",
     "PredictionError",
     "PredictionSet",
+    "ReviewError",
     "RunInfo",
     "SoftTargetError",
     "SoftTargetTable",
+    "corrections_text",
     "dataset_fingerprint",
+    "read_corrections",
     "read_history",
     "read_logits",
     "read_paths",

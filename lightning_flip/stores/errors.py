@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ClaimLostError", "HistoryError", "PredictionError"]
+__all__ = ["ClaimLostError", "HistoryError", "PredictionError", "ReviewError"]
 
 
 class ClaimLostError(RuntimeError):
@@ -23,4 +23,11 @@ class PredictionError(ValueError):
     """A file of predictions cannot be read, or two of them do not belong together.
 
     The message names the file, what was expected, what came, and the way out.
+    """
+
+
+class ReviewError(ValueError):
+    """A reviewed list or a file of corrected labels cannot be read, contradicts itself, or belongs to other data.
+
+    The message names the file and the row, what was expected, what came, and the way out.
     """

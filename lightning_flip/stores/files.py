@@ -9,7 +9,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ __all__ = [
     "read_parquet",
     "sync_directory",
     "temporary_files",
+    "write_file",
     "write_parquet",
     "write_text",
 ]
@@ -79,19 +80,30 @@ def atomic_write(path: str | os.PathLike[str], *, replace: bool = True) -> Itera
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    r"""Write UTF-8 text atomically, into folders that are made; what is not Unicode becomes an escape such as `\udc80`.
+    r"""Write UTF-8 text with :func:`write_file`; what is not Unicode becomes an escape such as `\udc80`."""
+    content = text.encode("utf-8", "backslashreplace")
+    return write_file(path, lambda stream: stream.write(content))
+
+
+def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
+    """Write what `write` puts into a stream atomically, into folders that are made.
 
     A link stays a link: the file that it leads to is replaced. A pipe or a device is written to, and never replaced.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(f"{folder}/new/file", lambda stream: stream.write(b"content")).read_bytes()
+        b'content'
     """
-    content = text.encode("utf-8", "backslashreplace")
     real = Path(os.path.realpath(path))
     if real.exists() and not real.is_file() and not real.is_dir():
         with open(real, "wb") as stream:
-            stream.write(content)
+            write(stream)
         return Path(path)
     make_directory(real.parent)
-    with atomic_write(real) as temporary:
-        temporary.write_bytes(content)
+    with atomic_write(real) as temporary, open(temporary, "wb") as stream:
+        write(stream)
     return Path(path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -25,6 +26,7 @@ from lightning_flip.callbacks import (
     PredictionFilter,
     PredictionHistory,
     PredictionWriter,
+    ReportWriter,
     TemperatureScaling,
     TrainingTargets,
     TransitionEstimator,
@@ -101,6 +103,7 @@ def every_callback() -> list[pl.Callback]:
         PredictionHistory(),
         PredictionFilter(0.5),
         PredictionWriter(),
+        ReportWriter(send_images=True),
         LearningPath(k=2),
         ZigZag(),
         TransitionEstimator("transition.npz", warmup_epochs=1),
@@ -128,6 +131,8 @@ def run(callbacks: list[pl.Callback], folder: Path) -> WandbLogger:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that T ends where the search ends: the keys are the test
         patch.chdir(folder)
+        for module in ("callbacks.report_writer", "reports.plots"):  # the samples are no pictures
+            patch.setattr(f"lightning_flip.{module}.picture_of", lambda item: np.zeros((2, 2), np.uint8))
         torch.manual_seed(0)
         torch.set_num_threads(1)
         logger, model = WandbLogger(), Classifier(MLP(5, CLASSES), num_classes=CLASSES)

@@ -10,7 +10,7 @@ import yaml
 
 from lightning_flip import cli
 from lightning_flip.functional import symmetric_transition
-from lightning_flip.stores import read_history, read_transition
+from lightning_flip.stores import read_corrections, read_history, read_transition
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "noise"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
@@ -159,3 +159,22 @@ def test_diagnostics_are_printed_and_drawn(noise_script, tmp_path, capsys, monke
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert next(line for line in printed if line.startswith("| loss")) in text
+
+
+def test_the_loop_is_closed(noise_script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    script = noise_script("relabel")
+    for _ in range(2):  # running it again is no error, though its lists are reviewed
+        script.main(["--epochs", "2", "--looks", "40", "--markdown", "--out", str(tmp_path / "out")])
+        seen = capsys.readouterr()
+        assert seen.err == ""
+    rows = [line.strip("| ").split(" | ") for line in seen.out.splitlines() if line.startswith("| ")]
+    before, after = (int(row[1]) for row in rows[2:])
+    corrections = read_corrections(tmp_path / "out" / "labels.csv")
+    assert 0 < len(corrections) == before - after
+    assert f"In truth {before} are wrong." in seen.out
+    low, high = map(int, re.findall(r"at least ([\d,]+) and at most ([\d,]+)", seen.out)[0])
+    assert low <= before <= high
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert f"\n| {row[0]} | " in text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_flip.stores.files import atomic_write, make_directory
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["log_figure"]
 
 _DOTS = 120  # per inch
+_TOLD: weakref.WeakKeyDictionary[pl.Trainer, set[Path]] = weakref.WeakKeyDictionary()  # folders that were printed
 
 
 def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, path: Path) -> list[str]:
@@ -25,8 +27,8 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
 
     TensorBoard gets it under its name, Weights & Biases as an image, MLflow as an artifact ``figures/NAME-STEP.png``.
     Loggers are recognized by the names of their classes, so that none of those packages has to be installed, and those
-    of ``pytorch_lightning`` and subclasses count as well. A logger that fails is warned of. Called on the first rank
-    alone; returns names of loggers, or the file.
+    of ``pytorch_lightning`` and subclasses count as well. A logger that fails is warned of. The folder of files is
+    printed once. Called on the first rank alone; returns names of loggers, or the file.
 
     Example:
         >>> import tempfile
@@ -52,6 +54,9 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, *, step: int, pat
         make_directory(path.absolute().parent)
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", dpi=_DOTS)
+        if path.parent not in _TOLD.setdefault(trainer, set()):
+            _TOLD[trainer].add(path.parent)
+            rank_zero_info(f"No logger of this Trainer takes figures: they are PNG files in {path.parent}")
         took.append(str(path))
     return took
 

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lightning_flip.reports.figures._shown import ShownFigure
+
 __all__ = [
     "BLUE",
     "COLORS",
     "GRAY",
     "GREEN",
+    "ORANGE",
     "RED",
     "LineLook",
     "PanelGrid",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 BLUE, RED, GREEN, VIOLET, OCHER, GRAY = "#1f6fb2", "#c8442c", "#2f8f5b", "#8a5bb0", "#b0862a", "#9aa3ad"
+ORANGE = "#e8862e"  # what a label is suspected to be; lighter than BLUE, the label
 COLORS = (RED, BLUE, GREEN, VIOLET, OCHER, "#3b8ea5", "#7a4b3a", "#4c566a")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 _LINE = 0.17  # height of a line of small text, in inches
@@ -41,15 +45,17 @@ _LETTERS = 13  # narrow letters that surely fit into an inch
 _LONGEST = 60  # letters of a name that are shown
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Make a figure of some inches outside pyplot: no window opens, and nothing has to be closed."""
+def new_figure(width: float, height: float) -> ShownFigure:
+    """Make a figure of some inches outside pyplot: no window opens, nothing has to be closed, and notebooks show it."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "figures need matplotlib, which is not installed; run pip install 'lightning-flip[report]'."
         ) from error
-    return Figure(figsize=(width, height), layout="constrained")
+    from lightning_flip.reports.figures._shown import ShownFigure
+
+    return ShownFigure(figsize=(width, height), layout="constrained")
 
 
 class PanelGrid(NamedTuple):
@@ -64,7 +70,7 @@ class PanelGrid(NamedTuple):
         lowest: for each panel, whether there is none below it.
     """
 
-    figure: Figure
+    figure: ShownFigure
     panels: list[list[Axes]]
     first: list[bool]
     last: list[bool]
@@ -186,14 +192,14 @@ def plain_text(label: Any) -> str:
     return printable(str(label)).replace("$", r"\$")
 
 
-def folded_text(label: str, inches: float) -> str:
-    r"""Printable text in lines of a width, dollar signs escaped; a very long one loses its middle.
+def folded_text(label: str, inches: float, longest: int = _LONGEST) -> str:
+    r"""Printable text in lines of a width, dollar signs escaped; one of more letters than `longest` loses its middle.
 
     Example:
         >>> folded_text("label smoothing, 0.2", 1.0)
         'label\nsmoothing,\n0.2'
     """
-    text = shorten(label, _LONGEST) if len(printable(label)) > _LONGEST else printable(label)
+    text = shorten(label, longest) if len(printable(label)) > longest else printable(label)
     room = inches * _LETTERS * len(text) / max(1.0, sum(map(_breadth, text)))
     return "\n".join(wrap(text, max(8, int(room)))).replace("$", r"\$")
 

@@ -18,8 +18,9 @@ from lightning_flip.reports.gating._reasons import (
     groups_reason,
     must_not_flip_reason,
 )
+from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limits_table
 from lightning_flip.reports.intervals import clopper_pearson_lower, clopper_pearson_upper
-from lightning_flip.reports.text import quote
+from lightning_flip.reports.text import html_report, quote
 from lightning_flip.reports.update.counts import (
     FlipGroups,
     FlipRate,
@@ -128,6 +129,13 @@ class GateResult:
     def exit_code(self) -> int:
         """Exit status of the command line: 0 pass, 1 fail, 3 inconclusive (2 is for wrong usage)."""
         return _EXIT_CODES[self.status]
+
+    def _repr_html_(self) -> str:
+        limits = limits_table((one.name, one.limit, one.status, one.reason) for one in self.outcomes)
+        flips = flips_sentence(self.flips, self.samples, self.left_out)
+        names = f"{quote(self.old_name)} → {quote(self.new_name)}"
+        facts = evidence(self.rates, self.samples, self.warnings)
+        return html_report([f"{names}: {flips}", *facts, limits], f"{MARKS[self.status]} Update gate: {self.status}")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in the types of JSON: lists, dicts, text, numbers and None."""

@@ -7,21 +7,14 @@ import textwrap
 from xml.etree import ElementTree
 
 from lightning_flip.reports.gating._reasons import all_samples_reason, percent
+from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limits_table, most_text
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
 from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote
-from lightning_flip.reports.update.counts import FlipRate
 
 __all__ = ["error_json", "error_junit", "error_markdown", "gate_json", "gate_junit", "gate_markdown", "gate_text"]
 
 _UNUSUAL = re.compile("[^\t\n\r\x20-\x7e]")
-_MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❓"}
 _ORDER = ("fail", "inconclusive", "pass")
-_LEFT_OUT = {
-    "only_old": "only the old model has",
-    "only_new": "only the new model has",
-    "outside_classes": "of classes that only one model knows",
-    "unlabelled": "without a target",
-}
 
 
 def gate_json(result: GateResult) -> str:
@@ -136,17 +129,9 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
         | must_not_flip | - | ✅ pass | None of 2 ... |
         <BLANKLINE>
     """
-    heading = f"{_MARKS[result.status]} {escape_markdown(title)}: {result.status}"
+    heading = f"{MARKS[result.status]} {escape_markdown(title)}: {result.status}"
     names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
-    limits = PlainTable(
-        "",
-        ("limit", "at most", "result", "why"),
-        tuple(
-            (outcome.name, _most(outcome), f"{_MARKS[outcome.status]} {outcome.status}", outcome.reason)
-            for outcome in result.outcomes
-        ),
-        words=(0, 2, 3),
-    )
+    limits = limits_table((one.name, one.limit, one.status, one.reason) for one in result.outcomes)
     facts = [f"{names}: {escape_markdown(_flips(result))}", *map(escape_markdown, _evidence(result))]
     parts = [f"### {heading}", *facts, limits.markdown()]
     parts += [
@@ -184,7 +169,7 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     wide = max(len(outcome.status) for outcome in result.outcomes)
     for outcome in result.outcomes:
         side = "least" if outcome.name == "min_old_accuracy" else "most"
-        most = "" if outcome.limit is None else f" (at {side} {_most(outcome)})"
+        most = "" if outcome.limit is None else f" (at {side} {most_text(outcome.limit)})"
         lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
         lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
     return "\n".join(lines) + "\n"
@@ -222,31 +207,11 @@ def _legal(text: str) -> str:
 
 
 def _flips(result: GateResult) -> str:
-    rate = percent(result.flips / result.samples)
-    text = f"{result.flips:,} of {result.samples:,} samples are negative flips ({rate})."
-    left_out = [f"{count:,} {_LEFT_OUT.get(why, why)}" for why, count in result.left_out.items()]
-    return f"{text} Samples left out: {', '.join(left_out)}." if left_out else text
+    return flips_sentence(result.flips, result.samples, result.left_out)
 
 
 def _evidence(result: GateResult) -> list[str]:
-    """How accurate both models are, how many samples could flip, and what makes the verdict doubtful."""
-    lines = []
-    if result.rates:
-        old, new = (result.rates[name] for name in ("old_accuracy", "new_accuracy"))
-        lines.append(
-            f"Accuracy: old {_rate(old)}, new {_rate(new)}. {old.count:,} of {result.samples:,} samples could flip: the"
-            " old model has them right."
-        )
-    return lines + [f"Warning: {printable(text)}" for text in result.warnings]
-
-
-def _rate(rate: FlipRate) -> str:
-    between = "" if rate.low is None or rate.high is None else f" ({percent(rate.low)} to {percent(rate.high)})"
-    return f"{percent(rate.value)}{between}"
-
-
-def _most(outcome: LimitOutcome) -> str:
-    return "-" if outcome.limit is None else percent(outcome.limit, 10)
+    return evidence(result.rates, result.samples, result.warnings)
 
 
 def _wrap(text: str, width: int, indent: str) -> list[str]:
@@ -267,7 +232,7 @@ def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str
             f"{group.samples:,}",
             percent(group.rate),
             f"{percent(group.lower)} to {percent(group.upper)}",
-            f"{_MARKS[group.status]} {group.status}",
+            f"{MARKS[group.status]} {group.status}",
             "-" if group.samples_needed is None else f"{group.samples_needed:,}",
         )
         for group in groups[:most_groups]

@@ -127,6 +127,9 @@ class Comparison:
             table.padding = 0  # columns closer together, rather than labels in two lines
         console.print(table)
 
+    def _repr_html_(self) -> str:
+        return self._table(1).html()
+
     def _table(self, decimals: int) -> PlainTable:
         rows = []
         for label, summaries in self.groups.items():

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lightning_flip._deprecate import renamed_keywords
 from lightning_flip.reports.runs._rates import area_under_roc, expected_calibration_error, flipping_errors
+from lightning_flip.reports.text import PlainTable
 from lightning_flip.stores import History, HistoryError, PassRows, read_history
 from lightning_flip.stores.history.samples import labels_of
 
@@ -52,6 +53,21 @@ class RunSummary:
     epochs: int
     samples: int
     coverage: float
+
+    def _repr_html_(self) -> str:
+        rates = [
+            ("accuracy, last epoch", self.accuracy_last),
+            ("accuracy, best epoch", self.accuracy_best),
+            ("flipping error (FE)", self.flipping_error),
+            ("relative flipping error (RFE)", self.relative_flipping_error),
+            ("churn of the last two passes", self.churn),
+            ("calibration error (ECE)", self.calibration_error),
+            ("coverage of the last pass", self.coverage),
+        ]
+        rows = [(name, "-" if rate is None else f"{rate:.1%}") for name, rate in rates]
+        found = "-" if self.mislabelled_auroc is None else f"{self.mislabelled_auroc:.3f}"
+        rows += [("mislabelled found (AUROC)", found), ("epochs", f"{self.epochs:,}"), ("samples", f"{self.samples:,}")]
+        return PlainTable("", ("number", "value"), tuple(rows)).html()
 
 
 @renamed_keywords(bins="n_bins")

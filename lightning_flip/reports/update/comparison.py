@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_flip.reports.intervals import mcnemar_exact
-from lightning_flip.reports.text import PlainTable, escape_markdown, shorten
+from lightning_flip.reports.text import PlainTable, escape_markdown, html_report, shorten
 from lightning_flip.reports.update import _tables
 from lightning_flip.reports.update.counts import (
     FlipCells,
@@ -149,6 +149,9 @@ class UpdateComparison:
         for table in self._all_tables(decimals, most_rows):
             console.print()
             table.print(console)
+
+    def _repr_html_(self) -> str:
+        return html_report([*self._summary(2), *self._all_tables(2, 20)], self._heading())
 
     def _heading(self) -> str:
         return f"Update: {shorten(self.old_name, 60)} → {shorten(self.new_name, 60)}"

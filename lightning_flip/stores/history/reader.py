@@ -233,10 +233,13 @@ class History:
         - `aum`: mean logit margin; `confidence`: mean probability of the label; `variability`: its population standard
           deviation; null for a sample never seen;
         - `last_right`: False for a sample never seen.
+
+        Notebooks show the first rows as text; `lightning_flip.reports.ShownTable` shows them in a terminal as well.
         """
         samples = self.samples(split, loader)
         visits = self.visits(split, loader, measures=("logit_margin", "prob_label"))
-        return sample_statistics(samples, visits)
+        table: pa.Table = _reports("shown_table").shown_in_notebooks(sample_statistics(samples, visits))
+        return table
 
     def chosen_epochs(self, split: str = "train") -> list[int]:
         """The epochs of a split that the label score is made of; see `stores.history.suspects.chosen_epochs`.
@@ -252,7 +255,14 @@ class History:
             return epochs
         return [epoch for epoch, chosen in zip(epochs, chosen_epochs(*curve).tolist(), strict=True) if chosen]
 
-    def suspects(self, k: int, split: str = "train", by: Suspicion = "label_score", loader: int = 0) -> pa.Table:
+    @property
+    def plot(self) -> Any:
+        """Figures of the run, such as `plot.flips()`: a `lightning_flip.reports.HistoryPlots`; they need matplotlib."""
+        return _reports("plots").HistoryPlots(self)
+
+    def suspects(
+        self, k: int, split: str = "train", by: Suspicion = "label_score", loader: int = 0, *, images: Any = None
+    ) -> pa.Table:
         """The k samples most worth a look.
 
         The label score is the mean of p_label - p_other over the visits of `chosen_epochs`, moved to [0, 1]; p_other is
@@ -266,10 +276,13 @@ class History:
                 Toneva et al.), then most forgetting events, then lowest `aum`; or `"flipped"`, wrong at the last visit
                 though right before, those most often right first.
             loader: which of the split's loaders.
+            images: the dataset, or anything else that gives a picture of the sample at an index; notebooks show them.
 
         Returns:
             At most k samples, the worst first, equal ones by index. Samples never seen (for `"label_score"`: in the
-            chosen epochs), and those that are not suspicious in this way, are left out. Columns:
+            chosen epochs), and those that are not suspicious in this way, are left out. Notebooks and terminals show
+            them with label, suggestion, score and the predictions over the epochs
+            (`lightning_flip.reports.SuspectTable`). Columns:
 
             - `index`, `sample_id`; `path`: the id, where ids are paths, else null;
             - `given_label`, `given_name`; `predicted_label`, `predicted_name`: the class other than the label with the
@@ -284,7 +297,9 @@ class History:
         """
         if by not in SUSPICIONS or k < 1:
             raise ValueError(f"k must be at least 1 and by one of {', '.join(SUSPICIONS)}; got k={k}, by={by!r}.")
-        return rank_suspects(self.label_scores(split, loader), by).slice(0, k)
+        scores = self.label_scores(split, loader)
+        rows = rank_suspects(scores, by).slice(0, k)
+        return _reports("suspects").SuspectTable(rows, scores, self, split, loader, images)
 
     def label_scores(self, split: str = "train", loader: int = 0) -> pa.Table:
         """The columns of `suspects` for every sample of a split, sorted by index; each part is read once."""
@@ -334,3 +349,8 @@ def _require(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f"{name} is missing: pip install 'lightning-flip[report]'; to_arrow does without.") from error
+
+
+def _reports(name: str) -> Any:
+    """A module of reports, which shows what is read here; it imports this one."""
+    return importlib.import_module(f"lightning_flip.reports.{name}")

@@ -1,0 +1,55 @@
+"""The gate's limits as a table, and what they rest on in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lightning_flip.reports.gating._limits import Status
+from lightning_flip.reports.gating._reasons import percent
+from lightning_flip.reports.text import PlainTable, printable
+from lightning_flip.reports.update.counts import FlipRate
+
+__all__ = ["MARKS", "evidence", "flips_sentence", "limits_table", "most_text"]
+
+MARKS: dict[Status, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❓"}
+_LEFT_OUT = {
+    "only_old": "only the old model has",
+    "only_new": "only the new model has",
+    "outside_classes": "of classes that only one model knows",
+    "unlabelled": "without a target",
+}
+
+
+def limits_table(limits: Iterable[tuple[str, float | None, Status, str]]) -> PlainTable:
+    """Name, limit, status and reason of each outcome."""
+    rows = [(name, most_text(most), f"{MARKS[status]} {status}", reason) for name, most, status, reason in limits]
+    return PlainTable("", ("limit", "at most", "result", "why"), tuple(rows), words=(0, 2, 3))
+
+
+def flips_sentence(flips: int, samples: int, left_out: Mapping[str, int]) -> str:
+    """How many samples flipped, and which were left out."""
+    text = f"{flips:,} of {samples:,} samples are negative flips ({percent(flips / samples)})."
+    reasons = [f"{count:,} {_LEFT_OUT.get(why, why)}" for why, count in left_out.items()]
+    return f"{text} Samples left out: {', '.join(reasons)}." if reasons else text
+
+
+def evidence(rates: Mapping[str, FlipRate], samples: int, warnings: Sequence[str]) -> list[str]:
+    """How accurate both models are, how many samples could flip, and what makes the verdict doubtful."""
+    lines = []
+    if rates:
+        old, new = (rates[name] for name in ("old_accuracy", "new_accuracy"))
+        lines.append(
+            f"Accuracy: old {_rate(old)}, new {_rate(new)}. {old.count:,} of {samples:,} samples could flip: the"
+            " old model has them right."
+        )
+    return lines + [f"Warning: {printable(text)}" for text in warnings]
+
+
+def most_text(limit: float | None) -> str:
+    """A limit for a cell."""
+    return "-" if limit is None else percent(limit, 10)
+
+
+def _rate(rate: FlipRate) -> str:
+    between = "" if rate.low is None or rate.high is None else f" ({percent(rate.low)} to {percent(rate.high)})"
+    return f"{percent(rate.value)}{between}"
