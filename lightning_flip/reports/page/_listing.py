@@ -91,7 +91,7 @@ class Listing:
             "index": packed(self.index),
             "x": packed(_scaled(self.of("variability", np.nan) * 2)),
             "y": packed(_scaled(self.of("confidence", np.nan))),
-            "score": packed(_scaled(self.of("label_score", np.nan))),
+            "score": packed(_scaled(self.of("label_score", np.nan), 1_000_000)),  # rounds as the first rows do
             "label": packed(label),
             "suggestion": packed(suggestion),
             "forgotten": packed(self.of("forgetting_events")),
@@ -160,8 +160,8 @@ def packed(values: npt.NDArray[Any]) -> list[str]:
     return [f"Uint{8 * numbers.itemsize}Array", base64.b64encode(numbers.tobytes()).decode()]
 
 
-def _scaled(values: Floats) -> Floats:
-    return np.where(np.isfinite(values), np.clip(values, 0, 1) * _STEPS, np.nan)
+def _scaled(values: Floats, steps: int = _STEPS) -> Floats:
+    return np.where(np.isfinite(values), np.clip(values, 0, 1) * steps, np.nan)
 
 
 def _clean(name: str) -> str:

@@ -68,7 +68,7 @@ def write_report(
         split: the split whose flips are shown.
         train_split: the split whose labels are judged.
         images: pictures of the worst samples, of one run: a folder that sample ids are paths in, or a dataset (or a
-            function) that gives a picture, or a tuple that begins with one, for an index.
+            function) that gives a picture, or a tuple or dict that has one, for an index.
         text: texts in the place of pictures, as FILE/COLUMN of a CSV or Parquet file.
         top: so many of the worst samples have a picture, at most 600.
         redact_ids: whether samples are known by their index alone.
@@ -200,18 +200,14 @@ def _with_texts(listing: Listing, text: str | None) -> tuple[Listing, tuple[str,
 
 def _pictures(listing: Listing, images: Images, top: int) -> Sprite | None:
     from lightning_flip.reports.page._thumbnails import folder_pictures, make_sprite
+    from lightning_flip.reports.pictures import picture_of
 
     indices = listing.index[:top].tolist()
     if isinstance(images, (str, os.PathLike)):
         assert listing.numbers.scores is not None
         names = listing.numbers.scores["sample_id"].take(listing.rows[:top]).to_pylist()
         return make_sprite(indices, folder_pictures(images, dict(zip(indices, names, strict=True))))
-    return make_sprite(indices, lambda index: _first(images(index) if callable(images) else images[index]))
-
-
-def _first(sample: Any) -> Any:
-    """The picture of a sample: the sample itself, or what a tuple or list begins with."""
-    return sample[0] if isinstance(sample, (tuple, list)) else sample
+    return make_sprite(indices, lambda index: picture_of(images(index) if callable(images) else images[index]))
 
 
 def write_update_report(

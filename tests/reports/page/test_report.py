@@ -170,7 +170,7 @@ def test_the_script_knows_every_sample(run: Path, page: Parsed) -> None:
     index = unpacked(data["index"])
     assert sorted(index.tolist()) == scores["index"].to_pylist()
     by_index = {row["index"]: row for row in scores.to_pylist()}
-    for name, column, scale in (("label_score", "score", 1e4), ("confidence", "y", 1e4), ("variability", "x", 2e4)):
+    for name, column, scale in (("label_score", "score", 1e6), ("confidence", "y", 1e4), ("variability", "x", 2e4)):
         expected = [by_index[one][name] * scale for one in index.tolist()]
         np.testing.assert_allclose(unpacked(data[column]), expected, atol=0.51)
     for name, column in (("given_label", "label"), ("predicted_label", "suggestion")):

@@ -42,7 +42,7 @@ const idOf = (row) => (D.ids && D.ids[row]) || String(index[row]);
 const textOf = (row) => (D.text && D.text[row]) || "";
 const brief = (text) => (text.length > 30 ? text.slice(0, 11) + "…" + text.slice(-18) : text);
 const cut = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
-const scored = (row) => (score[row] < 0 ? "-" : (score[row] / ONE).toFixed(3));
+const scored = (row) => (score[row] < 0 ? "-" : (score[row] / 1e6).toFixed(3));
 const r = (number) => number.toFixed(2);
 const whole = (number) => number.toLocaleString("en-US");
 const certain = (row) => flags[row] & 1;
@@ -168,7 +168,7 @@ press("#csv", () => {
   const lines = ["index,sample_id,given_label,given_name,predicted_label,predicted_name,label_score,is_label_issue,disagrees,forgetting_events"];
   for (const row of view)
     lines.push([index[row], (D.ids && D.ids[row]) || "", ...both(label[row]), ...both(suggestion[row]),
-      score[row] < 0 ? "" : score[row] / ONE, truth(certain(row)), truth(flags[row] & 2), forgotten[row],
+      score[row] < 0 ? "" : score[row] / 1e6, truth(certain(row)), truth(flags[row] & 2), forgotten[row],
     ].map(quoted).join(","));
   const href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
   make("a", { href, download: "suspects.csv" }).click();
