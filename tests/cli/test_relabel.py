@@ -37,13 +37,13 @@ def test_a_list_is_made_reviewed_and_read_back(run: str, capsys) -> None:
     assert cli.main(["suspects", run, "--csv", "check.csv"]) == 0
     fill_in("check.csv")
     capsys.readouterr()
-    assert cli.main(["relabel", run, "check.csv", "--out", "new/labels.csv"]) == 0
+    assert cli.main(["relabel", run, "check.csv", "--out", "labels.csv"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "12 of 12 samples were reviewed: 3 labels are wrong, 9 right, 0 unsure.",
-        "new/labels.csv: 3 corrected labels, 3 of them as suggested.",
+        "labels.csv: 3 corrected labels, 3 of them as suggested.",
     ]
-    assert {one.index: one.label for one in read_corrections("new/labels.csv")} == {n: TRUTH[n] for n in WRONG}
-    assert Path("new/labels.csv").read_text(encoding="utf-8").splitlines()[0] == (
+    assert {one.index: one.label for one in read_corrections("labels.csv")} == {n: TRUTH[n] for n in WRONG}
+    assert Path("labels.csv").read_text(encoding="utf-8").splitlines()[0] == (
         "split,loader,index,sample_id,given_label,label"
     )
 

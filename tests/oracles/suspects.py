@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,26 @@ def product_form(prob_label: np.ndarray, logit_margin: np.ndarray) -> np.ndarray
     """The same from p_other = p_label exp(-margin), which is 0 times infinity where the label is hopeless."""
     with np.errstate(all="ignore"):
         return prob_label - prob_label * np.exp(-logit_margin)
+
+
+class Exact(NamedTuple):
+    """What a history stores of logits, and the probability of the best other class, to 60 digits."""
+
+    prob_label: Decimal
+    prob_other: Decimal
+    logit_margin: Decimal
+    cross_entropy: Decimal
+
+
+def exact_measures(logits: list[float], label: int) -> Exact:
+    """From the definitions, in decimal arithmetic."""
+    with localcontext() as context:
+        context.prec = 60
+        z = [Decimal(value) for value in logits]
+        total = sum(value.exp() for value in z)
+        other = max(value for j, value in enumerate(z) if j != label)
+        prob = z[label].exp() / total
+        return Exact(prob, other.exp() / total, z[label] - other, -prob.ln())
 
 
 def ranks(values: list[float]) -> list[float]:
@@ -109,5 +130,6 @@ def suspects(visits: list[Visit], samples: int, classes: int, epochs: list[int] 
         # As in cleanlab: rounding tells no equal numbers apart, and no label is wrong that the average has.
         near = [] if average is None else [j for j, t in threshold.items() if 0 < average[j] >= t - 1e-6]
         best = max(near, key=lambda j: (average[j], j == label)) if near else label
-        surely_wrong.append(disagrees[-1] and best != label)
+        # Our own condition: the confident joint alone is right for 85% of what it flags on CIFAR-10 (docs/ranking.md).
+        surely_wrong.append(disagrees[-1] and best != label and average is not None and average[label] <= 0.05)
     return Found(score, suggestion, surely_wrong, disagrees)

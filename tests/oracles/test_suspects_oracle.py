@@ -41,17 +41,21 @@ def test_the_epochs_that_count() -> None:
     assert chosen_epochs([0.5, 0.5], [1.0, 1.0]) == [0, 1]
 
 
-def test_two_classes_and_a_sample_that_is_not_seen() -> None:
-    rows = [[[0.9, 0.1], [0.8, 0.2], [0.95, 0.05], [0.3, 0.7]], [[0.7, 0.3], [0.6, 0.4], [0.85, 0.15], [0.1, 0.9]]]
+@pytest.mark.parametrize(("wrong", "sure"), [((0.98, 0.94), True), ((0.95, 0.85), False)])
+def test_two_classes_and_a_sample_that_is_not_seen(wrong: tuple[float, float], sure: bool) -> None:
+    rows = [[[0.9, 0.1], [0.8, 0.2], [x, 1 - x], [y, 1 - y]] for x, y in zip(wrong, (0.3, 0.1), strict=True)]
+    rows[1][:2] = [[0.7, 0.3], [0.6, 0.4]]
     visits = visits_of(np.log(rows), np.array([0, 0, 1, 1]))
     found = suspects(visits, 5, 2)
+    low = 1 - sum(wrong) / 2
     assert found.label_score[4] is None
-    assert found.label_score[:4] == pytest.approx([0.8, 0.7, 0.1, 0.8])
+    assert found.label_score[:4] == pytest.approx([0.8, 0.7, low, 0.8])
     assert found.suggestion == [1, 1, 0, 0, None]
-    # Thresholds .75 and .45: sample 2 is confidently of class 0 (.9), all others of their own class, or of none.
-    assert found.surely_wrong == [False, False, True, False, False]
+    # Thresholds .75 and (.8 + low) / 2: sample 2 is confidently of class 0, all others of their own class, or of none.
+    # Its label has .04 on average, or .1, which leaves a doubt.
+    assert found.surely_wrong == [False, False, sure, False, False]
     assert found.disagrees == [False, False, True, False, False]
-    assert suspects(visits, 4, 2, epochs=[1]).label_score == pytest.approx([0.7, 0.6, 0.15, 0.9])
+    assert suspects(visits, 4, 2, epochs=[1]).label_score == pytest.approx([0.7, 0.6, 1 - wrong[1], 0.9])
 
 
 def test_an_unknown_best_other_class_suggests_nothing() -> None:

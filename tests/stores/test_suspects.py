@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from lightning_flip.functional.predictions import describe_predictions
 from lightning_flip.stores import read_history
 from lightning_flip.stores.claims import open_run
 from lightning_flip.stores.history import suspects as module
@@ -78,19 +80,60 @@ def test_every_score_is_that_of_the_loop(dtype: type, cells: int, monkeypatch: p
     assert 5 < sum(expected.surely_wrong) < sum(expected.disagrees) < 30
 
 
+def half_spacing(stored: np.ndarray) -> float:
+    """How far a number may be from what is stored of it."""
+    return float(np.spacing(np.abs(stored))[0]) / 2
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("margin", [-100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 100.0])
-def test_large_margins(dtype: type, margin: float) -> None:
-    """The product form loses the worst labels; the sum of logarithms is right to the precision of what is stored."""
-    entropy = float(np.logaddexp(0, -margin))
-    stored = [np.array([value], dtype) for value in (margin, entropy)]
-    found = other_probability(*stored)
-    exact = math.exp(-np.logaddexp(0, margin))
+@pytest.mark.parametrize("rest", [None, -3.0, -0.01])
+@pytest.mark.parametrize("margin", [-100.0, -99.97, -30.01, -11.3, -1.0, -1e-3, 0.0, 1e-3, 1.0, 11.3, 30.01, 100.0])
+def test_a_probability_margin_is_right_to_the_precision_of_what_is_stored(
+    dtype: type, rest: float | None, margin: float
+) -> None:
+    """Two classes, and a third one whose logit is `rest` above that of the best other class, in 60 digits."""
+    exact = oracle.exact_measures([margin, 0.0, *([] if rest is None else [rest])], label=0)
+    stored = {name: np.array([float(getattr(exact, name))]).astype(dtype) for name in MEASURES}
+    found = other_probability(stored["logit_margin"], stored["cross_entropy"])
     assert 0 <= found[0] <= 1
-    assert found[0] == pytest.approx(exact, rel=0.04 if dtype is np.float16 else 1e-5, abs=1e-30)
-    product = oracle.product_form(np.array([math.exp(-entropy)], dtype), stored[0])
-    if margin == -100:
-        assert not abs(product[0] - (math.exp(-entropy) - exact)) < 0.9
+    # log p_other is a sum of two stored numbers; the margin of probabilities adds a third.
+    off = half_spacing(stored["logit_margin"]) + half_spacing(stored["cross_entropy"])
+    expected = float(exact.prob_other)
+    assert found[0] == pytest.approx(expected, rel=1.001 * math.expm1(off) + 1e-14, abs=1e-45)
+    pm = float(stored["prob_label"][0]) - found[0]
+    slack = half_spacing(stored["prob_label"]) + expected * math.expm1(off)
+    assert pm == pytest.approx(float(exact.prob_label - exact.prob_other), abs=1.001 * slack + 1e-14)
+    assert math.expm1(off) < (0.0646 if dtype is np.float16 else 8e-6)  # margins up to 100
+
+
+def test_the_product_form_makes_hopeless_labels_look_clean() -> None:
+    """What p_label (1 - exp(-margin)) gives for a label without hope, whose probability margin is -1."""
+    exact = oracle.exact_measures([-100.0, 0.0], label=0)
+
+    def product(stored: type, computed: type) -> float:
+        prob, margin = (np.array([float(v)]).astype(stored).astype(computed) for v in (exact.prob_label, -100))
+        with np.errstate(all="ignore"):
+            return float((prob * (1 - np.exp(-margin)))[0])
+
+    assert float(exact.prob_label - exact.prob_other) == pytest.approx(-1)
+    assert math.isnan(product(np.float16, np.float16))
+    assert math.isnan(product(np.float16, np.float32))
+    assert product(np.float32, np.float32) == -math.inf
+    assert math.copysign(1, product(np.float16, np.float64)) == -1
+    assert product(np.float16, np.float64) == 0
+    for dtype in (np.float16, np.float32):
+        stored = [np.array([float(v)]).astype(dtype) for v in (exact.logit_margin, exact.cross_entropy)]
+        assert float(exact.prob_label) - other_probability(*stored)[0] == -1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_model_in_half_precision_is_recorded_in_full_precision(dtype: torch.dtype) -> None:
+    """Probabilities of a float32 history are those of the logits, whatever the model computes in."""
+    logits = torch.tensor([[-100.0, 0.0, -3.0], [-9.5, 0.0, -0.25], [100.0, 0.0, 1.5], [0.0, 90.0, 90.0]], dtype=dtype)
+    facts = describe_predictions(logits, torch.zeros(4, dtype=torch.int64))
+    found = other_probability(facts.logit_margin.numpy(), facts.cross_entropy.numpy())
+    exact = [oracle.exact_measures(row, label=0).prob_other for row in logits.double().tolist()]
+    np.testing.assert_allclose(found, [float(value) for value in exact], rtol=1e-5, atol=1e-30)
 
 
 def test_infinities_of_a_float16_file_are_the_worst_labels() -> None:

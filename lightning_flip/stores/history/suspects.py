@@ -36,6 +36,8 @@ SUSPICIONS: tuple[Suspicion, ...] = get_args(Suspicion)
 _CELLS = 2**20
 # As cleanlab's: sums in another order must not push a sample below the mean of equal ones.
 _SLACK = 1e-6
+# The label's averaged probability above which no label is almost certainly wrong.
+_DOUBT = 0.05
 
 
 def chosen_epochs(accuracy: npt.ArrayLike, nll: npt.ArrayLike) -> Bools:
@@ -113,8 +115,8 @@ class LabelScores:
         mean_prob_suggestion: that sum over the number of visits.
         disagrees: whether the averaged prediction is the suggestion, not the label.
         surely_wrong: whether, of the classes whose averaged probability reaches the mean that their own samples give
-            them, another one than the label is the most probable, and the averaged prediction disagrees (the
-            confident joint of Northcutt et al. 2021, off its diagonal).
+            them, another one than the label is the most probable (the confident joint of Northcutt et al. 2021, off
+            its diagonal), the averaged prediction disagrees, and it has at most 5% for the label.
     """
 
     visits: Integers
@@ -189,7 +191,7 @@ class ScoreSums:
             own = np.where(label[start:stop] >= threshold[target] - _SLACK, label[start:stop], 0.0)
             surely[start:stop] = table.max(axis=1) > own
         with np.errstate(invalid="ignore"):
-            disagrees = average > label
+            disagrees, hopeless = average > label, label <= _DOUBT
         return LabelScores(
             visits=self._visits,
             label_score=(1 + label - other) / 2,
@@ -198,7 +200,7 @@ class ScoreSums:
             suggestion=suggestion,
             mean_prob_suggestion=average,
             disagrees=disagrees,
-            surely_wrong=surely & disagrees,
+            surely_wrong=surely & disagrees & hopeless,
         )
 
     def _thresholds(self, label: Floats) -> Floats:
