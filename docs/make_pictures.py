@@ -1,0 +1,83 @@
+"""The pictures of the HTML report in these documents: digits with 40% wrong labels, wide and narrow, light and dark.
+
+    python docs/make_pictures.py
+
+trains the standard model of `examples/digits`, writes its report and takes the top of it in Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import lightning.pytorch as pl
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from lightning_flip.reports.page import write_report
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "examples"))
+sys.path.insert(0, str(DOCS.parent / "examples" / "digits"))
+from _shared import build, on_one_quiet_thread
+from demo import CONFIGS, fit
+
+WIDTHS = {390: "narrow", 1280: "wide"}
+HEIGHT = 1600
+LARGEST = 150_000  # bytes of a picture
+CONFIG = CONFIGS / "standard.yaml"
+
+
+def report_of_digits(folder: Path, epochs: int) -> Path:
+    """Train on digits, and write the report with their pictures."""
+    fit(CONFIG, folder / "digits", 0, epochs, pl.Callback())
+    data = build(CONFIG, "--trainer.logger=false").datamodule
+    data.prepare_data()
+    data.setup("fit")
+    title = "Digits, 40% wrong labels"
+    return write_report(folder / "digits", folder / "report.html", images=data.train_set, title=title)
+
+
+def take(browser: Browser, report: Path, width: int, theme: str) -> Image.Image:
+    """The top of the report in a window of this width, down to the last sample that is seen whole."""
+    page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=theme)  # type: ignore[arg-type]
+    page.goto(report.as_uri())
+    boxes = [row.bounding_box() for row in page.locator("#suspect-rows tr").all()]
+    ends = [box["y"] + box["height"] for box in boxes if box is not None]
+    height = max(end for end in ends if end <= HEIGHT)
+    shot = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    page.close()
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of the fit (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=DOCS / "pictures", help="a folder (default: %(default)s)")
+    options = parser.parse_args()
+    path = os.environ.get("LIGHTNING_FLIP_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        parser.exit(1, "There is no Chromium: install it, or name it in LIGHTNING_FLIP_BROWSER.\n")
+    on_one_quiet_thread()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        report = report_of_digits(Path(folder), options.epochs)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for width, name in WIDTHS.items():
+            for theme in ("light", "dark"):
+                picture = options.out / f"report-{name}-{theme}.webp"
+                take(browser, report, width, theme).save(picture, lossless=True, method=6)
+                if (size := picture.stat().st_size) > LARGEST:
+                    parser.exit(1, f"{picture} has {size} bytes, more than {LARGEST}.\n")
+                print(f"{picture}: {size // 1000} kB")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
