@@ -24,8 +24,8 @@ from lightning_flip.reports.page import write_report
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "examples"))
 sys.path.insert(0, str(DOCS.parent / "examples" / "digits"))
-from _shared import build, on_one_quiet_thread
-from demo import CONFIGS, fit
+from _shared import build, on_one_quiet_thread  # noqa: E402
+from demo import CONFIGS, fit  # noqa: E402
 
 WIDTHS = {390: "narrow", 1280: "wide"}
 HEIGHT = 1600

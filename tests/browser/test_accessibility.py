@@ -47,7 +47,8 @@ def test_a_strip_can_be_read_without_color(report_of, open_page):
     """Cells differ in height: low for the label, high for the suggestion."""
     opened = open_page(report_of("ordinary").as_uri())
     heights = opened.page.evaluate(
-        """() => Object.fromEntries(["f-label", "f-other", "f-suggestion"].map((style) => [style, Math.max(
-            ...[...document.querySelectorAll(`#suspect-rows .strip .${style}`)].map((path) => path.getBBox().height))]))"""
+        """() => Object.fromEntries(["f-label", "f-other", "f-suggestion"].map((style) => [style,
+            Math.max(...[...document.querySelectorAll(`#suspect-rows .strip .${style}`)].map(
+                (path) => path.getBBox().height))]))"""
     )
     assert 0 < heights["f-label"] < heights["f-other"] < heights["f-suggestion"]

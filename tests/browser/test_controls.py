@@ -76,11 +76,11 @@ def test_the_table_is_the_same_without_scripts(opened, report_of, open_page):
     for name in ("sample", "label", "suggestion", "score", "forgotten"):
         assert column(opened, name) == column(plain, name)
     strips = "#suspect-rows svg.strip >> nth=3"
-    drawn = [one.page.locator(strips).inner_html() for one in (opened, plain)]
+    drawn = [one.page.locator(strips).inner_html().replace(".00 ", " ") for one in (opened, plain)]
     assert opened.page.locator(strips).get_attribute("aria-label") == plain.page.locator(strips).get_attribute(
         "aria-label"
     )
-    assert drawn[0].count("path") == drawn[1].count("path") == 3
+    assert drawn[0] == drawn[1]
 
 
 def test_pages(opened, scores):
@@ -137,7 +137,7 @@ def test_a_selection_on_the_map_filters_the_table(opened, scores):
     chosen = {row["sample_id"] for row in saved_rows(opened)}
     inside = [row for row in scores if 0.012 < row["variability"] < 0.248 and 0.022 < row["confidence"] < 0.498]
     around = [row for row in scores if 0.008 < row["variability"] < 0.252 and 0.018 < row["confidence"] < 0.502]
-    assert 20 < len(inside)
+    assert len(inside) > 20
     assert set(names(inside)) <= chosen <= set(names(around))
     assert opened.page.locator("#count").inner_text() == f"{len(chosen)} of 500 samples"
     press(opened, "clear selection")
