@@ -78,7 +78,7 @@ def open_page(browser) -> Iterator[Callable[..., Opened]]:
         )
         contexts.append(context)
         opened = Opened(context.new_page())
-        opened.page.set_default_timeout(5_000)
+        opened.page.set_default_timeout(20_000)
         opened.page.on("console", lambda said: said.type in ("error", "warning") and opened.errors.append(said.text))
         opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
         opened.page.on("request", lambda request: opened.requests.append(request.url))

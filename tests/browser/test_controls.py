@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - the signs that the page shows
 """What a reader can do: sort, filter, turn pages, choose on the map, pick a sample, save the list, change the theme."""
 
 from __future__ import annotations
@@ -67,35 +66,32 @@ def brush(opened, low: tuple[float, float], high: tuple[float, float]) -> None:
 
 def test_the_worst_labels_come_first(opened, scores):
     assert samples(opened) == names(scores[:25])
-    shown = [float(score) for score in column(opened, "score")]
-    np.testing.assert_allclose(shown, [row["label_score"] for row in scores[:25]], atol=6e-4)
+    assert column(opened, "score") == [f"{row['label_score']:.3f}" for row in scores[:25]]
     assert column(opened, "label") == [row["given_name"] for row in scores[:25]]
     assert column(opened, "suggestion") == [row["predicted_name"] for row in scores[:25]]
 
 
 def test_the_table_is_the_same_without_scripts(opened, report_of, open_page):
     plain = open_page(report_of("ordinary").as_uri(), scripts=False)
-    for name in ("sample", "label", "suggestion", "forgotten"):
+    for name in ("sample", "label", "suggestion", "score", "forgotten"):
         assert column(opened, name) == column(plain, name)
-    shown = [[float(score) for score in column(one, "score")] for one in (opened, plain)]
-    np.testing.assert_allclose(*shown, atol=1.1e-3)  # the script knows four digits
     strips = "#suspect-rows svg.strip >> nth=3"
-    drawn = [one.page.locator(strips).inner_html() for one in (opened, plain)]
+    drawn = [one.page.locator(strips).inner_html().replace(".00 ", " ") for one in (opened, plain)]
     assert opened.page.locator(strips).get_attribute("aria-label") == plain.page.locator(strips).get_attribute(
         "aria-label"
     )
-    assert drawn[0].count("<path") == drawn[1].count("<path") == 3
+    assert drawn[0] == drawn[1]
 
 
 def test_pages(opened, scores):
     assert opened.page.locator("#before").is_disabled()
-    press(opened, "next ›")
+    press(opened, "next")
     assert samples(opened) == names(scores[25:50])
-    assert opened.page.locator("#range").inner_text() == "26–50"
-    press(opened, "‹ before")
+    assert opened.page.locator("#range").inner_text() == "26 to 50"
+    press(opened, "before")
     assert samples(opened) == names(scores[:25])
     for _ in range(19):
-        press(opened, "next ›")
+        press(opened, "next")
     assert samples(opened) == names(scores[475:])
     assert opened.page.locator("#next").is_disabled()
 
@@ -111,8 +107,7 @@ def test_sorting(opened, scores):
     assert header.get_attribute("aria-sort") == "ascending"
     press(opened, "score")
     press(opened, "score ↑")
-    shown = [float(score) for score in column(opened, "score")]
-    np.testing.assert_allclose(shown, [row["label_score"] for row in scores[:-26:-1]], atol=6e-4)
+    assert samples(opened) == names(scores[:-26:-1])
 
 
 def test_filters(opened, scores):
@@ -133,7 +128,7 @@ def test_nothing_matches(opened):
     opened.page.select_option("#filter-label", label="cat")
     opened.page.select_option("#filter-suggestion", label="cat")
     assert samples(opened) == []
-    assert opened.page.locator("#range").inner_text() == "no sample"
+    assert opened.page.locator("#range").inner_text() == "none"
     assert opened.page.locator("#next").is_disabled()
 
 
@@ -179,7 +174,7 @@ def test_picking_a_sample(opened, scores):
     assert opened.page.locator("#sample-name").inner_text() == scores[3]["sample_id"]
     assert opened.page.locator("#sample-label").inner_text() == scores[3]["given_name"]
     assert opened.page.locator("#sample-score").inner_text() == f"{scores[3]['label_score']:.3f}"
-    right = f"at {scores[3]['times_right']} of {scores[3]['visits']} passes"
+    right = f"in {scores[3]['times_right']} of {scores[3]['visits']} passes"
     assert opened.page.locator("#sample-right").inner_text() == right
     assert opened.page.locator("#suspect-rows tr.picked td.sample").inner_text() == scores[3]["sample_id"]
 

@@ -68,7 +68,7 @@ def logits_for(passes: list[list[int]], strength: float = 2.0) -> np.ndarray:
 def run(tmp_path: Path) -> History:
     """Six samples in four epochs; sample 4 is never right, and sample 3 was forgotten."""
     passes = [[0, 1, 1, 0, 1, 0], [0, 1, 1, 0, 1, 0], [0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0]]
-    record_logits(tmp_path / "run", logits_for(passes), np.array([0, 1, 1, 0, 0, 0]))
+    record_logits(tmp_path / "run", logits_for(passes, 4.0), np.array([0, 1, 1, 0, 0, 0]))
     return read_history(tmp_path / "run")
 
 

@@ -42,7 +42,7 @@ def noisy(tmp_path: Path) -> tuple[History, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 3, 30)
     label = np.where(np.arange(30) % 5 == 0, (truth + 1) % 3, truth)
-    logits = rng.normal(size=(6, 30, 3)) + np.linspace(0, 5, 6)[:, None, None] * np.eye(3)[truth]
+    logits = rng.normal(size=(6, 30, 3)) + np.linspace(0, 30, 6)[:, None, None] * np.eye(3)[truth]
     record_logits(tmp_path / "noisy", logits, label, names=NAMES)
     return read_history(tmp_path / "noisy"), logits, label
 
@@ -183,14 +183,14 @@ class TestDatasetMap:
         assert worst.get_marker() != other.get_marker()
 
     def test_many_samples_are_counted_in_cells(self, noisy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("lightning_flip.reports.plots._MOST_POINTS", 4)
+        monkeypatch.setattr("lightning_flip.reports.plots._MOST_POINTS", 2)
         figure = noisy[0].plot.dataset_map()
         (cells,) = figure.axes[0].collections
         issues = sum(figure.table["is_label_issue"].to_pylist())
         assert sum(cells.get_array()) == 30 - issues
         (worst,) = figure.axes[0].lines
-        assert len(worst.get_xdata()) == 4 < issues
-        assert f"(the worst 4 of {issues})" in figure.legends[0].get_texts()[0].get_text()
+        assert len(worst.get_xdata()) == 2 < issues
+        assert f"(the worst 2 of {issues})" in figure.legends[0].get_texts()[0].get_text()
 
 
 class Pictures:
