@@ -239,7 +239,7 @@ class TestEscaping:
 class TestResults:
     def test_a_comparison_of_runs_has_the_cells_of_its_markdown(self, run: History) -> None:
         compared = reports.compare_runs([("a|b", run._folder)], "train")
-        assert Parsed(compared._repr_html_()).rows[1] == ["a|b", "66.7%", "16.7%", "50.0%", "21.4%", "-"]
+        assert Parsed(compared._repr_html_()).rows[1] == ["a|b", "66.7%", "16.7%", "50.0%", "31.5%", "-"]
         summary = Parsed(reports.summarize_run(run._folder, "train")._repr_html_())
         assert ["accuracy, last epoch", "66.7%"] in summary.rows
         assert ["epochs", "4"] in summary.rows
