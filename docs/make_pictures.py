@@ -1,84 +1,101 @@
-"""Make the pictures of the HTML report for the documents: wide and narrow, light and dark.
+"""The pictures of HTML reports in these documents: digits with 40% wrong labels, wide and narrow, light and dark.
 
-Usage: python docs/make_pictures.py [FOLDER]
+    python docs/make_pictures.py
+
+trains the standard model of `examples/digits` with three seeds, writes the report of the first one and that of its update
+by the second one, with the third one as a noise floor, and takes the top of them in Chromium.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import itertools
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
+import lightning.pytorch as pl
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from lightning_flip.reports.page import write_report, write_update_report
+from lightning_flip.reports.pictures import picture_of
 
-from lightning_flip.reports.page import write_report, write_update_report  # noqa: E402
-from lightning_flip.stores import read_history  # noqa: E402
-from tests.reports import report_runs  # noqa: E402
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "examples"))
+sys.path.insert(0, str(DOCS.parent / "examples" / "digits"))
+from _shared import build, on_one_quiet_thread  # noqa: E402
+from demo import CONFIGS, fit  # noqa: E402
 
+WIDTHS = {390: "narrow", 1280: "wide"}
+THEMES = ("light", "dark")
+HEIGHT = 1600
 LARGEST = 150_000  # bytes of a picture
-SIZES = {1280: 1600, 390: 1600}  # width and height of the window
+CONFIG = CONFIGS / "standard.yaml"
+
+
+def make_reports(folder: Path, epochs: int) -> dict[str, Path]:
+    """Train on digits, and write the two reports with their pictures."""
+    runs = [folder / f"seed-{seed}" for seed in range(3)]
+    for seed, run in enumerate(runs):
+        fit(CONFIG, run, seed, epochs, pl.Callback())
+    data = build(CONFIG, "--trainer.logger=false").datamodule
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    old, new, further = (run / "predictions.parquet" for run in runs)
+    update = write_update_report(
+        old,
+        new,
+        folder / "update.html",
+        max_nfr=0.05,
+        floor=[further],
+        images=lambda name: picture_of(data.test_set[int(name)]),
+        title="Digits: another seed replaces the standard model",
+    )
+    title = "Digits, 40% wrong labels"
+    return {
+        "report": write_report(runs[0], folder / "report.html", images=data.train_set, title=title),
+        "update": update,
+    }
+
+
+def take(browser: Browser, report: Path, width: int, theme: str) -> Image.Image:
+    """The top of a report in a window of this width, down to the last sample of its list that is seen whole."""
+    page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=theme)  # type: ignore[arg-type]
+    page.goto(report.as_uri())
+    boxes = [row.bounding_box() for row in page.locator("#suspect-rows tr").all()]
+    ends = [box["y"] + box["height"] for box in boxes if box is not None]
+    height = max((end for end in ends if end <= HEIGHT), default=HEIGHT)
+    shot = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    page.close()
+    return picture
 
 
 def main() -> None:
-    """Write the reports of synthetic runs, and take their pictures."""
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "pictures"
-    out.mkdir(parents=True, exist_ok=True)
-    chromium = os.environ.get("LIGHTNING_FLIP_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, report in make_reports(Path(temporary)).items():
-            for width, height in SIZES.items():
-                for theme in ("light", "dark"):
-                    path = out / f"{name}-{width}-{theme}.png"
-                    path.write_bytes(compressed(picture(browser, report, width, height, theme)))
-                    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of the fit (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=DOCS / "pictures", help="a folder (default: %(default)s)")
+    options = parser.parse_args()
+    path = os.environ.get("LIGHTNING_FLIP_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        parser.exit(1, "There is no Chromium: install it, or name it in LIGHTNING_FLIP_BROWSER.\n")
+    on_one_quiet_thread()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        reports = make_reports(Path(folder), options.epochs)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for (kind, report), (width, name), theme in itertools.product(reports.items(), WIDTHS.items(), THEMES):
+            picture = options.out / f"{kind}-{name}-{theme}.webp"
+            take(browser, report, width, theme).save(picture, lossless=True, method=6)
+            if (size := picture.stat().st_size) > LARGEST:
+                parser.exit(1, f"{picture} has {size} bytes, more than {LARGEST}.\n")
+            print(f"{picture}: {size // 1000} kB")
         browser.close()
-
-
-def make_reports(folder: Path) -> dict[str, Path]:
-    """The report of a run and of an update, with pictures of samples."""
-    run = report_runs.write_run(folder / "run", samples=2_000, epochs=20, validation=1_000)
-    samples = read_history(run).samples("train")
-    names = samples["sample_id"].to_pylist()
-    images = report_runs.write_images(folder / "images", names, np.asarray(samples["true_target"]))
-    models = report_runs.write_models(folder / "models", samples=2_000)
-    val = report_runs.picture_names("val", 2_000)
-    report_runs.write_images(images, val, np.random.default_rng(0).integers(10, size=2_000))
-    update = write_update_report(
-        models["old"], models["new"], folder / "update.html", max_nfr=0.1, images=images, floor=models["seed"],
-        slices=["site"], title="Old and new model",
-    )  # fmt: skip
-    title = "Ten classes, 20% wrong labels"
-    return {"report": write_report(run, folder / "report.html", images=images, title=title), "update": update}
-
-
-def picture(browser: Browser, report: Path, width: int, height: int, theme: str) -> bytes:
-    """The upper part of the page."""
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
-    page = context.new_page()
-    page.goto(report.as_uri())
-    taken = page.screenshot()
-    context.close()
-    return taken
-
-
-def compressed(png: bytes) -> bytes:
-    """The picture with as many colors as fit into the largest file that is allowed."""
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    for colors in (256, 128, 64, 32):
-        stream = io.BytesIO()
-        image.quantize(colors).save(stream, "PNG", optimize=True)
-        if stream.tell() <= LARGEST:
-            break
-    return stream.getvalue()
 
 
 if __name__ == "__main__":
