@@ -2,8 +2,8 @@
 
     python docs/make_pictures.py
 
-trains the standard model of `examples/digits` with three seeds, writes the report of the first one and that of its update
-by the second one, with the third one as a noise floor, and takes the top of them in Chromium.
+trains the standard model of `examples/digits` with three seeds, writes the report of the first one and that of its
+update by the second one, with the third one as a noise floor, and takes the top of them in Chromium.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from lightning_flip.reports.page import write_report, write_update_report
-from lightning_flip.reports.pictures import picture_of
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "examples"))
@@ -53,7 +52,7 @@ def make_reports(folder: Path, epochs: int) -> dict[str, Path]:
         folder / "update.html",
         max_nfr=0.05,
         floor=[further],
-        images=lambda name: picture_of(data.test_set[int(name)]),
+        images=lambda name: data.test_set[int(name)],
         title="Digits: another seed replaces the standard model",
     )
     title = "Digits, 40% wrong labels"

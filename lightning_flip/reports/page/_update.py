@@ -88,10 +88,11 @@ def _heading(comparison: UpdateComparison) -> str:
 def _pictures(comparison: UpdateComparison, images: str | os.PathLike[str] | Callable[[str], Any]) -> Sprite | None:
     """Pictures of the worst flips, by their place in the list."""
     from lightning_flip.reports.page._thumbnails import folder_pictures, make_sprite
+    from lightning_flip.reports.pictures import picture_of
 
     ids = [flip.sample_id for flip in comparison.worst.flips]
     if callable(images):
-        return make_sprite(range(len(ids)), lambda place: images(ids[place]))
+        return make_sprite(range(len(ids)), lambda place: picture_of(images(ids[place])))
     return make_sprite(range(len(ids)), folder_pictures(images, dict(enumerate(ids))))
 
 
