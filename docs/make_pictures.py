@@ -21,7 +21,7 @@ import lightning.pytorch as pl
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from lightning_flip.reports.page import write_report, write_update_report
+from lightning_flip.reports import write_report, write_update_report
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "examples"))

@@ -14,8 +14,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 
 from lightning_flip.callbacks import PredictionHistory, PredictionWriter
-from lightning_flip.reports import compare, compare_runs
-from lightning_flip.reports.page import write_report
+from lightning_flip.reports import compare, compare_runs, write_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _shared import build_quiet, common_options, on_one_quiet_thread, our_command, print_lines, progress_bar, spread

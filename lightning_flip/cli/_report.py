@@ -124,8 +124,7 @@ def _add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Acti
 
 def _report_runs(arguments: argparse.Namespace) -> Status:
     """Write the page of recorded runs."""
-    from lightning_flip.reports import parse_run
-    from lightning_flip.reports.page import write_report
+    from lightning_flip.reports import parse_run, write_report
 
     runs = [parse_run(text) for text in arguments.runs]
     with told(FileExistsError):
@@ -146,7 +145,7 @@ def _report_runs(arguments: argparse.Namespace) -> Status:
 
 def _report_update(arguments: argparse.Namespace) -> Status:
     """Write the page of an old and a new model."""
-    from lightning_flip.reports.page import write_update_report
+    from lightning_flip.reports import write_update_report
     from lightning_flip.reports.update.floor import refuse_repeated_sources
 
     floor = arguments.floor or []

@@ -64,6 +64,7 @@ from lightning_flip.reports.intervals import (
     mcnemar_exact,
     wilson_interval,
 )
+from lightning_flip.reports.page import write_report, write_update_report
 from lightning_flip.reports.pictures import picture_of
 from lightning_flip.reports.plots import (
     HistoryPlots,
@@ -167,6 +168,8 @@ __all__ = [
     "supervision_relation",
     "uncertainty_histogram",
     "wilson_interval",
+    "write_report",
     "write_text",
+    "write_update_report",
     "zigzag_relation",
 ]
