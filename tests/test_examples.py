@@ -93,11 +93,16 @@ def test_the_demo_runs_twice_and_says_how_to_go_on(tmp_path, capsys, monkeypatch
         assert f"\n{label} " in seen.out
         history = read_history(tmp_path / "again" / folder / "seed-0")
         assert history.passes("val") == [(0, 0), (1, 0)]
-    (command,) = re.findall(r"^ +\S*lightning-flip (.*)$", seen.out, re.MULTILINE)
-    assert cli.main([*command.split(), "--markdown", "-"]) == 0
+    comparison, suspects = re.findall(r"^ +\S*lightning-flip (.*)$", seen.out, re.MULTILINE)
+    assert cli.main([*comparison.split(), "--markdown", "-"]) == 0
     assert capsys.readouterr().out.count("\n") == 2 + len(demo.METHODS)
-    exec("\n".join(line.strip() for line in seen.out.splitlines()[-2:]), {})
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 5
+    assert cli.main(suspects.split()) == 0
+    assert "labels are almost certainly wrong" in capsys.readouterr().out
+    assert "Digits, 40% wrong labels" in (tmp_path / "again" / "report.html").read_text(encoding="utf-8")
+    *imports, asked = (line.strip() for line in seen.out.splitlines()[-2:])
+    names: dict[str, object] = {}
+    exec("\n".join(imports), names)
+    assert len(eval(asked, names).to_pylist()) == 20
     lines = re.findall(r"^ +(without|with) .*NFR ([\d.]+)%, relative NFR ([\d.]+)%$", seen.out, re.MULTILINE)
     assert [words for words, *_ in lines] == ["without", "with"]
     old = tmp_path / "again" / "standard" / "seed-1" / "predictions.parquet"

@@ -66,6 +66,7 @@ def test_everything_a_trainer_does(flow):
         "module": type(flow.net()).__qualname__,
         "world_size": 1,
         "max_epochs": 3,
+        "num_classes": 3,
     }
 
 

@@ -131,7 +131,7 @@ def run(callbacks: list[pl.Callback], folder: Path) -> WandbLogger:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that T ends where the search ends: the keys are the test
         patch.chdir(folder)
-        for module in ("callbacks.report_writer", "reports.plots"):  # the samples are no pictures
+        for module in ("callbacks.report_writer", "reports.pictures"):  # the samples are no pictures
             patch.setattr(f"lightning_flip.{module}.picture_of", lambda item: np.zeros((2, 2), np.uint8))
         torch.manual_seed(0)
         torch.set_num_threads(1)

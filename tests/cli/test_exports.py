@@ -32,7 +32,7 @@ def test_it_writes_every_format(run: History, tmp_path: Path, capsys: pytest.Cap
     assert "suggestion" in out.out
     assert out.err == ""
     rows = run.suspects(2)
-    assert pq.read_table("a.parquet").equals(rows)
+    assert pq.read_table("a.parquet").equals(rows.rows)
     config, tasks = Path("tasks.xml").read_text("utf-8"), Path("tasks.json").read_text("utf-8")
     ((data, prediction), _) = read_label_studio(tasks, config)
     assert data["image"] == "https://example.org/cow/4.png"

@@ -136,9 +136,25 @@ def test_other_data_joined_by_position_are_refused(fact: str, words: str) -> Non
     assert "the fingerprints of the data differ" in " ".join(partial.warnings)
 
 
-def test_lasting_ids_allow_other_positions() -> None:
-    named = {"ids_are": "paths", "positions": "x"}
-    assert join_predictions(positional("old", ids_are="paths"), positional("new", **named)).warnings == ()
+def named(name: str, **data: Any) -> PredictionSet:
+    """Ids of a file by PredictionWriter: positions in the innermost dataset, or what `ids_are` says."""
+    rows = {"sample_id": ["4", "2", "9"], "target": [0, 1, 1], "pred": [0, 1, 0 if name == "old" else 1]}
+    return PredictionSet.from_table(pa.table(rows), name, data={**FACTS, **data})
+
+
+def test_lasting_ids_allow_other_positions_and_labels() -> None:
+    other = {"ids_are": "paths", "positions": "x", "labels": "x"}
+    assert join_predictions(named("old", ids_are="paths"), named("new", **other)).warnings == ()
+
+
+def test_subsets_of_one_dataset_are_joined_by_the_position_in_it() -> None:
+    other = {"positions": "x", "labels": "x", "length": 8}
+    assert join_predictions(named("old"), named("new", **other)).warnings == ()
+
+
+def test_other_labels_at_the_same_positions_are_other_data() -> None:
+    with pytest.raises(PredictionError, match="different data: the labels differ"):
+        join_predictions(named("old"), named("new", labels="x"))
 
 
 def test_a_position_without_a_fingerprint_is_an_assumption() -> None:

@@ -121,18 +121,25 @@ def refuse_other_data(old: PredictionSet, new: PredictionSet, *, allow_partial: 
 
 
 def _differing(old: PredictionSet, new: PredictionSet) -> list[str]:
-    """The facts of the fingerprints that differ where both files are joined by position."""
+    """The facts of the fingerprints that differ though both files are joined by position.
+
+    Ids that are positions count in the innermost dataset, so that subsets of it have other facts and the same ids; only
+    labels at the same positions have to agree. The column `index` counts in the dataset that was predicted.
+    """
     if not (_by_position(old) and _by_position(new)) or old.data is None or new.data is None:
         return []
-    both = [fact for fact in _FACTS if old.data.get(fact) is not None and new.data.get(fact) is not None]
+    facts = [*_FACTS]
+    if "index" not in (old.id_column, new.id_column):
+        facts = ["labels"] if old.data.get("positions") == new.data.get("positions") is not None else []
+    both = [fact for fact in facts if old.data.get(fact) is not None and new.data.get(fact) is not None]
     return [fact for fact in both if old.data[fact] != new.data[fact]]
 
 
 def _by_position(predictions: PredictionSet) -> bool:
     """Whether the ids are positions in a dataset."""
-    if predictions.data is not None and "ids_are" in predictions.data:
-        return bool(predictions.data["ids_are"] == "positions")
-    return predictions.id_column == "index"
+    if predictions.id_column == "index":
+        return True
+    return predictions.data is not None and predictions.data.get("ids_are") == "positions"
 
 
 def doubts(
