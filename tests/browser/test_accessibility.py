@@ -50,8 +50,9 @@ def test_a_strip_can_be_read_without_color(report_of, open_page):
     for _ in range(2):  # the worst labels were never predicted, those most often forgotten were; the legend has all
         for style in heights:
             found = opened.page.evaluate(
-                """(style) => [...document.querySelectorAll(`#suspects .legend .${style}, #suspect-rows .strip .${style}`)].map(
-                    (path) => path.getBBox().height)""",
+                """(style) => [...document.querySelectorAll(
+                    `#suspects .legend .${style}, #suspect-rows .strip .${style}`
+                )].map((path) => path.getBBox().height)""",
                 style,
             )
             heights[style] = max([heights[style], *found])
