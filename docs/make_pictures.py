@@ -52,7 +52,7 @@ def make_reports(folder: Path, epochs: int) -> dict[str, Path]:
         folder / "update.html",
         max_nfr=0.05,
         floor=[further],
-        images=lambda name: data.test_set[int(name)],
+        images=lambda name: data.test_set.dataset[int(name)],  # ids are positions in the whole dataset
         title="Digits: another seed replaces the standard model",
     )
     title = "Digits, 40% wrong labels"
