@@ -135,7 +135,7 @@ class ReportWriter(pl.Callback):
         return data
 
     def _write_page(self, folder: Path, images: Any) -> None:
-        from lightning_flip.reports import write_report
+        from lightning_flip.reports.page import write_report
 
         self.path = write_report([folder], folder / _FILE, images=images)
 
