@@ -1,4 +1,4 @@
-"""Options of both ``compare`` and ``gate``: two files of predictions, and how to read and join them."""
+"""Options that commands share: two files of predictions, how to read and join them, and runs or an update."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_prediction_arguments",
     "check_join",
+    "is_update",
     "join_options",
     "parse_error",
     "parse_limit",
@@ -88,6 +89,28 @@ class _OneOrTwo(argparse.Action):
         if len(values) > 2:
             raise argparse.ArgumentError(self, f"expected one name or two, got {len(values)}")
         setattr(namespace, self.dest, values)
+
+
+def is_update(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    of_runs: Sequence[argparse.Action],
+    of_updates: Sequence[argparse.Action],
+) -> bool:
+    """Whether a command is about an old and a new model, not recorded runs; options of the other kind are misuse."""
+    update = arguments.old is not None or arguments.new is not None
+    if update == bool(arguments.runs):
+        parser.error("give either recorded runs (RUN) or --old and --new, " + ("not both" if update else "got none"))
+    if update and (arguments.old is None or arguments.new is None):
+        parser.error(f"{'--old' if arguments.new else '--new'} is missing: an update has an old and a new file")
+    idle = [
+        action.option_strings[0]
+        for action in (of_runs if update else of_updates)
+        if action.option_strings and getattr(arguments, action.dest) != action.default
+    ]
+    if idle:
+        parser.error(f"{', '.join(idle)}: only {'for recorded runs' if update else 'with --old and --new'}")
+    return update
 
 
 def read_pair(arguments: argparse.Namespace) -> tuple[PredictionSet, PredictionSet]:

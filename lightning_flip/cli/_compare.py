@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 
 from lightning_flip.cli._arguments import (
     add_prediction_arguments,
     check_join,
+    is_update,
     join_options,
     read_further,
     read_pair,
@@ -49,16 +49,7 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     of_updates = _add_update_arguments(parser)
 
     def run(arguments: argparse.Namespace) -> Status:
-        update = arguments.old is not None or arguments.new is not None
-        if update == bool(arguments.runs):
-            parser.error(
-                "give either recorded runs (RUN) or --old and --new, " + ("not both" if update else "got none")
-            )
-        if update and (arguments.old is None or arguments.new is None):
-            parser.error(f"{'--old' if arguments.new else '--new'} is missing: an update has an old and a new file")
-        idle = _given(arguments, of_runs if update else of_updates)
-        if idle:
-            parser.error(f"{', '.join(idle)}: only {'for recorded runs' if update else 'with --old and --new'}")
+        update = is_update(parser, arguments, of_runs, of_updates)
         try:
             return _compare_update(arguments) if update else _compare_runs(arguments)
         except argparse.ArgumentTypeError as error:
@@ -155,14 +146,6 @@ def _compare_update(arguments: argparse.Namespace) -> Status:
     if PRINT not in outputs.values():
         show(comparison, most_rows=rows)
     return Status.PASS if arrived else Status.MISUSE
-
-
-def _given(arguments: argparse.Namespace, actions: Sequence[argparse.Action]) -> list[str]:
-    return [
-        action.option_strings[0]
-        for action in actions
-        if action.option_strings and getattr(arguments, action.dest) != action.default
-    ]
 
 
 def _count(text: str) -> int:

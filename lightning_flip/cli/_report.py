@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 from lightning_flip.cli._arguments import (
     add_prediction_arguments,
     check_join,
+    is_update,
     join_options,
     parse_limit,
     read_further,
@@ -62,16 +62,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     of_updates = _add_update_arguments(parser)
 
     def run(arguments: argparse.Namespace) -> Status:
-        update = arguments.old is not None or arguments.new is not None
-        if update == bool(arguments.runs):
-            parser.error(
-                "give either recorded runs (RUN) or --old and --new, " + ("not both" if update else "got none")
-            )
-        if update and (arguments.old is None or arguments.new is None):
-            parser.error(f"{'--old' if arguments.new else '--new'} is missing: an update has an old and a new file")
-        idle = _given(arguments, of_runs if update else of_updates)
-        if idle:
-            parser.error(f"{', '.join(idle)}: only {'for recorded runs' if update else 'with --old and --new'}")
+        update = is_update(parser, arguments, of_runs, of_updates)
         try:
             return _report_update(arguments) if update else _report_runs(arguments)
         except ValueError as error:
@@ -193,14 +184,6 @@ def _images(given: str) -> Any:
             f"--images {given}: it cannot be made without arguments ({type(error).__name__}: {error}). Name a function"
             " without arguments that returns the dataset."
         ) from error
-
-
-def _given(arguments: argparse.Namespace, actions: Sequence[argparse.Action]) -> list[str]:
-    return [
-        action.option_strings[0]
-        for action in actions
-        if action.option_strings and getattr(arguments, action.dest) != action.default
-    ]
 
 
 def _pictures(text: str) -> int:

@@ -261,7 +261,9 @@ def test_the_keyboard_reaches_every_control(opened):
 
 def test_links_lead_to_sections(opened):
     opened.page.emulate_media(reduced_motion="reduce")  # a click while the page glides ends that, and its own way, too
-    for link in opened.page.locator("nav a").all():
+    links = opened.page.locator("nav a").all()
+    assert len(links) >= 8
+    for link in links:
         link.click()
         target = opened.page.locator(link.get_attribute("href"))
         opened.page.wait_for_function(
