@@ -43,9 +43,10 @@ def check_counts(count: Numbers, total: Numbers) -> tuple[Floats, Floats]:
     return counts, totals
 
 
-def check_inside(name: str, value: float, low: float, high: float) -> None:
-    """Check that a number is strictly between two others."""
-    if not low < value < high:
+def check_inside(name: str, value: Numbers, low: float, high: float) -> None:
+    """Check that numbers are strictly between two others."""
+    numbers = np.asarray(value)
+    if not ((low < numbers) & (numbers < high)).all():
         raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value}.")
 
 

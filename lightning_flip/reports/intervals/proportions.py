@@ -71,7 +71,7 @@ def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) ->
 
 
 def clopper_pearson_lower(
-    count: Numbers, total: Numbers, error: float = 0.05, effective: Numbers | None = None
+    count: Numbers, total: Numbers, error: Numbers = 0.05, effective: Numbers | None = None
 ) -> Floats:
     r"""Exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
 
@@ -81,7 +81,7 @@ def clopper_pearson_lower(
     Args:
         count: how many of the samples have the property, from 0 to `total`; a number or an array.
         total: how many samples there are; broadcast against `count`.
-        error: the chance to be wrong, between 0 and 0.5.
+        error: the chance to be wrong, between 0 and 0.5; broadcast against `count`.
         effective: how many independent samples the `total` samples are worth, if they come in clusters
             (`effective_samples`); above 0 and at most `total`. Both counts are scaled to it, and the bound becomes an
             approximation. None: all are independent.
@@ -105,7 +105,7 @@ def clopper_pearson_lower(
 
 
 def clopper_pearson_upper(
-    count: Numbers, total: Numbers, error: float = 0.05, effective: Numbers | None = None
+    count: Numbers, total: Numbers, error: Numbers = 0.05, effective: Numbers | None = None
 ) -> Floats:
     r"""Exact one-sided upper bound of a rate (Clopper and Pearson, 1934).
 
@@ -116,7 +116,7 @@ def clopper_pearson_upper(
     Args:
         count: how many of the samples have the property, from 0 to `total`; a number or an array.
         total: how many samples there are; broadcast against `count`.
-        error: the chance to be wrong, between 0 and 0.5.
+        error: the chance to be wrong, between 0 and 0.5; broadcast against `count`.
         effective: how many independent samples the `total` samples are worth, if they come in clusters
             (`effective_samples`); above 0 and at most `total`. Both counts are scaled to it, and the bound becomes an
             approximation. None: all are independent.
