@@ -84,8 +84,7 @@ def _add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Acti
             metavar="FILE",
             nargs="+",
             action="extend",
-            help="predictions of models that are as good as the new one, such as its other seeds: the flips that "
-            "chance alone makes",
+            help="predictions of further seeds of the new model's recipe: the flips that chance alone makes",
         ),
         report.add_argument(
             "--worst", metavar="N", type=_count, help=f"list the N worst negative flips (default: {_ROWS})"
@@ -132,7 +131,7 @@ def _compare_update(arguments: argparse.Namespace) -> Status:
         raise argparse.ArgumentTypeError(str(error)) from error
     with told():
         if floor:
-            refuse_repeated_sources([arguments.new, *floor])
+            refuse_repeated_sources([arguments.old, arguments.new, *floor])
         old, new = read_pair(arguments)
         others = [read_further(arguments, path) for path in floor]
         comparison = compare(old, new, floor=others, worst=worst, **join_options(arguments))

@@ -61,9 +61,10 @@ class TestComparison:
         floor = report(*pair, "--floor", *seeds)["noise_floor"]
         # Wrong are samples 10-39, 20-49 and 30-59: 10, 20 and 10 flips between them, either way.
         assert floor["mean"] == pytest.approx((10 + 20 + 10) / 3 / 500)
-        assert [model["name"] for model in floor["models"]] == ["new.parquet", *seeds]
+        assert [model["name"] for model in floor["models"]] == ["old.parquet", "new.parquet", *seeds]
+        assert floor["more_than_reseed"]["further_seeds_needed"] == 16
 
-    @pytest.mark.parametrize("seeds", [["new.parquet"], ["a.parquet", "./a.parquet"]])
+    @pytest.mark.parametrize("seeds", [["new.parquet"], ["./old.parquet"], ["a.parquet", "./a.parquet"]])
     def test_a_noise_floor_of_one_model_twice(self, seeds, pair, predictions, capsys):
         predictions("a.parquet")
         assert cli.main([*pair, "--floor", *seeds]) == MISUSE

@@ -6,9 +6,18 @@ from collections.abc import Mapping
 
 from lightning_flip.reports.text import PlainTable, shorten
 from lightning_flip.reports.update.counts import FlipCells, FlipGroups, FlipMatrix, FlipRate, WorstFlips
-from lightning_flip.reports.update.floor import NoiseFloor
+from lightning_flip.reports.update.floor import LEVEL, FloorRank, NoiseFloor
 
-__all__ = ["count_samples", "floor_table", "groups_table", "pairs_table", "percent", "rates_table", "worst_table"]
+__all__ = [
+    "count_samples",
+    "floor_answers",
+    "floor_table",
+    "groups_table",
+    "pairs_table",
+    "percent",
+    "rates_table",
+    "worst_table",
+]
 
 _RATES = {
     "old_accuracy": "old accuracy",
@@ -19,13 +28,14 @@ _RATES = {
     "positive_flip_rate": "positive flip rate (PFR)",
     "relative_negative_flip_rate": "relative NFR",
     "negative_flip_impact": "negative flip impact (NFI)",
+    "positive_flip_impact": "positive flip impact (PFI)",
     "trust_score": "trust score",
+    "error_compatibility": "error compatibility",
     "churn": "churn",
 }
 # Longer than names of classes, since an id that is cut cannot be looked up.
 _LONGEST_ID = 120
 _LONGEST_PATH = 60
-_VERDICTS = {"below": "below all of these", "within": "within these", "above": "above all of these"}
 
 
 def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: float, decimals: int) -> PlainTable:
@@ -52,27 +62,58 @@ def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: flo
 
 
 def floor_table(floor: NoiseFloor, decimals: int, most_rows: int) -> PlainTable:
-    """The models of a noise floor, with their accuracies and rates."""
-    others = len(floor.names) - 1
+    """The models of a noise floor with their rates, and what these say about the update."""
+    replacing = ["-", *(percent(rate, decimals) for rate in floor.rates[0, 1:].tolist())]
+    columns = (floor.names, floor.accuracies.tolist(), replacing, floor.mean_rates.tolist())
     rows = [
-        (shorten(name, _LONGEST_PATH), percent(accuracy, decimals), percent(replaces / others, decimals))
-        for name, accuracy, replaces in zip(floor.names, floor.accuracies, floor.rates.sum(axis=0), strict=True)
+        (shorten(name, _LONGEST_PATH), percent(accuracy, decimals), from_old, percent(mean, decimals))
+        for name, accuracy, from_old, mean in zip(*columns, strict=True)
     ]
     times = "" if floor.times_mean is None else f", {floor.times_mean:.2f} times the mean"
-    apart = 100 * float(floor.accuracies.max() - floor.accuracies.min())
     notes = [
-        f"NFR between these models, {others * len(rows)} ordered pairs on {floor.samples:,} samples: mean"
+        f"NFR between models of the new recipe, {len(floor.pairs)} ordered pairs on {floor.samples:,} samples: mean"
         f" {percent(floor.mean, decimals)}, from {percent(floor.lowest, decimals)} to"
-        f" {percent(floor.highest, decimals)}. The update's NFR there, {percent(floor.update, decimals)}, is"
-        f" {_VERDICTS[floor.verdict]}{times}.",
-        f"Their accuracies are up to {apart:.{decimals}f} points apart; the less, the more the floor is chance alone.",
+        f" {percent(floor.highest, decimals)}. The update's NFR there is {percent(floor.update, decimals)}{times}.",
+        *(f"{question} {answer}" for question, answer in floor_answers(floor, decimals).items()),
     ]
     return PlainTable(
-        "Noise floor: models said to be as good as the new one",
-        ("model", "accuracy", "mean NFR when replacing another"),
+        "Noise floor: the old model, the new one, and further seeds of its recipe",
+        ("model", "accuracy", "NFR in the old one's place", "mean NFR to and from the others"),
         tuple(rows[:most_rows]),
         notes=(*_more(len(rows), most_rows, "models"), *notes),
     )
+
+
+def floor_answers(floor: NoiseFloor, decimals: int) -> dict[str, str]:
+    """Question -> answer, for both ranks of a noise floor."""
+    seed, reseed = floor.unlucky_seed, floor.more_than_reseed
+    old, *recipe = floor.accuracies.tolist()
+    if reseed.comparable:
+        second = _verdict(reseed, "the update flips more than another seed of the new recipe would")
+    else:
+        second = (
+            f"No verdict: the old model's accuracy, {percent(old, decimals)}, is outside those of the new recipe,"
+            f" {percent(min(recipe), decimals)} to {percent(max(recipe), decimals)}, which alone makes flips."
+        )
+    return {
+        "An unlucky seed?": f"The new model's NFR is {_placed(seed, decimals)}."
+        f" {_verdict(seed, 'other seeds of the new recipe break less')}",
+        "More than a reseed?": f"The old model's mean NFR to and from the others is {_placed(reseed, decimals)}."
+        f" {second}",
+    }
+
+
+def _placed(rank: FloorRank, decimals: int) -> str:
+    return (
+        f"{percent(rank.value, decimals)} (place {rank.place:,} of {rank.among:,}, p = {rank.p_value:.2g}; the others"
+        f" have {percent(min(rank.others), decimals)} to {percent(max(rank.others), decimals)})"
+    )
+
+
+def _verdict(rank: FloorRank, claim: str) -> str:
+    if rank.missing:
+        return f"No verdict: it takes {rank.missing} more {'seed' if rank.missing == 1 else 'seeds'}."
+    return f"Yes: {claim} (level {LEVEL:.0%})." if rank.verdict else f"Not shown (level {LEVEL:.0%})."
 
 
 def groups_table(

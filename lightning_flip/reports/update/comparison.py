@@ -49,7 +49,7 @@ class UpdateComparison:
         slices: the same by the values of each slice column.
         worst: the worst negative flips.
         matrix: right and wrong class of the negative flips.
-        floor: rates between equally good models; None if none were given.
+        floor: rates between the new model and further seeds of its recipe; None if none were given.
         old_parameters: the old model's number of parameters; None if unknown.
         new_parameters: the new model's.
         only_old: samples left out because the new model's file lacks them.
@@ -220,14 +220,14 @@ def compare(
         slices: further columns, by whose values flips are counted too.
         drop_unlabelled: leave out samples without a target.
         min_coverage: with `allow_partial`, the share of each file's samples that both files have to have.
-        floor: predictions of models that are as good as the new one (its other seeds), one file each. The negative
-            flip rates between every ordered pair of them, the new one included, are those of chance alone.
+        floor: predictions of further seeds of the new model's recipe, one file each. The negative flip rates between
+            every ordered pair of them, the new one included, are those of chance alone.
         confidence: the chance that each interval covers, between 0 and 1.
         worst: how many of the worst negative flips to list at most.
 
     Raises:
-        PredictionError: if files cannot be read or do not belong together; see `join_predictions`. Also when the
-            new model's file is among `floor`, or a file is there twice.
+        PredictionError: if files cannot be read or do not belong together; see `join_predictions`. Also if a file of
+            `floor` is the old or the new model's, comes twice, or predicts the same everywhere as another model.
         ValueError: if `confidence` is not between 0 and 1, or `worst` is negative.
         ModuleNotFoundError: if scipy is not installed.
 
@@ -244,7 +244,8 @@ def compare(
         ['b']
     """
     further: list[Any] = [*floor] if isinstance(floor, list | tuple) else [floor]
-    refuse_repeated_sources([new, *further])
+    if further:
+        refuse_repeated_sources([old, new, *further])
     options: dict[str, Any] = {
         "allow_partial": allow_partial,
         "shared_classes": shared_classes,

@@ -43,7 +43,9 @@ PROPORTIONS: dict[str, tuple[str, str, float]] = {
     "negative_flip_rate": ("negative", "total", 0.0),
     "positive_flip_rate": ("positive", "total", 0.0),
     "negative_flip_impact": ("negative", "new_wrong", 0.0),
+    "positive_flip_impact": ("positive", "old_wrong", 0.0),
     "trust_score": ("both_right", "old_right", 1.0),
+    "error_compatibility": ("both_wrong", "old_wrong", 1.0),
 }
 
 
@@ -93,7 +95,7 @@ class FlipCells(NamedTuple):
         return self.negative + self.both_wrong
 
     def rate(self, name: str) -> Floats:
-        """One of `PROPORTIONS`, [...] in [0, 1]; with nothing to count among 0, and 1 for the trust score."""
+        """One of `PROPORTIONS`, [...] in [0, 1]; with nothing to count among, its last entry there."""
         count, among, empty = PROPORTIONS[name]
         return _divide(getattr(self, count), getattr(self, among), empty)
 
@@ -252,8 +254,11 @@ def flip_rates(cells: FlipCells, changed: int, *, confidence: float = 0.95, seed
     so that the upper end is then that of the negative flip rate over the denominator as observed.
 
     Returns the rates of `PROPORTIONS`, of which `negative_flip_impact` is the share of the new model's errors that are
-    negative flips and `trust_score` the share of what the old model had right that the new one has right;
-    `relative_negative_flip_rate`; and `churn`, the share of samples whose prediction differs (`changed` of them).
+    negative flips, `positive_flip_impact` the share of the old model's errors that the new one fixes, `trust_score` the
+    share of what the old model had right that the new one has right, and `error_compatibility` the share of the old
+    model's errors that the new one makes, too ("An Empirical Analysis of Backward Compatibility in Machine Learning
+    Systems", Srivastava et al., 2020); `relative_negative_flip_rate`; and `churn`, the share of samples whose
+    prediction differs (`changed` of them).
     """
     if not int(cells.total):
         raise ValueError("cells must count at least one sample, got none; there is no rate to compute.")
