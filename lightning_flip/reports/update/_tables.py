@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning_flip.reports.text import PlainTable, shorten
-from lightning_flip.reports.update.counts import FlipCells, FlipGroups, FlipMatrix, FlipRate, WorstFlips
+from lightning_flip.reports.update.counts import (
+    CalibrationErrors,
+    FlipCells,
+    FlipGroups,
+    FlipMatrix,
+    FlipRate,
+    WorstFlips,
+)
 from lightning_flip.reports.update.floor import LEVEL, FloorRank, NoiseFloor
 
 __all__ = [
+    "calibration_sentence",
     "count_samples",
     "floor_answers",
     "floor_table",
     "groups_table",
+    "header",
+    "interval",
+    "more",
     "pairs_table",
     "percent",
     "rates_table",
@@ -43,7 +54,7 @@ def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: flo
 
     def row(name: str, rate: FlipRate) -> tuple[str, ...]:
         among = "-" if rate.count is None or rate.among is None else f"{rate.count:,} of {rate.among:,}"
-        return _RATES[name], percent(rate.value, decimals), _interval(rate.low, rate.high, decimals), among
+        return _RATES[name], percent(rate.value, decimals), interval(rate.low, rate.high, decimals), among
 
     if rates["relative_negative_flip_rate"].high is None:
         intervals = "The intervals are Wilson's."
@@ -54,10 +65,21 @@ def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: flo
     notes = (f"Relative NFR = NFR / (old accuracy x new error): 100% is that of independent models. {intervals}",)
     return PlainTable(
         "",
-        ("rate", "value", _header(confidence), "samples"),
+        ("rate", "value", header(confidence), "samples"),
         tuple(row(name, rates[name]) for name in _RATES),
         spare=(3,),
         notes=notes,
+    )
+
+
+def calibration_sentence(found: CalibrationErrors | None, samples: int, decimals: int) -> str:
+    """The calibration errors, and what they are not good for."""
+    if found is None:
+        return "Calibration error (ECE): unknown, as not both files have confidences."
+    among = "" if found.samples == samples else f" on the {found.samples:,} samples with both confidences"
+    return (
+        f"Calibration error (ECE, {found.n_bins} bins){among}: {percent(found.old, decimals)} before,"
+        f" {percent(found.new, decimals)} now; biased upward on few samples, so that the difference is not judged."
     )
 
 
@@ -80,7 +102,7 @@ def floor_table(floor: NoiseFloor, decimals: int, most_rows: int) -> PlainTable:
         "Noise floor: the old model, the new one, and further seeds of its recipe",
         ("model", "accuracy", "NFR in the old one's place", "mean NFR to and from the others"),
         tuple(rows[:most_rows]),
-        notes=(*_more(len(rows), most_rows, "models"), *notes),
+        notes=(*more(len(rows), most_rows, "models"), *notes),
     )
 
 
@@ -88,7 +110,7 @@ def floor_answers(floor: NoiseFloor, decimals: int) -> dict[str, str]:
     """Question -> answer, for both ranks of a noise floor."""
     seed, reseed = floor.unlucky_seed, floor.more_than_reseed
     old, *recipe = floor.accuracies.tolist()
-    if reseed.comparable:
+    if reseed.missing or reseed.comparable:
         second = _verdict(reseed, "the update flips more than another seed of the new recipe would")
     else:
         second = (
@@ -127,19 +149,19 @@ def groups_table(
             shorten(groups.names[place]),
             f"{cells.total[place]:,}",
             *(percent(float(rate[place]), decimals) for rate in rates),
-            _interval(float(groups.low[place]), float(groups.high[place]), decimals),
+            interval(float(groups.low[place]), float(groups.high[place]), decimals),
             f"{cells.negative[place]:,}",
             f"{cells.positive[place]:,}",
         )
         for place in groups.worst_first()[:most_rows].tolist()
     ]
-    headers = ("samples", "old acc", "new acc", "NFR", _header(confidence), "negative flips", "positive flips")
+    headers = ("samples", "old acc", "new acc", "NFR", header(confidence), "negative flips", "positive flips")
     return PlainTable(
         f"By {title}, worst first",
         (title, *headers),
         tuple(rows),
         spare=(5, 7, 2, 3),
-        notes=_more(len(groups.names), most_rows, plural),
+        notes=more(len(groups.names), most_rows, plural),
     )
 
 
@@ -161,7 +183,7 @@ def pairs_table(matrix: FlipMatrix, total: int, decimals: int, most_rows: int) -
         tuple(rows),
         words=(0, 1),
         spare=(3,),
-        notes=_more(len(pairs), most_rows, "pairs of classes"),
+        notes=more(len(pairs), most_rows, "pairs of classes"),
     )
 
 
@@ -183,11 +205,12 @@ def worst_table(worst: WorstFlips, most_rows: int) -> PlainTable:
         tuple(rows),
         words=(0, 1, 2),
         spare=(3, 4),
-        notes=_more(worst.total, len(flips), "negative flips"),
+        notes=more(worst.total, len(flips), "negative flips"),
     )
 
 
-def _more(there: int, shown: int, what: str) -> tuple[str, ...]:
+def more(there: int, shown: int, what: str) -> tuple[str, ...]:
+    """A line about the rows that are left out, if there are any."""
     return (f"... and {there - shown:,} more {what}.",) if there > shown else ()
 
 
@@ -201,11 +224,13 @@ def percent(rate: float, decimals: int) -> str:
     return f"{100 * rate:.{decimals}f}%"
 
 
-def _header(confidence: float) -> str:
+def header(confidence: float) -> str:
+    """The header of a column of intervals."""
     return f"{100 * confidence:g}% interval"
 
 
-def _interval(low: float | None, high: float | None, decimals: int) -> str:
+def interval(low: float | None, high: float | None, decimals: int) -> str:
+    """The ends of an interval in percent."""
     if low is None or high is None:
         return "unknown"
     return f"{100 * low:.{decimals}f} to {percent(high, decimals)}"

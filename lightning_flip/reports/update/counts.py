@@ -11,21 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.intervals import bootstrap_interval, wilson_interval
+from lightning_flip.reports.runs._rates import expected_calibration_error
 from lightning_flip.reports.update.join import JoinedPredictions
 
 __all__ = [
     "PROPORTIONS",
+    "CalibrationErrors",
     "FlipCells",
     "FlipGroups",
     "FlipMatrix",
     "FlipRate",
     "WorstFlip",
     "WorstFlips",
+    "calibration_errors",
     "count_cells",
     "flip_matrix",
     "flip_rates",
     "flips_by_class",
     "flips_by_slice",
+    "share",
     "worst_flips",
 ]
 
@@ -127,6 +131,26 @@ class FlipRate:
     high: float | None
     count: int | None = None
     among: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationErrors:
+    """Expected calibration errors of both models, in [0, 1].
+
+    Each estimate is biased upward, the more so the fewer samples there are, so that their difference is not one of the
+    models alone.
+
+    Attributes:
+        old: that of the old model.
+        new: that of the new model.
+        n_bins: the number of bins of equal width.
+        samples: how many samples have both confidences.
+    """
+
+    old: float
+    new: float
+    n_bins: int
+    samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,12 +286,33 @@ def flip_rates(cells: FlipCells, changed: int, *, confidence: float = 0.95, seed
     """
     if not int(cells.total):
         raise ValueError("cells must count at least one sample, got none; there is no rate to compute.")
-    rates = {}
-    for name, (count, among, _) in PROPORTIONS.items():
-        rates[name] = _share(cells.rate(name), int(getattr(cells, count)), int(getattr(cells, among)), confidence)
+    rates = {name: share(cells, name, confidence) for name in PROPORTIONS}
     rates["relative_negative_flip_rate"] = _relative(cells, rates["negative_flip_rate"], confidence, seed)
     rates["churn"] = _share(np.asarray(changed / cells.total), changed, int(cells.total), confidence)
     return rates
+
+
+def share(cells: FlipCells, name: str, confidence: float = 0.95) -> FlipRate:
+    """One of `PROPORTIONS` with Wilson's interval."""
+    count, among, _ = PROPORTIONS[name]
+    return _share(cells.rate(name), int(getattr(cells, count)), int(getattr(cells, among)), confidence)
+
+
+def calibration_errors(joined: JoinedPredictions, n_bins: int = 15) -> CalibrationErrors | None:
+    """Compute both calibration errors on the samples that have both confidences; None if there is none."""
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
+    old, new = joined.old_confidence, joined.new_confidence
+    if old is None or new is None:
+        return None
+    known = ~(np.isnan(old) | np.isnan(new))
+    if not known.any():
+        return None
+    before, now = (
+        expected_calibration_error(sure[known], right[known], n_bins)
+        for sure, right in ((old, joined.old_right), (new, joined.new_right))
+    )
+    return CalibrationErrors(before, now, n_bins, int(known.sum()))
 
 
 def flips_by_class(joined: JoinedPredictions, confidence: float = 0.95) -> FlipGroups:

@@ -18,7 +18,7 @@ from lightning_flip.reports.update._shared_classes import answer_among, known_la
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
 from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
 
-__all__ = ["ArrowTable", "JoinedPredictions", "Source", "join_predictions"]
+__all__ = ["ArrowTable", "JoinedPredictions", "Source", "as_predictions", "join_predictions"]
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -188,7 +188,7 @@ def join_predictions(
     if min_coverage and not allow_partial:
         raise ValueError("min_coverage needs allow_partial=True; without it both files must have all samples.")
     slices = [slices] if isinstance(slices, str) else list(slices)
-    old, new = (_as_predictions(source, name, slices, shared_argmax) for source, name in ((old, "old"), (new, "new")))
+    old, new = (as_predictions(source, name, slices, shared_argmax) for source, name in ((old, "old"), (new, "new")))
     sources = _slice_sources(old, new, slices)
     for predictions in (old, new):
         if not predictions.num_samples:
@@ -243,7 +243,8 @@ def join_predictions(
     )
 
 
-def _as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+def as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+    """Read a source; `name` is that of a table, which has none."""
     if isinstance(source, PredictionSet):
         return source
     if isinstance(source, str | os.PathLike):
