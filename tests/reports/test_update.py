@@ -61,8 +61,8 @@ def test_two_files(files: tuple[Path, Path]) -> None:
     assert found["flip_matrix"] == [{"right": "dog", "wrong": "cat", "flips": 2}]
     assert found["noise_floor"] is None
     assert found["calibration_errors"] == {
-        "old": pytest.approx(0.35),
-        "new": pytest.approx(0.525),
+        "old": pytest.approx(0.4),
+        "new": pytest.approx(0.275),
         "n_bins": 15,
         "samples": 4,
     }
