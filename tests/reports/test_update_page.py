@@ -306,7 +306,7 @@ def test_one_class_and_no_floor_are_said_in_words() -> None:
     found = rendered(joined([0] * 9, [0] * 9, [0] * 9, labels=("cat",)))
     assert "All samples are of this one class." in section(found, "classes")
     assert "chance alone makes is not known" in section(found, "rate")
-    assert "equally good" not in lead(found)
+    assert "new recipe" not in lead(found)
     assert "<circle" not in section(found, "rate")
 
 

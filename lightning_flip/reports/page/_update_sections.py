@@ -193,8 +193,8 @@ def _floor_table(floor: NoiseFloor) -> Safe:
         )
         for name, accuracy, replacing, mean in models
     ]
-    title = "The old model, the new one, and further seeds of its recipe"
-    head = ["model", "accuracy", "NFR in the old one's place", "mean NFR to and from the others"]
+    title = "NFR: in the new model's place; mean NFR: to and from the others"
+    head = ["model", "accuracy", "NFR", "mean NFR"]
     table = _table(title, head, rows, numbers=(1, 2, 3))
     return element("details", element("summary", "These models"), _scrolled("Models", table))
 

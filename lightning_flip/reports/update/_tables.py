@@ -100,7 +100,7 @@ def floor_table(floor: NoiseFloor, decimals: int, most_rows: int) -> PlainTable:
     ]
     return PlainTable(
         "Noise floor: the old model, the new one, and further seeds of its recipe",
-        ("model", "accuracy", "NFR in the old one's place", "mean NFR to and from the others"),
+        ("model", "accuracy", "NFR in the new one's place", "mean NFR to and from the others"),
         tuple(rows[:most_rows]),
         notes=(*more(len(rows), most_rows, "models"), *notes),
     )
