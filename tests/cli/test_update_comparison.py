@@ -115,6 +115,11 @@ class TestComparison:
         assert capsys.readouterr() == ("", "")
         assert all(Path(name).stat().st_size for name in files[1::2])
 
+    def test_quiet_about_runs(self, runs, capsys):
+        assert cli.main(["compare", *map(str, runs), "--quiet", "--csv", "runs.csv"]) == 0
+        assert capsys.readouterr() == ("", "")
+        assert Path("runs.csv").stat().st_size
+
     def test_quiet_prints_what_is_asked_for_and_errors(self, pair, capsys):
         assert cli.main([*pair, "--quiet", "--json", "-"]) == 0
         assert json.loads(capsys.readouterr().out)["samples"] == 500
