@@ -106,8 +106,7 @@ def _add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Acti
             metavar="FILE",
             nargs="+",
             action="extend",
-            help="predictions of models that are as good as the new one, such as its other seeds: the flips that "
-            "chance alone makes",
+            help="predictions of further seeds of the new model's recipe: the flips that chance alone makes",
         ),
         report.add_argument("--max-nfr", metavar="RATE", type=parse_limit, help="show the verdict of a gate, too"),
     ]
@@ -145,7 +144,7 @@ def _report_update(arguments: argparse.Namespace) -> Status:
         check_outputs({"--out": arguments.out}, [arguments.old, arguments.new, *floor])
     with told(FileExistsError):
         if floor:
-            refuse_repeated_sources([arguments.new, *floor])
+            refuse_repeated_sources([arguments.old, arguments.new, *floor])
         old, new = read_pair(arguments)
         others = [read_further(arguments, path) for path in floor]
         written = write_update_report(

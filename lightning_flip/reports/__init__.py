@@ -81,6 +81,7 @@ from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_r
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
 from lightning_flip.reports.shown_table import ShownTable
 from lightning_flip.reports.suspects import SuspectTable, find_suspects
+from lightning_flip.reports.update.chain import ChainComparison, compare_chain
 from lightning_flip.reports.update.comparison import UpdateComparison, compare
 from lightning_flip.reports.update.floor import NoiseFloor
 from lightning_flip.reports.update.join import JoinedPredictions, join_predictions
@@ -89,6 +90,7 @@ from lightning_flip.stores.files import write_text
 __all__ = [
     "AuditDraw",
     "AuditEstimate",
+    "ChainComparison",
     "ClassProjection",
     "Comparison",
     "Correlation",
@@ -123,6 +125,7 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "compare",
+    "compare_chain",
     "compare_runs",
     "distance_stages",
     "draw_audit",

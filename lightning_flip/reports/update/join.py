@@ -19,7 +19,7 @@ from lightning_flip.reports.update._shared_classes import answer_among, known_la
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
 from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
 
-__all__ = ["ArrowTable", "JoinedPredictions", "Source", "join_predictions"]
+__all__ = ["ArrowTable", "JoinedPredictions", "Source", "as_predictions", "join_predictions"]
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -197,7 +197,7 @@ def join_predictions(
         raise ValueError("min_coverage needs allow_partial=True; without it both files must have all samples.")
     slices = [slices] if isinstance(slices, str) else list(slices)
     columns, lists = [*slices, *needed_columns(scores)], shared_argmax or bool(scores)
-    old, new = (_as_predictions(source, name, columns, lists) for source, name in ((old, "old"), (new, "new")))
+    old, new = (as_predictions(source, name, columns, lists) for source, name in ((old, "old"), (new, "new")))
     sources = _slice_sources(old, new, slices)
     for predictions in (old, new):
         if not predictions.num_samples:
@@ -253,7 +253,8 @@ def join_predictions(
     )
 
 
-def _as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+def as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+    """Read a source; `name` is that of a table, which has none."""
     if isinstance(source, PredictionSet):
         return source
     if isinstance(source, str | os.PathLike):
