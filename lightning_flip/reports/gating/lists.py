@@ -1,0 +1,186 @@
+"""Lists that a gate reads beside predictions: ids of golden samples, flips that are allowed, and costs of flips."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_flip.reports.text import quote
+from lightning_flip.stores.errors import PredictionError, ReviewError
+from lightning_flip.stores.spreadsheets import CsvRow, cell_key, read_csv
+
+__all__ = ["AllowedFlip", "parse_day", "read_allowed_flips", "read_costs", "read_ids", "without_header"]
+
+# What a first line that is no id may be, besides the name of the column.
+_HEADERS = ("sample_id", "id", "index")
+
+
+@dataclasses.dataclass(frozen=True)
+class AllowedFlip:
+    """A sample that may be a negative flip for a while.
+
+    Attributes:
+        id: its id.
+        reason: why it may flip.
+        until: the last day of the exception.
+    """
+
+    id: str
+    reason: str
+    until: datetime.date
+
+
+def read_ids(path: str | os.PathLike[str]) -> list[str]:
+    """Read ids from a text file with one id per line, or from a JSON file with one list; each id once, in that order.
+
+    A line is an id as it is, blanks included. Empty lines and lines that start with `# ` are left out. An id with a
+    line break, or one that starts with `# `, needs JSON.
+
+    Raises:
+        PredictionError: if the file is not text, not a JSON list of ids, or has no id.
+        OSError: if it cannot be read.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PredictionError(f"{path} must be text in UTF-8, got {error.reason} at byte {error.start}.") from error
+    if Path(path).suffix.lower() == ".json":
+        ids = _parse_list(text, path)
+    else:
+        # Not splitlines, which would also break an id at a form feed or a Unicode separator.
+        lines = [line.removesuffix("\r") for line in text.split("\n")]
+        ids = [line for line in lines if line != "#" and not line.startswith("# ")]
+    unique = list(dict.fromkeys(name for name in ids if name))
+    if not unique:
+        raise PredictionError(f"{path} must name at least one sample, got none. Omit the option if none is special.")
+    return unique
+
+
+def without_header(ids: list[str], known: Sequence[str], columns: Sequence[str] = ()) -> list[str]:
+    """Leave out a first line that names the id column, unless a sample has that id or no other line is left.
+
+    Args:
+        ids: what `read_ids` returned.
+        known: which of the possible headers are ids of samples.
+        columns: names of the id column, besides `sample_id`, `id` and `index`.
+
+    Example:
+        >>> without_header(["id", "a"], known=[]), without_header(["id", "a"], known=["id"])
+        (['a'], ['id', 'a'])
+    """
+    header = len(ids) > 1 and ids[0] in (*_HEADERS, *columns) and ids[0] not in known
+    return ids[1:] if header else ids
+
+
+def read_allowed_flips(path: str | os.PathLike[str]) -> tuple[AllowedFlip, ...]:
+    """Read a CSV file with the columns `id`, `reason` and `until`, the last day as `2027-03-31`.
+
+    Raises:
+        PredictionError: if it is not CSV, a column is missing, or a row has no id, no reason, no such day, or the id of
+            another row.
+        OSError: if it cannot be read.
+    """
+    found: dict[str, AllowedFlip] = {}
+    for row in _rows(path, ("id", "reason", "until")):
+        name, reason = cell_key(row.cells["id"]), row.cells["reason"].strip()
+        where = f"{path}, line {row.line}"
+        if not name:
+            raise PredictionError(f"{where}: id must name a sample, got an empty cell.")
+        if name in found:
+            raise PredictionError(f"{where}: {quote(name)} occurs twice; keep one row per sample.")
+        if not reason:
+            raise PredictionError(f"{where}: {quote(name)} must have a reason to flip, got an empty cell.")
+        try:
+            found[name] = AllowedFlip(name, reason, parse_day(row.cells["until"].strip()))
+        except ValueError as error:
+            raise PredictionError(f"{where}: until of {quote(name)} {error}") from error
+    return tuple(found.values())
+
+
+def parse_day(text: str) -> datetime.date:
+    """Read the last day of an exception.
+
+    Raises:
+        ValueError: if it is not a day, written as `2027-03-31`.
+    """
+    with contextlib.suppress(ValueError):
+        day = datetime.date.fromisoformat(text)
+        if day.isoformat() == text:  # it also takes weeks, and days without signs
+            return day
+    raise ValueError(f"must be a day written as 2027-03-31, the last one of the exception; got {quote(text)}.")
+
+
+def read_costs(path: str | os.PathLike[str]) -> dict[tuple[str, str], float]:
+    """Read a CSV file with the columns `old`, `new` and `cost`.
+
+    Returns:
+        The cost, at least 0, of a negative flip from the class that is right, which the old model predicted, to the
+        class that the new one predicts.
+
+    Raises:
+        PredictionError: if it is not CSV, a column is missing, a class is empty, a pair occurs twice or is of one
+            class, or a cost is not a number from 0.
+        OSError: if it cannot be read.
+    """
+    costs: dict[tuple[str, str], float] = {}
+    for row in _rows(path, ("old", "new", "cost")):
+        pair, where = (cell_key(row.cells["old"]), cell_key(row.cells["new"])), f"{path}, line {row.line}"
+        if not all(pair):
+            raise PredictionError(f"{where}: old and new must be classes, got an empty cell.")
+        arrow = " -> ".join(map(quote, pair))
+        if pair in costs:
+            raise PredictionError(f"{where}: {arrow} occurs twice; keep one row per pair of classes.")
+        cost = _number(row.cells["cost"])
+        if cost is None:
+            raise PredictionError(
+                f"{where}: the cost of {arrow} must be a number from 0, got {quote(row.cells['cost'])}."
+            )
+        if pair[0] == pair[1]:
+            raise PredictionError(f"{where}: {arrow} is not a flip; leave the row out.")
+        costs[pair] = cost
+    if not costs:
+        raise PredictionError(f"{path} must have the cost of at least one pair of classes, got none.")
+    return costs
+
+
+def _rows(path: str | os.PathLike[str], needed: Sequence[str]) -> list[CsvRow]:
+    try:
+        table = read_csv(path)
+    except ReviewError as error:
+        raise PredictionError(str(error)) from error
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise PredictionError(
+            f"{path} must have the columns {', '.join(needed)}; {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing, it has {', '.join(map(quote, table.columns))}."
+        )
+    return table.rows
+
+
+def _number(cell: str) -> float | None:
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 and "_" not in cell else None
+
+
+def _parse_list(text: str, path: str | os.PathLike[str]) -> list[str]:
+    expected = f"{path} must hold one JSON list of ids (text or whole numbers)"
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PredictionError(f"{expected}, got no JSON: {error}.") from error
+    if not isinstance(values, list):
+        raise PredictionError(f"{expected}, got {type(values).__name__}.")
+    for value in values:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise PredictionError(f"{expected}, got {value!r:.80} in it.")
+    return [str(value) for value in values]
