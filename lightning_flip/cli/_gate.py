@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-from collections.abc import Sequence
+import dataclasses
+import datetime
+import os
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lightning_flip.cli._arguments import (
-    add_prediction_arguments,
-    check_join,
-    join_options,
-    parse_error,
-    parse_limit,
-    parse_share,
-    read_pair,
-)
+from lightning_flip.cli._arguments import add_prediction_arguments, check_join, join_options, read_pair
+from lightning_flip.cli._gate_policy import add_policy_arguments, check_policy, fill_in, read_given_policy
 from lightning_flip.cli._outputs import (
     PRINT,
+    CommandError,
     CommandParser,
     Status,
     UsageError,
@@ -31,28 +28,32 @@ from lightning_flip.cli._outputs import (
     terminal_width,
     told,
 )
-from lightning_flip.stores.errors import PredictionError
 from lightning_flip.stores.files import write_text
 
 if TYPE_CHECKING:
+    from lightning_flip.reports import JoinedPredictions
+    from lightning_flip.reports.gating.policy import Policy
     from lightning_flip.reports.update.counts import WorstFlip, WorstFlips
 
 __all__ = ["add_gate", "report_gate_error"]
 
 _DESCRIPTION = """\
-Decide whether a new model may replace the old one. A negative flip is a sample that the old model has right and the
-new one wrong; each limit on their rate (NFR) is decided on an exact one-sided bound:
+Decide whether a new model may replace the old one. A negative flip is a sample
+that the old model has right and the new one wrong. Each limit, such as that on
+their rate (NFR), is decided on a one-sided bound:
 
   pass          the upper bound is within the limit
   fail          the lower bound is over the limit
-  inconclusive  neither: too few samples, and the report says how many would decide
+  inconclusive  neither: too few samples; the report says how many would decide
 """
 _EXAMPLES = """\
-exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive. With status 2 the output files state
-the error, so that no earlier verdict stays.
+exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive.
+With status 2 the output files state the error, so that no earlier verdict stays.
 
-example:
-  lightning-flip gate --old old.parquet --new new.parquet --max-nfr 1% --must-not-flip golden_ids.txt --junit gate.xml
+examples:
+  lightning-flip gate --old old.csv --new new.csv --max-nfr 1% --junit gate.xml
+  lightning-flip gate --max-nfr 1% --warn max_churn=5% --print-policy > gate.yaml
+  lightning-flip gate --old old.csv --new new.csv --policy gate.yaml
 """
 # As many as a terminal shows beside the verdict; `compare --worst` lists more.
 _FLIPS_SHOWN = 5
@@ -65,40 +66,14 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="decide whether a new model may replace the old one",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        usage="%(prog)s --old FILE --new FILE LIMIT [LIMIT ...] [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s --old FILE --new FILE LIMIT [LIMIT ...] [options]\n"
+        "       %(prog)s --old FILE --new FILE --policy FILE [options]\n"
+        "       %(prog)s LIMIT [LIMIT ...] --print-policy",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=31),
         allow_abbrev=False,
     )
-    limits = parser.add_argument_group(
-        "limits", "LIMIT is at least one of these; a rate is a share, 0.01, or a percentage, 1%."
-    )
-    limits.add_argument("--max-nfr", metavar="RATE", type=parse_limit, help="largest NFR over all samples")
-    limits.add_argument(
-        "--max-nfr-per-class", metavar="RATE", type=parse_limit, help="largest NFR among the samples of each class"
-    )
-    limits.add_argument(
-        "--max-nfr-per-slice",
-        metavar="RATE",
-        type=parse_limit,
-        help="largest NFR among the samples of each value of the --slice columns",
-    )
-    limits.add_argument(
-        "--must-not-flip", metavar="FILE", help="ids that must not be negative flips: one per line, or a .json list"
-    )
-    limits.add_argument(
-        "--min-old-accuracy",
-        metavar="RATE",
-        type=parse_share,
-        help="smallest accuracy of the old model: what it has wrong cannot flip",
-    )
-    limits.add_argument(
-        "--error",
-        metavar="CHANCE",
-        type=parse_error,
-        default=0.05,
-        help="chance of each wrong decision that the bounds allow (default: %(default)s)",
-    )
-    add_prediction_arguments(parser, required=True)
+    add_policy_arguments(parser)
+    add_prediction_arguments(parser)
     outputs = parser.add_argument_group("output", "Beside the report on the terminal; - prints it instead.")
     outputs.add_argument(
         "--junit", metavar="FILE", help="JUnit XML, one test case per limit, for continuous integration"
@@ -107,34 +82,35 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     outputs.add_argument("--markdown", metavar="FILE", help="for the comment on a pull request")
 
     def run(arguments: argparse.Namespace) -> Status:
+        with told():
+            policy = read_given_policy(arguments)
+        fill_in(arguments, policy)
         try:
-            _check(arguments)
+            _check(arguments, policy)
         except ValueError as error:
             parser.error(str(error))
-        return _gate_update(arguments)
+        if arguments.print_policy:
+            with told():
+                say(policy.to_yaml())
+            return Status.PASS
+        return _gate_update(arguments, policy)
 
     parser.set_defaults(run=run, misused=parser.error)
 
 
-def _gate_update(arguments: argparse.Namespace) -> Status:
+def _gate_update(arguments: argparse.Namespace, policy: Policy) -> Status:
     """Decide, write the requested files, and print the report; MISUSE if a file cannot be written."""
     from lightning_flip.reports import gate, gate_json, gate_junit, gate_markdown, gate_text, join_predictions
     from lightning_flip.reports.update.counts import worst_flips
 
     with told():
-        golden = None if arguments.must_not_flip is None else _read_golden_ids(arguments.must_not_flip)
+        lists = _read_lists(policy)
         joined = join_predictions(*read_pair(arguments), **join_options(arguments))
+        allowed, warnings = _allowed_flips(policy)
     with told(ValueError):
-        result = gate(
-            joined,
-            max_nfr=arguments.max_nfr,
-            max_nfr_per_class=arguments.max_nfr_per_class,
-            max_nfr_per_slice=arguments.max_nfr_per_slice,
-            must_not_flip=golden,
-            min_old_accuracy=arguments.min_old_accuracy,
-            error=arguments.error,
-        )
+        result = gate(joined, **_gate_options(policy, lists, allowed, joined))
         worst = worst_flips(joined, _FLIPS_SHOWN)
+    result = dataclasses.replace(result, warnings=(*result.warnings, *warnings))
     arrived = deliver(
         {
             "--junit": (arguments.junit, partial(gate_junit, result)),
@@ -152,20 +128,34 @@ def _gate_update(arguments: argparse.Namespace) -> Status:
 def report_gate_error(words: Sequence[str], message: str) -> None:
     """Replace the output files that a command line names by ones that state an error, so that no old verdict stays.
 
-    Nothing is written if the words do not tell which files these are, or if one of them would overwrite an input.
+    Nothing is written if the words do not tell which files these are, or if one of them would overwrite an input. Of a
+    policy that cannot be read, every file is an input that it mentions outside of comments.
     """
     from lightning_flip.reports.gating.output import error_json, error_junit, error_markdown
 
     parser = CommandParser(add_help=False, allow_abbrev=False)
     writers = {"--junit": error_junit, "--json": error_json, "--markdown": error_markdown}
-    for option in (*writers, "--old", "--new", "--must-not-flip"):
+    for option in (
+        *writers,
+        "--old",
+        "--new",
+        "--policy",
+        "--must-not-flip",
+        "--must-be-right",
+        "--allowed-flips",
+        "--cost",
+    ):
         parser.add_argument(option)
     try:
         given = {
             f"--{name.replace('_', '-')}": value for name, value in vars(parser.parse_known_args(words)[0]).items()
         }
         outputs = {option: given[option] for option in writers}
-        check_outputs(outputs, [value for option, value in given.items() if option not in writers and value])
+        inputs = [value for option, value in given.items() if option not in writers and value]
+        named = (
+            _files_of(given["--policy"], [place for place in outputs.values() if place]) if given["--policy"] else []
+        )
+        check_outputs(outputs, [*inputs, *named])
     except (UsageError, ValueError):
         return
     for option, place in outputs.items():
@@ -176,53 +166,68 @@ def report_gate_error(words: Sequence[str], message: str) -> None:
                 write_text(place, writers[option](message))
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    limits = ("max_nfr", "max_nfr_per_class", "max_nfr_per_slice", "must_not_flip", "min_old_accuracy")
-    if all(getattr(arguments, limit) is None for limit in limits):
-        names = ", ".join(f"--{limit.replace('_', '-')}" for limit in limits)
-        raise ValueError(f"nothing to decide on: give at least one limit ({names})")
-    if arguments.max_nfr_per_slice is not None and not arguments.slices:
-        raise ValueError("--max-nfr-per-slice needs --slice COLUMN, which says what the slices are")
-    if arguments.slices and arguments.max_nfr_per_slice is None:
-        raise ValueError("--slice needs --max-nfr-per-slice RATE, the limit on the slices")
+def _files_of(policy: str, outputs: Sequence[str]) -> list[str]:
+    """The files that a policy names; if it cannot be read, those outputs that it mentions."""
+    from lightning_flip.reports.gating.policy import read_policy
+
+    try:
+        with told():
+            return read_policy(policy).files
+    except CommandError:
+        with contextlib.suppress(OSError):
+            text = re.sub(r"#.*", "", Path(policy).read_bytes().decode("utf-8", "replace"))
+            return [place for place in outputs if os.path.basename(place) in text]
+    return []
+
+
+def _check(arguments: argparse.Namespace, policy: Policy) -> None:
+    missing = [f"--{name}" for name in ("old", "new") if getattr(arguments, name) is None]
+    if missing and not arguments.print_policy:
+        raise ValueError(f"the following arguments are required: {', '.join(missing)}")
+    check_policy(policy)
     check_join(arguments)
     outputs = {f"--{option}": getattr(arguments, option) for option in ("junit", "json", "markdown")}
-    inputs = [arguments.old, arguments.new, arguments.must_not_flip]
+    inputs = [arguments.old, arguments.new, arguments.policy, *policy.files]
     check_outputs(outputs, [path for path in inputs if path is not None])
 
 
-def _read_golden_ids(path: str) -> list[str]:
-    """Read ids from a text file with one id per line, or from a JSON file with one list; each id once, in that order.
+def _read_lists(policy: Policy) -> dict[str, list[str]]:
+    """The ids of each list, by the name of its limit."""
+    from lightning_flip.reports.gating.lists import read_ids
 
-    A line is an id as it is, blanks included; empty lines are left out. An id with a line break needs JSON.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PredictionError(f"{path} must be text in UTF-8, got {error.reason} at byte {error.start}.") from error
-    if Path(path).suffix.lower() == ".json":
-        ids = _parse_list(text, path)
-    else:
-        # Not splitlines, which would also break an id at a form feed or a Unicode separator.
-        ids = [line.removesuffix("\r") for line in text.split("\n")]
-    unique = list(dict.fromkeys(name for name in ids if name))
-    if not unique:
-        raise PredictionError(f"{path} must name at least one sample, got none. Omit the option if none is special.")
-    return unique
+    paths = {"must_not_flip": policy.must_not_flip, "must_be_right": policy.must_be_right}
+    return {name: read_ids(path) for name, path in paths.items() if path is not None}
 
 
-def _parse_list(text: str, path: str) -> list[str]:
-    expected = f"{path} must hold one JSON list of ids (text or whole numbers)"
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PredictionError(f"{expected}, got no JSON: {error}.") from error
-    if not isinstance(values, list):
-        raise PredictionError(f"{expected}, got {type(values).__name__}.")
-    for value in values:
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise PredictionError(f"{expected}, got {value!r:.80} in it.")
-    return [str(value) for value in values]
+def _allowed_flips(policy: Policy) -> tuple[dict[str, str], list[str]]:
+    """The reasons of the samples that may still flip, and a warning of those that may not any more."""
+    from lightning_flip.reports.gating.lists import read_allowed_flips, split_expired
+
+    listed = policy.allowed_flips
+    return split_expired(read_allowed_flips(listed) if isinstance(listed, str) else listed, _today())
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def _gate_options(
+    policy: Policy, lists: Mapping[str, list[str]], allowed: Mapping[str, str], joined: JoinedPredictions
+) -> dict[str, Any]:
+    """What `gate` is called with."""
+    from lightning_flip.reports.gating.lists import read_costs, without_header
+
+    columns = policy.columns.get("id", ())
+    options: dict[str, Any] = {name: without_header(ids, joined.ids, columns) for name, ids in lists.items()}
+    options |= {**policy.block, "error": policy.error}
+    if policy.costs is not None:
+        options["costs"] = read_costs(policy.costs)
+    further = {"warn": dict(policy.warn), "allowed_flips": dict(allowed)}
+    options |= {key: value for key, value in further.items() if value}
+    for key in ("top_k", "min_support", "population", "cluster", "looks"):
+        if getattr(policy, key) != getattr(type(policy), key):
+            options[key] = getattr(policy, key)
+    return options
 
 
 def _flip_lines(worst: WorstFlips) -> list[str]:

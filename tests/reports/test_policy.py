@@ -5,6 +5,7 @@ import datetime
 from pathlib import Path
 
 import jsonschema
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,7 +189,7 @@ class TestIds:
         ],
     )
     def test_a_header_is_the_name_of_the_column_and_no_id(self, ids, known, rest):
-        assert without_header(ids, known, ["file"]) == rest
+        assert without_header(ids, pa.array([*known, "b"]), ["file"]) == rest
 
 
 class TestAllowedFlips:

@@ -8,18 +8,31 @@ import datetime
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lightning_flip.reports.text import quote
 from lightning_flip.stores.errors import PredictionError, ReviewError
 from lightning_flip.stores.spreadsheets import CsvRow, cell_key, read_csv
 
-__all__ = ["AllowedFlip", "parse_day", "read_allowed_flips", "read_costs", "read_ids", "without_header"]
+__all__ = [
+    "AllowedFlip",
+    "parse_day",
+    "read_allowed_flips",
+    "read_costs",
+    "read_ids",
+    "split_expired",
+    "without_header",
+]
 
 # What a first line that is no id may be, besides the name of the column.
 _HEADERS = ("sample_id", "id", "index")
+# More names make a sentence unreadable.
+_MOST_NAMES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +76,45 @@ def read_ids(path: str | os.PathLike[str]) -> list[str]:
     return unique
 
 
-def without_header(ids: list[str], known: Sequence[str], columns: Sequence[str] = ()) -> list[str]:
+def without_header(
+    ids: Sequence[str], known: pa.Array | pa.ChunkedArray, columns: Collection[str] = ()
+) -> Sequence[str]:
     """Leave out a first line that names the id column, unless a sample has that id or no other line is left.
 
     Args:
         ids: what `read_ids` returned.
-        known: which of the possible headers are ids of samples.
+        known: [N] text, the ids of the samples.
         columns: names of the id column, besides `sample_id`, `id` and `index`.
 
     Example:
-        >>> without_header(["id", "a"], known=[]), without_header(["id", "a"], known=["id"])
+        >>> without_header(["id", "a"], pa.array(["a"])), without_header(["id", "a"], pa.array(["id", "a"]))
         (['a'], ['id', 'a'])
     """
-    header = len(ids) > 1 and ids[0] in (*_HEADERS, *columns) and ids[0] not in known
-    return ids[1:] if header else ids
+    if len(ids) < 2 or ids[0] not in (*_HEADERS, *columns):
+        return ids
+    return ids if pc.any(pc.equal(known, ids[0])).as_py() else ids[1:]
+
+
+def split_expired(flips: Iterable[AllowedFlip], today: datetime.date) -> tuple[dict[str, str], list[str]]:
+    """The reasons of flips that are allowed on a day, by id; and a sentence on those whose last day is over, if any.
+
+    Example:
+        >>> day = datetime.date(2027, 3, 31)
+        >>> split_expired([AllowedFlip("7", "blurred", day)], day)
+        ({'7': 'blurred'}, [])
+        >>> split_expired([AllowedFlip("7", "blurred", day)], datetime.date(2027, 4, 1))[1]
+        ['1 exception of allowed_flips has expired and is not applied: 7 (until 2027-03-31).']
+    """
+    flips = list(flips)
+    allowed = {flip.id: flip.reason for flip in flips if flip.until >= today}
+    expired = sorted((flip for flip in flips if flip.until < today), key=lambda flip: flip.until)
+    if not expired:
+        return allowed, []
+    names = ", ".join(f"{quote(flip.id)} (until {flip.until})" for flip in expired[:_MOST_NAMES])
+    more = f" and {len(expired) - _MOST_NAMES:,} more" if len(expired) > _MOST_NAMES else ""
+    verb = "exception of allowed_flips has" if len(expired) == 1 else "exceptions of allowed_flips have"
+    applied = "is not applied" if len(expired) == 1 else "are not applied"
+    return allowed, [f"{len(expired):,} {verb} expired and {applied}: {names}{more}."]
 
 
 def read_allowed_flips(path: str | os.PathLike[str]) -> tuple[AllowedFlip, ...]:
