@@ -48,7 +48,7 @@ their rate (NFR), is decided on a one-sided bound:
 """
 _EXAMPLES = """\
 exit status: 0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive.
-With status 2 the output files state the error, so that no earlier verdict stays.
+With status 2 the output files state the error: no earlier verdict stays.
 
 examples:
   lightning-flip gate --old old.csv --new new.csv --max-nfr 1% --junit gate.xml

@@ -47,6 +47,12 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes text that YAML 1.1 or `_Loader` would take for something else."""
 
 
+def _represent_text(dumper: Any, text: str) -> Any:
+    # Only double quotes escape every character that is not printed, such as a line break of Unicode.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
 for _tag, (_pattern, _first) in _PLAIN.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
@@ -76,7 +82,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
 
 def line_of(node: Any, path: Sequence[str | int]) -> int:
     """The line of the value at a path of keys and positions, or of its key."""
-    line = int(node.start_mark.line)
+    line = 0 if node is None else int(node.start_mark.line)
     for step in path:
         if isinstance(node, yaml.MappingNode):
             pairs = [(key, value) for key, value in node.value if key.value == str(step)]

@@ -20,6 +20,7 @@ from lightning_flip.stores.errors import PredictionError
 __all__ = ["AMOUNTS", "Policy", "PolicyError", "parse_policy", "policy_schema", "read_policy"]
 
 _LISTS = ("must_not_flip", "must_be_right")
+_ADVICE = "; leave the key out, or give it a value"
 #: Limits that are no shares, and may be over 1.
 AMOUNTS = ("max_flip_cost", "max_brier_increase", "max_nll_increase")
 
@@ -180,9 +181,9 @@ def parse_policy(text: str, name: str = "the policy", folder: str = "") -> Polic
         raise PolicyError(f"{name} must be YAML; {error}.") from error
     problems = {(line_of(node, path), said) for error in validator.iter_errors(content) for path, said in _said(error)}
     if not problems:
-        ids = [one["id"] for one in _rows(content)]
+        ids = [str(one["id"]) for one in _rows(content)]
         problems = {
-            (line_of(node, ["allowed_flips", place]), f"allowed_flips names {quote(str(one))} twice; keep one of them.")
+            (line_of(node, ["allowed_flips", place]), f"allowed_flips names {quote(one)} twice; keep one of them.")
             for place, one in enumerate(ids)
             if one in ids[:place]
         }
@@ -222,7 +223,7 @@ def _said(error: Any) -> Iterator[tuple[list[str | int], str]]:
         missing = [key for key in error.schema["required"] if key not in error.instance]
         yield path, f"{expected}; {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
     else:
-        yield path, f"{expected}, got {_shown(error.instance)}."
+        yield path, f"{expected}, got {_shown(error.instance)}{_ADVICE if path and error.instance is None else ''}."
 
 
 def _way_out(key: str, path: Sequence[str | int]) -> str:
@@ -253,7 +254,7 @@ def _shown(value: object) -> str:
     if isinstance(value, Mapping | list | tuple):
         return f"{'a mapping' if isinstance(value, Mapping) else 'a list'} of {len(value)}"
     if value is None:
-        return "nothing; leave the key out, or give it a value"
+        return "nothing"
     return str(value).lower() if isinstance(value, bool) else f"{value!r:.80}"
 
 
@@ -268,7 +269,7 @@ def _policy(content: Mapping[str, Any], folder: str) -> Policy:
     for key in (*_LISTS, "allowed_flips", "costs"):
         if isinstance(values.get(key), str):
             values[key] = os.path.join(folder, values[key])
-    if _rows(content):
+    if isinstance(values.get("allowed_flips"), list):
         values["allowed_flips"] = tuple(
             AllowedFlip(str(one["id"]), one["reason"].strip(), parse_day(one["until"])) for one in _rows(content)
         )
