@@ -8,7 +8,7 @@ import dataclasses
 import datetime
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from lightning_flip.cli._outputs import (
 from lightning_flip.stores.files import write_text
 
 if TYPE_CHECKING:
-    from lightning_flip.reports import JoinedPredictions
     from lightning_flip.reports.gating.policy import Policy
     from lightning_flip.reports.update.counts import WorstFlip, WorstFlips
 
@@ -52,11 +51,12 @@ With status 2 the output files state the error: no earlier verdict stays.
 
 examples:
   lightning-flip gate --old old.csv --new new.csv --max-nfr 1% --junit gate.xml
-  lightning-flip gate --max-nfr 1% --warn max_churn=5% --print-policy > gate.yaml
+  lightning-flip gate --max-nfr 1% --error 1% --print-policy > gate.yaml
   lightning-flip gate --old old.csv --new new.csv --policy gate.yaml
 """
 # As many as a terminal shows beside the verdict; `compare --worst` lists more.
 _FLIPS_SHOWN = 5
+_LISTS = ("must_not_flip", "must_be_right")
 
 
 def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -101,14 +101,18 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _gate_update(arguments: argparse.Namespace, policy: Policy) -> Status:
     """Decide, write the requested files, and print the report; MISUSE if a file cannot be written."""
     from lightning_flip.reports import gate, gate_json, gate_junit, gate_markdown, gate_text, join_predictions
+    from lightning_flip.reports.gating.lists import unlisted_flips, without_header
     from lightning_flip.reports.update.counts import worst_flips
 
     with told():
-        lists = _read_lists(policy)
+        options, warnings = _gate_options(policy)
         joined = join_predictions(*read_pair(arguments), **join_options(arguments))
-        allowed, warnings = _allowed_flips(policy)
+        for name in _LISTS:
+            if name in options:
+                options[name] = without_header(options[name], joined.ids, policy.columns.get("id", ()))
+        warnings += unlisted_flips(options["costs"], joined) if "costs" in options else []
     with told(ValueError):
-        result = gate(joined, **_gate_options(policy, lists, allowed, joined))
+        result = gate(joined, **options)
         worst = worst_flips(joined, _FLIPS_SHOWN)
     result = dataclasses.replace(result, warnings=(*result.warnings, *warnings))
     arrived = deliver(
@@ -191,43 +195,26 @@ def _check(arguments: argparse.Namespace, policy: Policy) -> None:
     check_outputs(outputs, [path for path in inputs if path is not None])
 
 
-def _read_lists(policy: Policy) -> dict[str, list[str]]:
-    """The ids of each list, by the name of its limit."""
-    from lightning_flip.reports.gating.lists import read_ids
+def _gate_options(policy: Policy) -> tuple[dict[str, Any], list[str]]:
+    """What `gate` is called with, and a warning of exceptions that have expired."""
+    from lightning_flip.reports.gating.lists import read_allowed_flips, read_costs, read_ids, split_expired
+    from lightning_flip.reports.gating.policy import Policy
 
-    paths = {"must_not_flip": policy.must_not_flip, "must_be_right": policy.must_be_right}
-    return {name: read_ids(path) for name, path in paths.items() if path is not None}
-
-
-def _allowed_flips(policy: Policy) -> tuple[dict[str, str], list[str]]:
-    """The reasons of the samples that may still flip, and a warning of those that may not any more."""
-    from lightning_flip.reports.gating.lists import read_allowed_flips, split_expired
-
+    options: dict[str, Any] = {**policy.block, "warn": dict(policy.warn)}
+    options |= {
+        name: getattr(policy, name) for name in ("error", "top_k", "min_support", "population", "cluster", "looks")
+    }
+    options |= {name: read_ids(path) for name in _LISTS if (path := getattr(policy, name)) is not None}
+    if policy.costs is not None:
+        options["costs"] = read_costs(policy.costs)
     listed = policy.allowed_flips
-    return split_expired(read_allowed_flips(listed) if isinstance(listed, str) else listed, _today())
+    flips = read_allowed_flips(listed) if isinstance(listed, str) else listed
+    options["allowed_flips"], expired = split_expired(flips, _today())
+    return {name: value for name, value in options.items() if value not in ({}, getattr(Policy, name, None))}, expired
 
 
 def _today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
-
-
-def _gate_options(
-    policy: Policy, lists: Mapping[str, list[str]], allowed: Mapping[str, str], joined: JoinedPredictions
-) -> dict[str, Any]:
-    """What `gate` is called with."""
-    from lightning_flip.reports.gating.lists import read_costs, without_header
-
-    columns = policy.columns.get("id", ())
-    options: dict[str, Any] = {name: without_header(ids, joined.ids, columns) for name, ids in lists.items()}
-    options |= {**policy.block, "error": policy.error}
-    if policy.costs is not None:
-        options["costs"] = read_costs(policy.costs)
-    further = {"warn": dict(policy.warn), "allowed_flips": dict(allowed)}
-    options |= {key: value for key, value in further.items() if value}
-    for key in ("top_k", "min_support", "population", "cluster", "looks"):
-        if getattr(policy, key) != getattr(type(policy), key):
-            options[key] = getattr(policy, key)
-    return options
 
 
 def _flip_lines(worst: WorstFlips) -> list[str]:

@@ -8,16 +8,20 @@ import datetime
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.text import quote
 from lightning_flip.stores.errors import PredictionError, ReviewError
 from lightning_flip.stores.spreadsheets import CsvRow, cell_key, read_csv
+
+if TYPE_CHECKING:
+    from lightning_flip.reports.update.join import JoinedPredictions
 
 __all__ = [
     "AllowedFlip",
@@ -110,11 +114,10 @@ def split_expired(flips: Iterable[AllowedFlip], today: datetime.date) -> tuple[d
     expired = sorted((flip for flip in flips if flip.until < today), key=lambda flip: flip.until)
     if not expired:
         return allowed, []
-    names = ", ".join(f"{quote(flip.id)} (until {flip.until})" for flip in expired[:_MOST_NAMES])
-    more = f" and {len(expired) - _MOST_NAMES:,} more" if len(expired) > _MOST_NAMES else ""
+    names = _all_of([f"{quote(flip.id)} (until {flip.until})" for flip in expired[:_MOST_NAMES]], len(expired))
     verb = "exception of allowed_flips has" if len(expired) == 1 else "exceptions of allowed_flips have"
     applied = "is not applied" if len(expired) == 1 else "are not applied"
-    return allowed, [f"{len(expired):,} {verb} expired and {applied}: {names}{more}."]
+    return allowed, [f"{len(expired):,} {verb} expired and {applied}: {names}."]
 
 
 def read_allowed_flips(path: str | os.PathLike[str]) -> tuple[AllowedFlip, ...]:
@@ -186,6 +189,35 @@ def read_costs(path: str | os.PathLike[str]) -> dict[tuple[str, str], float]:
     if not costs:
         raise PredictionError(f"{path} must have the cost of at least one pair of classes, got none.")
     return costs
+
+
+def unlisted_flips(costs: Mapping[tuple[str, str], float], joined: JoinedPredictions) -> list[str]:
+    """A sentence on the negative flips whose classes have no cost, and therefore cost 0; none if all have one.
+
+    Example:
+        >>> from lightning_flip.reports import JoinedPredictions
+        >>> old, new = np.array([0, 0, 1]), np.array([1, 1, 0])
+        >>> joined = JoinedPredictions(pa.array(["a", "b", "c"]), ("cat", "dog"), old, old, new)
+        >>> unlisted_flips({("dog", "cat"): 1.0}, joined)
+        ['2 of 3 negative flips cost 0, because costs does not list their classes: cat -> dog (2).']
+    """
+    flips, number = joined.negative_flips, len(joined.labels)
+    pairs, counts = np.unique(joined.target[flips] * number + joined.new_pred[flips], return_counts=True)
+    names = [(str(joined.labels[pair // number]), str(joined.labels[pair % number])) for pair in pairs]
+    found = [(name, int(count)) for name, count in zip(names, counts, strict=True) if name not in costs]
+    if not found:
+        return []
+    found.sort(key=lambda one: -one[1])
+    shown = [f"{quote(right)} -> {quote(wrong)} ({count:,})" for (right, wrong), count in found[:_MOST_NAMES]]
+    total = sum(count for _, count in found)
+    return [
+        f"{total:,} of {int(flips.sum()):,} negative flips cost 0, because costs does not list "
+        f"their classes: {_all_of(shown, len(found))}."
+    ]
+
+
+def _all_of(shown: Sequence[str], number: int) -> str:
+    return ", ".join(shown) + (f" and {number - len(shown):,} more" if number > len(shown) else "")
 
 
 def _rows(path: str | os.PathLike[str], needed: Sequence[str]) -> list[CsvRow]:
