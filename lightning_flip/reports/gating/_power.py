@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 MOST_SAMPLES = 10**9
 _TEETH = 16  # looked at together
 _LEAST: dict[Verdict, int] = {"pass": 0, "fail": 1}  # critical number
-_HALVINGS = 55  # of the range up to a billion, until the rest is far under a sample
+_PRECISION = 1e-5  # of a real number of samples
 
 
 def verdict_power(samples: npt.ArrayLike, rate: float, limit: float, error: float, verdict: Verdict) -> Floats:
@@ -52,8 +52,8 @@ def first_samples(rate: float, limit: float, error: float, power: float, verdict
     """
 
     def smooth_peak(flips: int) -> Floats:
-        edge = np.float64(flips if verdict == "pass" else flips + 1)
-        return _tail(np.float64(flips), _smooth_start(edge, limit, error, verdict), rate, verdict)
+        edge = np.array(flips + (verdict == "fail"), np.float64)
+        return _tail(np.array(flips, np.float64), _smooth_start(edge, limit, error, verdict), rate, verdict)
 
     most = int(_critical(np.array(float(MOST_SAMPLES)), limit, error, verdict))
     flips = _bisect(lambda x: bool(smooth_peak(x) >= power), _LEAST[verdict] - 1, most + 1)
@@ -82,8 +82,8 @@ def lasting_samples(rate: float, limit: float, error: float, power: float, verdi
     """
 
     def smooth_valley(flips: int) -> Floats:
-        edge = np.float64(flips + 1 if verdict == "pass" else flips)
-        return _tail(np.float64(flips), _smooth_start(edge, limit, error, verdict), rate, verdict)
+        edge = np.array(flips + (verdict == "pass"), np.float64)
+        return _tail(np.array(flips, np.float64), _smooth_start(edge, limit, error, verdict), rate, verdict)
 
     least, most = _LEAST[verdict], int(_critical(np.array(float(MOST_SAMPLES)), limit, error, verdict))
     end = _bisect(lambda x: bool(smooth_valley(x) >= power), least - 1, most + 1)
@@ -97,7 +97,7 @@ def lasting_samples(rate: float, limit: float, error: float, power: float, verdi
             tooth, start, stop = int(teeth[found[-1]]), int(starts[found[-1]]), int(starts[found[-1] + 1])
             return _known(stop if verdict == "pass" else _rise(tooth, start, stop, rate, power))
         end = int(teeth[0])
-    return _known(int(_start(np.float64(least), limit, error, verdict)))
+    return _known(int(_start(np.array(least, np.float64), limit, error, verdict)))
 
 
 def _tail(flips: Floats, samples: Floats, rate: float, verdict: Verdict) -> Floats:
@@ -134,14 +134,21 @@ def _teeth(first: int, stop: int, limit: float, error: float, verdict: Verdict) 
 
 def _smooth_start(flips: Floats, limit: float, error: float, verdict: Verdict) -> Floats:
     """The real N from which on a number of flips passes, or the one number less does not fail any more."""
-    edge = np.asarray(flips, np.float64) if verdict == "pass" else np.asarray(flips, np.float64) - 1
-    before = edge if verdict == "pass" else edge - 1
-    after = np.full_like(before, 2.0 * MOST_SAMPLES)
-    for _ in range(_HALVINGS):
+    edge = np.asarray(flips, np.float64) - (verdict == "fail")
+
+    def over(number: Floats) -> npt.NDArray[np.bool_]:
+        tail = _tail(edge, number, limit, verdict)
+        beyond: npt.NDArray[np.bool_] = tail <= error if verdict == "pass" else tail > error
+        return beyond
+
+    before = edge - (verdict == "fail")
+    after = before + np.minimum((edge + 2) / limit, MOST_SAMPLES)
+    while not (known := over(after) | (after > MOST_SAMPLES)).all():
+        after = np.where(known, after, before + 2 * (after - before))
+    while (after - before).max() > _PRECISION:
         middle = (before + after) / 2
-        tail = _tail(edge, middle, limit, verdict)
-        over = tail <= error if verdict == "pass" else tail > error
-        before, after = np.where(over, before, middle), np.where(over, middle, after)
+        known = over(middle)
+        before, after = np.where(known, before, middle), np.where(known, middle, after)
     return after
 
 
@@ -152,13 +159,14 @@ def _start(flips: Floats, limit: float, error: float, verdict: Verdict) -> Float
     for _ in range(2):  # the real number may have been rounded to the wrong side of a whole one
         tail = _tail(edge, start - 1, limit, verdict)
         start = np.where(tail <= error if verdict == "pass" else tail > error, start - 1, start)
-    return np.maximum(start, 1.0)
+    whole: Floats = np.maximum(start, 1.0)
+    return whole
 
 
 def _rise(tooth: int, start: int, stop: int, rate: float, power: float) -> int:
     """The first N of a rising tooth with that power, or where the next tooth begins."""
-    flips = np.float64(tooth)
-    return _bisect(lambda number: bool(_tail(flips, np.float64(number), rate, "fail") >= power), start - 1, stop)
+    flips = np.array(tooth, np.float64)
+    return _bisect(lambda number: bool(_tail(flips, np.array(float(number)), rate, "fail") >= power), start - 1, stop)
 
 
 def _known(samples: int) -> int | None:
@@ -167,6 +175,10 @@ def _known(samples: int) -> int | None:
 
 def _bisect(holds: Callable[[int], bool], no: int, yes: int) -> int:
     """The smallest whole number over `no`, at most `yes`, from which on a condition holds."""
+    step = 1
+    while no + step < yes and not holds(no + step):
+        no, step = no + step, 2 * step
+    yes = min(yes, no + step)
     while yes - no > 1:
         middle = (no + yes) // 2
         no, yes = (no, middle) if holds(middle) else (middle, yes)
