@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning_flip.cli._arguments import (
     add_prediction_arguments,
@@ -19,25 +15,11 @@ from lightning_flip.cli._arguments import (
     parse_share,
     read_pair,
 )
-from lightning_flip.cli._outputs import (
-    PRINT,
-    CommandParser,
-    Status,
-    UsageError,
-    check_outputs,
-    complain,
-    deliver,
-    say,
-    terminal_width,
-    told,
-)
+from lightning_flip.cli._gate_outputs import add_output_arguments, check_gate_outputs, deliver_gate
+from lightning_flip.cli._outputs import OutputError, Status, UsageError, told
 from lightning_flip.stores.errors import PredictionError
-from lightning_flip.stores.files import write_text
 
-if TYPE_CHECKING:
-    from lightning_flip.reports.update.counts import WorstFlip, WorstFlips
-
-__all__ = ["add_gate", "report_gate_error"]
+__all__ = ["add_gate"]
 
 _DESCRIPTION = """\
 Decide whether a new model may replace the old one. A negative flip is a sample that the old model has right and the
@@ -54,8 +36,6 @@ the error, so that no earlier verdict stays.
 example:
   lightning-flip gate --old old.parquet --new new.parquet --max-nfr 1% --must-not-flip golden_ids.txt --junit gate.xml
 """
-# As many as a terminal shows beside the verdict; `compare --worst` lists more.
-_FLIPS_SHOWN = 5
 
 
 def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,18 +79,13 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="chance of each wrong decision that the bounds allow (default: %(default)s)",
     )
     add_prediction_arguments(parser, required=True)
-    outputs = parser.add_argument_group("output", "Beside the report on the terminal; - prints it instead.")
-    outputs.add_argument(
-        "--junit", metavar="FILE", help="JUnit XML, one test case per limit, for continuous integration"
-    )
-    outputs.add_argument("--json", metavar="FILE", help="every number and every name, as JSON")
-    outputs.add_argument("--markdown", metavar="FILE", help="for the comment on a pull request")
+    add_output_arguments(parser)
 
     def run(arguments: argparse.Namespace) -> Status:
         try:
             _check(arguments)
         except ValueError as error:
-            parser.error(str(error))
+            raise UsageError(str(error), parser.format_usage(), isinstance(error, OutputError)) from error
         return _gate_update(arguments)
 
     parser.set_defaults(run=run, misused=parser.error)
@@ -118,8 +93,7 @@ def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _gate_update(arguments: argparse.Namespace) -> Status:
     """Decide, write the requested files, and print the report; MISUSE if a file cannot be written."""
-    from lightning_flip.reports import gate, gate_json, gate_junit, gate_markdown, gate_text, join_predictions
-    from lightning_flip.reports.update.counts import worst_flips
+    from lightning_flip.reports import gate, join_predictions
 
     with told():
         golden = None if arguments.must_not_flip is None else _read_golden_ids(arguments.must_not_flip)
@@ -134,46 +108,9 @@ def _gate_update(arguments: argparse.Namespace) -> Status:
             min_old_accuracy=arguments.min_old_accuracy,
             error=arguments.error,
         )
-        worst = worst_flips(joined, _FLIPS_SHOWN)
-    arrived = deliver(
-        {
-            "--junit": (arguments.junit, partial(gate_junit, result)),
-            "--json": (arguments.json, partial(gate_json, result)),
-            "--markdown": (arguments.markdown, partial(gate_markdown, result)),
-        }
-    )
-    if PRINT in (arguments.junit, arguments.json, arguments.markdown):
-        complain(f"{result.status}: {arguments.old} -> {arguments.new}")
-    else:
-        say("\n".join([gate_text(result, terminal_width()), *_flip_lines(worst)]))
+    with told():
+        arrived = deliver_gate(arguments, joined, result)
     return Status(result.exit_code) if arrived else Status.MISUSE
-
-
-def report_gate_error(words: Sequence[str], message: str) -> None:
-    """Replace the output files that a command line names by ones that state an error, so that no old verdict stays.
-
-    Nothing is written if the words do not tell which files these are, or if one of them would overwrite an input.
-    """
-    from lightning_flip.reports.gating.output import error_json, error_junit, error_markdown
-
-    parser = CommandParser(add_help=False, allow_abbrev=False)
-    writers = {"--junit": error_junit, "--json": error_json, "--markdown": error_markdown}
-    for option in (*writers, "--old", "--new", "--must-not-flip"):
-        parser.add_argument(option)
-    try:
-        given = {
-            f"--{name.replace('_', '-')}": value for name, value in vars(parser.parse_known_args(words)[0]).items()
-        }
-        outputs = {option: given[option] for option in writers}
-        check_outputs(outputs, [value for option, value in given.items() if option not in writers and value])
-    except (UsageError, ValueError):
-        return
-    for option, place in outputs.items():
-        if place == PRINT:
-            say(writers[option](message))
-        elif place is not None:
-            with contextlib.suppress(OSError):  # an output that cannot be written may be the error
-                write_text(place, writers[option](message))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -186,9 +123,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.slices and arguments.max_nfr_per_slice is None:
         raise ValueError("--slice needs --max-nfr-per-slice RATE, the limit on the slices")
     check_join(arguments)
-    outputs = {f"--{option}": getattr(arguments, option) for option in ("junit", "json", "markdown")}
     inputs = [arguments.old, arguments.new, arguments.must_not_flip]
-    check_outputs(outputs, [path for path in inputs if path is not None])
+    check_gate_outputs(arguments, [path for path in inputs if path is not None])
 
 
 def _read_golden_ids(path: str) -> list[str]:
@@ -223,24 +159,3 @@ def _parse_list(text: str, path: str) -> list[str]:
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise PredictionError(f"{expected}, got {value!r:.80} in it.")
     return [str(value) for value in values]
-
-
-def _flip_lines(worst: WorstFlips) -> list[str]:
-    """A heading and one line per flip; nothing if there is no flip."""
-    from lightning_flip.reports.text import quote
-
-    if not worst.flips:
-        return []
-    named = [(quote(flip.sample_id), flip) for flip in worst.flips]
-    width = max(len(name) for name, _ in named)
-    heading = f"worst {len(worst.flips):,} of {worst.total:,} negative flips, by {worst.order}:"
-    return [heading, *(f"  {name:{width}}  {_change(flip)}" for name, flip in named)]
-
-
-def _change(flip: WorstFlip) -> str:
-    from lightning_flip.reports.text import quote
-
-    sides = ((flip.right, flip.old_confidence), (flip.wrong, flip.new_confidence))
-    return " -> ".join(
-        quote(str(label)) + ("" if confidence is None else f" ({confidence:.3f})") for label, confidence in sides
-    )
