@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from lightning_flip.reports.text import json_text, without_commands
 from lightning_flip.reports.update.join import JoinedPredictions
-from lightning_flip.stores.spreadsheets import csv_rows, csv_text
+from lightning_flip.stores.spreadsheets import csv_rows
 
 __all__ = ["FLIP_FORMATS", "flip_format", "flip_table", "flip_writer"]
 
@@ -78,18 +78,20 @@ def flip_writer(joined: JoinedPredictions, ending: str) -> Callable[[BinaryIO], 
             pq.write_table(table, stream, compression="zstd")
             return
         if ending == ".csv":
-            stream.write(csv_text(table.column_names, []).encode())
+            stream.write(_csv([table.column_names]).encode("utf-8", "backslashreplace"))
         for batch in table.to_batches(max_chunksize=_ROWS_AT_A_TIME):
             rows = batch.to_pylist()
-            text = _csv(rows) if ending == ".csv" else "".join(f"{json_text(row, indent=None)}\n" for row in rows)
+            if ending == ".csv":
+                text = _csv([list(row.values()) for row in rows])
+            else:
+                text = "".join(f"{json_text(row, indent=None)}\n" for row in rows)
             stream.write(text.encode("utf-8", "backslashreplace"))
 
     return write
 
 
-def _csv(rows: list[dict[str, object]]) -> str:
-    cells = [[without_commands(cell) if isinstance(cell, str) else cell for cell in row.values()] for row in rows]
-    return csv_rows(cells)
+def _csv(rows: list[list[Any]]) -> str:
+    return csv_rows([without_commands(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
 def _confidence(values: npt.NDArray[np.float64] | None, rows: npt.NDArray[np.int64]) -> pa.Array:
