@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import lightning_flip
 from lightning_flip.reports import (
     GateResult,
     JoinedPredictions,
@@ -111,6 +112,7 @@ def test_junit_of_hostile_names_is_well_formed() -> None:
 def test_json_holds_everything() -> None:
     result = hostile()
     numbers = json.loads(gate_json(result), parse_constant=lambda name: pytest.fail(name))
+    assert (numbers.pop("schema"), numbers.pop("tool_version")) == ("lightning-flip/gate/2", lightning_flip.__version__)
     numbers.pop("old")
     assert numbers == {key: value for key, value in result.to_dict().items() if key != "old"}
     assert [group["name"] for group in numbers["limits"][1]["groups"]] == HOSTILE

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from lightning_flip import __version__
+from lightning_flip.reports.gating._limits import GroupOutcome, Status, worst_status
 from lightning_flip.reports.gating._reasons import all_samples_reason, percent
 from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limits_table, most_text
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
-from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote
+from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote, shorten
 
-__all__ = ["error_json", "error_junit", "error_markdown", "gate_json", "gate_junit", "gate_markdown", "gate_text"]
+__all__ = [
+    "GATE_SCHEMA",
+    "error_json",
+    "error_junit",
+    "error_markdown",
+    "gate_facts",
+    "gate_json",
+    "gate_junit",
+    "gate_markdown",
+    "gate_text",
+]
 
+#: What the JSON says of its own form; `gate.schema.json` beside this file describes it.
+GATE_SCHEMA = "lightning-flip/gate/2"
 _UNUSUAL = re.compile("[^\t\n\r\x20-\x7e]")
-_ORDER = ("fail", "inconclusive", "pass")
+# What a runner of continuous integration would take for a command, and a reference to the same character.
+_COMMANDS = {r"^(\s*):(?=:)": r"\1&#58;", r"#(?=#\w*\[)": "&#35;"}
+_ORDER: tuple[Status, ...] = ("fail", "inconclusive", "pass")
+# A build server keeps every test of every build. With these the file has one or two megabytes at most.
+_MOST_TESTS = 1000
+_LONGEST_NAME = 200
 
 
 def gate_json(result: GateResult) -> str:
     r"""Write the result as JSON: `GateResult.to_dict`, every group and id included.
 
     Returns:
-        A JSON object over several lines, with a last line break. What cannot be printed is escaped.
+        A JSON object over several lines, with a last line break: `schema` and `tool_version` first. It is valid
+        against `gate.schema.json` of this folder. What cannot be printed is escaped.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "fail", "...", watched=2, already_wrong=0, flipped=("<7>",))
@@ -29,7 +51,7 @@ def gate_json(result: GateResult) -> str:
         >>> json.loads(gate_json(GateResult((outcome,), 0.05, 100, 3)))["limits"][0]["flipped"]
         ['<7>']
     """
-    return json_text(result.to_dict()) + "\n"
+    return _json(result.to_dict())
 
 
 def error_json(problem: str) -> str:
@@ -38,13 +60,15 @@ def error_json(problem: str) -> str:
     Example:
         >>> print(error_json("old.csv does not exist."))
         {
+          "schema": "lightning-flip/gate/2",
+          "tool_version": "...",
           "status": "error",
           "exit_code": 2,
           "error": "old.csv does not exist."
         }
         <BLANKLINE>
     """
-    return json_text({"status": "error", "exit_code": 2, "error": problem}) + "\n"
+    return _json({"status": "error", "exit_code": 2, "error": problem})
 
 
 def error_junit(problem: str) -> str:
@@ -64,13 +88,13 @@ def error_markdown(problem: str) -> str:
 def gate_junit(result: GateResult) -> str:
     r"""Write the result as a JUnit XML report, which build servers show as tests.
 
-    Each limit is a test suite. `max_nfr` and `must_not_flip` are one test each; limits over classes or slices have one
-    test per group. A limit that fails is a `failure`, one that is inconclusive an `error`: the check could not be
-    finished.
+    Each limit is a test suite. Limits over classes or slices have one test per group, others one test. A limit that
+    fails is a `failure`, one that is inconclusive an `error`: the check could not be finished. Of more than 1,000
+    groups in all, the worst are tests, and the test "other groups" has the worst status of the rest and counts them.
 
     Returns:
-        A well-formed XML document, encoded as UTF-8 when written. Characters that XML cannot hold, or that cannot be
-        printed, are written as Python escapes such as `\x1b`.
+        An XML document that the JUnit schema of Jenkins (junit-10.xsd) accepts, encoded as UTF-8 when written.
+        Characters that XML cannot hold, or that cannot be printed, are written as Python escapes such as `\x1b`.
 
     Example:
         >>> outcome = LimitOutcome("must_not_flip", "fail", "1 of 2 ...", watched=2, already_wrong=0, flipped=("<7>",))
@@ -82,25 +106,19 @@ def gate_junit(result: GateResult) -> str:
               <failure message="1 of 2 ..." type="fail">1 of 2 ...
         &lt;7&gt;</failure>
             </testcase>
+            <system-out>old -&gt; new: 3 of 100 samples are negative flips (3%).</system-out>
           </testsuite>
         </testsuites>
     """
     root = ElementTree.Element("testsuites", name="lightning-flip gate")
+    grouped = sum(len(outcome.groups) > 1 for outcome in result.outcomes)
     for number, outcome in enumerate(result.outcomes):
         suite = ElementTree.SubElement(root, "testsuite", name=outcome.name)
-        for name, status, reason, details in _tests(outcome, result.error):
-            test = ElementTree.SubElement(
-                suite, "testcase", classname=f"gate.{outcome.name}", name=_legal(name), time="0"
-            )
-            if status == "pass":
-                continue
-            problem = ElementTree.SubElement(test, "failure" if status == "fail" else "error")
-            problem.set("message", _legal(reason))
-            problem.set("type", status)
-            problem.text = _legal("\n".join([reason, *details]))
+        for test in _tests(outcome, result.error, _MOST_TESTS // max(grouped, 1)):
+            _add_test(suite, test)
         _count_tests(suite)
-        if number == 0 and _evidence(result):
-            ElementTree.SubElement(suite, "system-out").text = _legal("\n".join([_flips(result), *_evidence(result)]))
+        if number == 0:
+            ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(gate_facts(result)))
     return _document(root)
 
 
@@ -162,8 +180,7 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     """
     lines = [
         f"Update gate: {result.status.upper()}",
-        *_wrap(f"{quote(result.old_name)} -> {quote(result.new_name)}: {_flips(result)}", width, ""),
-        *(line for text in _evidence(result) for line in _wrap(text, width, "")),
+        *(line for text in gate_facts(result) for line in _wrap(text, width, "")),
         "",
     ]
     wide = max(len(outcome.status) for outcome in result.outcomes)
@@ -175,12 +192,45 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tests(outcome: LimitOutcome, error: float) -> list[tuple[str, str, str, list[str]]]:
-    """Name, status, reason and further lines of each test of a limit."""
+def gate_facts(result: GateResult) -> list[str]:
+    """Which files were compared, how many samples flipped, and what the verdict rests on, in sentences."""
+    return [f"{quote(result.old_name)} -> {quote(result.new_name)}: {_flips(result)}", *_evidence(result)]
+
+
+class _Test(NamedTuple):
+    """A test of a build server: its name, and the lines that are shown where it did not pass."""
+
+    name: str
+    status: Status
+    reason: str
+    more: Sequence[str] = ()
+
+
+def _tests(outcome: LimitOutcome, error: float, most: int) -> list[_Test]:
+    """The tests of a limit, at most about `most` of them."""
     if outcome.limit is None or outcome.interval is not None:
-        return [(outcome.name, outcome.status, outcome.reason, list(outcome.flipped))]
-    limit = outcome.limit
-    return [(group.title, group.status, all_samples_reason(group, limit, error), []) for group in outcome.groups]
+        more = len(outcome.flipped) - _MOST_TESTS
+        ids = [*outcome.flipped[:_MOST_TESTS], *([f"and {more:,} more ids"] if more > 0 else [])]
+        return [_Test(outcome.name, outcome.status, outcome.reason, ids)]
+    limit, groups = outcome.limit, list(outcome.groups)
+    if len(groups) > most:
+        groups.sort(key=_worst_first)
+    tests = [_Test(group.title, group.status, all_samples_reason(group, limit, error)) for group in groups[:most]]
+    if len(groups) > most:
+        rest = groups[most:]
+        reason = f"{_counted(rest)}: these {len(rest):,} groups are in the JSON report alone."
+        tests.append(_Test("other groups", worst_status([group.status for group in rest]), reason))
+    return tests
+
+
+def _add_test(suite: ElementTree.Element, test: _Test) -> None:
+    name = _legal(shorten(test.name, _LONGEST_NAME) if len(test.name) > _LONGEST_NAME else test.name)
+    case = ElementTree.SubElement(suite, "testcase", classname=f"gate.{suite.get('name')}", name=name, time="0")
+    if test.status != "pass":
+        problem = ElementTree.SubElement(case, "failure" if test.status == "fail" else "error")
+        problem.set("message", _legal(test.reason))
+        problem.set("type", test.status)
+        problem.text = _legal("\n".join([test.reason, *test.more]))
 
 
 def _document(root: ElementTree.Element, *suites: ElementTree.Element) -> str:
@@ -188,7 +238,10 @@ def _document(root: ElementTree.Element, *suites: ElementTree.Element) -> str:
     for element in (*suites, root):
         _count_tests(element)
     ElementTree.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+    text = ElementTree.tostring(root, encoding="unicode").replace("\r", "&#13;")
+    for pattern, reference in _COMMANDS.items():
+        text = re.sub(pattern, reference, text, flags=re.MULTILINE)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
 def _count_tests(element: ElementTree.Element) -> None:
@@ -214,6 +267,19 @@ def _evidence(result: GateResult) -> list[str]:
     return evidence(result.rates, result.samples, result.warnings)
 
 
+def _json(content: dict[str, Any]) -> str:
+    return json_text({"schema": GATE_SCHEMA, "tool_version": __version__, **content}) + "\n"
+
+
+def _worst_first(group: GroupOutcome) -> tuple[int, float]:
+    return _ORDER.index(group.status), -group.upper
+
+
+def _counted(groups: Sequence[GroupOutcome]) -> str:
+    counts = {status: sum(group.status == status for group in groups) for status in _ORDER}
+    return ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
+
+
 def _wrap(text: str, width: int, indent: str) -> list[str]:
     return textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
@@ -221,9 +287,7 @@ def _wrap(text: str, width: int, indent: str) -> list[str]:
 
 
 def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str:
-    groups = sorted(outcome.groups, key=lambda group: (_ORDER.index(group.status), -group.upper))
-    counts = {status: sum(group.status == status for group in groups) for status in _ORDER}
-    summary = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
+    groups = sorted(outcome.groups, key=_worst_first)
     bounds = f"true rate (one-sided {percent(1 - error)} bounds)"
     rows = (
         (
@@ -245,4 +309,4 @@ def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str
         words=(0, 5),
         notes=(f"{more:,} more are in the JSON report.",) if more > 0 else (),
     )
-    return f"<details><summary>{outcome.name}: {summary}</summary>\n\n{table.markdown()}\n\n</details>"
+    return f"<details><summary>{outcome.name}: {_counted(groups)}</summary>\n\n{table.markdown()}\n\n</details>"
