@@ -146,7 +146,8 @@ class TestPolicyFile:
         assert problem.startswith("policy.yaml")
         assert f"line {line}:" in problem
         assert said in problem
-        assert json.loads(Path("gate.json").read_text()) == {"status": "error", "exit_code": 2, "error": problem}
+        written = json.loads(Path("gate.json").read_text())
+        assert (written["status"], written["exit_code"], written["error"]) == ("error", 2, problem)
         assert ElementTree.parse("gate.xml").find("testsuite/testcase/error").get("message") == problem
         assert Path("gate.md").read_text().startswith("### ⛔ Update gate: error\n\nThere is no verdict: policy.yaml")
 
