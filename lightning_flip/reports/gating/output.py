@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 from lightning_flip import __version__
 from lightning_flip.reports.gating._limits import GroupOutcome, Status, worst_status
-from lightning_flip.reports.gating._reasons import all_samples_reason, percent
-from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limits_table, most_text
+from lightning_flip.reports.gating._reasons import group_reason, percent
+from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limit_text, limits_table
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
 from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote, shorten
 
@@ -149,7 +149,7 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
     """
     heading = f"{MARKS[result.status]} {escape_markdown(title)}: {result.status}"
     names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
-    limits = limits_table((one.name, one.limit, one.status, one.reason) for one in result.outcomes)
+    limits = limits_table(result.outcomes)
     facts = [f"{names}: {escape_markdown(_flips(result))}", *map(escape_markdown, _evidence(result))]
     parts = [f"### {heading}", *facts, limits.markdown()]
     parts += [
@@ -186,7 +186,7 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     wide = max(len(outcome.status) for outcome in result.outcomes)
     for outcome in result.outcomes:
         side = "least" if outcome.name == "min_old_accuracy" else "most"
-        most = "" if outcome.limit is None else f" (at {side} {most_text(outcome.limit)})"
+        most = "" if outcome.limit is None else f" (at {side} {limit_text(outcome)})"
         lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
         lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
     return "\n".join(lines) + "\n"
@@ -208,14 +208,14 @@ class _Test(NamedTuple):
 
 def _tests(outcome: LimitOutcome, error: float, most: int) -> list[_Test]:
     """The tests of a limit, at most about `most` of them."""
-    if outcome.limit is None or outcome.interval is not None:
+    if outcome.limit is None or outcome.measure is None:
         more = len(outcome.flipped) - _MOST_TESTS
         ids = [*outcome.flipped[:_MOST_TESTS], *([f"and {more:,} more ids"] if more > 0 else [])]
         return [_Test(outcome.name, outcome.status, outcome.reason, ids)]
-    limit, groups = outcome.limit, list(outcome.groups)
+    limit, measure, groups = outcome.limit, outcome.measure, list(outcome.groups)
     if len(groups) > most:
         groups.sort(key=_worst_first)
-    tests = [_Test(group.title, group.status, all_samples_reason(group, limit, error)) for group in groups[:most]]
+    tests = [_Test(group.title, group.status, group_reason(measure, group, limit, error)) for group in groups[:most]]
     if len(groups) > most:
         rest = groups[most:]
         reason = f"{_counted(rest)}: these {len(rest):,} groups are in the JSON report alone."
@@ -292,9 +292,9 @@ def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str
     rows = (
         (
             quote(group.title),
-            f"{group.flips:,}",
-            f"{group.samples:,}",
-            percent(group.rate),
+            f"{group.count:,}",
+            f"{group.among:,}",
+            "-" if group.estimate is None else percent(group.estimate),
             f"{percent(group.lower)} to {percent(group.upper)}",
             f"{MARKS[group.status]} {group.status}",
             "-" if group.samples_needed is None else f"{group.samples_needed:,}",
