@@ -199,4 +199,6 @@ def _read(arguments: argparse.Namespace, path: str, position: int) -> Prediction
 
     names = {f"{name}_column": getattr(arguments, f"{name}_column") for name in _COLUMNS}
     chosen = {option: given[position] if given else None for option, given in names.items()}
-    return read_predictions(path, **chosen, columns=arguments.slices or (), scores=bool(arguments.shared_argmax))
+    scores = getattr(arguments, "scores", ())
+    columns = [*(arguments.slices or ()), *(["prob_label"] if scores else [])]
+    return read_predictions(path, **chosen, columns=columns, scores=bool(arguments.shared_argmax or scores))

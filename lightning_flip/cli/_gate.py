@@ -37,6 +37,7 @@ examples:
   lightning-flip gate --old old.csv --new new.csv --policy gate.yaml
 """
 _LISTS = ("must_not_flip", "must_be_right")
+_DECISION = ("top_k", "min_support", "population", "cluster", "design_effect", "looks", "error", "inconclusive")
 
 
 def add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -80,13 +81,15 @@ def _gate_update(arguments: argparse.Namespace, policy: Policy) -> Status:
 
     with told():
         options, warnings = _gate_options(policy)
-        joined = join_predictions(*read_pair(arguments), **join_options(arguments))
+        joined = join_predictions(*read_pair(arguments), scores=arguments.scores, **join_options(arguments))
         for name in _LISTS:
             if name in options:
                 options[name] = without_header(options[name], joined.ids, policy.columns.get("id", ()))
-        warnings += unlisted_flips(options["costs"], joined) if "costs" in options else []
+        warnings += [] if options["costs"] is None else unlisted_flips(options["costs"], joined)
     with told(ValueError):
         result = gate(joined, **options)
+    if result.status == "inconclusive" and policy.inconclusive is not None:
+        warnings.append(f"An inconclusive verdict counts as {policy.inconclusive}: exit status {result.exit_code}.")
     result = dataclasses.replace(result, warnings=(*result.warnings, *warnings))
     arrived = deliver_gate(arguments, joined, result)
     return Status(result.exit_code) if arrived else Status.MISUSE
@@ -105,19 +108,15 @@ def _check(arguments: argparse.Namespace, policy: Policy) -> None:
 def _gate_options(policy: Policy) -> tuple[dict[str, Any], list[str]]:
     """What `gate` is called with, and a warning of exceptions that have expired."""
     from lightning_flip.reports.gating.lists import read_allowed_flips, read_costs, read_ids, split_expired
-    from lightning_flip.reports.gating.policy import Policy
 
-    options: dict[str, Any] = {**policy.block, "warn": dict(policy.warn)}
-    options |= {
-        name: getattr(policy, name) for name in ("error", "top_k", "min_support", "population", "cluster", "looks")
-    }
+    options: dict[str, Any] = {**policy.block, "warn": policy.warn}
+    options |= {name: getattr(policy, name) for name in _DECISION}
     options |= {name: read_ids(path) for name in _LISTS if (path := getattr(policy, name)) is not None}
-    if policy.costs is not None:
-        options["costs"] = read_costs(policy.costs)
+    options["costs"] = None if policy.costs is None else read_costs(policy.costs)
     listed = policy.allowed_flips
     flips = read_allowed_flips(listed) if isinstance(listed, str) else listed
     options["allowed_flips"], expired = split_expired(flips, _today())
-    return {name: value for name, value in options.items() if value not in ({}, getattr(Policy, name, None))}, expired
+    return options, expired
 
 
 def _today() -> datetime.date:

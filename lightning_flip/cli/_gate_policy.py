@@ -40,7 +40,7 @@ _BLOCKING = (
 _JOINING = ("slices", "allow_partial", "min_coverage", "drop_unlabelled", "shared_classes", "shared_argmax")
 _KEYS = (
     *("must_not_flip", "must_be_right", "allowed_flips", "costs", "top_k"),
-    *("error", "min_support", "population", "cluster", "looks", "inconclusive"),
+    *("error", "min_support", "population", "cluster", "design_effect", "looks", "inconclusive"),
     *_JOINING,
 )
 _COLUMNS = ("id", "target", "pred", "confidence")
@@ -123,6 +123,12 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
         "--cluster", metavar="COLUMN", help="samples that share its value, such as a patient, are not independent"
     )
     decision.add_argument(
+        "--design-effect",
+        action="store_true",
+        default=None,
+        help="with --cluster: estimate how alike its samples are; less conservative, and approximate",
+    )
+    decision.add_argument(
         "--looks",
         metavar="K",
         type=_count(1),
@@ -154,9 +160,13 @@ def read_given_policy(arguments: argparse.Namespace) -> Policy:
 
 
 def fill_in(arguments: argparse.Namespace, policy: Policy) -> None:
-    """Give the options for reading and joining the two files the values that the policy has."""
+    """Give the options for reading and joining the two files the values that the policy has, and what limits need."""
+    from lightning_flip.reports.gating.decision import needed_scores
+
     for key in _JOINING:
         setattr(arguments, key, getattr(policy, key))
+    arguments.slices = [*policy.slices, *([] if policy.cluster is None else [policy.cluster])]
+    arguments.scores = needed_scores([*policy.block, *policy.warn], policy.top_k)
     for role, names in policy.columns.items():
         setattr(arguments, f"{role}_column", list(names))
 
@@ -180,6 +190,8 @@ def check_policy(policy: Policy) -> None:
         raise ValueError("--slice needs a limit on the slices, such as --max-nfr-per-slice RATE")
     if ("max_flip_cost" in limits) != (policy.costs is not None):
         raise ValueError("--max-flip-cost NUMBER and --cost FILE need each other: a limit, and what flips cost")
+    if policy.design_effect and policy.cluster is None:
+        raise ValueError("--design-effect needs --cluster COLUMN, which says what samples belong together")
     if policy.top_k != 5 and "max_top_k_flips" not in limits:
         raise ValueError("--top-k needs --max-top-k-flips RATE, the limit that it is about")
 

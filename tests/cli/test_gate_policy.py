@@ -12,6 +12,7 @@ import pytest
 from lightning_flip import cli
 from lightning_flip.cli import _gate
 from lightning_flip.reports import gate
+from lightning_flip.reports.gating.decision import LIMITS, JoinOptions
 from lightning_flip.reports.gating.policy import parse_policy, policy_schema, read_policy
 
 PASS, FAIL, MISUSE, INCONCLUSIVE = 0, 1, 2, 3
@@ -191,7 +192,19 @@ class TestPrintedPolicy:
         *("--min-old-accuracy", "100%", "--max-flip-cost", "2.5", "--cost", "costs.csv", "--max-ece-increase", "2%"),
         *("--warn", "max_churn=5%", "--warn", "max-nfr=0.5%", "--max-top-k-flips", "1%", "--top-k", "3"),
         *("--must-not-flip", "golden.txt", "--must-be-right", "right.json", "--allowed-flips", "waivers.csv"),
-        *("--error", "1%", "--min-support", "50", "--population", "fixed", "--cluster", "patient", "--looks", "2"),
+        *(
+            "--error",
+            "1%",
+            "--min-support",
+            "50",
+            "--population",
+            "fixed",
+            "--cluster",
+            "patient",
+            "--design-effect",
+            "--looks",
+            "2",
+        ),
         *("--inconclusive", "fail", "--allow-partial", "--min-coverage", "95%", "--drop-unlabelled"),
         *("--shared-classes", "--shared-argmax", "--id-column", "file", "--target-column", "a", "b"),
     )
@@ -237,10 +250,10 @@ class TestFlags:
     def test_every_limit_of_a_policy_has_a_flag_and_a_keyword(self):
         tiers = policy_schema()["properties"]
         limits = {*tiers["block"]["properties"], *tiers["warn"]["properties"]}
-        keywords = set(inspect.signature(gate).parameters)
-        assert limits <= keywords
-        further = {"costs", "top_k", "min_support", "error", "population", "cluster", "looks", "allowed_flips", "warn"}
-        assert further <= keywords & {*tiers, "warn"}
+        keywords = {*inspect.signature(gate).parameters, *LIMITS, *JoinOptions.__annotations__}
+        assert limits == {*LIMITS, "must_not_flip", "must_be_right"}
+        assert {*tiers} - {"version", "block", "columns"} <= keywords
+        assert keywords - limits - {*tiers} == {"old", "new", "options"}
 
     @pytest.mark.parametrize(
         ("flags", "said"),
@@ -256,6 +269,7 @@ class TestFlags:
             (["--cost", "costs.csv", "--max-nfr", "1%"], "--max-flip-cost NUMBER"),
             (["--max-flip-cost", "-1"], "--max-flip-cost"),
             (["--max-flip-cost", "nan"], "must be a number from 0, got 'nan'"),
+            (["--design-effect", "--max-nfr", "1%"], "--cluster COLUMN"),
             (["--top-k", "3", "--max-nfr", "1%"], "--max-top-k-flips"),
             (["--top-k", "0", "--max-nfr", "1%"], "must be a whole number from 1, got '0'"),
             (["--min-support", "1e3", "--max-nfr", "1%"], "must be a whole number from 0, got '1e3'"),

@@ -39,6 +39,7 @@ min_support: 50
 error: 2.5%
 population: fixed
 cluster: patient_id
+design_effect: true
 looks: 2
 inconclusive: warn
 allowed_flips:
@@ -65,6 +66,7 @@ EXPECTED = Policy(
     error=0.025,
     population="fixed",
     cluster="patient_id",
+    design_effect=True,
     looks=2,
     inconclusive="warn",
     allowed_flips=(AllowedFlip("007", "blurred", DAY), AllowedFlip("8", "no label", DAY)),

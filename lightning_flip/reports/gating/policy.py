@@ -47,6 +47,7 @@ class Policy:
         error: the chance of each wrong decision, between 0 and 0.5.
         population: `"sample"`, or `"fixed"` for a set of samples that is all there is.
         cluster: a column that tells which samples belong together; None for independent samples.
+        design_effect: whether to estimate how alike the samples of a cluster are.
         looks: how many times the data are looked at.
         inconclusive: what an inconclusive verdict counts as: `"fail"`, `"warn"` or `"pass"`; None for none of these.
         allowed_flips: samples that may flip for a while, or the path of a CSV file of them.
@@ -84,6 +85,7 @@ class Policy:
     error: float = 0.05
     population: Literal["sample", "fixed"] = "sample"
     cluster: str | None = None
+    design_effect: bool = False
     looks: int = 1
     inconclusive: Literal["fail", "warn", "pass"] | None = None
     allowed_flips: str | tuple[AllowedFlip, ...] = ()
