@@ -310,3 +310,75 @@ class TestGoldenHeader:
         Path("golden.txt").write_text("# of March\nsample_id\nimg/8.png\n")
         assert run(*words(predictions, wrong=[7]), "--must-not-flip", "golden.txt", "--json", "gate.json") == PASS
         assert json.loads(Path("gate.json").read_text())["limits"][0]["watched"] == 1
+
+
+class TestInconclusive:
+    @pytest.mark.parametrize(("counts_as", "status"), [("fail", FAIL), ("warn", PASS), ("pass", PASS)])
+    def test_it_counts_as_what_was_asked_and_every_output_says_so(self, counts_as, status, predictions, capsys):
+        line = words(predictions, 60)
+        assert run(*line, "--max-nfr", "1%") == INCONCLUSIVE
+        capsys.readouterr()
+        assert run(*line, "--max-nfr", "1%", "--inconclusive", counts_as, *FILES) == status
+        said = f"An inconclusive verdict counts as {counts_as}: exit status {status}."
+        assert said in " ".join(capsys.readouterr().out.split())
+        assert all(said in Path(file).read_text() for file in FILES[1::2])
+        report = json.loads(Path("gate.json").read_text())
+        assert (report["status"], report["exit_code"]) == ("inconclusive", status)
+
+    def test_other_verdicts_stay(self, predictions, capsys):
+        assert run(*words(predictions, wrong=range(30)), "--max-nfr", "1%", "--inconclusive", "pass") == FAIL
+        assert "counts as" not in capsys.readouterr().out
+
+
+class TestWhatFlagsDecide:
+    """Each flag in a case where it makes a difference."""
+
+    @pytest.mark.parametrize(
+        ("flags", "status"),
+        [
+            (["--max-nfi", "50%"], INCONCLUSIVE),  # the only error is a flip
+            (["--max-nfi", "50%", "--max-nfr", "3%", "--population", "fixed"], FAIL),
+            (["--max-nfr", "3%", "--warn", "max_nfi=0.1%"], PASS),
+            (["--max-churn", "3%"], PASS),
+            (["--max-churn", "0.1%"], INCONCLUSIVE),
+            (["--max-churn", "0.1%", "--population", "fixed"], FAIL),
+            (["--max-accuracy-drop", "3%"], PASS),
+            (["--max-nfr-per-class", "2%"], INCONCLUSIVE),
+            (["--max-nfr-per-class", "2%", "--max-nfr", "3%", "--min-support", "101"], INCONCLUSIVE),
+            (["--max-nfr", "1%"], PASS),
+            (["--max-nfr", "1%", "--looks", "3"], INCONCLUSIVE),
+            (["--max-nfr", "1%", "--cluster", "patient"], INCONCLUSIVE),
+            (["--must-not-flip", "flipped.txt"], FAIL),
+            (["--must-not-flip", "flipped.txt", "--allowed-flips", "waivers.csv"], PASS),
+            (["--must-be-right", "flipped.txt"], FAIL),
+            (["--max-flip-cost", "0.5", "--cost", "costs.csv"], PASS),
+            (["--max-flip-cost", "0.01", "--cost", "costs.csv", "--population", "fixed"], FAIL),
+            (["--max-confidence-drop", "20%"], PASS),
+            (["--max-nll-increase", "0.5"], PASS),
+            (["--max-nll-increase", "0.001", "--population", "fixed"], FAIL),
+        ],
+    )
+    def test_status(self, flags, status, predictions, capsys):
+        columns = {"patient": [n // 10 for n in range(500)], "prob_label": [0.9] * 500}
+        old = predictions("old.parquet", **columns)
+        new = predictions("new.parquet", wrong=[7], **columns | {"prob_label": [0.8] * 500})
+        Path("flipped.txt").write_text("img/7.png\n")
+        Path("waivers.csv").write_text("id,reason,until\nimg/7.png,blurred,9999-12-31\n")
+        Path("costs.csv").write_text("old,new,cost\n2,3,10\n3,2,1\n")
+        line = ["gate", "--old", old, "--new", new]
+        assert run(*line, *flags, "--json", "flags.json") == status
+        capsys.readouterr()
+        assert run("gate", *flags, "--print-policy") == PASS
+        Path("policy.yaml").write_text(capsys.readouterr().out)
+        assert run(*line, "--policy", "policy.yaml", "--json", "file.json") == status
+        assert json.loads(Path("file.json").read_text()) == json.loads(Path("flags.json").read_text())
+
+    def test_a_flip_without_a_cost_is_warned_of(self, predictions, capsys):
+        Path("costs.csv").write_text("old,new,cost\n3,2,1\n")
+        assert run(*words(predictions, wrong=[7]), "--max-flip-cost", "1", "--cost", "costs.csv") == PASS
+        said = "1 of 1 negative flips cost 0, because costs does not list their classes: 2 -> 3 (1)."
+        assert said in " ".join(capsys.readouterr().out.split())
+
+    def test_a_score_that_a_file_lacks(self, predictions, capsys):
+        assert run(*words(predictions), "--max-brier-increase", "0.1", "--json", "gate.json") == MISUSE
+        assert "logits" in json.loads(Path("gate.json").read_text())["error"]
