@@ -85,7 +85,9 @@ def _gate_update(arguments: argparse.Namespace, policy: Policy) -> Status:
         for name in _LISTS:
             if name in options:
                 options[name] = without_header(options[name], joined.ids, policy.columns.get("id", ()))
-        warnings += [] if options["costs"] is None else unlisted_flips(options["costs"], joined)
+        warnings += (
+            [] if options["costs"] is None else unlisted_flips(options["costs"], joined, options["allowed_flips"])
+        )
     with told(ValueError):
         result = gate(joined, **options)
     if result.status == "inconclusive" and policy.inconclusive is not None:

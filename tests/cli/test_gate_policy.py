@@ -378,7 +378,28 @@ class TestWhatFlagsDecide:
         assert run(*words(predictions, wrong=[7]), "--max-flip-cost", "1", "--cost", "costs.csv") == PASS
         said = "1 of 1 negative flips cost 0, because costs does not list their classes: 2 -> 3 (1)."
         assert said in " ".join(capsys.readouterr().out.split())
+        Path("waivers.csv").write_text("id,reason,until\nimg/7.png,blurred,9999-12-31\n")
+        line = [*words(predictions, wrong=[7]), "--max-flip-cost", "1", "--cost", "costs.csv"]
+        assert run(*line, "--allowed-flips", "waivers.csv") == PASS
+        assert "cost 0, because" not in " ".join(capsys.readouterr().out.split())
 
     def test_a_score_that_a_file_lacks(self, predictions, capsys):
         assert run(*words(predictions), "--max-brier-increase", "0.1", "--json", "gate.json") == MISUSE
         assert "logits" in json.loads(Path("gate.json").read_text())["error"]
+
+
+class TestGuide:
+    PAGE = (Path(__file__).parents[2] / "docs" / "update.md").read_text(encoding="utf-8")
+
+    def test_its_policy_can_be_read(self):
+        policy = parse_policy(re.search(r"```yaml\n(.*?)```", self.PAGE, re.DOTALL)[1])
+        assert policy.block["max_nfr_per_slice"] == 0.03
+
+    def test_its_table_has_every_limit(self):
+        table = self.PAGE[self.PAGE.index("| limit |") :].partition("\n\n")[0]
+        named = dict(re.findall(r"^\| `(\w+)`( \*)? \|", table, re.MULTILINE))
+        scoped = {f"{name}_per_{scope}" for name, star in named.items() if star for scope in ("class", "slice")}
+        assert {*named, *scoped} == {*LIMITS, "must_not_flip", "must_be_right"}
+
+    def test_it_names_every_key(self):
+        assert [key for key in policy_schema()["properties"] if not re.search(rf"\b{key}\b", self.PAGE)] == []

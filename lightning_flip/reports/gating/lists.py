@@ -191,8 +191,12 @@ def read_costs(path: str | os.PathLike[str]) -> dict[tuple[str, str], float]:
     return costs
 
 
-def unlisted_flips(costs: Mapping[tuple[str, str], float], joined: JoinedPredictions) -> list[str]:
+def unlisted_flips(
+    costs: Mapping[tuple[str, str], float], joined: JoinedPredictions, allowed: Collection[str] = ()
+) -> list[str]:
     """A sentence on the negative flips whose classes have no cost, and therefore cost 0; none if all have one.
+
+    Those of the ids in `allowed` do not count.
 
     Example:
         >>> from lightning_flip.reports import JoinedPredictions
@@ -201,7 +205,8 @@ def unlisted_flips(costs: Mapping[tuple[str, str], float], joined: JoinedPredict
         >>> unlisted_flips({("dog", "cat"): 1.0}, joined)
         ['2 of 3 negative flips cost 0, because costs does not list their classes: cat -> dog (2).']
     """
-    flips, number = joined.negative_flips, len(joined.labels)
+    excepted = pc.is_in(joined.ids, value_set=pa.array([*allowed], joined.ids.type))
+    flips, number = joined.negative_flips & ~excepted.to_numpy(zero_copy_only=False), len(joined.labels)
     pairs, counts = np.unique(joined.target[flips] * number + joined.new_pred[flips], return_counts=True)
     names = [(str(joined.labels[pair // number]), str(joined.labels[pair % number])) for pair in pairs]
     found = [(name, int(count)) for name, count in zip(names, counts, strict=True) if name not in costs]
