@@ -38,8 +38,12 @@ def gate_annotations(result: GateResult) -> list[Annotation]:
 
     verdict = Annotation(_LEVELS[result.status], f"Update gate: {result.status}", "\n".join(gate_facts(result)))
     return [verdict] + [
-        Annotation(_LEVELS[outcome.status], f"{outcome.name}: {outcome.status}", outcome.reason)
-        for outcome in result.outcomes
+        Annotation(
+            _LEVELS[outcome.status] if outcome.tier == "block" else "warning",
+            f"{outcome.name}: {outcome.status}",
+            outcome.reason,
+        )
+        for outcome in sorted(result.outcomes, key=lambda outcome: outcome.tier)  # those that block first
         if outcome.status != "pass"
     ]
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from lightning_flip import __version__
 from lightning_flip.reports.gating._limits import GroupOutcome, Status, worst_status
-from lightning_flip.reports.gating._reasons import group_reason, percent
+from lightning_flip.reports.gating._reasons import group_reason, percent, shown_limit
 from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limit_text, limits_table
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
 from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote, shorten
@@ -89,8 +89,9 @@ def gate_junit(result: GateResult) -> str:
     r"""Write the result as a JUnit XML report, which build servers show as tests.
 
     Each limit is a test suite. Limits over classes or slices have one test per group, others one test. A limit that
-    fails is a `failure`, one that is inconclusive an `error`: the check could not be finished. Of more than 1,000
-    groups in all, the worst are tests, and the test "other groups" has the worst status of the rest and counts them.
+    fails is a `failure`, one that is inconclusive an `error`: the check could not be finished. One that only warns is
+    `skipped` then. Of more than 1,000 groups in all, the worst are tests, and the test "other groups" has the worst
+    status of the rest and counts them.
 
     Returns:
         An XML document that the JUnit schema of Jenkins (junit-10.xsd) accepts, encoded as UTF-8 when written.
@@ -101,7 +102,10 @@ def gate_junit(result: GateResult) -> str:
         >>> print(gate_junit(GateResult((outcome,), 0.05, 100, 3)))
         <?xml version="1.0" encoding="UTF-8"?>
         <testsuites name="lightning-flip gate" tests="1" failures="1" errors="0" time="0">
-          <testsuite name="must_not_flip" tests="1" failures="1" errors="0" time="0">
+          <testsuite name="must_not_flip" tests="1" failures="1" errors="0" skipped="0" time="0">
+            <properties>
+              <property name="tier" value="block" />
+            </properties>
             <testcase classname="gate.must_not_flip" name="must_not_flip" time="0">
               <failure message="1 of 2 ..." type="fail">1 of 2 ...
         &lt;7&gt;</failure>
@@ -114,8 +118,9 @@ def gate_junit(result: GateResult) -> str:
     grouped = sum(len(outcome.groups) > 1 for outcome in result.outcomes)
     for number, outcome in enumerate(result.outcomes):
         suite = ElementTree.SubElement(root, "testsuite", name=outcome.name)
-        for test in _tests(outcome, result.error, _MOST_TESTS // max(grouped, 1)):
-            _add_test(suite, test)
+        _add_properties(suite, outcome)
+        for test in _tests(outcome, _error(result), _MOST_TESTS // max(grouped, 1)):
+            _add_test(suite, test, outcome.tier)
         _count_tests(suite)
         if number == 0:
             ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(gate_facts(result)))
@@ -132,7 +137,8 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
             are undecided, then those closest to the limit.
 
     Returns:
-        A heading, a table of the limits, and folded tables of classes and slices, with a last line break. Names cannot
+        A heading, a table of the limits, and folded: tables of classes and slices, and which chances of error the
+        decisions have, with a last line break. Names cannot
         become markup, links to people, or more columns.
 
     Example:
@@ -153,9 +159,9 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
     facts = [f"{names}: {escape_markdown(_flips(result))}", *map(escape_markdown, _evidence(result))]
     parts = [f"### {heading}", *facts, limits.markdown()]
     parts += [
-        _folded_groups(outcome, result.error, most_groups) for outcome in result.outcomes if len(outcome.groups) > 1
+        _folded_groups(outcome, _error(result), most_groups) for outcome in result.outcomes if len(outcome.groups) > 1
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, [*parts, _folded_levels(result.outcomes)])) + "\n"
 
 
 def gate_text(result: GateResult, width: int = 100) -> str:
@@ -187,8 +193,9 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     for outcome in result.outcomes:
         side = "least" if outcome.name == "min_old_accuracy" else "most"
         most = "" if outcome.limit is None else f" (at {side} {limit_text(outcome)})"
-        lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
-        lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
+        lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}{', only warns' if outcome.tier == 'warn' else ''}")
+        for text in (outcome.reason, outcome.level):
+            lines += _wrap(printable(text), width, " " * (wide + 2))
     return "\n".join(lines) + "\n"
 
 
@@ -206,9 +213,9 @@ class _Test(NamedTuple):
     more: Sequence[str] = ()
 
 
-def _tests(outcome: LimitOutcome, error: float, most: int) -> list[_Test]:
+def _tests(outcome: LimitOutcome, error: float | None, most: int) -> list[_Test]:
     """The tests of a limit, at most about `most` of them."""
-    if outcome.limit is None or outcome.measure is None:
+    if outcome.limit is None or outcome.measure is None or not outcome.groups:
         more = len(outcome.flipped) - _MOST_TESTS
         ids = [*outcome.flipped[:_MOST_TESTS], *([f"and {more:,} more ids"] if more > 0 else [])]
         return [_Test(outcome.name, outcome.status, outcome.reason, ids)]
@@ -223,14 +230,21 @@ def _tests(outcome: LimitOutcome, error: float, most: int) -> list[_Test]:
     return tests
 
 
-def _add_test(suite: ElementTree.Element, test: _Test) -> None:
+def _add_test(suite: ElementTree.Element, test: _Test, tier: str) -> None:
     name = _legal(shorten(test.name, _LONGEST_NAME) if len(test.name) > _LONGEST_NAME else test.name)
     case = ElementTree.SubElement(suite, "testcase", classname=f"gate.{suite.get('name')}", name=name, time="0")
     if test.status != "pass":
-        problem = ElementTree.SubElement(case, "failure" if test.status == "fail" else "error")
-        problem.set("message", _legal(test.reason))
-        problem.set("type", test.status)
+        tag = "skipped" if tier == "warn" else "failure" if test.status == "fail" else "error"
+        problem = ElementTree.SubElement(case, tag, message=_legal(test.reason), type=test.status)
         problem.text = _legal("\n".join([test.reason, *test.more]))
+
+
+def _add_properties(suite: ElementTree.Element, outcome: LimitOutcome) -> None:
+    about = {"tier": outcome.tier, "limit": limit_text(outcome), "level": outcome.level}
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in about.items():
+        if value not in ("", "-"):
+            ElementTree.SubElement(properties, "property", name=name, value=_legal(value))
 
 
 def _document(root: ElementTree.Element, *suites: ElementTree.Element) -> str:
@@ -245,7 +259,10 @@ def _document(root: ElementTree.Element, *suites: ElementTree.Element) -> str:
 
 
 def _count_tests(element: ElementTree.Element) -> None:
-    for count, tag in {"tests": "testcase", "failures": "failure", "errors": "error"}.items():
+    tags = {"tests": "testcase", "failures": "failure", "errors": "error"}
+    if element.tag == "testsuite":  # the schema of Jenkins knows no skipped tests at the top
+        tags["skipped"] = "skipped"
+    for count, tag in tags.items():
         element.set(count, str(sum(1 for _ in element.iter(tag))))
     element.set("time", "0")
 
@@ -271,6 +288,11 @@ def _json(content: dict[str, Any]) -> str:
     return json_text({"schema": GATE_SCHEMA, "tool_version": __version__, **content}) + "\n"
 
 
+def _error(result: GateResult) -> float | None:
+    """The chance of error of one look; None if the samples are all there are."""
+    return None if result.policy.get("population") == "fixed" else result.error / int(result.policy.get("looks", 1))
+
+
 def _worst_first(group: GroupOutcome) -> tuple[int, float]:
     return _ORDER.index(group.status), -group.upper
 
@@ -286,27 +308,39 @@ def _wrap(text: str, width: int, indent: str) -> list[str]:
     )
 
 
-def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str:
+def _folded_groups(outcome: LimitOutcome, error: float | None, most_groups: int) -> str:
     groups = sorted(outcome.groups, key=_worst_first)
-    bounds = f"true rate (one-sided {percent(1 - error)} bounds)"
-    rows = (
-        (
-            quote(group.title),
-            f"{group.count:,}",
-            f"{group.among:,}",
-            "-" if group.estimate is None else percent(group.estimate),
-            f"{percent(group.lower)} to {percent(group.upper)}",
-            f"{MARKS[group.status]} {group.status}",
-            "-" if group.samples_needed is None else f"{group.samples_needed:,}",
-        )
-        for group in groups[:most_groups]
-    )
+    bounds = [] if error is None else [f"true value (one-sided {percent(1 - error)} bounds)", "p (Holm)"]
+    headers = ("group", "count", "among", "value", *bounds, "result", "samples needed")
     more = len(groups) - most_groups
     table = PlainTable(
         "",
-        ("group", "flips", "samples", "rate", bounds, "result", "samples needed"),
-        tuple(rows),
-        words=(0, 5),
+        headers,
+        tuple(_group_row(outcome.measure or "nfr", group, bool(bounds)) for group in groups[:most_groups]),
+        words=(0, headers.index("result")),
         notes=(f"{more:,} more are in the JSON report.",) if more > 0 else (),
     )
-    return f"<details><summary>{outcome.name}: {_counted(groups)}</summary>\n\n{table.markdown()}\n\n</details>"
+    return _folded(f"{outcome.name}: {_counted(groups)}", table.markdown())
+
+
+def _group_row(measure: str, group: GroupOutcome, bounded: bool) -> tuple[str, ...]:
+    low, high = (shown_limit(measure, bound, 3) for bound in (group.lower, group.upper))
+    bounds = [f"{low} to {high}", "-" if group.p_value is None else f"{group.p_value:.2g}"]
+    return (
+        quote(group.title),
+        f"{group.count:,}",
+        f"{group.among:,}",
+        "-" if group.estimate is None else shown_limit(measure, group.estimate, 3),
+        *(bounds if bounded else []),
+        f"{MARKS[group.status]} {group.status}",
+        "-" if group.samples_needed is None else f"{group.samples_needed:,}",
+    )
+
+
+def _folded_levels(outcomes: Sequence[LimitOutcome]) -> str:
+    lines = [f"- {outcome.name}: {escape_markdown(outcome.level)}" for outcome in outcomes if outcome.level]
+    return _folded("Chances of a wrong decision", "\n".join(lines)) if lines else ""
+
+
+def _folded(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
