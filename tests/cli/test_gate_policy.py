@@ -173,6 +173,23 @@ class TestPolicyFile:
             assert run(*line[:-2], "--markdown", "gate.md") == MISUSE
             assert "There is no verdict" in Path("gate.md").read_text()
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '"a\\n::error::planted": 1',
+            'error: "a\\n::error::planted \\e[31m\\u202e"',
+            '"\\n::error::planted": 1\n"\\n::error::planted": 1',
+            'block: {must_not_flip: "a\\n::error::planted"}',
+        ],
+    )
+    def test_no_text_in_it_starts_a_command_of_a_runner(self, text, predictions, capsys):
+        Path("policy.yaml").write_text(f"version: 1\n{text}\n")
+        assert run(*words(predictions), "--policy", "policy.yaml", *FILES) == MISUSE
+        seen = "".join(capsys.readouterr()) + "".join(Path(file).read_text() for file in FILES[1::2])
+        assert "planted" in seen
+        assert not [line for line in seen.splitlines() if line.lstrip().startswith("::")]
+        assert not {"\x1b", "\u202e"} & {*seen}
+
     @pytest.mark.parametrize("package", ["yaml", "jsonschema"])
     def test_a_package_that_is_missing(self, package, predictions, hide, monkeypatch, capsys):
         import sys
