@@ -1,6 +1,7 @@
 """The gate's JSON and JUnit XML against their schemas; both are read by programs that know nothing else of them."""
 
 import collections
+import dataclasses
 import importlib.resources
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import xmlschema
 
 from lightning_flip.reports import GateResult, JoinedPredictions, gate, gate_json, gate_junit
+from lightning_flip.reports.gating.decision import LIMITS
 from lightning_flip.reports.gating.output import error_json, error_junit
 
 JUNIT = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "fixtures/junit/junit-10.xsd"))
@@ -25,9 +27,8 @@ def joined(flips: int, samples: int, **more: Any) -> JoinedPredictions:
     """Of the first class the first samples flip, so that the classes and slices differ."""
     target = np.arange(samples) * 2 // samples
     new = np.where(np.arange(samples) < flips, 1, target)
-    site = np.array(["day" if position % 2 else "" for position in range(samples)], object)
     ids = pa.array([str(position) for position in range(samples)])
-    return JoinedPredictions(ids, ("cat", "dog"), target, target, new, slices={"site": site}, **more)
+    return JoinedPredictions(ids, ("cat", "dog"), target, target, new, **{"slices": {"site": site(samples)}, **more})
 
 
 def verdict(flips: int, samples: int, **more: Any) -> GateResult:
@@ -116,3 +117,70 @@ def test_junit_lists_every_group_where_there_are_few_in_their_order():
     names = [[test.get("name") for test in suite.iter("testcase")] for suite in suites]
     slices = ["site=(missing)", "site=day"]
     assert names == [["all samples"], ["cat", "dog"], slices, ["all samples"], ["must_not_flip"]]
+
+
+def scored(samples: int = 300, flips: int = 6, **more: Any) -> JoinedPredictions:
+    """With everything that a limit can be decided on."""
+    draw = np.random.default_rng(0)
+    names = ("prob_label", "brier", "nll", "in_top_5")
+    data = joined(flips, samples, **more)
+    probability = {name: (np.full(samples, 0.8), np.clip(draw.normal(0.75, 0.1, samples), 0.0, 1.0)) for name in names}
+    probability["in_top_5"] = (np.ones(samples), (np.arange(samples) > 3).astype(float))
+    sure = draw.uniform(0.5, 1.0, (2, samples))
+    return dataclasses.replace(data, scores=probability, old_confidence=sure[0], new_confidence=sure[1])
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize(
+    "how", [{}, {"population": "fixed"}, {"cluster": "patient"}, {"looks": 3}, {"min_support": 400}]
+)
+def test_json_and_junit_of_every_kind_of_limit_are_valid(name, how):
+    data = scored(slices={"site": site(300), "patient": patients(300)})
+    costs = {"costs": {("cat", "dog"): 2.5}} if name == "max_flip_cost" else {}
+    for limit in (0.0, 0.02, 1.0):
+        limits = {"warn": {name: limit}} if name == "max_ece_increase" else {name: limit, "warn": {name: limit}}
+        written = both_valid(gate(data, **limits, **costs, **how))
+        assert {outcome["name"] for outcome in written["limits"]} == {name}
+
+
+def test_json_and_junit_of_groups_in_which_nothing_counts_are_valid():
+    """No errors of the new model, or none right of the old one: no share and no bounds."""
+    data = scored(flips=0)
+    limits = {name: 0.02 for name in LIMITS if name.startswith(("max_nfi", "max_relative"))}
+    written = both_valid(gate(data, **limits))
+    assert {outcome["status"] for outcome in written["limits"]} == {"inconclusive"}
+    never = dataclasses.replace(data, old_pred=1 - data.target)
+    names = [name for name in LIMITS if name.startswith(("max_nf", "max_rel", "max_acc", "max_churn", "min_"))]
+    both_valid(gate(never, **dict.fromkeys(names, 0.02)))
+
+
+def test_lists_of_samples_are_valid():
+    written = both_valid(
+        gate(scored(), must_not_flip=["0", "299"], must_be_right=["1", "2"], allowed_flips={"1": "known"})
+    )
+    assert [outcome["name"] for outcome in written["limits"]] == ["must_not_flip", "must_be_right"]
+    assert written["warnings"]
+
+
+def test_a_limit_that_only_warns_is_a_skipped_test():
+    result = gate(joined(100, 1000), max_nfr=0.5, warn={"max_nfr": 0.01, "max_nfr_per_class": 0.01})
+    assert result.status == "pass"
+    root = ElementTree.fromstring(gate_junit(result))
+    assert (root.get("failures"), root.get("errors"), root.get("skipped")) == ("0", "0", None)
+    assert [suite.get("skipped") for suite in root] == ["0", "1", "1"]  # of two classes one flips
+    both_valid(result)
+
+
+def both_valid(result: GateResult) -> dict[str, Any]:
+    JUNIT.validate(gate_junit(result))
+    written: dict[str, Any] = json.loads(gate_json(result), parse_constant=lambda name: pytest.fail(name))
+    VALIDATOR.validate(written)
+    return written
+
+
+def site(samples: int) -> Any:
+    return np.array(["day" if position % 2 else "" for position in range(samples)], object)
+
+
+def patients(samples: int) -> Any:
+    return np.array([str(position // 3) for position in range(samples)], object)

@@ -145,7 +145,7 @@ class LimitOutcome:
                 "already_wrong": self.already_wrong,
                 "flipped": list(self.flipped),
             }
-        groups = [dataclasses.asdict(group) | {"estimate": group.estimate} for group in self.groups]
+        groups = [group.to_dict() for group in self.groups]
         return about | {"limit": self.limit, "level": self.level, "unjudged": self.unjudged, "groups": groups}
 
 
