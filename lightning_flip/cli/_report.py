@@ -97,7 +97,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]
 
 def _add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Add the options for an old and a new model."""
-    actions = add_prediction_arguments(parser, required=False)
+    actions = add_prediction_arguments(parser)
     report = parser.add_argument_group("report on predictions")
     return [
         *actions,

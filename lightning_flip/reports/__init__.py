@@ -59,6 +59,7 @@ from lightning_flip.reports.figures.zigzag import ZigzagRelation, plot_zigzag_re
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome, gate
 from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
 from lightning_flip.reports.gating.planning import SamplePlan, plan_samples
+from lightning_flip.reports.gating.policy import Policy, PolicyError, read_policy
 from lightning_flip.reports.intervals import (
     bootstrap_interval,
     clopper_pearson_lower,
@@ -103,6 +104,8 @@ __all__ = [
     "LogitGaps",
     "NoiseAccuracies",
     "NoiseFloor",
+    "Policy",
+    "PolicyError",
     "Reliability",
     "Review",
     "RunSummary",
@@ -164,6 +167,7 @@ __all__ = [
     "plot_zigzag_relation",
     "project_features",
     "rank_correlation",
+    "read_policy",
     "read_review",
     "recovery_curve",
     "reliability",

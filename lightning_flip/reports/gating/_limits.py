@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,13 @@ class GroupOutcome:
     def title(self) -> str:
         """The name; of a slice `column=value`, or `column=(missing)` for a missing value."""
         return self.name if self.column is None else f"{self.column}={self.name or '(missing)'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome in the types of JSON; a bound that does not exist is None."""
+        values = vars(self) | {"estimate": self.estimate}
+        for bound in ("lower", "upper"):
+            values[bound] = values[bound] if math.isfinite(values[bound]) else None
+        return values
 
 
 def worst_status(statuses: Sequence[Status]) -> Status:

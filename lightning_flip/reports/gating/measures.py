@@ -387,8 +387,8 @@ class Shares:
         return dataclasses.replace(self, **kept)
 
     def _worth(self) -> Floats | None:
-        """Effective samples; a group with nothing to count among has counts of 0 and needs none."""
-        return None if (self.effective == self.among).all() else np.where(self.among > 0, self.effective, 1.0)
+        """Effective samples, 0 for a group with nothing to count among; None if all samples are independent."""
+        return None if (self.effective == self.among).all() else self.effective
 
 
 @dataclasses.dataclass(frozen=True)
