@@ -1,9 +1,11 @@
 """Samples in clusters: what bounds with effective sample sizes do at the limit."""
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from tables import Floats, exact, share, table
+from tables import Counts, Floats, exact, share, table
 
 from lightning_flip.reports.intervals import (
     MIN_HIT_CLUSTERS,
@@ -38,7 +40,7 @@ equally large; "as if independent" ignores the clusters.
 
 Clusters of unequal sizes that answer as one (correlation 1), limit 5%. The plain number of clusters is not enough.
 
-{table(("sizes", "clusters", "effective", "false pass", "false fail", "number of clusters: pass", "fail", "method"), unequal())}
+{table(("sizes", "clusters", "effective", "false pass", "false fail", "plain number: pass", "fail", "method"), unequal())}
 
 ### Accuracy drop, relative NFR and means
 
@@ -49,7 +51,7 @@ Clusters of unequal sizes that answer as one (correlation 1), limit 5%. The plai
 Korn and Graubard's effective number from {MIN_HIT_CLUSTERS} clusters with a flip on, Kish's below
 (`MIN_HIT_CLUSTERS`); "at once" takes the design effect from the first flip on. It is an approximation.
 
-{table(("limit", "clusters", "correlation", "false pass", "false fail", "at once: pass", "fail", "draws"), design())}
+{table(("limit", "clusters", "of samples", "correlation", "false pass", "false fail", "at once: pass", "fail", "draws"), design())}
 
 Worst false pass and false fail over these settings, by the least number of clusters with a flip:
 
@@ -67,7 +69,7 @@ def beta_binomial(size: int, rate: float, correlation: float) -> Floats:
     return np.asarray(stats.betabinom.pmf(np.arange(size + 1), size, rate * spread, (1 - rate) * spread))
 
 
-def hits_of_all(sizes: npt.NDArray[np.int64], rate: float, correlation: float) -> Floats:
+def hits_of_all(sizes: Counts, rate: float, correlation: float) -> Floats:
     """Chances of the number of hits in all clusters, by convolution."""
     total = int(sizes.sum())
     spectrum = np.ones(total // 2 + 1 + total % 2, complex)
@@ -78,9 +80,7 @@ def hits_of_all(sizes: npt.NDArray[np.int64], rate: float, correlation: float) -
     return np.maximum(np.fft.irfft(spectrum, total + 1), 0)
 
 
-def rate_errors(
-    sizes: npt.NDArray[np.int64], limit: float, correlation: float, effective: float
-) -> tuple[float, float]:
+def rate_errors(sizes: Counts, limit: float, correlation: float, effective: float) -> tuple[float, float]:
     """Chances of a false pass and a false fail, exactly."""
     chances = hits_of_all(sizes, limit, correlation)
     total, counts = int(sizes.sum()), np.arange(len(chances))
@@ -89,7 +89,7 @@ def rate_errors(
     return float(chances[passed].sum()), float(chances[failed].sum())
 
 
-def kish(sizes: npt.NDArray[np.int64]) -> float:
+def kish(sizes: Counts) -> float:
     """The library's effective number for clusters of these sizes."""
     return float(effective_samples(np.repeat(np.arange(len(sizes)), sizes))[0])
 
@@ -122,7 +122,7 @@ def unequal() -> list[tuple[object, ...]]:
     return rows
 
 
-def cells_in_clusters(rng: np.random.Generator, chances: list[float], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+def cells_in_clusters(rng: np.random.Generator, chances: list[float], shape: tuple[int, int]) -> Counts:
     """Counts of each cell in each cluster of 10, [draws, clusters, cells]: Dirichlet-multinomial, correlation .5."""
     gammas = rng.gamma(np.array(chances), size=(*shape, len(chances)))
     # Of tiny shapes all may underflow to 0: the last, common cell then.
@@ -144,8 +144,7 @@ def others(draws: int = 4000) -> list[tuple[object, ...]]:
         rows.append((f"accuracy drop {limit}", number, *errors, f"{draws:,}"))
     for relative, number in [(0.3, 300), (0.6, 1000)]:
         rows.append((f"relative NFR {relative}", number, *relative_errors(rng, relative, number, 1000), "1,000"))
-    for number in (100, 1000):
-        rows.append(("mean confidence drop .01", number, *mean_errors(rng, number, 500), "500"))
+    rows += [("mean confidence drop .01", number, *mean_errors(rng, number, 500), "500") for number in (100, 1000)]
     return rows
 
 
@@ -176,64 +175,66 @@ def mean_errors(rng: np.random.Generator, number: int, draws: int) -> list[str]:
     return [share(one) for one in decided]
 
 
-DESIGN = [(limit, number, 0.5) for limit, number in RATES] + [
-    (0.05, 300, 0.1),
-    (0.05, 300, 0.9),
-    (0.2, 100, 0.5),
-    (0.01, 3000, 0.5),
-]
-_drawn: dict[tuple[float, int, float], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]] = {}
+# Limit, clusters, correlation, and the sizes of the clusters.
+TEN, MIXED = (10,), (1, 2, 4, 8, 35)
+DESIGN = (
+    *((limit, number, 0.5, TEN) for limit, number in RATES),
+    (0.02, 500, 0.5, TEN), (0.03, 500, 0.5, TEN), (0.02, 2000, 0.5, TEN), (0.01, 3000, 0.5, TEN), (0.2, 100, 0.5, TEN),
+    (0.05, 300, 0.1, TEN), (0.05, 300, 0.9, TEN), (0.01, 1000, 0.9, TEN), (0.01, 300, 0.05, TEN),
+    (0.02, 500, 0.5, MIXED), (0.05, 300, 0.5, MIXED), (0.01, 3000, 0.5, MIXED),
+)  # fmt: skip
+LEAST = (1, 5, 10, 15, 20, 30, 40, 60, 100)
 
 
+@functools.cache
 def design_decisions(
-    limit: float, number: int, correlation: float, draws: int = 4000
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Clusters with a hit [draws]; passes and fails by the design effect, and by Kish, [4, draws]."""
-    key = (limit, number, correlation)
-    if key not in _drawn:
-        rng = np.random.default_rng([7, number, int(1000 * limit), int(10 * correlation)])
-        found, decided = [], []
-        batch = max(1, 100_000 // number)
-        for start in range(0, draws, batch):
-            some = min(batch, draws - start)
-            spread = 1 / correlation - 1
-            hits = rng.binomial(10, rng.beta(limit * spread, (1 - limit) * spread, (some, number)))
-            marks = (np.arange(10) < hits[..., None]).ravel()
-            where = np.repeat(np.arange(number * some) % number, 10), np.repeat(np.arange(some), 10 * number)
-            effective, with_hit = design_effect_samples(marks, *where, some, ERROR)
-            counts = hits.sum(1), 10 * number, limit
-            found.append(with_hit)
-            decided.append(
-                [
-                    binomial_p_below(*counts, effective) <= ERROR,
-                    binomial_p_above(*counts, effective) < ERROR,
-                    binomial_p_below(*counts, float(number)) <= ERROR,
-                    binomial_p_above(*counts, float(number)) < ERROR,
-                ]
-            )
-        _drawn[key] = np.concatenate(found), np.concatenate(decided, axis=1)
-    return _drawn[key]
+    limit: float, number: int, correlation: float, some_sizes: tuple[int, ...], draws: int = 4000
+) -> tuple[Counts, npt.NDArray[np.bool_]]:
+    """Clusters with a hit [draws]; passes and fails by the design effect, and by Kish's number, [4, draws]."""
+    rng = np.random.default_rng([7, number, int(1000 * limit), int(100 * correlation), len(some_sizes)])
+    sizes = np.resize(some_sizes, number)
+    total, plain = int(sizes.sum()), kish(sizes)
+    found, decided = [], []
+    batch = max(1, 1_000_000 // total)
+    for start in range(0, draws, batch):
+        some = min(batch, draws - start)
+        spread = 1 / correlation - 1
+        hits = rng.binomial(sizes, rng.beta(limit * spread, (1 - limit) * spread, (some, number)))
+        within = np.concatenate([np.arange(size) for size in sizes])
+        clusters = np.repeat(np.arange(number), sizes)
+        marks = (within < hits[:, clusters]).ravel()
+        groups = np.repeat(np.arange(some), total)
+        effective, with_hit = design_effect_samples(marks, np.tile(clusters, some), groups, some, ERROR)
+        found.append(with_hit)
+        counts = hits.sum(1), total, limit
+        errors = []
+        for worth in (effective, plain):
+            errors += [binomial_p_below(*counts, worth) <= ERROR, binomial_p_above(*counts, worth) < ERROR]
+        decided.append(errors)
+    return np.concatenate(found), np.concatenate(decided, axis=1)
+
+
+def by_least(least: int) -> list[npt.NDArray[np.bool_]]:
+    """Passes and fails [2, draws] of each setting, with the design effect from `least` clusters with a flip on."""
+    drawn = [design_decisions(*setting) for setting in DESIGN]
+    return [np.where(found >= least, decided[:2], decided[2:]) for found, decided in drawn]
 
 
 def design() -> list[tuple[object, ...]]:
     """By the constant, and from the first flip on."""
     rows = []
-    for setting in DESIGN:
-        found, decided = design_decisions(*setting)
-        chosen = np.where(found >= MIN_HIT_CLUSTERS, decided[:2], decided[2:])
-        rows.append(
-            (*setting, share(chosen[0]), share(chosen[1]), share(decided[0]), share(decided[1]), f"{len(found):,}")
-        )
+    for setting, chosen, at_once in zip(DESIGN, by_least(MIN_HIT_CLUSTERS), by_least(0), strict=True):
+        limit, number, correlation, sizes = setting
+        size = ", ".join(map(str, sizes))
+        rates = map(share, (*chosen, *at_once))
+        rows.append((limit, f"{number:,}", size, correlation, *rates, f"{chosen.shape[1]:,}"))
     return rows
 
 
 def minimum() -> list[tuple[object, ...]]:
     """What each constant would give in the worst setting."""
     rows = []
-    for least in (1, 5, 10, 20, 30, 40, 60, 80, 100):
-        chosen = [
-            np.where(found >= least, decided[:2], decided[2:])
-            for found, decided in map(lambda s: design_decisions(*s), DESIGN)
-        ]
-        rows.append((least, *(share(max((one[side] for one in chosen), key=np.mean)) for side in (0, 1))))
+    for least in LEAST:
+        worst = [max((one[side] for one in by_least(least)), key=np.mean) for side in (0, 1)]
+        rows.append((least, *map(share, worst)))
     return rows

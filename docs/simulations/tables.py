@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -27,15 +28,13 @@ def exact(chance: float) -> str:
     return f"{chance:.4f}"
 
 
-def likely_counts(total: int, rate: float) -> npt.NDArray[np.int64]:
+def likely_counts(total: int, rate: float) -> Counts:
     """Counts outside these have a chance under 1e-12 together."""
     low, high = stats.binom.ppf([5e-13, 1 - 5e-13], total, rate)
     return np.arange(max(0, int(low) - 1), min(total, int(high) + 1) + 1)
 
 
-def paired_chances(
-    total: int, worse: float, better: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+def paired_chances(total: int, worse: float, better: float) -> tuple[Counts, Counts, Floats]:
     """Negative flips [A, 1], positive flips [1, B] and the chance of each pair [A, B]."""
     negative = likely_counts(total, worse)[:, None]
     positive = likely_counts(total, better)[None, :]

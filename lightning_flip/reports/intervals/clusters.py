@@ -73,12 +73,12 @@ def design_effect_samples(
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
-        Independent samples: nearly all count.
+        Independent samples all count.
 
         >>> hits = np.random.default_rng(0).random(10_000) < 0.1
         >>> effective, hit_clusters = design_effect_samples(hits, np.arange(10_000) // 10)
         >>> effective.round(), hit_clusters
-        (array([9756.]), array([653]))
+        (array([10000.]), array([679]))
     """
     check_inside("error", error, 0.0, 0.5)
     sizes, hit, group = _tables(clusters, hits, groups, count)
