@@ -90,7 +90,7 @@ def paired_difference_upper(
 
     Example:
         >>> round(float(paired_difference_upper(0, 0, 1000)), 4)
-        0.0027
+        0.003
     """
     check_inside("error", error, 0.0, 0.5)
     worse, better, samples = _scale_flips(negative, positive, total, effective)
