@@ -91,57 +91,6 @@ DROPS = (
     (0.005, 1000, 0.01), (0.005, 5000, 0.01), (0.01, 300, 0.0), (0.01, 300, 0.002), (0.01, 1000, 0.05),
     (0.02, 300, 0.0), (0.02, 200, 0.005), (0.02, 1000, 0.1), (0.05, 100, 0.02),
 )  # fmt: skip
-DROP_COLUMNS), drops())}
-
-### Relative NFR
-
-The ratio of two Clopper-Pearson bounds, each at half the error.
-
-{table(("relative NFR", "samples", "old accuracy", "new error", "false pass", "false fail", "draws"), ratios())}
-
-### Means: flip costs, confidence drop, rise of the Brier score and of NLL
-
-Betting on bounded values. A t-test would pass as often as the last column says.
-
-{table(("values", "samples", "false pass", "false fail", "draws", "t-test passes"), means())}
-
-## Families of 50 groups
-
-A limit per class or slice fails by Holm's adjusted p-values and passes if every group passes at {ERROR}. "drop" is a
-limit on the accuracy drop, with the given rate of positive flips.
-
-{table(("50 groups of", "truth", "passes wrongly", "fails wrongly", "method"), families())}
-
-Of 25 groups that are over a limit of 1% (at 4%, among 25 at .5%; 500 samples each) Holm finds a share of
-{power(holm)}, Bonferroni {power(lambda p: np.minimum(1, p * len(p)))} (2,000 draws).
-"""
-
-
-def rates() -> list[tuple[object, ...]]:
-    """Binomial counts, exactly."""
-    rows = []
-    for limit, total in [
-        (0.001, 10_000),
-        (0.01, 299),
-        (0.01, 1000),
-        (0.01, 10_000),
-        (0.05, 300),
-        (0.2, 100),
-        (0.9, 500),
-    ]:
-        counts = likely_counts(total, limit)
-        chances = stats.binom.pmf(counts, total, limit)
-        passed = chances[binomial_p_below(counts, total, limit) <= ERROR].sum()
-        failed = chances[binomial_p_above(counts, total, limit) < ERROR].sum()
-        rows.append((limit, f"{total:,}", exact(passed), exact(failed), "exact"))
-    return rows
-
-
-DROPS = (
-    (0.0, 300, 0.02), (0.0, 1000, 0.05), (0.002, 500, 0.003), (0.005, 300, 0.0), (0.005, 300, 0.01),
-    (0.005, 1000, 0.01), (0.005, 5000, 0.01), (0.01, 300, 0.0), (0.01, 300, 0.002), (0.01, 1000, 0.05), (0.02, 300, 0.0), (0.02, 200, 0.005),
-    (0.02, 1000, 0.1), (0.05, 100, 0.02),
-)  # fmt: skip
 DROP_COLUMNS = (
     "negative flips", "positive flips", "false pass", "false fail", "Tango alone: pass", "fail", "Wald: pass",
 )  # fmt: skip
