@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lightning_flip.cli._compare import add_compare
 from lightning_flip.cli._gate import add_gate, report_gate_error
 from lightning_flip.cli._outputs import CommandError, CommandParser, Status, UsageError, complain
+from lightning_flip.cli._plan import add_plan
 from lightning_flip.cli._relabel import add_relabel
 from lightning_flip.cli._report import add_report
 from lightning_flip.cli._suspects import add_suspects
@@ -23,10 +24,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command.
 
     ``fit``, ``validate``, ``test`` and ``predict`` are a LightningCLI (see :func:`training_cli`). ``compare`` reads
-    recorded runs, or the predictions of an old and a new model, and ``gate`` decides whether the new model may
-    replace the old one. ``suspects`` ranks the labels of a recorded run that are probably wrong, and ``relabel``
-    makes corrected labels of a reviewed list. ``report`` writes a run, several ones, or an old and a new model as a
-    web page. None of these loads torch or lightning. ``experiment`` trains a teacher, then its student.
+    recorded runs, or the predictions of an old and a new model; ``gate`` decides whether the new model may replace the
+    old one, and ``plan`` tells how many samples that takes. ``suspects`` ranks the labels of a recorded run that are
+    probably wrong, and ``relabel`` makes corrected labels of a reviewed list. ``report`` writes a run, several ones, or
+    an old and a new model as a web page. None of these loads torch or lightning. ``experiment`` trains a teacher, then
+    its student.
 
     Args:
         args: the words after the command's name; None takes those it was called with.
@@ -97,6 +99,7 @@ def _build_parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=description, add_help=False)
     add_compare(commands)
     add_gate(commands)
+    add_plan(commands)
     add_suspects(commands)
     add_relabel(commands)
     add_report(commands)

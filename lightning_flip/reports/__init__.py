@@ -20,6 +20,7 @@ from lightning_flip.reports.figures.noise import (
     noise_accuracies,
     plot_logit_gaps,
 )
+from lightning_flip.reports.figures.power import plot_sample_plan
 from lightning_flip.reports.figures.projection import (
     ClassProjection,
     class_plane,
@@ -57,6 +58,7 @@ from lightning_flip.reports.figures.uncertainty import (
 from lightning_flip.reports.figures.zigzag import ZigzagRelation, plot_zigzag_relation, zigzag_relation
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome, gate
 from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
+from lightning_flip.reports.gating.planning import SamplePlan, plan_samples
 from lightning_flip.reports.intervals import (
     bootstrap_interval,
     clopper_pearson_lower,
@@ -102,6 +104,7 @@ __all__ = [
     "Reliability",
     "Review",
     "RunSummary",
+    "SamplePlan",
     "ScoreHistogram",
     "ShownTable",
     "SimplexPath",
@@ -137,6 +140,7 @@ __all__ = [
     "noise_accuracies",
     "parse_run",
     "picture_of",
+    "plan_samples",
     "plot_class_projection",
     "plot_dataset_map",
     "plot_decomposition",
@@ -146,6 +150,7 @@ __all__ = [
     "plot_label_recovery",
     "plot_logit_gaps",
     "plot_reliability",
+    "plot_sample_plan",
     "plot_simplex_paths",
     "plot_supervision",
     "plot_suspects",
