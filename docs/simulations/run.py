@@ -11,7 +11,8 @@ TITLE = """# The statistics of the gate
 `make simulate` prints this page. "exact" sums the probability of every possible count; elsewhere the number of draws
 stands beside the rate, with the standard error of the simulation. Seeds are fixed.
 """
-MODULES = ("limits", "clusters", "coverage")  # and planning, floor
+# Each has a `section()` that returns Markdown.
+MODULES = ("limits", "clusters", "gates", "coverage")
 
 
 def main() -> None:

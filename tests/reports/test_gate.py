@@ -14,7 +14,6 @@ import pytest
 from lightning_flip.reports import GateResult, JoinedPredictions, LimitOutcome, gate
 from lightning_flip.reports.gating._limits import judge_groups
 from lightning_flip.reports.gating.measures import Shares
-from lightning_flip.reports.intervals import clopper_pearson_upper
 
 Integers = npt.NDArray[np.int64]
 ERROR = 0.05
