@@ -89,7 +89,7 @@ def strata() -> list[tuple[object, ...]]:
     return [("stratified count, lower", "strata of 60 and 200, 12 looks each", *numbers(covered), "exact")]
 
 
-def drawn(draws: int = 1000) -> list[tuple[object, ...]]:
+def drawn(draws: int = 500) -> list[tuple[object, ...]]:
     """Relative NFR and means."""
     rng = np.random.default_rng(8)
     rows = []

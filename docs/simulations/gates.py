@@ -32,14 +32,14 @@ def section() -> str:
 ## The whole gate
 
 `gate` on {10 * CLUSTERS:,} drawn samples of {CLASSES} classes: 1% negative flips, 1% positive flips, 9% wrong in both,
-and every limit at the true value. Independent samples (1,000 draws), and {CLUSTERS} clusters of 10 at an intra-class
-correlation of .5 with `cluster`, without and with `design_effect` (500 draws each).
+and every limit at the true value. Independent samples (400 draws), and {CLUSTERS} clusters of 10 at an intra-class
+correlation of .5 with `cluster`, without and with `design_effect` (200 draws each).
 
 {table(("limit", *columns), rows())}
 """
 
 
-def rows(draws: int = 500) -> list[tuple[str, ...]]:
+def rows(draws: int = 200) -> list[tuple[str, ...]]:
     """Shares of passes and fails of each limit."""
     rng = np.random.default_rng(9)
     # The advice on the number of samples decides nothing, and takes most of the time.

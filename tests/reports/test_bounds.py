@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -122,6 +122,7 @@ def test_relative_nfr_divides_the_bounds_of_both_rates() -> None:
     assert intervals.relative_nfr_lower([0, 0], [0, 5], [0, 5], 50).tolist() == [0, 0]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 200), st.floats(0.05, 2))
 def test_p_values_of_relative_nfr_are_the_errors_of_its_bounds(
     negative: int, both_wrong: int, others: int, limit: float
@@ -184,6 +185,7 @@ def holm_by_definition(p: list[float], error: float) -> list[bool]:
     return rejected
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.013, 0.02, 0.026, 0.04, 0.3, 1.0]), min_size=1, max_size=8))
 def test_holm_rejects_step_by_step(p: list[float]) -> None:
     adjusted = intervals.holm(p)

@@ -12,7 +12,7 @@ from lightning_flip.reports.intervals._checks import Floats, check_inside, check
 __all__ = ["mean_lower", "mean_p_above", "mean_p_below", "mean_upper"]
 
 _BINS = 4096
-_STEPS = 50  # of a bisection of [0, 1]
+_STEPS = 40  # of a bisection of [0, 1]
 
 
 def mean_upper(
