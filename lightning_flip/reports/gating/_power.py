@@ -1,7 +1,7 @@
 """How likely is a verdict on one group, by its number of samples, and from how many samples on is it likely enough?
 
 The flips X of N samples are binomial. A group passes with x flips if P(X <= x | limit) <= error: its exact upper bound
-is at most the limit then. It fails if P(X >= x | limit) <= error. For each N there is a *critical* number of flips: the
+is at most the limit then. It fails if P(X >= x | limit) < error. For each N there is a *critical* number of flips: the
 largest that passes, the smallest that fails. It grows with N by steps of 1, so that the power, the probability to pass
 or to fail at a true rate, is a sawtooth over N. Each tooth belongs to one critical number; when passing, the power
 falls along the tooth and jumps up at the next one, when failing it rises along the tooth and drops at the next one.
@@ -21,6 +21,7 @@ __all__ = ["MOST_SAMPLES", "Verdict", "first_samples", "lasting_samples", "verdi
 
 Verdict = Literal["pass", "fail"]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 MOST_SAMPLES = 10**9
 _TEETH = 16  # looked at together
@@ -114,6 +115,12 @@ def _tail(flips: Floats, samples: Floats, rate: float, verdict: Verdict) -> Floa
     return chance
 
 
+def _decides(flips: Floats, samples: Floats, limit: float, error: float, verdict: Verdict) -> Flags:
+    tail = _tail(flips, samples, limit, verdict)
+    decided: Flags = tail <= error if verdict == "pass" else tail < error
+    return decided
+
+
 def _critical(samples: Floats, limit: float, error: float, verdict: Verdict) -> Floats:
     """The most flips that pass, -1 if none do; the fewest that fail, N + 1 if none do."""
     reached, missed = np.full_like(samples, -1.0), samples + 0.0
@@ -121,7 +128,7 @@ def _critical(samples: Floats, limit: float, error: float, verdict: Verdict) -> 
         reached, missed = samples + 1, np.zeros_like(samples)
     while (abs(missed - reached) > 1).any():
         middle = np.where(abs(missed - reached) > 1, np.floor((reached + missed) / 2), reached)
-        enough = _tail(middle, samples, limit, verdict) <= error
+        enough = _decides(middle, samples, limit, error, verdict)
         reached, missed = np.where(enough, middle, reached), np.where(enough, missed, middle)
     return reached
 
@@ -136,10 +143,8 @@ def _smooth_start(flips: Floats, limit: float, error: float, verdict: Verdict) -
     """The real N from which on a number of flips passes, or the one number less does not fail any more."""
     edge = np.asarray(flips, np.float64) - (verdict == "fail")
 
-    def over(number: Floats) -> npt.NDArray[np.bool_]:
-        tail = _tail(edge, number, limit, verdict)
-        beyond: npt.NDArray[np.bool_] = tail <= error if verdict == "pass" else tail > error
-        return beyond
+    def over(number: Floats) -> Flags:
+        return _decides(edge, number, limit, error, verdict) ^ (verdict == "fail")
 
     before = edge - (verdict == "fail")
     after = before + np.minimum((edge + 2) / limit, MOST_SAMPLES)
@@ -157,8 +162,8 @@ def _start(flips: Floats, limit: float, error: float, verdict: Verdict) -> Float
     edge = flips if verdict == "pass" else flips - 1
     start = np.ceil(_smooth_start(flips, limit, error, verdict)) + 1
     for _ in range(2):  # the real number may have been rounded to the wrong side of a whole one
-        tail = _tail(edge, start - 1, limit, verdict)
-        start = np.where(tail <= error if verdict == "pass" else tail > error, start - 1, start)
+        over = _decides(edge, start - 1, limit, error, verdict) ^ (verdict == "fail")
+        start = np.where(over, start - 1, start)
     whole: Floats = np.maximum(start, 1.0)
     return whole
 
