@@ -101,6 +101,14 @@ class TestPower:
         assert (verdict_power([first, *after], rate, 0.01, 0.05, verdict) >= 0.8).all()
         assert verdict_power(last - 1, rate, 0.01, 0.05, verdict) < 0.8
 
+    @pytest.mark.parametrize(("rate", "verdict"), [(0.897, "pass"), (0.9015, "fail")])
+    def test_the_last_low_tooth_is_dozens_before_the_first_that_is_surely_high(self, rate, verdict):
+        first, last = (find(rate, 0.9, 0.05, 0.8, verdict) for find in (first_samples, lasting_samples))
+        before, after = np.arange(first - 2_000, first), np.arange(last, last + 2_000)
+        assert (verdict_power(before, rate, 0.9, 0.05, verdict) < 0.8).all()
+        assert (verdict_power([first, *after], rate, 0.9, 0.05, verdict) >= 0.8).all()
+        assert verdict_power(last - 1, rate, 0.9, 0.05, verdict) < 0.8
+
     @pytest.mark.parametrize(("rate", "verdict"), [(0.009999, "pass"), (0.010001, "fail"), (0.01, "pass")])
     def test_more_than_a_billion_samples_is_none(self, rate, verdict):
         assert first_samples(rate, 0.01, 0.05, 0.8, verdict) is None
