@@ -40,8 +40,8 @@ Clusters of {CLUSTER} samples that count as one sample each, at the N of cluster
 ## Looking again
 
 A rate at the limit of 1%, tested on the first n samples, the first 2n, and so on until it passes or the looks are used
-up. Exact. Each of the last three columns may be compared with the error of {ERROR}: `--looks` gives each look an equal
-part of it.
+up: the chance that it passes. Exact. Each look has the error of {ERROR}; in the last two columns the looks share it, as
+with `--looks`.
 
 {table(("looks", *LOOK_COLUMNS), looks())}
 

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from lightning_flip import cli
+
+GUIDE = Path(__file__).parents[2] / "docs" / "update.md"
 
 WORDS = ["plan", "--limit", "1%", "--nfr", "0.4%", "2%"]
 
@@ -19,6 +22,17 @@ def test_the_table_on_the_terminal(command):
     assert ["0.4%", "pass", "1,182", "1,441", "87.1%"] in rows
     assert ["2%", "fail", "905", "1,015", "80%"] in rows
     assert "Fix the number of samples before the test" in " ".join(result.stdout.split())
+
+
+def test_the_guide_shows_what_the_command_prints(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = [line[4:] for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("    ")]
+    place = next(place for place, line in enumerate(lines) if line.startswith("$ lightning-flip plan"))
+    assert cli.main(lines[place].split()[2:]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    table = printed[: printed.index(next(line for line in printed if line.startswith("Power:")))]
+    assert len(table) == 8
+    assert lines[place + 1 :][: len(table)] == table
 
 
 def test_every_option_reaches_the_plan(capsys):

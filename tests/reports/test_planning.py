@@ -219,7 +219,7 @@ class TestText:
             passes = beta.isf(0.05, flips + 1, 1000 * look - flips) <= 0.01
             passed += open_[passes].sum()
             open_[passes] = 0
-        assert f"pass in {100 * passed:.0f}% of the cases, not 5%" in LOOKS_WARNING
+        assert f"pass in {100 * passed:.0f}% of the cases instead of 5%" in LOOKS_WARNING
         assert LOOKS_WARNING in " ".join(plan_samples(0.01).notes())
 
     def test_every_form_has_the_numbers(self):

@@ -21,8 +21,8 @@ __all__ = ["LOOKS_WARNING", "PlannedRate", "SamplePlan", "plan_samples"]
 _SHARES = (0.0, 0.2, 0.4, 0.6, 2.0)
 # Exact, for 1,000 samples a look (docs/simulations/planning.py).
 LOOKS_WARNING = (
-    "Fix the number of samples before the test: to test, add samples and test again, up to 20 times or until the gate"
-    " passes, lets a rate at the limit pass in 19% of the cases, not 5%; planned looks share the error"
+    "Fix the number of samples before the test. Adding samples and testing again until the gate passes, up to 20 times,"
+    " lets a rate at the limit pass in 19% of the cases instead of 5%; planned looks (--looks) share the error."
 )
 
 
@@ -154,7 +154,7 @@ class SamplePlan:
                 f" {_percent(self.error / self.looks)}. The power is that of one look; the gate needs the same --looks."
             )
         else:
-            notes.append(f"{LOOKS_WARNING} (--looks).")
+            notes.append(LOOKS_WARNING)
         if any(one.verdict is None for one in self.rates):
             notes.append("none: no number of samples tells a rate at the limit from the limit.")
         if any(one.verdict is not None and one.samples is None for one in self.rates):
