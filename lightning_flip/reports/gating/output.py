@@ -6,8 +6,8 @@ import re
 import textwrap
 from xml.etree import ElementTree
 
-from lightning_flip.reports.gating._reasons import all_samples_reason, percent
-from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limits_table, most_text
+from lightning_flip.reports.gating._reasons import group_reason, percent
+from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limit_text, limits_table
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome
 from lightning_flip.reports.text import PlainTable, escape_markdown, json_text, printable, quote
 
@@ -131,7 +131,7 @@ def gate_markdown(result: GateResult, *, title: str = "Update gate", most_groups
     """
     heading = f"{MARKS[result.status]} {escape_markdown(title)}: {result.status}"
     names = f"{escape_markdown(quote(result.old_name))} → {escape_markdown(quote(result.new_name))}"
-    limits = limits_table((one.name, one.limit, one.status, one.reason) for one in result.outcomes)
+    limits = limits_table(result.outcomes)
     facts = [f"{names}: {escape_markdown(_flips(result))}", *map(escape_markdown, _evidence(result))]
     parts = [f"### {heading}", *facts, limits.markdown()]
     parts += [
@@ -169,7 +169,7 @@ def gate_text(result: GateResult, width: int = 100) -> str:
     wide = max(len(outcome.status) for outcome in result.outcomes)
     for outcome in result.outcomes:
         side = "least" if outcome.name == "min_old_accuracy" else "most"
-        most = "" if outcome.limit is None else f" (at {side} {most_text(outcome.limit)})"
+        most = "" if outcome.limit is None else f" (at {side} {limit_text(outcome)})"
         lines.append(f"{outcome.status:{wide}}  {outcome.name}{most}")
         lines += _wrap(printable(outcome.reason), width, " " * (wide + 2))
     return "\n".join(lines) + "\n"
@@ -177,10 +177,10 @@ def gate_text(result: GateResult, width: int = 100) -> str:
 
 def _tests(outcome: LimitOutcome, error: float) -> list[tuple[str, str, str, list[str]]]:
     """Name, status, reason and further lines of each test of a limit."""
-    if outcome.limit is None or outcome.interval is not None:
+    if outcome.limit is None or outcome.measure is None:
         return [(outcome.name, outcome.status, outcome.reason, list(outcome.flipped))]
-    limit = outcome.limit
-    return [(group.title, group.status, all_samples_reason(group, limit, error), []) for group in outcome.groups]
+    limit, measure = outcome.limit, outcome.measure
+    return [(group.title, group.status, group_reason(measure, group, limit, error), []) for group in outcome.groups]
 
 
 def _document(root: ElementTree.Element, *suites: ElementTree.Element) -> str:
@@ -228,9 +228,9 @@ def _folded_groups(outcome: LimitOutcome, error: float, most_groups: int) -> str
     rows = (
         (
             quote(group.title),
-            f"{group.flips:,}",
-            f"{group.samples:,}",
-            percent(group.rate),
+            f"{group.count:,}",
+            f"{group.among:,}",
+            "-" if group.estimate is None else percent(group.estimate),
             f"{percent(group.lower)} to {percent(group.upper)}",
             f"{MARKS[group.status]} {group.status}",
             "-" if group.samples_needed is None else f"{group.samples_needed:,}",

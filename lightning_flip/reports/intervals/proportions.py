@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
+from lightning_flip.reports.intervals._checks import (
+    Floats,
+    Numbers,
+    check_counts,
+    check_inside,
+    check_limit,
+    scale_counts,
+    special_functions,
+)
+
 __all__ = [
+    "binomial_p_above",
+    "binomial_p_below",
     "bootstrap_interval",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "mcnemar_exact",
-    "special_functions",
     "stratified_count_lower",
     "wilson_interval",
 ]
 
-Floats = npt.NDArray[np.float64]
 _ROUNDING = 1e-9  # of sums of logarithms: a bound errs on the wide side
-# One number or an array of numbers.
-Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating] | Sequence[int] | Sequence[float] | int | float
 
 
 def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) -> tuple[Floats, Floats]:
@@ -51,8 +58,8 @@ def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) ->
         >>> wilson_interval([0, 0], [0, 40])[1].round(3)
         array([1.   , 0.088])
     """
-    _check_inside("confidence", confidence, 0.0, 1.0)
-    counts, totals = _check_counts(count, total)
+    check_inside("confidence", confidence, 0.0, 1.0)
+    counts, totals = check_counts(count, total)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     samples = np.maximum(totals, 1.0)
     center = counts + z * z / 2
@@ -63,7 +70,9 @@ def wilson_interval(count: Numbers, total: Numbers, confidence: float = 0.95) ->
     return low[()], high[()]
 
 
-def clopper_pearson_lower(count: Numbers, total: Numbers, error: float = 0.05) -> Floats:
+def clopper_pearson_lower(
+    count: Numbers, total: Numbers, error: Numbers = 0.05, effective: Numbers | None = None
+) -> Floats:
     r"""Exact one-sided lower bound of a rate (Clopper and Pearson, 1934).
 
     The rate p at which `count` or more would be seen with probability `error`: :math:`P(X \ge count \mid p) = error`
@@ -72,26 +81,32 @@ def clopper_pearson_lower(count: Numbers, total: Numbers, error: float = 0.05) -
     Args:
         count: how many of the samples have the property, from 0 to `total`; a number or an array.
         total: how many samples there are; broadcast against `count`.
-        error: the chance to be wrong, between 0 and 0.5.
+        error: the chance to be wrong, between 0 and 0.5; broadcast against `count`.
+        effective: how many independent samples the `total` samples are worth, if they come in clusters
+            (`effective_samples`); above 0 and at most `total`. Both counts are scaled to it, and the bound becomes an
+            approximation. None: all are independent.
 
     Returns:
         The bound in [0, 1], of the broadcast shape; 0 if the count is 0.
 
     Raises:
-        ValueError: if a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ValueError: if a count is not a whole number from 0 to its total, `effective` is not above 0 and at most the
+            total, or `error` is not between 0 and 0.5.
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> round(float(clopper_pearson_lower(5, 100)), 4)
         0.0199
     """
-    _check_inside("error", error, 0.0, 0.5)
-    counts, totals = _check_counts(count, total)
-    bound = special_functions().betaincinv(np.maximum(counts, 1), totals - counts + 1, error)
+    check_inside("error", error, 0.0, 0.5)
+    counts, totals = scale_counts(count, total, effective)
+    bound = special_functions().betaincinv(np.where(counts == 0, 1.0, counts), totals - counts + 1, error)
     return np.where(counts == 0, 0.0, bound)[()]
 
 
-def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -> Floats:
+def clopper_pearson_upper(
+    count: Numbers, total: Numbers, error: Numbers = 0.05, effective: Numbers | None = None
+) -> Floats:
     r"""Exact one-sided upper bound of a rate (Clopper and Pearson, 1934).
 
     The rate p at which `count` or less would be seen with probability `error`: :math:`P(X \le count \mid p) = error`
@@ -101,24 +116,84 @@ def clopper_pearson_upper(count: Numbers, total: Numbers, error: float = 0.05) -
     Args:
         count: how many of the samples have the property, from 0 to `total`; a number or an array.
         total: how many samples there are; broadcast against `count`.
-        error: the chance to be wrong, between 0 and 0.5.
+        error: the chance to be wrong, between 0 and 0.5; broadcast against `count`.
+        effective: how many independent samples the `total` samples are worth, if they come in clusters
+            (`effective_samples`); above 0 and at most `total`. Both counts are scaled to it, and the bound becomes an
+            approximation. None: all are independent.
 
     Returns:
         The bound in [0, 1], of the broadcast shape; 1 if the count is the total.
 
     Raises:
-        ValueError: if a count is not a whole number from 0 to its total, or `error` is not between 0 and 0.5.
+        ValueError: if a count is not a whole number from 0 to its total, `effective` is not above 0 and at most the
+            total, or `error` is not between 0 and 0.5.
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> round(float(clopper_pearson_upper(0, 60)), 4), round(float(clopper_pearson_upper(0, 500)), 4)
         (0.0487, 0.006)
     """
-    _check_inside("error", error, 0.0, 0.5)
-    counts, totals = _check_counts(count, total)
+    check_inside("error", error, 0.0, 0.5)
+    counts, totals = scale_counts(count, total, effective)
     # The complement of the inverse is inverted, so that a tiny error does not vanish in 1 - error.
-    bound = special_functions().betainccinv(counts + 1, np.maximum(totals - counts, 1), error)
+    bound = special_functions().betainccinv(counts + 1, np.where(counts == totals, 1.0, totals - counts), error)
     return np.where(counts == totals, 1.0, bound)[()]
+
+
+def binomial_p_above(count: Numbers, total: Numbers, limit: float, effective: Numbers | None = None) -> Floats:
+    r"""Exact one-sided p-value against "the rate is at most `limit`": :math:`P(X \ge count \mid limit)`, X binomial.
+
+    It is at most `error` if and only if `clopper_pearson_lower` at this `error` is at least the limit.
+
+    Args:
+        count: how many of the samples have the property, from 0 to `total`; a number or an array.
+        total: how many samples there are; broadcast against `count`.
+        limit: the rate that is claimed at most, in [0, 1].
+        effective: see `clopper_pearson_lower`.
+
+    Returns:
+        p-values in [0, 1], of the broadcast shape; 1 if the count is 0.
+
+    Raises:
+        ValueError: as `clopper_pearson_lower`, or if `limit` is not in [0, 1].
+        ModuleNotFoundError: if scipy is not installed.
+
+    Example:
+        >>> binomial_p_above([0, 5, 10], 200, 0.02).round(4)
+        array([1.    , 0.3712, 0.0075])
+    """
+    check_limit(limit, 0.0, 1.0)
+    counts, totals = scale_counts(count, total, effective)
+    tail = special_functions().betainc(np.where(counts == 0, 1.0, counts), totals - counts + 1, limit)
+    return np.where(counts == 0, 1.0, tail)[()]
+
+
+def binomial_p_below(count: Numbers, total: Numbers, limit: float, effective: Numbers | None = None) -> Floats:
+    r"""Exact one-sided p-value against "the rate is at least `limit`": :math:`P(X \le count \mid limit)`, X binomial.
+
+    It is at most `error` if and only if `clopper_pearson_upper` at this `error` is at most the limit.
+
+    Args:
+        count: how many of the samples have the property, from 0 to `total`; a number or an array.
+        total: how many samples there are; broadcast against `count`.
+        limit: the rate that is claimed at least, in [0, 1].
+        effective: see `clopper_pearson_lower`.
+
+    Returns:
+        p-values in [0, 1], of the broadcast shape; 1 if the count is the total.
+
+    Raises:
+        ValueError: as `clopper_pearson_lower`, or if `limit` is not in [0, 1].
+        ModuleNotFoundError: if scipy is not installed.
+
+    Example:
+        >>> binomial_p_below(0, [298, 299], 0.01).round(4)
+        array([0.05  , 0.0495])
+    """
+    check_limit(limit, 0.0, 1.0)
+    counts, totals = scale_counts(count, total, effective)
+    tail = special_functions().betaincc(counts + 1, np.where(counts == totals, 1.0, totals - counts), limit)
+    return np.where(counts == totals, 1.0, tail)[()]
 
 
 def mcnemar_exact(negative: Numbers, positive: Numbers) -> Floats:
@@ -144,7 +219,7 @@ def mcnemar_exact(negative: Numbers, positive: Numbers) -> Floats:
         (0.0215, 1.0)
     """
     negatives, positives = np.asarray(negative, np.float64), np.asarray(positive, np.float64)
-    fewer, _ = _check_counts(np.minimum(negatives, positives), negatives + positives)
+    fewer, _ = check_counts(np.minimum(negatives, positives), negatives + positives)
     more = np.maximum(negatives, positives)
     # P(X <= fewer) of `fewer + more` fair trials, as a beta integral.
     tail = special_functions().betainc(np.maximum(more, 1), fewer + 1, 0.5)
@@ -186,7 +261,7 @@ def bootstrap_interval(
         >>> 0.2 < low < 0.3 < high < 0.4
         True
     """
-    _check_inside("confidence", confidence, 0.0, 1.0)
+    check_inside("confidence", confidence, 0.0, 1.0)
     counts = np.asarray(cells)
     if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any() or not counts.any():
         raise ValueError(f"cells must be a list of counts, at least one of them above 0, got {cells!r}.")
@@ -245,9 +320,9 @@ def stratified_count_lower(
         >>> stratified_count_lower([40], [100], [100])
         40
     """
-    _check_inside("error", error, 0.0, 0.5)
-    counts, totals = _check_counts(np.atleast_1d(np.asarray(count)), np.atleast_1d(np.asarray(looks)))
-    totals, sizes = _check_counts(totals, np.atleast_1d(np.asarray(size)))
+    check_inside("error", error, 0.0, 0.5)
+    counts, totals = check_counts(np.atleast_1d(np.asarray(count)), np.atleast_1d(np.asarray(looks)))
+    totals, sizes = check_counts(totals, np.atleast_1d(np.asarray(size)))
     open_strata = totals < sizes
     found = int(counts.sum())
     gains, reached = [np.zeros(0)], 0.0
@@ -277,35 +352,3 @@ def _log_hypergeometric_tail(count: int, looks: int, size: int) -> Floats:
     tail: Floats = np.logaddexp.accumulate(log_chance)
     tail -= tail[-1]
     return tail
-
-
-def special_functions() -> ModuleType:
-    """Import `scipy.special` at first use: only bounds and tests need it, and it is an optional package."""
-    try:
-        import scipy.special
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Exact bounds and tests need scipy, which is not installed: pip install 'lightning-flip[report]'.",
-            name=error.name,
-        ) from error
-    module: ModuleType = scipy.special
-    return module
-
-
-def _check_counts(count: Numbers, total: Numbers) -> tuple[Floats, Floats]:
-    counts, totals = np.broadcast_arrays(np.asarray(count, np.float64), np.asarray(total, np.float64))
-    # Comparisons with NaN are false, hence the check for what is right.
-    right = (counts >= 0) & (counts <= totals) & (counts == np.floor(counts)) & (totals == np.floor(totals))
-    right &= np.isfinite(totals)
-    if not right.all():
-        place = np.flatnonzero(~right.ravel())[0]
-        raise ValueError(
-            f"Counts must be whole numbers from 0 to their total, got {counts.ravel()[place]:g} of "
-            f"{totals.ravel()[place]:g}."
-        )
-    return counts, totals
-
-
-def _check_inside(name: str, value: float, low: float, high: float) -> None:
-    if not low < value < high:
-        raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value}.")
