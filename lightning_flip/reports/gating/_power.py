@@ -1,7 +1,7 @@
 """How likely is a verdict on one group, by its number of samples, and from how many samples on is it likely enough?
 
 The flips X of N samples are binomial. A group passes with x flips if P(X <= x | limit) <= error: its exact upper bound
-is at most the limit then. It fails if P(X >= x | limit) < error. For each N there is a *critical* number of flips: the
+is at most the limit then. It fails if P(X >= x | limit) <= error. For each N there is a *critical* number of flips: the
 largest that passes, the smallest that fails. It grows with N by steps of 1, so that the power, the probability to pass
 or to fail at a true rate, is a sawtooth over N. Each tooth belongs to one critical number; when passing, the power
 falls along the tooth and jumps up at the next one, when failing it rises along the tooth and drops at the next one.
@@ -116,8 +116,7 @@ def _tail(flips: Floats, samples: Floats, rate: float, verdict: Verdict) -> Floa
 
 
 def _decides(flips: Floats, samples: Floats, limit: float, error: float, verdict: Verdict) -> Flags:
-    tail = _tail(flips, samples, limit, verdict)
-    decided: Flags = tail <= error if verdict == "pass" else tail < error
+    decided: Flags = _tail(flips, samples, limit, verdict) <= error
     return decided
 
 
