@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from lightning_flip.reports import GateResult
-    from lightning_flip.reports.gating._limits import Status
 
 __all__ = ["Annotation", "add_to_summary", "error_annotation", "gate_annotations"]
 
 Level = Literal["error", "warning", "notice"]
-_LEVELS: dict[Status, Level] = {"pass": "notice", "fail": "error", "inconclusive": "warning"}
+_LEVELS: dict[str, Level] = {"pass": "notice", "fail": "error", "inconclusive": "warning"}
 
 
 class Annotation(NamedTuple):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lightning_flip.reports.gating._limits import Status
 from lightning_flip.reports.gating._reasons import percent, shown_limit
 from lightning_flip.reports.text import PlainTable, printable
 from lightning_flip.reports.update.counts import FlipRate
-
-if TYPE_CHECKING:
-    from lightning_flip.reports.gating.decision import LimitOutcome
 
 __all__ = ["MARKS", "evidence", "flips_sentence", "limit_text", "limits_table"]
 
@@ -24,7 +21,24 @@ _LEFT_OUT = {
 }
 
 
-def limits_table(outcomes: Iterable[LimitOutcome]) -> PlainTable:
+class Outcome(Protocol):
+    """What the tables read of a `LimitOutcome`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def limit(self) -> float | None: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def measure(self) -> str | None: ...
+
+
+def limits_table(outcomes: Iterable[Outcome]) -> PlainTable:
     """Name, limit, status and reason of each outcome."""
     rows = [
         (
@@ -57,7 +71,7 @@ def evidence(rates: Mapping[str, FlipRate], samples: int, warnings: Sequence[str
     return lines + [f"Warning: {printable(text)}" for text in warnings]
 
 
-def limit_text(outcome: LimitOutcome) -> str:
+def limit_text(outcome: Outcome) -> str:
     """A limit for a cell."""
     if outcome.limit is None:
         return "-"

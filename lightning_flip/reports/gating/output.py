@@ -311,7 +311,7 @@ def _wrap(text: str, width: int, indent: str) -> list[str]:
 def _folded_groups(outcome: LimitOutcome, error: float | None, most_groups: int) -> str:
     groups = sorted(outcome.groups, key=_worst_first)
     bounds = [] if error is None else [f"true value (one-sided {percent(1 - error)} bounds)", "p (Holm)"]
-    headers = ("group", "count", "among", "value", *bounds, "result", "samples needed")
+    headers = ("group", "count", "among", "observed", *bounds, "result", "samples needed")
     more = len(groups) - most_groups
     table = PlainTable(
         "",
