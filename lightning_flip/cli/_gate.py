@@ -143,7 +143,7 @@ def _gate_update(arguments: argparse.Namespace) -> Status:
         }
     )
     if PRINT in (arguments.junit, arguments.json, arguments.markdown):
-        complain(f"{result.status}: {arguments.old} -> {arguments.new}")
+        complain(f"{result.status}: {result.old_name} -> {result.new_name}")
     else:
         say("\n".join([gate_text(result, terminal_width()), *_flip_lines(worst)]))
     return Status(result.exit_code) if arrived else Status.MISUSE

@@ -239,7 +239,7 @@ def join_predictions(
         old_parameters=old.model_parameters,
         new_parameters=new.model_parameters,
         unlabelled=unlabelled,
-        warnings=tuple(doubts(old, new, target, old_pred, new_pred)),
+        warnings=(*old.notes, *new.notes, *doubts(old, new, target, old_pred, new_pred)),
     )
 
 
