@@ -16,7 +16,7 @@ from lightning_flip.reports.update._evidence import doubts, refuse_other_data, r
 from lightning_flip.reports.update._match import Match, match_ids
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
-from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
+from lightning_flip.stores.predictions.columns import align_labels, arrow_table, as_text, shown
 
 __all__ = ["ArrowTable", "JoinedPredictions", "Source", "join_predictions"]
 
@@ -249,7 +249,7 @@ def _as_predictions(source: Source, name: str, slices: Sequence[str], scores: bo
     if isinstance(source, str | os.PathLike):
         return read_predictions(source, columns=slices, scores=scores)
     if hasattr(source, "__arrow_c_stream__"):
-        return PredictionSet.from_table(pa.table(source), name)
+        return PredictionSet.from_table(arrow_table(source), name)
     raise TypeError(
         f"{name} must be predictions: the path of a file, a table of pandas, polars or Arrow, or a PredictionSet; got"
         f" {type(source).__name__}."

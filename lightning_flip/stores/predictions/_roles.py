@@ -35,7 +35,7 @@ _USUAL = {
         *("prediction", "predictions", "predicted", "ypred", "yhat", "preds", "predlabel", "predictedlabel"),
         *("predictedclass", "predclass", "output", "answer", "argmax"),
     ),
-    "confidence": ("conf", "confidences", "score", "prob", "probability", "maxprob", "predprob"),
+    "confidence": ("conf", "confidences", "score", "prob", "proba", "probability", "maxprob", "predprob"),
 }
 _OFFERED = 3
 _LISTED = 30  # a table with a column per class has thousands of names

@@ -14,6 +14,7 @@ from lightning_flip.stores.errors import PredictionError
 
 __all__ = [
     "align_labels",
+    "arrow_table",
     "as_confidence",
     "as_ids",
     "as_labels",
@@ -46,6 +47,16 @@ _INTEGER = r"^[+-]?[0-9]+$"
 # Too many digits for a float to represent exactly.
 _LONG = r"^[+-]?[0-9]{16,}"
 _BLOCK = 32_768
+
+
+def arrow_table(source: Any) -> pa.Table:
+    """A table of pandas, polars or another library; polars' objects, such as UUIDs, are copied, not their pointers."""
+    table = pa.table(source)
+    if type(source).__module__.partition(".")[0] == "polars":
+        for place, (name, kind) in enumerate(source.schema.items()):
+            if str(kind) == "Object":
+                table = table.set_column(place, name, pa.array(source[name].to_list()))
+    return table
 
 
 def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:

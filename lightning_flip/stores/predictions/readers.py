@@ -167,17 +167,15 @@ def _read(part: Part, choice: Choice) -> FoundColumns:
         return read_part(part, choice)
     except PredictionError:
         raise
-    except FileNotFoundError as error:
-        raise PredictionError(f"{part.name} does not exist. Give the place of a file of predictions.") from error
     except Exception as error:
         if not (part.remote or isinstance(error, _DAMAGE)):
             raise
-        reason = (str(error).splitlines() or [""])[0][:300]
-        if part.hidden:
-            reason = reason.replace(part.hidden, "...")
+        reason = (str((part.remote and error.__cause__) or error).splitlines() or [""])[0]
+        for secret in part.hidden:
+            reason = reason.replace(secret, "...")
         remedy = "Store text as arrays of dtype str, not object." if "allow_pickle" in reason else _REMEDY
         raise PredictionError(
-            f"{part.name} cannot be read as {part.kind} ({type(error).__name__}: {reason}). {remedy}"
+            f"{part.name} cannot be read as {part.kind} ({type(error).__name__}: {reason[:300]}). {remedy}"
         ) from error
 
 
