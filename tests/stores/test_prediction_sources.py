@@ -324,9 +324,9 @@ def test_all_missing_columns_are_named_with_what_may_be_meant(tmp_path: Path) ->
     assert str(caught.value) == (
         f"{tmp_path}/p.csv must have the columns 'sample_id' (the sample's lasting id), 'target' (the true label),"
         " 'pred' (the predicted label), 'confidence' (the probability of the prediction), but has ['image_id', 'Label',"
-        " 'y_hat', 'sampel_id', 'proba']. Name the columns: pass id_column= (--id-column) with 'image_id' or 'sampel_id',"
-        " and target_column= (--target-column) with 'Label', and pred_column= (--pred-column) with 'y_hat', and"
-        " confidence_column= (--confidence-column) with 'proba'."
+        " 'y_hat', 'sampel_id', 'proba']. Name the columns: pass id_column= (--id-column) with 'image_id' or"
+        " 'sampel_id', and target_column= (--target-column) with 'Label', and pred_column= (--pred-column) with"
+        " 'y_hat', and confidence_column= (--confidence-column) with 'proba'."
     )
 
 

@@ -56,6 +56,12 @@ class Derivation:
         ends = f"{shown(self.columns[0])} to {shown(self.columns[-1])}"
         return f"the class with the largest of the {len(self.columns)} columns {ends}"
 
+    def classes(self, kind: pa.DataType) -> tuple[int | str, ...] | None:
+        """The labels of the columns, of the type that predictions have; None if they are not known or not of it."""
+        if self.labels is None or pa.types.is_string(kind):
+            return self.labels
+        return tuple(map(int, self.labels)) if all(label.isdecimal() for label in self.labels) else None
+
 
 def find_derivation(schema: pa.Schema) -> Derivation | None:
     """The columns that tell the predicted class; None if there are none.

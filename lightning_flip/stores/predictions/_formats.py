@@ -93,16 +93,21 @@ def _with_partition(part: Part, plan: Plan, rows: pa.Table) -> pa.Table:
     return rows
 
 
+def _empty(schema: pa.Schema, columns: Iterable[str]) -> pa.Table:
+    """The columns without a row, for files that have none."""
+    return pa.schema([schema.field(name) for name in columns]).empty_table()
+
+
 def _read_parquet(part: Part, choice: Choice) -> FoundColumns:
     with part.open() as source, open_parquet(source) as file:
         schema = file.schema_arrow
         plan, columns = _plan(part, choice, schema)
         if plan.derivation is None:
             pieces: Iterable[pa.Table] = [file.read(columns)]
-        else:  # scores may be larger than memory
-            empty = pa.schema([schema.field(name) for name in columns]).empty_table()
-            batches = (pa.Table.from_batches([batch]) for batch in file.iter_batches(columns=columns))
-            pieces = itertools.chain([empty] if not file.metadata.num_rows else [], batches)
+        else:  # scores may be larger than memory, and Arrow reads ahead all that it is told to read
+            groups = (file.iter_batches(row_groups=[one], columns=columns) for one in range(file.num_row_groups))
+            batches = (pa.Table.from_batches([batch]) for group in groups for batch in group)
+            pieces = itertools.chain([_empty(schema, columns)], batches)
         return FoundColumns(_complete(part, plan, pieces, schema.metadata), part.name, plan)
 
 
@@ -123,12 +128,15 @@ def _read_arrow(part: Part, choice: Choice) -> FoundColumns:
         with open_source(source, options=options) as reader:
             count = reader.num_record_batches if whole else None
             batches = iter(reader) if count is None else map(reader.get_batch, range(count))
-            pieces = (pa.Table.from_batches([batch]) for batch in batches)
-            empty = pa.schema([schema.field(name) for name in columns]).empty_table()
-            table = _complete(part, plan, itertools.chain([empty], pieces), schema.metadata)
-    for column in table.columns:  # which IPC does not
-        column.validate(full=True)
+            pieces = (_validated(batch) for batch in batches)
+            table = _complete(part, plan, itertools.chain([_empty(schema, columns)], pieces), schema.metadata)
     return FoundColumns(table, part.name, plan)
+
+
+def _validated(batch: pa.RecordBatch) -> pa.Table:
+    """Check offsets and text, which Arrow takes from the file as they are."""
+    batch.validate(full=True)
+    return pa.Table.from_batches([batch])
 
 
 def _read_json(part: Part, choice: Choice) -> FoundColumns:

@@ -138,9 +138,9 @@ class PredictionSet:
         """Bring a table of predictions to the types of `rows`.
 
         Args:
-            table: an id (text or integers), target and prediction (integers, floats that are whole numbers, booleans or
-                text), optionally a confidence (in [0, 1]), and further columns. A further column that has one of these
-                four names is left out.
+            table: an id (text, whole numbers or UUIDs), target and prediction (integers, floats that are whole numbers,
+                booleans or text), optionally a confidence (in [0, 1]), and further columns. A further column that has
+                one of these four names is left out. Without a prediction it is derived as by `read_predictions`.
             name: where it came from, for messages.
             id_column: name of the id; `sample_id` if None, or else `index`.
             target_column: name of the target; `target` if None.
@@ -184,9 +184,8 @@ class PredictionSet:
         answers = as_labels(table[found["pred"]], where["pred"], nullable=False)
         given = without_spelled_nulls(given, answers, options.get("classes"))
         target, pred = align_labels([(where["target"], given), (where["pred"], answers)])
-        if derivation is not None and derivation.labels is not None and options.get("classes") is None:
-            whole = pa.types.is_integer(pred.type)
-            options["classes"] = tuple(map(int, derivation.labels)) if whole else derivation.labels
+        if derivation is not None and options.get("classes") is None:
+            options["classes"] = derivation.classes(pred.type)
         rows = {"sample_id": as_ids(table[found["sample_id"]], where["sample_id"]), "target": target, "pred": pred}
         if "confidence" in found:
             rows["confidence"] = as_confidence(table[found["confidence"]], where["confidence"])

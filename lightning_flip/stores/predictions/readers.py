@@ -49,15 +49,25 @@ def read_predictions(
 ) -> PredictionSet:
     r"""Read predictions of `PredictionWriter`, or of any other tool, in the file's order.
 
-    - `.parquet` is read in any types that mean the same (also dictionaries, large text, labels as floats).
-    - `.csv` is UTF-8 with commas and a header. Ids stay text ("007" is not 7). Labels are integers if targets and
-      predictions all are, else text; an empty target is not a label, and neither is `NA`, `NaN`, `null` or `None`
-      unless it is predicted. Further columns are text as it is in the file.
-      A file that was cut within its last cell looks whole.
+    - `.parquet`, `.arrow` and `.feather` (Arrow IPC files and streams) are read in any types that mean the same: also
+      dictionaries, large text, labels as floats, ids that are unsigned, decimals or UUIDs.
+    - `.csv` is UTF-8 with a header and commas, semicolons or tabs, `.tsv` with tabs; without commas between the columns
+      numbers may have decimal commas. Ids stay text ("007" is not 7). Labels are integers if targets and predictions
+      all are, else text; an empty target is not a label, and neither is `NA`, `NaN`, `null` or `None` unless it is
+      predicted. Further columns are text as it is in the file. A file that was cut within its last cell looks whole.
+    - `.jsonl` and `.ndjson` have one JSON object per row. These and CSV may be compressed (`.csv.gz`).
     - `.npz` has one array [R] per column, without pickled objects; further ones of a type that Arrow lacks are ignored.
 
+    A folder or a glob (`preds/*.parquet`) is one table in files of one format, sorted by name, without those whose name
+    begins with `.` or `_`; a folder `site=A` adds a column. A URL is opened by fsspec, with the driver that it has to
+    have installed (s3fs for `s3://`). `-` is standard input, whose format its first bytes tell.
+
+    Predictions that are not a column are derived from the first of these: lists `logits`, `probs` or `probabilities`;
+    lists `top_classes`, with `top_probs` if they are there; columns `logit_...` or `prob_...`, one per class and named
+    after it. So is the confidence, if no column has it. `PredictionSet.notes` tells.
+
     Args:
-        path: the file.
+        path: a file, a folder, a glob, a URL or `-`.
         id_column: name of the id column; `sample_id` if None, or else `index`.
         target_column: name of the column with the true label; `target` if None.
         pred_column: name of the column with the predicted label; `pred` if None.
@@ -67,9 +77,10 @@ def read_predictions(
         scores: whether to read `logits`, `top_classes` and `top_probs` too, if the file has them.
 
     Raises:
-        PredictionError: if the file is missing, damaged or of another kind; a column is missing or repeated; an id or
-            a prediction is missing; labels are fractions, or integers in one column and text in the other;
-            a confidence is outside [0, 1].
+        PredictionError: if the file is missing, damaged or of another kind; a package that a URL needs is missing;
+            the files of a folder do not fit together; a column is missing or repeated; an id or a prediction is
+            missing; labels are fractions, or integers in one column and text in the other; a confidence is outside
+            [0, 1]; scores are NaN, or not the probabilities of one class.
 
     Example:
         >>> import tempfile
