@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import json
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -380,11 +382,49 @@ def test_the_other_commands_read_the_same_kinds(command: str, folders: tuple[Pat
     assert expected in out.read_text()
 
 
-def test_a_secret_of_a_url_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = "https://user:word@127.0.0.1:1/new.parquet?X-Signature=secret"
-    old = plain(predictions(1), tmp_path)
-    assert main(["gate", "--old", old, "--new", url, *LIMITS, "--json", str(tmp_path / "gate.json")]) == 2
-    told = capsys.readouterr().err + (tmp_path / "gate.json").read_text()
-    assert "https://127.0.0.1:1/new.parquet cannot be read as Parquet" in told
-    assert "secret" not in told
-    assert "word" not in told
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A web server on this machine, as (its address, the files it has); others are forbidden."""
+    files: dict[str, bytes] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = files.get(self.path)
+            self.send_response(403 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content or b"")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{running.server_port}", files
+        running.shutdown()
+
+
+def test_secrets_of_urls_are_not_shown(
+    server: tuple[str, dict[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, files = server
+    old, new = plain(predictions(1), tmp_path / "a"), plain(predictions(2), tmp_path / "b")
+    expected = judged(old, new, tmp_path / "plain.json")
+    files["/new.csv?X-Signature=secret"] = Path(new).read_bytes()
+    capsys.readouterr()
+    out = tmp_path / "gate.json"
+    assert judged(old, f"http://user:word@{address}/new.csv?X-Signature=secret", out) == expected
+    assert json.loads(out.read_text())["new"] == f"http://{address}/new.csv"
+    told = capsys.readouterr()
+    words = ["gate", "--old", old, "--new", f"http://user:word@{address}/no.csv?X-Signature=abc%2Fsecret", *LIMITS]
+    assert main([*words, "--json", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f"http://{address}/no.csv cannot be read as CSV (" in error
+    assert "403" in error
+    for text in (told.out, told.err, error, out.read_text()):
+        assert "secret" not in text
+        assert "word" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -33,6 +34,8 @@ from lightning_flip.stores.predictions.sources import Part, find_parts
 __all__ = ["read_logits", "read_predictions"]
 
 _REMEDY = "It may be empty, cut off, or of another format: write or copy it again."
+# The user, password and query of a URL in the message of a driver.
+_SECRETS = re.compile(r"(://)[^/\s]*@|\?[^\s'\")>]*")
 # What pyarrow and zipfile raise on damaged files and files of another format, also for names in an unknown encoding.
 _DAMAGE = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError)
 
@@ -182,8 +185,8 @@ def _read(part: Part, choice: Choice) -> FoundColumns:
         if not (part.remote or isinstance(error, _DAMAGE)):
             raise
         reason = (str((part.remote and error.__cause__) or error).splitlines() or [""])[0]
-        for secret in part.hidden:
-            reason = reason.replace(secret, "...")
+        if part.remote:
+            reason = _SECRETS.sub(r"\1", reason)
         remedy = "Store text as arrays of dtype str, not object." if "allow_pickle" in reason else _REMEDY
         raise PredictionError(
             f"{part.name} cannot be read as {part.kind} ({type(error).__name__}: {reason[:300]}). {remedy}"

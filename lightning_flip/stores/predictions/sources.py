@@ -52,7 +52,6 @@ class Part:
         open_file: opens it for random access.
         gzipped: whether it is compressed as a whole.
         partition: the columns that the names of its folders stand for, such as `site=A`.
-        hidden: the parts of its URL that must not be in messages.
         remote: whether it is a URL, whose driver may raise any error.
     """
 
@@ -61,7 +60,6 @@ class Part:
     open_file: Callable[[], Any]
     gzipped: bool = False
     partition: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    hidden: tuple[str, ...] = ()
     remote: bool = False
 
     @contextlib.contextmanager
@@ -121,7 +119,7 @@ def reads_file(place: str, path: str) -> bool:
     if not glob.has_magic(place) or os.path.exists(place):
         return False
     found = any(os.path.realpath(match) == real for match in glob.glob(place, recursive=True))
-    return found or fnmatch.fnmatch(real, inside) or fnmatch.fnmatch(os.path.abspath(path), os.path.abspath(place))
+    return found or fnmatch.fnmatch(real, inside)
 
 
 def _kind_of(path: str) -> tuple[str, bool]:
@@ -175,7 +173,6 @@ def _local(path: str, partition: Mapping[str, str | None]) -> Part:
 def _remote_parts(place: str) -> tuple[str, list[Part]]:
     """The files of a URL that fsspec opens; messages omit its user, password and query, which may be secrets."""
     split = urlsplit(place)
-    secrets = tuple(secret for secret in (split.query, split.netloc.rpartition("@")[0]) if secret)
     name = split._replace(netloc=split.netloc.rpartition("@")[2], query="", fragment="").geturl()
     try:
         from fsspec.core import url_to_fs
@@ -189,7 +186,7 @@ def _remote_parts(place: str) -> tuple[str, list[Part]]:
     def make(path: str, partition: Mapping[str, str | None], shown: str | None = None) -> Part:
         shown = shown or system.unstrip_protocol(path)
         kind, gzipped = _kind_of(shown)
-        return Part(shown, kind, partial(system.open, path, "rb"), gzipped, partition, secrets, True)
+        return Part(shown, kind, partial(system.open, path, "rb"), gzipped, partition, True)
 
     if split.scheme in ("http", "https"):  # which have no folders, and "?" is not part of a glob
         return name, [make(path, {}, name)]
