@@ -93,6 +93,7 @@ def test_what_a_file_says_goes_before_what_could_be_derived(read: Callable[..., 
     found = read({"pred": [0], **scores})
     assert (found.rows["pred"].to_pylist(), found.notes) == ([0], ())
     assert "confidence" not in found.rows.column_names
+    assert read(scores, pred_column="pred").rows["pred"].to_pylist() == [1]
     found = read({"answer": [0], **scores}, pred_column="answer")
     assert (found.rows["pred"].to_pylist(), found.notes) == ([0], ())
     found = read({"confidence": [0.25], **scores})

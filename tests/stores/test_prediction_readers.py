@@ -156,7 +156,7 @@ def test_rows_may_be_none(read: Callable[..., PredictionSet]) -> None:
         assert read(content).num_samples == 0
 
 
-MISSING = r"column 'target' \(the true label\), but has \['sample_id', 'label', 'pred'\].*= \(--target-column\)"
+MISSING = r"column 'target' \(the true label\), but has \['sample_id', 'label', 'pred'\].*Pass target_column='label'"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_frame_of_pandas_with_its_index_and_categories(tmp_path: Path) -> None
 def test_roles_must_be_distinct_columns(read: Callable[..., PredictionSet]) -> None:
     with pytest.raises(PredictionError, match="a column of its own"):
         read(HEADER + "a,1,2\n", pred_column="target")
-    with pytest.raises(PredictionError, match=r"confidence_column= \(--confidence-column\)"):
+    with pytest.raises(PredictionError, match=r"Pass confidence_column= \(--confidence-column\)\."):
         read(HEADER + "a,1,2\n", confidence_column="p")
 
 

@@ -324,16 +324,17 @@ def test_all_missing_columns_are_named_with_what_may_be_meant(tmp_path: Path) ->
     assert str(caught.value) == (
         f"{tmp_path}/p.csv must have the columns 'sample_id' (the sample's lasting id), 'target' (the true label),"
         " 'pred' (the predicted label), 'confidence' (the probability of the prediction), but has ['image_id', 'Label',"
-        " 'y_hat', 'sampel_id', 'proba']. Name the columns: pass id_column= (--id-column) with 'image_id' or"
-        " 'sampel_id', and target_column= (--target-column) with 'Label', and pred_column= (--pred-column) with"
-        " 'y_hat', and confidence_column= (--confidence-column) with 'proba'."
+        " 'y_hat', 'sampel_id', 'proba']. Pass id_column='image_id' (--id-column image_id; or 'sampel_id'),"
+        " target_column='Label' (--target-column Label), pred_column='y_hat' (--pred-column y_hat),"
+        " confidence_column='proba' (--confidence-column proba)."
     )
 
 
 @pytest.mark.parametrize("name", ["label", "labels", "y", "y_true", "True Label", "GroundTruth", "targte", "targets"])
 def test_usual_names_are_offered_and_never_taken(name: str, tmp_path: Path) -> None:
     put(tmp_path / "p.parquet", {"sample_id": ["a"], name: [1], "pred": [1], "other": [1]})
-    refused(tmp_path / "p.parquet", rf"\(--target-column\) with '{name}'\.")
+    typed = f"'{name}'" if " " in name else name
+    refused(tmp_path / "p.parquet", rf"Pass target_column='{name}' \(--target-column {typed}\)\.")
     assert read_predictions(tmp_path / "p.parquet", target_column=name).num_samples == 1
 
 

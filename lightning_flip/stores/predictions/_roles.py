@@ -95,7 +95,7 @@ class Choice:
         """Find the columns of a table; `where` is its name, for messages."""
         names = list(schema.names)
         derivation = None
-        if self.given.get("pred_column") is None and "pred" not in names:
+        if self.given.get("pred_column") in (None, "pred") and "pred" not in names:
             derivation = find_derivation(schema)
         roles = find_columns(names, where, derived=derivation is not None, **self.given)
         kept = {*roles.values(), *(field.name for field in schema if self.takes(field))}
@@ -133,10 +133,12 @@ def find_columns(names: Sequence[str], where: str, *, derived: bool = False, **g
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
     for role, (argument, _) in _ROLES.items():
+        if role == "pred" and derived:
+            continue
         wanted = given.get(argument)
         if wanted is None:
             wanted = "index" if role == "sample_id" and role not in names and "index" in names else role
-            if (role == "confidence" and role not in names) or (role == "pred" and derived):
+            if role == "confidence" and role not in names:
                 continue
         (found if wanted in names else missing)[role] = wanted
     if missing:
@@ -151,15 +153,19 @@ def _missing_message(names: Sequence[str], where: str, missing: Mapping[str, str
     free = [name for name in names if name not in used]
     wanted = ", ".join(f"{name!r} ({_ROLES[role][1]})" for role, name in missing.items())
     listed = [*names] if len(names) <= _LISTED else [*names[:_LISTED], f"... {len(names) - _LISTED} more"]
-    ways = []
-    for role, name in missing.items():
-        argument = _ROLES[role][0]
-        likely = " or ".join(shown(one) for one in _likely(role, name, free))
-        option = f"{argument}= (--{argument.replace('_', '-')})"
-        ways.append(f"{option} with {likely}" if likely else option)
+    ways = ", ".join(_way(_ROLES[role][0], _likely(role, name, free)) for role, name in missing.items())
     columns = "a column" if len(missing) == 1 else "the columns"
-    verb = "Name the column" if len(missing) == 1 else "Name the columns"
-    return f"{where} must have {columns} {wanted}, but has {listed}. {verb}: pass {', and '.join(ways)}."
+    return f"{where} must have {columns} {wanted}, but has {listed}. Pass {ways}."
+
+
+def _way(argument: str, likely: Sequence[str]) -> str:
+    """The argument and the option that name a column, with the ones that may be meant."""
+    option = f"--{argument.replace('_', '-')}"
+    if not likely:
+        return f"{argument}= ({option})"
+    first, *others = map(shown, likely)
+    typed = likely[0] if re.fullmatch(r"[\w.]+", likely[0], re.ASCII) else first
+    return f"{argument}={first} ({option} {typed}{''.join(f'; or {other}' for other in others)})"
 
 
 def _likely(role: str, wanted: str, free: Sequence[str]) -> list[str]:
