@@ -382,6 +382,20 @@ def test_the_other_commands_read_the_same_kinds(command: str, folders: tuple[Pat
     assert expected in out.read_text()
 
 
+@pytest.mark.parametrize("inside", ["", "page", "page.html"])
+def test_a_page_among_the_inputs_is_refused(
+    inside: str, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = KINDS["partitioned folder"](predictions(1), folders[0]), KINDS["csv.gz"](predictions(2), folders[1])
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", "--old", old, "--new", new, "--out", str(Path(old, inside))])
+    assert "which is read; name another" in capsys.readouterr().err
+    assert sorted(path.name for path in Path(old).iterdir() if path.name[0] not in "._") == [
+        "site=site%200",
+        "site=site%201",
+    ]
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, dict[str, bytes]]]:
     """A web server on this machine, as (its address, the files it has); others are forbidden."""
