@@ -34,7 +34,9 @@ _COLUMNS = {
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Add ``--old`` and ``--new``, and how the two files are read and joined; what is not given is None."""
     files = parser.add_argument_group(
-        "predictions", "Parquet of PredictionWriter, or .parquet, .csv, .npz of any tool."
+        "predictions",
+        "Parquet of PredictionWriter, or .parquet, .arrow, .csv, .tsv, .jsonl, .npz of any tool. FILE may be a folder\n"
+        "or a quoted glob of such files, a URL, or - for standard input.",
     )
     actions = [
         files.add_argument("--old", metavar="FILE", help="predictions of the old model"),
@@ -140,6 +142,8 @@ def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def check_join(arguments: argparse.Namespace) -> None:
     """Check that the options for the two files fit together."""
+    if arguments.old == arguments.new == "-":
+        raise ValueError("--old and --new are both -, but standard input holds one file; name a file for one of them")
     if arguments.old and arguments.new and os.path.realpath(arguments.old) == os.path.realpath(arguments.new):
         raise ValueError(f"--old and --new are the same file, {arguments.old}: a model has no flips against itself")
     if arguments.min_coverage and not arguments.allow_partial:

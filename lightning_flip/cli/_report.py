@@ -137,11 +137,15 @@ def _report_update(arguments: argparse.Namespace) -> Status:
     """Write the page of an old and a new model."""
     from lightning_flip.reports import write_update_report
     from lightning_flip.reports.update.floor import refuse_repeated_sources
+    from lightning_flip.stores.predictions.sources import reads_file
 
     floor = arguments.floor or []
     check_join(arguments)
+    inputs = [arguments.old, arguments.new, *floor]
     if arguments.out.endswith((".html", ".htm")):
-        check_outputs({"--out": arguments.out}, [arguments.old, arguments.new, *floor])
+        check_outputs({"--out": arguments.out}, inputs)
+    elif any(reads_file(place, arguments.out) for place in inputs):
+        raise ValueError(f"--out would put files into {arguments.out}, which is read; name another folder.")
     with told(FileExistsError):
         if floor:
             refuse_repeated_sources([arguments.old, arguments.new, *floor])

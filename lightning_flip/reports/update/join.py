@@ -17,7 +17,7 @@ from lightning_flip.reports.update._match import Match, match_ids
 from lightning_flip.reports.update._scores import needed_columns, score_samples
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
-from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
+from lightning_flip.stores.predictions.columns import align_labels, arrow_table, as_text, shown
 
 __all__ = ["ArrowTable", "JoinedPredictions", "Source", "as_predictions", "join_predictions"]
 
@@ -248,7 +248,7 @@ def join_predictions(
         old_parameters=old.model_parameters,
         new_parameters=new.model_parameters,
         unlabelled=unlabelled,
-        warnings=tuple(doubts(old, new, target, old_pred, new_pred)),
+        warnings=(*old.notes, *new.notes, *doubts(old, new, target, old_pred, new_pred)),
         scores={name: (score_samples(old, name, match.old), score_samples(new, name, match.new)) for name in scores},
     )
 
@@ -260,7 +260,7 @@ def as_predictions(source: Source, name: str, slices: Sequence[str], scores: boo
     if isinstance(source, str | os.PathLike):
         return read_predictions(source, columns=slices, scores=scores)
     if hasattr(source, "__arrow_c_stream__"):
-        return PredictionSet.from_table(pa.table(source), name)
+        return PredictionSet.from_table(arrow_table(source), name)
     raise TypeError(
         f"{name} must be predictions: the path of a file, a table of pandas, polars or Arrow, or a PredictionSet; got"
         f" {type(source).__name__}."
