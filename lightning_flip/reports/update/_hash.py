@@ -17,26 +17,25 @@ _KEEP = np.array([(1 << 8 * count) - 1 for count in range(_WORD + 1)], np.uint64
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 
 
-def hash_texts(texts: pa.ChunkedArray) -> Hashes:
-    """A hash of each text, [R], whose upper bits depend on all of it; equal texts have equal ones.
+def hash_texts(texts: pa.ChunkedArray, out: Hashes) -> None:
+    """Write a hash of each text, [R], whose upper bits depend on all of it; equal texts have equal ones.
 
     Example:
-        >>> one, two, again = hash_texts(pa.chunked_array([["a/7.png", "a/8.png"], ["a/7.png"]]))
-        >>> bool(one == two), bool(one == again)
+        >>> hashes = np.empty(3, np.uint64)
+        >>> hash_texts(pa.chunked_array([["a/7.png", "a/8.png"], ["a/7.png"]]), hashes)
+        >>> bool(hashes[0] == hashes[1]), bool(hashes[0] == hashes[2])
         (False, True)
     """
-    hashes = np.zeros(len(texts), np.uint64)
     place = 0
     for chunk in texts.chunks:
         for start in range(0, len(chunk), _ROWS):
             rows = chunk.slice(start, _ROWS)
-            _add_words(hashes[place : place + len(rows)], rows)
+            _hash_words(out[place : place + len(rows)], rows)
             place += len(rows)
-    return hashes
 
 
-def _add_words(hashes: Hashes, rows: pa.StringArray) -> None:
-    """Mix the texts, word by word, into their hashes."""
+def _hash_words(hashes: Hashes, rows: pa.StringArray) -> None:
+    """Mix the words of each text into its hash."""
     _, offsets, data = rows.buffers()
     ends = np.frombuffer(offsets, np.int32)[rows.offset : rows.offset + len(rows) + 1].astype(np.int64)
     first, last = int(ends[0]), int(ends[-1])

@@ -18,7 +18,7 @@ __all__ = ["Match", "as_arrow", "match_ids"]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
-_ROWS = 1 << 18
+_ROWS = 1 << 17  # at a time: few enough for the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,22 +112,30 @@ def _match_hashes(old: pa.ChunkedArray, new: pa.ChunkedArray) -> Integers:
     Ids are matched whose hash comes once in each file, and which are then found to be equal. So all rows of an id are
     among those left, or none. The hashes of both files are sorted together, each with its row in its lower bits.
     """
-    count = len(old)
-    low = np.uint64((1 << (count + len(new)).bit_length()) - 1)
-    keys = np.concatenate([hash_texts(old), hash_texts(new)])
-    keys &= ~low
-    keys |= np.arange(len(keys), dtype=np.uint64)
+    count, total = len(old), len(old) + len(new)
+    low = np.uint64((1 << total.bit_length()) - 1)
+    keys = np.empty(total, np.uint64)
+    hash_texts(old, keys[:count])
+    hash_texts(new, keys[count:])
+    for start in range(0, total, _ROWS):
+        part = keys[start : start + _ROWS]
+        part &= ~low
+        part |= np.arange(start, start + len(part), dtype=np.uint64)
     keys.sort()
-    same = (keys[1:] ^ keys[:-1]) <= low
-    keys &= low
-    row = keys.view(np.int64)
-    pair = same & (row[:-1] < count) & (row[1:] >= count)
-    pair[1:] &= ~same[:-1]
-    pair[:-1] &= ~same[1:]
-    first = np.flatnonzero(pair)
     place = np.full(count, -1, np.int64)
-    place[row[first]] = row[first + 1] - count
-    del keys, row, same, pair, first
+    for start in range(0, total, _ROWS):
+        # With a neighbor on either side, since a third key with the same hash is no pair.
+        begin = max(start - 1, 0)
+        part = keys[begin : start + _ROWS + 2]
+        same = (part[1:] ^ part[:-1]) <= low
+        row = (part & low).view(np.int64)
+        pair = same & (row[:-1] < count) & (row[1:] >= count)
+        pair[1:] &= ~same[:-1]
+        pair[:-1] &= ~same[1:]
+        first = np.flatnonzero(pair[: start + _ROWS - begin])
+        first = first[first >= start - begin]
+        place[row[first]] = row[first + 1] - count
+    del keys
     new = new.chunk(0) if new.num_chunks == 1 else new.combine_chunks()
     for start in range(0, count, _ROWS):
         partner = place[start : start + _ROWS]
