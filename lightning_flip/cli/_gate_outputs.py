@@ -85,7 +85,7 @@ def deliver_gate(arguments: argparse.Namespace, joined: JoinedPredictions, resul
         command(gate_annotations(result))
     if PRINT in (arguments.junit, arguments.json, arguments.markdown):
         if not arguments.quiet:
-            complain(f"{result.status}: {arguments.old} -> {arguments.new}")
+            complain(f"{result.status}: {result.old_name} -> {result.new_name}")
     elif not arguments.quiet:
         say("\n".join([gate_text(result, terminal_width()), *_flip_lines(worst_flips(joined, _FLIPS_SHOWN))]))
     return arrived

@@ -264,9 +264,10 @@ def count_cells(old_right: Bools, new_right: Bools, group: Integers | None = Non
     for name, values in (("new_right", new_right), ("group", group)):
         if values is not None and values.shape != old_right.shape:
             raise ValueError(f"{name} must have the shape of old_right, {old_right.shape}, got {values.shape}.")
-    cell = np.where(old_right, np.where(new_right, 0, 1), np.where(new_right, 2, 3))
+    cell = 2 * (~old_right).view(np.uint8) + ~new_right
     if group is None:
-        return FlipCells(*np.bincount(cell, minlength=4))
+        return FlipCells(*(np.int64(np.count_nonzero(cell == place)) for place in range(4)))
+    cell = cell.astype(np.int64)
     return FlipCells(*np.bincount(cell * groups + group, minlength=4 * groups).reshape(4, groups))
 
 

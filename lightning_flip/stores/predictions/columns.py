@@ -115,6 +115,10 @@ def as_confidence(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)
     if not (numeric or pa.types.is_null(values.type)):
         raise PredictionError(f"{where} must be probabilities in [0, 1], got {values.type}.")
+    if pa.types.is_float32(values.type) and not values.null_count:
+        plain = np.asarray(values)
+        if not len(plain) or (plain.min() >= 0 and plain.max() <= 1):  # not so if there is a NaN
+            return values
     values = values.cast(pa.float64(), safe=False)  # an integer too long for a float is outside [0, 1] anyway
     values = pc.if_else(pc.is_nan(values), None, values)
     outside = pc.or_(pc.less(values, -_ROUNDING), pc.greater(values, 1 + _ROUNDING))
