@@ -203,7 +203,8 @@ def test_classes_are_judged_each() -> None:
     assert outcome.groups[2].samples_needed == 726
     assert "1 of 4 classes is over the limit of 3%: dog (40 of 100, at least" in outcome.reason
     assert (
-        "Too few samples to decide on 1 of 4 classes at a limit of 3%: eel (0 of 60, needs about 726 if its rate is 1.5%)" in outcome.reason
+        "Too few samples to decide on 1 of 4 classes at a limit of 3%: eel (0 of 60, needs about 726 if its rate is"
+        " 1.5%)" in outcome.reason
     )
 
 

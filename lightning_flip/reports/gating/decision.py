@@ -14,9 +14,9 @@ from lightning_flip.reports.gating._limits import GroupOutcome, Status, judge_gr
 from lightning_flip.reports.gating._reasons import ece_reason, group_reason, groups_reason, level_of, watched_reason
 from lightning_flip.reports.gating._tables import MARKS, evidence, flips_sentence, limits_table
 from lightning_flip.reports.gating._watched import WatchedKind, find_places, find_watched, texts
-from lightning_flip.reports.gating.measures import MEASURES, Evidence, calibration_increase, tally_groups
+from lightning_flip.reports.gating.measures import MEASURES, Evidence, tally_groups
 from lightning_flip.reports.text import html_report, quote
-from lightning_flip.reports.update.counts import FlipRate, count_cells, flip_rates
+from lightning_flip.reports.update.counts import FlipRate, calibration_errors, count_cells, flip_rates
 from lightning_flip.reports.update.join import JoinedPredictions, Source, join_predictions
 
 if TYPE_CHECKING:
@@ -512,7 +512,10 @@ def _clusters(joined: JoinedPredictions, cluster: str) -> Integers:
 def _judge(name: str, limit: float, tier: Tier, found: Evidence, how: _How) -> LimitOutcome:
     """Compare all samples, the classes, or the slices of all columns with one limit."""
     if name == _ECE:
-        rise = calibration_increase(found.joined)
+        errors = calibration_errors(found.joined)
+        if errors is None:
+            raise ValueError(f"{_ECE} needs confidences of both models, but a file has none.")
+        rise = errors.new - errors.old
         status: Status = "pass" if rise <= limit else "fail"
         return LimitOutcome(name, status, ece_reason(rise, limit, status), limit, tier=tier, level="A hint, no test.")
     measure, per = _parts(name)

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.figures.reliability import reliability
 from lightning_flip.reports.intervals import (
     MIN_HIT_CLUSTERS,
     binomial_p_above,
@@ -31,7 +30,7 @@ from lightning_flip.reports.text import quote
 from lightning_flip.reports.update._scores import MOST_LOSS
 from lightning_flip.reports.update.join import JoinedPredictions
 
-__all__ = ["MEASURES", "Amounts", "Evidence", "Measure", "Shares", "Tally", "calibration_increase", "tally_groups"]
+__all__ = ["MEASURES", "Amounts", "Evidence", "Measure", "Shares", "Tally", "tally_groups"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -308,16 +307,6 @@ def tally_groups(
     parts = [_count(found, evidence, groups, number, error) for groups, number in ways]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return (Shares if found.minus is None else Drops)(**joined)
-
-
-def calibration_increase(joined: JoinedPredictions, bins: int = 15) -> float:
-    """How much the expected calibration error rose, by confidences in `bins` bins of equal width."""
-    errors = []
-    for confidence, right in ((joined.old_confidence, joined.old_right), (joined.new_confidence, joined.new_right)):
-        if confidence is None or np.isnan(confidence).any():
-            raise ValueError("max_ece_increase needs the confidence of every prediction of both models.")
-        errors.append(reliability(confidence, right, bins).calibration_error)
-    return errors[1] - errors[0]
 
 
 def _count(found: Marks, evidence: Evidence, groups: Integers, number: int, error: float) -> dict[str, Floats]:

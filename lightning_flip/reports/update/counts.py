@@ -266,7 +266,7 @@ def count_cells(old_right: Bools, new_right: Bools, group: Integers | None = Non
             raise ValueError(f"{name} must have the shape of old_right, {old_right.shape}, got {values.shape}.")
     cell = 2 * (~old_right).view(np.uint8) + ~new_right
     if group is None:
-        return FlipCells(*(np.int64(np.count_nonzero(cell == place)) for place in range(4)))
+        return FlipCells(*(np.asarray(np.count_nonzero(cell == place), np.int64) for place in range(4)))
     cell = cell.astype(np.int64)
     return FlipCells(*np.bincount(cell * groups + group, minlength=4 * groups).reshape(4, groups))
 

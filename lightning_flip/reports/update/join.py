@@ -400,7 +400,7 @@ def _confidence(predictions: PredictionSet, rows: Integers | None) -> Floats | N
     if column.null_count == len(column):
         return None
     values = column.to_numpy()  # NaN where null
-    return (values if rows is None else values[rows]).astype(np.float64)
+    return np.asarray(values if rows is None else values[rows], np.float64)
 
 
 def _slice_values(
