@@ -171,6 +171,16 @@ def test_a_limit_that_only_warns_is_a_skipped_test():
     both_valid(result)
 
 
+@pytest.mark.parametrize(
+    ("counts_as", "tag"), [(None, "error"), ("fail", "error"), ("warn", "skipped"), ("pass", "skipped")]
+)
+def test_an_inconclusive_limit_does_not_break_a_build_that_tolerates_it(counts_as, tag):
+    result = gate(joined(0, 100), max_nfr=0.01, inconclusive=counts_as)
+    (case,) = ElementTree.fromstring(gate_junit(result)).iter("testcase")
+    assert [problem.tag for problem in case] == [tag]
+    both_valid(result)
+
+
 def both_valid(result: GateResult) -> dict[str, Any]:
     JUNIT.validate(gate_junit(result))
     written: dict[str, Any] = json.loads(gate_json(result), parse_constant=lambda name: pytest.fail(name))
