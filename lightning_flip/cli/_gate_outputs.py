@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_flip.cli._github import add_to_summary, error_annotation, gate_annotations
 from lightning_flip.cli._outputs import (
     PRINT,
+    CommandError,
     CommandParser,
     UsageError,
     check_outputs,
@@ -20,6 +23,7 @@ from lightning_flip.cli._outputs import (
     deliver,
     say,
     terminal_width,
+    told,
 )
 from lightning_flip.stores.files import write_text
 
@@ -81,7 +85,7 @@ def deliver_gate(arguments: argparse.Namespace, joined: JoinedPredictions, resul
         command(gate_annotations(result))
     if PRINT in (arguments.junit, arguments.json, arguments.markdown):
         if not arguments.quiet:
-            complain(f"{result.status}: {arguments.old} -> {arguments.new}")
+            complain(f"{result.status}: {result.old_name} -> {result.new_name}")
     elif not arguments.quiet:
         say("\n".join([gate_text(result, terminal_width()), *_flip_lines(worst_flips(joined, _FLIPS_SHOWN))]))
     return arrived
@@ -91,7 +95,7 @@ def report_gate_error(words: Sequence[str], message: str) -> None:
     """Replace the output files that a command line names by ones that state an error, so that no old verdict stays.
 
     A table cannot state an error: the file of --flips is removed. No file is touched if the words do not tell which
-    files these are, or if one of them is named by another word, too, and so may be an input.
+    files these are, or if one of them is named by another word, too, or by the policy, and so may be an input.
     """
     from lightning_flip.reports.gating.output import error_json, error_junit, error_markdown
 
@@ -100,10 +104,14 @@ def report_gate_error(words: Sequence[str], message: str) -> None:
     for option in (*writers, "--flips"):
         parser.add_argument(option)
     parser.add_argument("--github", action="store_true")
+    parser.add_argument("--policy")
     try:
         given, others = parser.parse_known_args(words)
         places = {option: getattr(given, option[2:]) for option in (*writers, "--flips")}
-        check_outputs(places, [word.rpartition("=")[2] for word in others], binary=("--flips",))
+        inputs = [word.rpartition("=")[2] for word in others]
+        if given.policy:
+            inputs += [given.policy, *_files_of(given.policy, [place for place in places.values() if place])]
+        check_outputs(places, inputs, binary=("--flips",))
     except (UsageError, ValueError):
         return
     flips = places.pop("--flips")
@@ -120,6 +128,20 @@ def report_gate_error(words: Sequence[str], message: str) -> None:
     for option, place in places.items():
         if place == PRINT:
             say(writers[option](message))
+
+
+def _files_of(policy: str, outputs: Sequence[str]) -> list[str]:
+    """The files that a policy names; if it cannot be read, those outputs that it mentions outside of comments."""
+    from lightning_flip.reports.gating.policy import read_policy
+
+    try:
+        with told():
+            return read_policy(policy).files
+    except CommandError:
+        with contextlib.suppress(OSError):
+            text = re.sub(r"#.*", "", Path(policy).read_bytes().decode("utf-8", "replace"))
+            return [place for place in outputs if os.path.basename(place) in text]
+    return []
 
 
 def _add_to_summary(markdown: str) -> bool:

@@ -131,7 +131,8 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str], bina
             ...
         lightning_flip.cli._outputs.OutputError: --json would overwrite old.parquet, which is read; name another file.
     """
-    read = {os.path.realpath(path) for path in inputs}
+    from lightning_flip.stores.predictions.sources import reads_file
+
     taken: dict[str, str] = {}
     for option, place in outputs.items():
         if place is None:
@@ -143,7 +144,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str], bina
         if real in taken:
             what = "be printed at a time" if place == PRINT else f"go to {place}"
             raise OutputError(f"only one of {taken[real]} and {option} can {what}; name another file.")
-        if real in read:
+        if place != PRINT and any(reads_file(path, place) for path in inputs):
             raise OutputError(f"{option} would overwrite {place}, which is read; name another file.")
         if place != PRINT and (os.path.isdir(real) or place.endswith(("/", os.sep))):
             raise OutputError(f"{option} must name a file, but {place} is a folder.")

@@ -22,7 +22,7 @@ from lightning_flip.reports.update.join import JoinedPredictions, Source, join_p
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["LIMITS", "GateResult", "JoinOptions", "LimitOutcome", "Limits", "gate"]
+__all__ = ["LIMITS", "GateResult", "JoinOptions", "LimitOutcome", "Limits", "gate", "needed_scores"]
 
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -470,13 +470,22 @@ def _joined(
             raise TypeError("new must be given: the new model's predictions, to be joined with the old model's.")
         slices = joining.pop("slices", ())
         columns = dict.fromkeys([*([slices] if isinstance(slices, str) else slices), *([cluster] if cluster else [])])
-        found = (MEASURES[_parts(name)[0]].scores for name in limits if name != _ECE)
-        scores = dict.fromkeys(score.replace("_k", f"_{top_k}") for needed in found for score in needed)
-        return join_predictions(old, new, slices=list(columns), scores=list(scores), **joining)
+        return join_predictions(old, new, slices=list(columns), scores=needed_scores(limits, top_k), **joining)
     if new is not None or joining:
         extra = ["new", *joining] if new is not None else [*joining]
         raise TypeError(f"old holds both models' joined predictions, so {', '.join(extra)} cannot be given.")
     return old
+
+
+def needed_scores(limits: Iterable[str], top_k: int = 5) -> list[str]:
+    """The scores of `join_predictions` that limits are decided on.
+
+    Example:
+        >>> needed_scores(["max_nfr", "max_nll_increase", "max_top_k_flips"], top_k=3)
+        ['nll', 'in_top_3']
+    """
+    found = (MEASURES[_parts(name)[0]].scores for name in limits if name != _ECE)
+    return list(dict.fromkeys(score.replace("_k", f"_{top_k}") for needed in found for score in needed))
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -13,17 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.update._evidence import doubts, refuse_other_data, refuse_strange_labels
-from lightning_flip.reports.update._match import Match, match_ids
+from lightning_flip.reports.update._match import Match, as_arrow, match_ids
 from lightning_flip.reports.update._scores import needed_columns, score_samples
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
-from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
+from lightning_flip.stores.predictions.columns import align_labels, arrow_table, as_text, shown
 
-__all__ = ["ArrowTable", "JoinedPredictions", "Source", "join_predictions"]
+__all__ = ["ArrowTable", "JoinedPredictions", "Source", "as_predictions", "join_predictions"]
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+# A table of so many labels is small whatever the number of samples.
+_FEW_LABELS = 1 << 20
 
 
 class ArrowTable(Protocol):
@@ -197,7 +201,7 @@ def join_predictions(
         raise ValueError("min_coverage needs allow_partial=True; without it both files must have all samples.")
     slices = [slices] if isinstance(slices, str) else list(slices)
     columns, lists = [*slices, *needed_columns(scores)], shared_argmax or bool(scores)
-    old, new = (_as_predictions(source, name, columns, lists) for source, name in ((old, "old"), (new, "new")))
+    old, new = (as_predictions(source, name, columns, lists) for source, name in ((old, "old"), (new, "new")))
     sources = _slice_sources(old, new, slices)
     for predictions in (old, new):
         if not predictions.num_samples:
@@ -248,18 +252,19 @@ def join_predictions(
         old_parameters=old.model_parameters,
         new_parameters=new.model_parameters,
         unlabelled=unlabelled,
-        warnings=tuple(doubts(old, new, target, old_pred, new_pred)),
+        warnings=(*old.notes, *new.notes, *doubts(old, new, target, old_pred, new_pred)),
         scores={name: (score_samples(old, name, match.old), score_samples(new, name, match.new)) for name in scores},
     )
 
 
-def _as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+def as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+    """Read a source; `name` is that of a table, which has none."""
     if isinstance(source, PredictionSet):
         return source
     if isinstance(source, str | os.PathLike):
         return read_predictions(source, columns=slices, scores=scores)
     if hasattr(source, "__arrow_c_stream__"):
-        return PredictionSet.from_table(pa.table(source), name)
+        return PredictionSet.from_table(arrow_table(source), name)
     raise TypeError(
         f"{name} must be predictions: the path of a file, a table of pandas, polars or Arrow, or a PredictionSet; got"
         f" {type(source).__name__}."
@@ -330,7 +335,7 @@ def _without_unlabelled(match: Match, old: PredictionSet, new: PredictionSet) ->
     before, after = old.rows["target"], new.rows["target"]
     both = pc.and_(pc.is_valid(match.take_old(before)), pc.is_valid(match.take_new(after)))
     alone = [
-        pc.is_valid(target.take(pa.array(rows))) for target, rows in ((before, match.only_old), (after, match.only_new))
+        pc.is_valid(target.take(as_arrow(rows))) for target, rows in ((before, match.only_old), (after, match.only_new))
     ]
     inside = [np.asarray(part) for part in (both, *alone)]
     return match.keep(*inside), sum(int((~part).sum()) for part in inside)
@@ -353,8 +358,8 @@ def _keep_shared(match: Match, shared: pa.Array, old: PredictionSet, new: Predic
         np.asarray(pc.is_in(target, value_set=shared))
         for target in (
             match.take_old(old.rows["target"]),
-            old.rows["target"].take(pa.array(match.only_old)),
-            new.rows["target"].take(pa.array(match.only_new)),
+            old.rows["target"].take(as_arrow(match.only_old)),
+            new.rows["target"].take(as_arrow(match.only_new)),
         )
     ]
     return match.keep(*inside), sum(int((~part).sum()) for part in inside)
@@ -362,6 +367,11 @@ def _keep_shared(match: Match, shared: pa.Array, old: PredictionSet, new: Predic
 
 def _encode(*columns: pa.ChunkedArray) -> tuple[Any, ...]:
     """The labels that occur, sorted, and each column as positions among them, [N]."""
+    if pa.types.is_int64(columns[0].type):
+        numbers = [np.asarray(column) for column in columns]
+        low, high = min(int(column.min()) for column in numbers), max(int(column.max()) for column in numbers)
+        if high - low <= max(len(numbers[0]), _FEW_LABELS):
+            return _encode_numbers(numbers, low, high)
     distinct = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type))
     labels = distinct.take(pc.sort_indices(distinct))
     target, old_pred, new_pred = (
@@ -370,14 +380,27 @@ def _encode(*columns: pa.ChunkedArray) -> tuple[Any, ...]:
     return tuple(labels.to_pylist()), target, old_pred, new_pred
 
 
+def _encode_numbers(columns: list[Integers], low: int, high: int) -> tuple[Any, ...]:
+    """The same for numbers from `low` to `high`, a table of which fits into memory."""
+    shifted = [column - low if low else column for column in columns]
+    occurs = np.zeros(high - low + 1, bool)
+    for column in shifted:
+        occurs[column] = True
+    labels = tuple((np.flatnonzero(occurs) + low).tolist())
+    if occurs.all():
+        return labels, *shifted
+    position = np.cumsum(occurs) - 1
+    return labels, *(position[column] for column in shifted)
+
+
 def _confidence(predictions: PredictionSet, rows: Integers | None) -> Floats | None:
     if "confidence" not in predictions.rows.column_names:
         return None
     column = predictions.rows["confidence"]
     if column.null_count == len(column):
         return None
-    values: Floats = column.to_numpy().astype(np.float64)  # NaN where null
-    return values if rows is None else values[rows]
+    values = column.to_numpy()  # NaN where null
+    return (values if rows is None else values[rows]).astype(np.float64)
 
 
 def _slice_values(
