@@ -35,7 +35,8 @@ def gate_annotations(result: GateResult) -> list[Annotation]:
     """The verdict, then each limit that is not passed; GitHub shows the first ten of each level in a step."""
     from lightning_flip.reports.gating.output import gate_facts
 
-    verdict = Annotation(_LEVELS[result.status], f"Update gate: {result.status}", "\n".join(gate_facts(result)))
+    level: Level = "error" if result.exit_code == 1 else _LEVELS[result.status]
+    verdict = Annotation(level, f"Update gate: {result.status}", "\n".join(gate_facts(result)))
     return [verdict] + [
         Annotation(
             _LEVELS[outcome.status] if outcome.tier == "block" else "warning",

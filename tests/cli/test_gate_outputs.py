@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lightning_flip import cli
+from lightning_flip.cli._github import gate_annotations
+from lightning_flip.reports import GateResult, LimitOutcome
 
 PASS, FAIL, MISUSE, INCONCLUSIVE = 0, 1, 2, 3
 
@@ -159,3 +161,21 @@ class TestGitHub:
             cli.main([*words, "--github"])
         assert capsys.readouterr().out.startswith("::error title=Update gate%3A error::nothing to decide on")
         assert "There is no verdict: nothing to decide on" in summary.read_text()
+
+    @pytest.mark.parametrize(("counts_as", "level"), [(None, "warning"), ("fail", "error"), ("warn", "warning")])
+    def test_the_level_of_the_verdict_is_what_it_does_to_the_build(self, counts_as, level):
+        outcome = LimitOutcome("max_nfr", "inconclusive", "Too few samples.", 0.01)
+        verdict, limit = gate_annotations(GateResult((outcome,), 0.05, 60, 0, inconclusive=counts_as))
+        assert (verdict.level, limit.level) == (level, "warning")
+
+    def test_limits_that_only_warn_come_last_and_are_no_errors(self):
+        outcomes = [
+            LimitOutcome(f"max_{tier}", "fail", "Over it.", 0.01, tier=tier) for tier in ("warn", "block", "warn")
+        ]
+        annotations = gate_annotations(GateResult(tuple(outcomes), 0.05, 60, 9))
+        assert [(one.level, one.title) for one in annotations] == [
+            ("error", "Update gate: fail"),
+            ("error", "max_block: fail"),
+            ("warning", "max_warn: fail"),
+            ("warning", "max_warn: fail"),
+        ]

@@ -130,17 +130,16 @@ def scored(samples: int = 300, flips: int = 6, **more: Any) -> JoinedPredictions
     return dataclasses.replace(data, scores=probability, old_confidence=sure[0], new_confidence=sure[1])
 
 
-@pytest.mark.parametrize("name", LIMITS)
 @pytest.mark.parametrize(
-    "how", [{}, {"population": "fixed"}, {"cluster": "patient"}, {"looks": 3}, {"min_support": 400}]
+    "how", [{}, {"population": "fixed"}, {"cluster": "patient"}, {"looks": 3}, {"min_support": 400}], ids=str
 )
-def test_json_and_junit_of_every_kind_of_limit_are_valid(name, how):
+def test_json_and_junit_of_every_kind_of_limit_are_valid(how):
     data = scored(slices={"site": site(300), "patient": patients(300)})
-    costs = {"costs": {("cat", "dog"): 2.5}} if name == "max_flip_cost" else {}
     for limit in (0.0, 0.02, 1.0):
-        limits = {"warn": {name: limit}} if name == "max_ece_increase" else {name: limit, "warn": {name: limit}}
-        written = both_valid(gate(data, **limits, **costs, **how))
-        assert {outcome["name"] for outcome in written["limits"]} == {name}
+        block = {name: limit for name in LIMITS if name != "max_ece_increase"}
+        result = gate(data, **block, **how, warn=dict.fromkeys(LIMITS, limit), costs={("cat", "dog"): 2.5})
+        written = both_valid(result)
+        assert [outcome["name"] for outcome in written["limits"]] == [*block, *LIMITS]
 
 
 def test_json_and_junit_of_groups_in_which_nothing_counts_are_valid():
@@ -168,6 +167,16 @@ def test_a_limit_that_only_warns_is_a_skipped_test():
     root = ElementTree.fromstring(gate_junit(result))
     assert (root.get("failures"), root.get("errors"), root.get("skipped")) == ("0", "0", None)
     assert [suite.get("skipped") for suite in root] == ["0", "1", "1"]  # of two classes one flips
+    both_valid(result)
+
+
+@pytest.mark.parametrize(
+    ("counts_as", "tag"), [(None, "error"), ("fail", "error"), ("warn", "skipped"), ("pass", "skipped")]
+)
+def test_an_inconclusive_limit_does_not_break_a_build_that_tolerates_it(counts_as, tag):
+    result = gate(joined(0, 100), max_nfr=0.01, inconclusive=counts_as)
+    (case,) = ElementTree.fromstring(gate_junit(result)).iter("testcase")
+    assert [problem.tag for problem in case] == [tag]
     both_valid(result)
 
 

@@ -89,9 +89,10 @@ def gate_junit(result: GateResult) -> str:
     r"""Write the result as a JUnit XML report, which build servers show as tests.
 
     Each limit is a test suite. Limits over classes or slices have one test per group, others one test. A limit that
-    fails is a `failure`, one that is inconclusive an `error`: the check could not be finished. One that only warns is
-    `skipped` then. Of more than 1,000 groups in all, the worst are tests, and the test "other groups" has the worst
-    status of the rest and counts them.
+    fails is a `failure`, one that is inconclusive an `error`: the check could not be finished. What does not keep the
+    gate from passing (a limit that only warns, or is inconclusive where that counts as a pass) is `skipped` then. Of
+    more than 1,000 groups in all, the worst are tests, and the test "other groups" has the worst status of the rest and
+    counts them.
 
     Returns:
         An XML document that the JUnit schema of Jenkins (junit-10.xsd) accepts, encoded as UTF-8 when written.
@@ -120,7 +121,8 @@ def gate_junit(result: GateResult) -> str:
         suite = ElementTree.SubElement(root, "testsuite", name=outcome.name)
         _add_properties(suite, outcome)
         for test in _tests(outcome, _error(result), _MOST_TESTS // max(grouped, 1)):
-            _add_test(suite, test, outcome.tier)
+            tolerated = test.status == "inconclusive" and result.inconclusive in ("warn", "pass")
+            _add_test(suite, test, skipped=tolerated or outcome.tier == "warn")
         _count_tests(suite)
         if number == 0:
             ElementTree.SubElement(suite, "system-out").text = _legal("\n".join(gate_facts(result)))
@@ -230,11 +232,11 @@ def _tests(outcome: LimitOutcome, error: float | None, most: int) -> list[_Test]
     return tests
 
 
-def _add_test(suite: ElementTree.Element, test: _Test, tier: str) -> None:
+def _add_test(suite: ElementTree.Element, test: _Test, *, skipped: bool) -> None:
     name = _legal(shorten(test.name, _LONGEST_NAME) if len(test.name) > _LONGEST_NAME else test.name)
     case = ElementTree.SubElement(suite, "testcase", classname=f"gate.{suite.get('name')}", name=name, time="0")
     if test.status != "pass":
-        tag = "skipped" if tier == "warn" else "failure" if test.status == "fail" else "error"
+        tag = "skipped" if skipped else "failure" if test.status == "fail" else "error"
         problem = ElementTree.SubElement(case, tag, message=_legal(test.reason), type=test.status)
         problem.text = _legal("\n".join([test.reason, *test.more]))
 
