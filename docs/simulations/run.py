@@ -12,7 +12,7 @@ TITLE = """# The statistics of the gate
 stands beside the rate, with the standard error of the simulation. Seeds are fixed.
 """
 # Each has a `section()` that returns Markdown.
-MODULES = ("limits", "clusters", "gates", "coverage")
+MODULES = ("limits", "clusters", "gates", "coverage", "planning", "floor")
 
 
 def main() -> None:

@@ -27,7 +27,17 @@ def tango_score(negative: float, positive: float, total: float, drop: float) -> 
     return (negative - positive - total * drop) / np.sqrt(total * (2 * better + drop - drop**2))
 
 
-PAIRS = [(30, 10, 1000), (3, 0, 50), (0, 3, 50), (10, 30, 100), (5, 5, 20), (0, 0, 44), (1, 0, 44), (20, 0, 20)]
+PAIRS = [
+    (30, 10, 1000),
+    (3, 0, 50),
+    (0, 3, 50),
+    (10, 30, 100),
+    (5, 5, 20),
+    (0, 0, 44),
+    (1, 0, 44),
+    (20, 0, 20),
+    (6, 0, 300),
+]
 
 
 @pytest.mark.parametrize(("negative", "positive", "total"), PAIRS)

@@ -21,7 +21,8 @@ def effective_samples(
 
     :math:`N^2 / \sum_c N_c^2` for clusters of :math:`N_c` samples: their number if all are equally large, and less
     otherwise. The variance of a rate cannot be larger than that of as many independent samples, so that
-    bounds with this `effective` number are conservative.
+    bounds with this `effective` number are conservative, but for a few clusters of very unequal sizes (.054 instead of
+    .05 false fails with sizes proportional to 1 / rank, docs/gate_statistics.md).
 
     Args:
         clusters: [N], the cluster of each sample, as whole numbers from 0.
