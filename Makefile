@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast bench lint types contract check docs clean
+.PHONY: demo test test-fast bench simulate lint types contract check docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -28,6 +28,9 @@ test-fast: $(STAMP) ## within a minute: functions, tables, stores, metrics, data
 
 bench: $(STAMP) ## what following every sample costs in a step
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -o addopts= -o timeout=0 -s --benchmark-columns=min,median,iqr,rounds
+
+simulate: $(STAMP) ## error rates of the gate's decisions: writes docs/gate_statistics.md, in minutes
+	$(BIN)/python docs/simulations/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

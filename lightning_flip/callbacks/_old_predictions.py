@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_flip.data.sample_names import sample_names
@@ -95,7 +96,10 @@ class OldPredictions:
     @classmethod
     def read(cls, path: str | Path) -> OldPredictions:
         """Read a file. Returns its predictions."""
-        return cls(read_predictions(path, columns=()))
+        predictions = read_predictions(path, columns=())
+        for note in predictions.notes:
+            rank_zero_warn(note)
+        return cls(predictions)
 
     def match(
         self, dataset: Any, num_samples: int | None, labels: Sequence[int | str] | None, device: torch.device

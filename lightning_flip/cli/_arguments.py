@@ -31,37 +31,41 @@ _COLUMNS = {
 }
 
 
-def add_prediction_arguments(parser: argparse.ArgumentParser, *, required: bool) -> list[argparse.Action]:
-    """Add ``--old`` and ``--new``, and how the two files are read and joined."""
+def add_prediction_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Add ``--old`` and ``--new``, and how the two files are read and joined; what is not given is None."""
     files = parser.add_argument_group(
-        "predictions", "Parquet of PredictionWriter, or .parquet, .csv, .npz of any tool."
+        "predictions",
+        "Parquet of PredictionWriter, or .parquet, .arrow, .csv, .tsv, .jsonl, .npz of any tool. FILE may be a folder\n"
+        "or a quoted glob of such files, a URL, or - for standard input.",
     )
     actions = [
-        files.add_argument("--old", metavar="FILE", required=required, help="predictions of the old model"),
-        files.add_argument("--new", metavar="FILE", required=required, help="predictions of the new model"),
+        files.add_argument("--old", metavar="FILE", help="predictions of the old model"),
+        files.add_argument("--new", metavar="FILE", help="predictions of the new model"),
         files.add_argument(
             "--allow-partial",
             action="store_true",
+            default=None,
             help="judge the samples that both files have; without it, a sample that one file lacks is an error",
         ),
         files.add_argument(
             "--min-coverage",
             metavar="SHARE",
             type=parse_share,
-            default=0.0,
             help="with --allow-partial: the share of each file's samples that both files have to have, such as 95%%",
         ),
         files.add_argument(
             "--drop-unlabelled",
             action="store_true",
+            default=None,
             help="leave out samples without a target; without it, they are an error. The report counts them",
         ),
         files.add_argument(
-            "--shared-classes", action="store_true", help="judge the samples whose class both models know"
+            "--shared-classes", action="store_true", default=None, help="judge the samples whose class both models know"
         ),
         files.add_argument(
             "--shared-argmax",
             action="store_true",
+            default=None,
             help="with --shared-classes: let each model choose among the classes that both know (needs stored logits "
             "or top classes)",
         ),
@@ -127,18 +131,20 @@ def join_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``join_predictions`` and ``compare``."""
     slices: Sequence[str] = arguments.slices or ()
     return {
-        "allow_partial": arguments.allow_partial,
-        "shared_classes": arguments.shared_classes,
-        "shared_argmax": arguments.shared_argmax,
+        "allow_partial": bool(arguments.allow_partial),
+        "shared_classes": bool(arguments.shared_classes),
+        "shared_argmax": bool(arguments.shared_argmax),
         "slices": tuple(dict.fromkeys(slices)),
-        "drop_unlabelled": arguments.drop_unlabelled,
-        "min_coverage": arguments.min_coverage,
+        "drop_unlabelled": bool(arguments.drop_unlabelled),
+        "min_coverage": arguments.min_coverage or 0.0,
     }
 
 
 def check_join(arguments: argparse.Namespace) -> None:
     """Check that the options for the two files fit together."""
-    if os.path.realpath(arguments.old) == os.path.realpath(arguments.new):
+    if arguments.old == arguments.new == "-":
+        raise ValueError("--old and --new are both -, but standard input holds one file; name a file for one of them")
+    if arguments.old and arguments.new and os.path.realpath(arguments.old) == os.path.realpath(arguments.new):
         raise ValueError(f"--old and --new are the same file, {arguments.old}: a model has no flips against itself")
     if arguments.min_coverage and not arguments.allow_partial:
         raise ValueError("--min-coverage needs --allow-partial; without it both files must have all samples")
@@ -197,4 +203,6 @@ def _read(arguments: argparse.Namespace, path: str, position: int) -> Prediction
 
     names = {f"{name}_column": getattr(arguments, f"{name}_column") for name in _COLUMNS}
     chosen = {option: given[position] if given else None for option, given in names.items()}
-    return read_predictions(path, **chosen, columns=arguments.slices or (), scores=arguments.shared_argmax)
+    scores = getattr(arguments, "scores", ())
+    columns = [*(arguments.slices or ()), *(["prob_label"] if scores else [])]
+    return read_predictions(path, **chosen, columns=columns, scores=bool(arguments.shared_argmax or scores))

@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import enum
 import os
-import re
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, TextIO
 
@@ -17,16 +17,21 @@ from lightning_flip.stores.files import write_file, write_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lightning_flip.cli._github import Annotation
+
 __all__ = [
     "PRINT",
     "CommandError",
     "CommandParser",
     "Content",
     "MissingExtraError",
+    "OutputError",
     "Status",
     "UsageError",
     "check_outputs",
+    "command",
     "complain",
+    "complain_of_a_bug",
     "deliver",
     "say",
     "show",
@@ -37,8 +42,6 @@ __all__ = [
 PRINT = "-"
 #: Text, or a function that writes something else into a stream.
 Content = str | Callable[[BinaryIO], object]
-# At the start of a line, runners of continuous integration take these for commands; an invisible word joiner does not.
-_COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
 
 
 class Status(enum.IntEnum):
@@ -62,11 +65,16 @@ class CommandError(Exception):
 
 
 class UsageError(Exception):
-    """The words of a command cannot be understood."""
+    """The words of a command cannot be understood; if its outputs are confused, no file may be touched."""
 
-    def __init__(self, message: str, usage: str) -> None:
+    def __init__(self, message: str, usage: str, confused_outputs: bool = False) -> None:
         super().__init__(message)
         self.usage = usage
+        self.confused_outputs = confused_outputs
+
+
+class OutputError(ValueError):
+    """The places to write to collide, or would overwrite an input."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -121,26 +129,27 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str], bina
         >>> check_outputs({"--json": "old.parquet"}, ["old.parquet"])
         Traceback (most recent call last):
             ...
-        ValueError: --json would overwrite old.parquet, which is read; name another file.
+        lightning_flip.cli._outputs.OutputError: --json would overwrite old.parquet, which is read; name another file.
     """
-    read = {os.path.realpath(path) for path in inputs}
+    from lightning_flip.stores.predictions.sources import reads_file
+
     taken: dict[str, str] = {}
     for option, place in outputs.items():
         if place is None:
             continue
         if not place or (place == PRINT and option in binary):
             printed = "; it is not text, and cannot be printed" if option in binary else ", or be - to print"
-            raise ValueError(f"{option} must name a file{printed}, got {place!r}.")
+            raise OutputError(f"{option} must name a file{printed}, got {place!r}.")
         real = place if place == PRINT else os.path.realpath(place)
         if real in taken:
             what = "be printed at a time" if place == PRINT else f"go to {place}"
-            raise ValueError(f"only one of {taken[real]} and {option} can {what}; name another file.")
-        if real in read:
-            raise ValueError(f"{option} would overwrite {place}, which is read; name another file.")
+            raise OutputError(f"only one of {taken[real]} and {option} can {what}; name another file.")
+        if place != PRINT and any(reads_file(path, place) for path in inputs):
+            raise OutputError(f"{option} would overwrite {place}, which is read; name another file.")
         if place != PRINT and (os.path.isdir(real) or place.endswith(("/", os.sep))):
-            raise ValueError(f"{option} must name a file, but {place} is a folder.")
+            raise OutputError(f"{option} must name a file, but {place} is a folder.")
         if place != PRINT and not os.path.isdir(os.path.dirname(real)):
-            raise ValueError(f"{option} must name a file in a folder that exists, got {place}; make the folder first.")
+            raise OutputError(f"{option} must name a file in a folder that exists, got {place}; make the folder first.")
         taken[real] = option
 
 
@@ -171,7 +180,12 @@ def deliver(outputs: Mapping[str, tuple[str | None, Callable[[], Content]]]) -> 
 
 def say(text: str) -> None:
     """Print text on standard output; unknown characters are escaped, and a closed pipe is not an error."""
-    _put(sys.stdout, text)
+    _put(sys.stdout, _quiet(text))
+
+
+def command(lines: Sequence[Annotation]) -> None:
+    """Print commands for a runner of continuous integration, one per line."""
+    _put(sys.stdout, "\n".join(map(str, lines)))
 
 
 def show(report: Tables, **options: int) -> None:
@@ -192,7 +206,14 @@ def complain(message: str) -> None:
     from lightning_flip.reports.text import printable
 
     lines = (printable(line) for line in message.split("\n"))
-    _put(sys.stderr, f"lightning-flip: {chr(10).join(lines)}")
+    _put(sys.stderr, _quiet(f"lightning-flip: {chr(10).join(lines)}"))
+
+
+def complain_of_a_bug() -> None:
+    """Print the traceback of the exception that is being handled on standard error."""
+    from lightning_flip.reports.text import printable
+
+    _put(sys.stderr, _quiet("\n".join(map(printable, traceback.format_exc().split("\n")))))
 
 
 def terminal_width(most: int = 100) -> int:
@@ -200,9 +221,14 @@ def terminal_width(most: int = 100) -> int:
     return max(40, min(most, shutil.get_terminal_size((most, 24)).columns))
 
 
+def _quiet(text: str) -> str:
+    from lightning_flip.reports.text import without_commands
+
+    return without_commands(text)
+
+
 def _put(stream: TextIO, text: str) -> None:
     encoding = stream.encoding or "utf-8"
-    text = _COMMAND.sub("\\1\u2060\\2", text)
     known = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         stream.write(known if known.endswith("\n") else known + "\n")

@@ -97,7 +97,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]
 
 def _add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Add the options for an old and a new model."""
-    actions = add_prediction_arguments(parser, required=False)
+    actions = add_prediction_arguments(parser)
     report = parser.add_argument_group("report on predictions")
     return [
         *actions,
@@ -106,8 +106,7 @@ def _add_update_arguments(parser: argparse.ArgumentParser) -> list[argparse.Acti
             metavar="FILE",
             nargs="+",
             action="extend",
-            help="predictions of models that are as good as the new one, such as its other seeds: the flips that "
-            "chance alone makes",
+            help="predictions of further seeds of the new model's recipe: the flips that chance alone makes",
         ),
         report.add_argument("--max-nfr", metavar="RATE", type=parse_limit, help="show the verdict of a gate, too"),
     ]
@@ -138,14 +137,18 @@ def _report_update(arguments: argparse.Namespace) -> Status:
     """Write the page of an old and a new model."""
     from lightning_flip.reports import write_update_report
     from lightning_flip.reports.update.floor import refuse_repeated_sources
+    from lightning_flip.stores.predictions.sources import reads_file
 
     floor = arguments.floor or []
     check_join(arguments)
+    inputs = [arguments.old, arguments.new, *floor]
     if arguments.out.endswith((".html", ".htm")):
-        check_outputs({"--out": arguments.out}, [arguments.old, arguments.new, *floor])
+        check_outputs({"--out": arguments.out}, inputs)
+    elif any(reads_file(place, arguments.out) for place in inputs):
+        raise ValueError(f"--out would put files into {arguments.out}, which is read; name another folder.")
     with told(FileExistsError):
         if floor:
-            refuse_repeated_sources([arguments.new, *floor])
+            refuse_repeated_sources([arguments.old, arguments.new, *floor])
         old, new = read_pair(arguments)
         others = [read_further(arguments, path) for path in floor]
         written = write_update_report(

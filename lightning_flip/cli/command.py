@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 
 from lightning_flip.cli._compare import add_compare
-from lightning_flip.cli._gate import add_gate, report_gate_error
-from lightning_flip.cli._outputs import CommandError, CommandParser, Status, UsageError, complain
+from lightning_flip.cli._gate import add_gate
+from lightning_flip.cli._gate_outputs import report_gate_error
+from lightning_flip.cli._outputs import CommandError, CommandParser, Status, UsageError, complain, complain_of_a_bug
 from lightning_flip.cli._plan import add_plan
 from lightning_flip.cli._relabel import add_relabel
 from lightning_flip.cli._report import add_report
@@ -49,7 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         status, problem = _run(words), "an output file could not be written"
     except UsageError as error:
-        _told(words, str(error))
+        if not error.confused_outputs:
+            _told(words, str(error))
         sys.stderr.write(error.usage)
         complain(f"error: {error}")
         raise SystemExit(int(Status.MISUSE)) from None
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if words[0] in SUBCOMMANDS:
             raise
-        traceback.print_exc()
+        complain_of_a_bug()
         # Python's own status would be 1, which is a gate's verdict.
         status, problem = Status.MISUSE, f"{type(error).__name__}: {error}"
     if status == Status.MISUSE:

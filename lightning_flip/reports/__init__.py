@@ -59,6 +59,7 @@ from lightning_flip.reports.figures.zigzag import ZigzagRelation, plot_zigzag_re
 from lightning_flip.reports.gating.decision import GateResult, LimitOutcome, gate
 from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
 from lightning_flip.reports.gating.planning import SamplePlan, plan_samples
+from lightning_flip.reports.gating.policy import Policy, PolicyError, read_policy
 from lightning_flip.reports.intervals import (
     bootstrap_interval,
     clopper_pearson_lower,
@@ -81,6 +82,7 @@ from lightning_flip.reports.runs.comparison import Comparison, Spread, compare_r
 from lightning_flip.reports.runs.summary import RunSummary, summarize_run
 from lightning_flip.reports.shown_table import ShownTable
 from lightning_flip.reports.suspects import SuspectTable, find_suspects
+from lightning_flip.reports.update.chain import ChainComparison, compare_chain
 from lightning_flip.reports.update.comparison import UpdateComparison, compare
 from lightning_flip.reports.update.floor import NoiseFloor
 from lightning_flip.reports.update.join import JoinedPredictions, join_predictions
@@ -89,6 +91,7 @@ from lightning_flip.stores.files import write_text
 __all__ = [
     "AuditDraw",
     "AuditEstimate",
+    "ChainComparison",
     "ClassProjection",
     "Comparison",
     "Correlation",
@@ -101,6 +104,8 @@ __all__ = [
     "LogitGaps",
     "NoiseAccuracies",
     "NoiseFloor",
+    "Policy",
+    "PolicyError",
     "Reliability",
     "Review",
     "RunSummary",
@@ -123,6 +128,7 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "compare",
+    "compare_chain",
     "compare_runs",
     "distance_stages",
     "draw_audit",
@@ -161,6 +167,7 @@ __all__ = [
     "plot_zigzag_relation",
     "project_features",
     "rank_correlation",
+    "read_policy",
     "read_review",
     "recovery_curve",
     "reliability",

@@ -27,6 +27,7 @@ __all__ = [
     "shorten",
     "squeezed",
     "terminal_text",
+    "without_commands",
 ]
 
 # An underscore inside a word (`fer_seed`) is not emphasis in Markdown, and is easier to read without a backslash.
@@ -34,6 +35,10 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # "@name" would notify that person in a pull request, and "#1" leave a trace in another one. No escape in Markdown or
 # HTML prevents that; an invisible word joiner behind the sign does.
 _CALLS = re.compile(r"[@#](?=\w)")
+# Runners of continuous integration search their log for commands: GitHub's for lines that start with "::" after any
+# blanks, and anywhere in a line for "##[", as Azure's for "##vso[" and TeamCity for "##teamcity[".
+_COMMAND_LINE = re.compile(r"(?:^|(?<=[\r\v\f\x1c-\x1e\x85\u2028\u2029]))(?=[^\S\r\n]*::)", re.MULTILINE)
+_COMMAND = re.compile(r"#(?=#\w*\[)")
 _LONGEST_QUOTE = 80
 _UNUSUAL = re.compile(r"[^\n\x20-\x7e]")
 # A column of words stays readable down to this width; numbers are never cut.
@@ -231,11 +236,27 @@ def escape_markdown(label: str) -> str:
         a\|b \*c\* d_e \_f\_ &lt;i&gt;
     """
     quiet = _CALLS.sub(lambda match: match[0] + "\u2060", printable(label))
-    return _SPECIAL.sub(lambda match: "\\" + match[0], html.escape(quiet, quote=False))
+    escaped = _SPECIAL.sub(lambda match: "\\" + match[0], html.escape(quiet, quote=False))
+    return f"\\{escaped.lstrip()}" if escaped.lstrip().startswith("::") else escaped
 
 
-def json_text(value: object) -> str:
-    r"""Write JSON over several lines; what cannot be printed, such as a sign that turns text around, is escaped.
+def without_commands(text: str) -> str:
+    r"""Hide what a runner of continuous integration would take for a command: put an invisible word joiner into it.
+
+    `json_text` and `escape_markdown` do the same with escapes of their formats, which change no value.
+
+    Example:
+        >>> without_commands("one\r ::error::two\nthree ##[error]four").replace("\u2060", "|")
+        'one\r| ::error::two\nthree #|#[error]four'
+    """
+    return _COMMAND.sub("#\u2060", _COMMAND_LINE.sub("\u2060", text))
+
+
+def json_text(value: object, indent: int | None = 2) -> str:
+    r"""Write JSON, over several lines unless `indent` is None.
+
+    What cannot be printed, such as a sign that turns text around, is escaped, and so is what a runner of continuous
+    integration would take for a command.
 
     Example:
         >>> print(json_text(["é", "\u202e\x07"]))
@@ -244,8 +265,9 @@ def json_text(value: object) -> str:
           "\u202e\u0007"
         ]
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    return _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    text = _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
+    return _COMMAND.sub(r"\\u0023", text)
 
 
 def shorten(name: object, longest: int = 40) -> str:

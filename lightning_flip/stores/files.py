@@ -22,6 +22,7 @@ __all__ = [
     "ARRAY_DAMAGE",
     "atomic_write",
     "make_directory",
+    "open_parquet",
     "orphan_name",
     "parquet_errors",
     "parquet_schema",
@@ -164,9 +165,14 @@ def read_parquet(
     threads: bool = True,
 ) -> pa.Table:
     """Read the columns that `choose` takes from the schema (default: all), and verify their checksums."""
-    with parquet_errors(path, remedy, error), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with parquet_errors(path, remedy, error), open_parquet(path) as file:
         columns = None if choose is None else list(choose(file.schema_arrow))
         return file.read(columns, use_threads=threads)
+
+
+def open_parquet(source: Path | pa.NativeFile) -> pq.ParquetFile:
+    """Open a Parquet file whose checksums are verified when it is read; use it in a `with` block."""
+    return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lightning_flip.stores.errors import ReviewError
 
-__all__ = ["CsvFile", "CsvRow", "cell_key", "csv_text", "guarded", "parse_csv", "read_csv", "whole_number"]
+__all__ = ["CsvFile", "CsvRow", "cell_key", "csv_rows", "csv_text", "guarded", "parse_csv", "read_csv", "whole_number"]
 
 # What a spreadsheet takes for the start of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -71,7 +71,12 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         >>> csv_text(["name", "count"], [["=1", 2], [None, 0.5]])
         "name,count\n'=1,2\n,0.5\n"
     """
-    return "".join(_line(cells) for cells in [header, *rows])
+    return csv_rows([header, *rows])
+
+
+def csv_rows(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of a CSV file, each cell `guarded`."""
+    return "".join(map(_line, rows))
 
 
 def _line(cells: Sequence[object]) -> str:

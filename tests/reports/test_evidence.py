@@ -218,4 +218,4 @@ def test_results_are_pandas_tables() -> None:
     frame = gate(old, new, slices=["site"], **limits).to_frame()
     assert frame["limit"].tolist() == ["max_nfr", "max_nfr_per_slice", "max_nfr_per_slice", "must_not_flip"]
     assert frame["group"].tolist()[:3] == ["all samples", "site=x", "site=y"]
-    assert frame["flips"].tolist()[:3] == [1, 0, 1]
+    assert frame["count"].tolist()[:3] == [1, 0, 1]

@@ -56,6 +56,14 @@ def test_every_rate_matches_the_loop_and_torch(case: NDArray[Any]) -> None:
         function = getattr(flips, name)
         in_torch = function(*preds_and_target[: 1 if name == "churn" else 2], old_preds=old_preds).item()
         assert found[name] == pytest.approx(in_torch, rel=1e-6, abs=1e-7), name
+    old_wrong, new_wrong = (
+        [a != y for a, y in zip(old, target, strict=True)],
+        [b != y for b, y in zip(new, target, strict=True)],
+    )
+    fixed = sum(before and not now for before, now in zip(old_wrong, new_wrong, strict=True))
+    errors = sum(old_wrong)
+    assert found["positive_flip_impact"] == pytest.approx(fixed / errors if errors else 0)
+    assert found["error_compatibility"] == pytest.approx((errors - fixed) / errors if errors else 1)
     assert found["old_error"] == pytest.approx(sum(a != y for a, y in zip(old, target, strict=True)) / len(target))
     assert found["new_accuracy"] == pytest.approx(sum(b == y for b, y in zip(new, target, strict=True)) / len(target))
 
@@ -104,7 +112,9 @@ def test_each_share_has_wilsons_interval_over_its_own_denominator() -> None:
         "negative_flip_rate": (30, 1000),
         "positive_flip_rate": (50, 1000),
         "negative_flip_impact": (30, 350),
+        "positive_flip_impact": (50, 370),
         "trust_score": (600, 630),
+        "error_compatibility": (320, 370),
         "churn": (111, 1000),
     }
     for name, (count, among) in expected.items():
@@ -142,12 +152,13 @@ def test_no_flip_is_no_certainty() -> None:
         (cells_of(0, 0, 4, 3), {"trust_score", "relative_negative_flip_rate"}),
         (cells_of(5, 0, 4, 0), {"negative_flip_impact", "relative_negative_flip_rate"}),
         (cells_of(0, 0, 4, 0), {"trust_score", "negative_flip_impact", "relative_negative_flip_rate"}),
+        (cells_of(5, 2, 0, 0), {"positive_flip_impact", "error_compatibility"}),
     ],
 )
 def test_nothing_to_count_among(cells: FlipCells, unknown: set[str]) -> None:
     rates = flip_rates(cells, changed=4)
     for name in unknown:
-        assert rates[name].value == (1.0 if name == "trust_score" else 0.0)
+        assert rates[name].value == (1.0 if name in ("trust_score", "error_compatibility") else 0.0)
     assert {name for name, rate in rates.items() if rate.low is None} == unknown
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from lightning_flip.reports import GateResult, JoinedPredictions, LimitOutcome, gate
-from lightning_flip.reports.gating._limits import judge_groups, samples_to_decide
-from lightning_flip.reports.intervals import clopper_pearson_upper
+from lightning_flip.reports.gating._limits import judge_groups
+from lightning_flip.reports.gating.measures import Shares
 
 Integers = npt.NDArray[np.int64]
 ERROR = 0.05
@@ -75,15 +75,20 @@ def test_a_limit_is_decided_on_exact_bounds(flips: int, samples: int, limit: flo
     result = gate(joined(flips, samples), max_nfr=limit)
     assert (result.status, result.exit_code) == (status, code)
     group = only(result).groups[0]
-    assert (group.flips, group.samples, group.rate) == (flips, samples, flips / samples)
-    assert group.lower <= group.rate <= group.upper
+    assert (group.count, group.among, group.estimate) == (flips, samples, flips / samples)
+    assert group.estimate is not None
+    assert group.lower <= group.estimate <= group.upper
 
 
-def test_sixty_samples_without_a_flip_need_299() -> None:
+def test_the_advice_rests_on_a_plausible_rate_and_not_on_the_observed_one() -> None:
     outcome = only(gate(joined(0, 60), max_nfr=0.01))
-    assert outcome.groups[0].samples_needed == 299
-    assert "0 of 60" in outcome.reason
-    assert "about 299 samples" in outcome.reason
+    (group,) = outcome.groups
+    assert group.assumed_rate == 0.005  # halfway between 0 and the limit
+    assert group.samples_needed is not None
+    assert "0 of 60 samples flipped (0%)" in outcome.reason
+    assert f"A fresh test set of {group.samples_needed:,} samples would pass with a chance of 80%" in outcome.reason
+    passing = [x for x in range(group.samples_needed) if at_most(x, group.samples_needed, 0.01) <= ERROR]
+    assert at_most(max(passing), group.samples_needed, 0.005) >= 0.8
 
 
 def test_the_decision_is_the_exact_tail_for_every_count() -> None:
@@ -104,65 +109,10 @@ def test_a_limit_of_zero_points_to_the_samples_that_must_not_flip() -> None:
     assert gate(joined(0, 60), max_nfr=0.0488).status == "pass"  # as the reason says
 
 
-def test_a_rate_on_the_limit_says_that_no_number_decides() -> None:
+def test_a_rate_on_the_limit_is_advised_by_its_bound() -> None:
     outcome = only(gate(joined(3, 100), max_nfr=0.03))
     assert outcome.status == "inconclusive"
-    assert outcome.groups[0].samples_needed is None
-    assert "too close to the limit of 3% for any number of samples" in outcome.reason
-
-
-# The samples that would decide
-
-
-@pytest.mark.parametrize("limit", [0.01, 0.03, 0.2])
-@pytest.mark.parametrize("rate", [0, Fraction(1, 50), Fraction(1, 20), Fraction(1, 4), Fraction(1, 2), 1])
-def test_samples_needed_are_the_first_that_decide(rate: Fraction, limit: float) -> None:
-    (needed,) = samples_to_decide(np.array([float(rate)]), limit)
-
-    def decides(total: int) -> bool:  # totals at which the count is whole
-        count = int(rate * total)
-        if rate < limit:
-            return at_most(count, total, limit) <= ERROR
-        return count > 0 and 1 - at_most(count - 1, total, limit) <= ERROR
-
-    step = Fraction(rate).denominator
-    totals = range(step, 2000, step)
-    first = next(total for total in totals if decides(total))
-    assert first - step < needed <= first
-
-
-def test_samples_needed_lie_beyond_the_samples_that_did_not_decide() -> None:
-    rng = np.random.default_rng(0)
-    samples = rng.integers(1, 3000, 3000)
-    flips = rng.binomial(samples, rng.choice([0.0, 0.005, 0.01, 0.02, 0.3], 3000))
-    groups = judge_groups([""] * 3000, flips, samples, 0.01)
-    open_ = [group for group in groups if group.status == "inconclusive"]
-    assert len(open_) > 300
-    assert all(group.samples_needed is None or group.samples_needed > group.samples for group in open_)
-    assert all(group.samples_needed is None for group in groups if group.status != "inconclusive")
-    again = samples_to_decide(np.array([group.rate for group in open_]), 0.01, ERROR, ERROR / 3000)
-    # Nothing below the number decides, not even near it.
-    assert (again > [group.samples for group in open_]).mean() > 0.999
-
-
-def test_samples_needed_are_more_than_those_at_hand_where_only_the_last_bit_is_missing() -> None:
-    hit = 0
-    for samples in range(300, 325):
-        for flips in range(12):
-            limit = np.nextafter(clopper_pearson_upper(flips, samples, ERROR), 0)
-            (group,) = judge_groups([""], np.array([flips]), np.array([samples]), limit)
-            assert group.status == "inconclusive"
-            assert group.samples_needed is not None
-            assert group.samples_needed > samples
-            hit += samples_to_decide(np.array([flips / samples]), limit)[0] <= samples
-    assert hit  # the bound and the search round differently
-
-
-def test_samples_needed_of_nearly_the_limit_are_unknown() -> None:
-    assert samples_to_decide(np.array([0.01 + 1e-8, 0.01 - 1e-8]), 0.01).tolist() == [math.inf, math.inf]
-    needed = samples_to_decide(np.array([0.0099, 0.0101]), 0.01)
-    normal = 1.645**2 * 0.01 * 0.99 / 0.0001**2
-    assert needed == pytest.approx([normal, normal], rel=0.01)
+    assert outcome.groups[0].assumed_rate == 0.019  # (0.0082 + 0.03) / 2
 
 
 # Wrong decisions
@@ -176,7 +126,8 @@ MOST = ERROR + 3 * math.sqrt(ERROR * (1 - ERROR) / DRAWS)
 def statuses(counts: Integers, samples: int, limit: float) -> npt.NDArray[np.str_]:
     """The decision on each count."""
     known = {
-        int(n): judge_groups(["all"], np.array([n]), np.array([samples]), limit)[0].status for n in np.unique(counts)
+        int(n): judge_groups(["all"], Shares.of([n], [samples]), limit, advise=False)[0].status
+        for n in np.unique(counts)
     }
     return np.array([known[int(count)] for count in counts])
 
@@ -218,7 +169,11 @@ def decisions_over_groups(rates: npt.NDArray[np.float64], samples: int, limit: f
     counts = np.random.default_rng(seed).binomial(samples, rates, (DRAWS, len(rates)))
     names = [str(position) for position in range(len(rates))]
     decided = [
-        [group.status for group in judge_groups(names, row, np.full(len(rates), samples), limit)] for row in counts
+        [
+            group.status
+            for group in judge_groups(names, Shares.of(row, np.full(len(rates), samples)), limit, advise=False)
+        ]
+        for row in counts
     ]
     return [("fail" if "fail" in row else "inconclusive" if "inconclusive" in row else "pass") for row in decided]
 
@@ -243,14 +198,12 @@ def test_classes_are_judged_each() -> None:
     groups = {"cat": (0, 500), "dog": (40, 100), "eel": (0, 60), "owl": (1, 400)}
     outcome = only(gate(joined(groups=groups), max_nfr_per_class=0.03))
     assert outcome.status == "fail"
-    assert [(group.name, group.flips, group.samples) for group in outcome.groups] == [
-        (n, *c) for n, c in groups.items()
-    ]
+    assert [(group.name, group.count, group.among) for group in outcome.groups] == [(n, *c) for n, c in groups.items()]
     assert [group.status for group in outcome.groups] == ["pass", "fail", "inconclusive", "pass"]
-    assert outcome.groups[2].samples_needed == 99
+    assert outcome.groups[2].samples_needed == 726
     assert "1 of 4 classes is over the limit of 3%: dog (40 of 100, at least" in outcome.reason
     assert (
-        "Too few samples to decide on 1 of 4 classes at a limit of 3%: eel (0 of 60, needs about 99)" in outcome.reason
+        "Too few samples to decide on 1 of 4 classes at a limit of 3%: eel (0 of 60, needs about 726 if its rate is 1.5%)" in outcome.reason
     )
 
 
@@ -259,7 +212,7 @@ def test_a_flip_counts_for_its_right_class() -> None:
     data = JoinedPredictions(pa.array(list("abcd")), (5, 7, 9, 11), target, target, new)
     outcome = only(gate(data, max_nfr_per_class=0.5))
     # Class 11 has no samples, and is not judged.
-    assert [(group.name, group.flips, group.samples) for group in outcome.groups] == [
+    assert [(group.name, group.count, group.among) for group in outcome.groups] == [
         ("5", 1, 2),
         ("7", 0, 1),
         ("9", 1, 1),
@@ -272,7 +225,9 @@ def test_failing_a_class_takes_more_among_many() -> None:
     assert alone.status == "fail"
     outcome = only(gate(joined(groups=among), max_nfr_per_class=0.03))
     assert outcome.groups[0].status == "inconclusive"
-    assert outcome.groups[0].lower < alone.outcomes[0].groups[0].lower
+    alone_p, p_value = alone.outcomes[0].groups[0].p_value, outcome.groups[0].p_value
+    assert alone_p is not None
+    assert p_value == pytest.approx(10 * alone_p)  # the smallest of ten
     assert outcome.groups[0].upper == alone.outcomes[0].groups[0].upper  # a class passes as it does alone
 
 
@@ -288,7 +243,7 @@ def test_slices_are_judged_for_each_value_of_each_column() -> None:
     light = ["night"] * 50 + ["day"] * 150
     lens = ["", "x"] * 100
     outcome = only(gate(joined(30, 200, slices={"light": light, "lens": lens}), max_nfr_per_slice=0.05))
-    seen = {(group.column, group.name): (group.flips, group.samples) for group in outcome.groups}
+    seen = {(group.column, group.name): (group.count, group.among) for group in outcome.groups}
     expected: dict[tuple[str, str], tuple[int, int]] = {}
     for column, values in (("light", light), ("lens", lens)):
         for position, value in enumerate(values):
@@ -339,7 +294,7 @@ def test_error_widens_what_is_undecided() -> None:
     data = joined(0, 400)
     assert gate(data, max_nfr=0.01).status == "pass"
     outcome = only(gate(data, max_nfr=0.01, error=0.01))
-    assert (outcome.status, outcome.groups[0].samples_needed) == ("inconclusive", 459)
+    assert outcome.status == "inconclusive"
 
 
 def test_numbers_of_the_result() -> None:
@@ -348,7 +303,7 @@ def test_numbers_of_the_result() -> None:
     assert numbers["negative_flip_rate"] == 0.04
     assert numbers["left_out"] == {"only_old": 4, "outside_classes": 3}
     assert (numbers["old"], numbers["new"], numbers["status"], numbers["exit_code"]) == ("a.csv", "b.csv", "pass", 0)
-    assert numbers["limits"][0]["groups"][0]["rate"] == 0.04
+    assert numbers["limits"][0]["groups"][0]["estimate"] == 0.04
 
 
 # Wrong arguments
@@ -444,7 +399,7 @@ def test_the_old_model_has_to_be_accurate_enough(least: float, status: str) -> N
     outcome = result.outcomes[-1]
     assert (outcome.name, outcome.status, result.status) == ("min_old_accuracy", status, status)
     # One-sided Clopper-Pearson: at the lower bound, 450 or more of 500 have a chance of ERROR.
-    low, high = outcome.interval
+    low, high = outcome.groups[0].lower, outcome.groups[0].upper
     assert at_most(449, 500, low) == pytest.approx(1 - ERROR, abs=1e-9)
     assert at_most(450, 500, high) == pytest.approx(ERROR, abs=1e-9)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import lightning_flip
 from lightning_flip.reports import (
     GateResult,
     JoinedPredictions,
@@ -81,13 +82,13 @@ def test_junit_counts_failures_and_errors() -> None:
         ("2", "1", "1"),
         ("1", "1", "0"),
     ]
-    tests = {test.get("name"): test for test in suites["max_nfr_per_class"]}
+    tests = {test.get("name"): test for test in suites["max_nfr_per_class"].iter("testcase")}
     assert [problem.tag for problem in tests["cat"]] == ["failure"]
     assert [problem.tag for problem in tests["dog"]] == ["error"]
     assert "30 of 500 samples flipped (6%)" in problem(tests["cat"])[0]
-    assert "about 149 samples" in problem(tests["dog"])[1]
-    assert not list(suites["max_nfr"][0])
-    assert problem(suites["must_not_flip"][0])[1].endswith("\n7")
+    assert "A fresh test set of" in problem(tests["dog"])[1]
+    assert not list(next(suites["max_nfr"].iter("testcase")))
+    assert problem(next(suites["must_not_flip"].iter("testcase")))[1].endswith("\n7")
 
 
 def test_junit_of_hostile_names_is_well_formed() -> None:
@@ -95,12 +96,12 @@ def test_junit_of_hostile_names_is_well_formed() -> None:
     root = parse(gate_junit(result))
     tests = root.findall("testsuite/testcase")
     assert len(tests) == 1 + 12 + 12 + 1
-    names = [test.get("name") for test in suite(root, "max_nfr_per_class")]
+    names = [test.get("name") for test in suite(root, "max_nfr_per_class").iter("testcase")]
     for name, label in zip(names, HOSTILE, strict=True):
         shown = all(letter.isprintable() or letter in "\t\n\r" for letter in label)
         assert (name == label) == shown, label  # what can be printed comes through as it is
     assert names[3] == "bell\\x07 escape\\x1b[31m nul\\x00 del\\x7f c1\\x9b2J"
-    assert "noncharacters \\ufffe\\uffff/160" in problem(suite(root, "must_not_flip")[0])[1]
+    assert "noncharacters \\ufffe\\uffff/160" in problem(next(suite(root, "must_not_flip").iter("testcase")))[1]
     assert int(root.attrib["failures"]) == len(root.findall(".//failure")) > 0
     assert int(root.attrib["errors"]) == len(root.findall(".//error")) > 0
 
@@ -111,6 +112,7 @@ def test_junit_of_hostile_names_is_well_formed() -> None:
 def test_json_holds_everything() -> None:
     result = hostile()
     numbers = json.loads(gate_json(result), parse_constant=lambda name: pytest.fail(name))
+    assert (numbers.pop("schema"), numbers.pop("tool_version")) == ("lightning-flip/gate/2", lightning_flip.__version__)
     numbers.pop("old")
     assert numbers == {key: value for key, value in result.to_dict().items() if key != "old"}
     assert [group["name"] for group in numbers["limits"][1]["groups"]] == HOSTILE
@@ -144,9 +146,9 @@ def test_markdown_of_hostile_names_keeps_its_form() -> None:
     text.encode("utf-8")
     assert re.sub("[^\n]", "", text) == "\n" * len(text.splitlines())  # no other line break
     lines = text.split("\n")
-    assert sum(line.startswith("<details>") for line in lines) == sum(line == "</details>" for line in lines) == 2
+    assert sum(line.startswith("<details>") for line in lines) == sum(line == "</details>" for line in lines) == 3
     tables = [line for line in lines if line.startswith("|")]
-    assert {len(cells(line)) for line in tables} == {4, 7}
+    assert {len(cells(line)) for line in tables} == {4, 8}
     assert len(tables) == 2 + 4 + 2 * (2 + 12)
     plain = re.sub(r"</?(details|summary)>", "", text)
     assert not re.search("[<>\x1b\x00\x07\x9b\u202e\u2028]", plain)

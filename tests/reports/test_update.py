@@ -46,7 +46,9 @@ def test_two_files(files: tuple[Path, Path]) -> None:
         "positive_flip_rate": 0.25,
         "relative_negative_flip_rate": pytest.approx(0.5 / (0.75 * 0.5)),
         "negative_flip_impact": 1.0,
+        "positive_flip_impact": 1.0,
         "trust_score": pytest.approx(1 / 3),
+        "error_compatibility": 0.0,
         "churn": 0.75,
     }
     assert found["mcnemar_p"] == 1.0
@@ -58,6 +60,12 @@ def test_two_files(files: tuple[Path, Path]) -> None:
     assert [flip["sample_id"] for flip in found["worst_flips"]["flips"]] == ["c", "d"]
     assert found["flip_matrix"] == [{"right": "dog", "wrong": "cat", "flips": 2}]
     assert found["noise_floor"] is None
+    assert found["calibration_errors"] == {
+        "old": pytest.approx(0.4),
+        "new": pytest.approx(0.275),
+        "n_bins": 15,
+        "samples": 4,
+    }
     assert [Path(found[side]["name"]).name for side in ("old", "new")] == ["old.csv", "new.csv"]
     assert found["left_out"] == {"only_old": 0, "only_new": 0, "outside_classes": 0, "unlabelled": 0}
 
@@ -96,7 +104,45 @@ def test_models_that_do_not_know_the_same_classes() -> None:
     floor = PredictionSet.from_table(pa.table(new | {"pred": [1, 1, 2]}), "seed 1", classes=(0, 1, 2))
     judged = compare(*sets, shared_classes=True, floor=floor).floor
     assert judged is not None
-    assert (judged.samples, judged.rates.tolist()) == (2, [[0.0, 0.5], [0.5, 0.0]])
+    assert (judged.samples, judged.rates[1:, 1:].tolist()) == (2, [[0.0, 0.5], [0.5, 0.0]])
+
+
+def by_bins(confidence: list[float], right: list[bool], n_bins: int) -> float:
+    """ECE from its definition, over bins ((m - 1)/M, m/M]."""
+    bins: dict[int, list[float]] = {}
+    for sure, ok in zip(confidence, right, strict=True):
+        bins.setdefault(max(math.ceil(sure * n_bins), 1), []).append(ok - sure)
+    return sum(abs(sum(gaps)) for gaps in bins.values()) / len(right)
+
+
+@pytest.mark.parametrize("n_bins", [1, 4, 15])
+def test_calibration_errors_are_those_of_the_samples_with_both_confidences(n_bins: int) -> None:
+    rng = np.random.default_rng(0)
+    target, old, new = (rng.integers(0, 2, 300) for _ in range(3))
+    sures = rng.random((2, 300))
+    sures[0, :20] = sures[1, 10:40] = np.nan
+    ids = pa.array([str(n) for n in range(300)])
+    joined = JoinedPredictions(ids, (0, 1), target, old, new, *sures)
+    found = compare_joined(joined, n_bins=n_bins).calibration
+    assert found is not None
+    assert (found.samples, found.n_bins) == (260, n_bins)
+    for value, sure, pred in zip((found.old, found.new), sures, (old, new), strict=True):
+        assert value == pytest.approx(by_bins(sure[40:].tolist(), (pred == target)[40:].tolist(), n_bins))
+    text = compare_joined(joined, n_bins=n_bins).to_markdown()
+    assert f"(ECE, {n_bins} bins) on the 260 samples with both confidences: {100 * found.old:.2f}% before" in text
+
+
+def test_unknown_calibration_errors() -> None:
+    codes = np.zeros((3, 4), np.int64)
+    sure = np.full(4, 0.5)
+    ids = pa.array(list("abcd"))
+    for old, new in ((None, sure), (sure, None), (sure, np.full(4, np.nan))):
+        update = compare_joined(JoinedPredictions(ids, (0,), *codes, old, new))
+        assert update.calibration is None
+        assert update.to_dict()["calibration_errors"] is None
+        assert "Calibration error (ECE): unknown, as not both files have confidences." in update.to_markdown()
+    with pytest.raises(ValueError, match="n_bins must be at least 1, got 0"):
+        compare_joined(JoinedPredictions(ids, (0,), *codes), n_bins=0)
 
 
 def test_mcnemars_test_is_that_of_the_binomial() -> None:
@@ -170,5 +216,5 @@ def test_neither_torch_nor_lightning_is_imported(files: tuple[Path, Path]) -> No
 
 def test_public_names() -> None:
     names = lightning_flip.reports.__all__
-    assert {"NoiseFloor", "UpdateComparison", "compare"} <= set(names)
+    assert {"ChainComparison", "NoiseFloor", "UpdateComparison", "compare", "compare_chain"} <= set(names)
     assert names == sorted(names)

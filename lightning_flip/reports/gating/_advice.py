@@ -52,7 +52,7 @@ def advised_samples(
 
     Example:
         >>> advised_samples([0, 8, 15], [60, 1000, 1000], 0.01)
-        SampleAdvice(rate=array([0.005 , 0.007 , 0.017 ]), samples=array([2185., 6434., 1836.]))
+        SampleAdvice(rate=array([0.005, 0.007, 0.017]), samples=array([2185., 6434., 1836.]))
     """
     beta = special_functions()
     counts, totals = np.broadcast_arrays(np.atleast_1d(count).astype(float), np.atleast_1d(total).astype(float))

@@ -1,23 +1,23 @@
-"""Is the true rate within a limit? Exact bounds decide, or tell how many samples would."""
+"""Is the true value within a limit? Bounds decide on each group of samples."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_flip.reports.intervals import clopper_pearson_lower, clopper_pearson_upper, special_functions
+from lightning_flip.reports.gating._advice import advised_samples
+from lightning_flip.reports.gating.measures import Tally
+from lightning_flip.reports.intervals import holm
 
-__all__ = ["GroupOutcome", "Status", "judge_groups", "samples_to_decide", "worst_status"]
+__all__ = ["GroupOutcome", "Status", "judge_groups", "worst_status"]
 
 Status = Literal["pass", "fail", "inconclusive"]
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-_MOST_SAMPLES = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,37 +26,50 @@ class GroupOutcome:
 
     Attributes:
         name: the class, or the value in the slice column.
-        flips: how many of its samples are negative flips.
-        samples: how many samples it has, at least 1.
+        count: what was counted, such as negative flips; the sum of a value whose mean is limited.
+        among: what it is counted among, such as samples.
         status: `"pass"`, `"fail"` or `"inconclusive"`.
-        lower: the lower bound that was compared with the limit to fail it, in [0, 1].
-        upper: the upper bound that was compared with the limit to pass it, in [0, 1].
-        samples_needed: the smallest number of samples that decides at the observed rate; None if it is decided, or if
-            no number up to a billion decides.
+        lower: one-sided lower bound of the true value.
+        upper: one-sided upper bound, which has to be within the limit to pass.
+        p_value: p-value against "the true value is within the limit", adjusted for the number of groups (Holm); a group
+            fails if it is at most the error. None if the limit is not decided on it.
+        samples_needed: a number of fresh samples that would decide with a chance of 80% if the true rate were
+            `assumed_rate`; None if it is decided, or if no number up to a billion would.
+        assumed_rate: the rate halfway between the limit and the bound; None if it is decided.
         column: the slice column; None for classes and for all samples.
-        could_flip: how many of its samples the old model has right; no other sample can be a negative flip. None if
-            unknown.
+        could_flip: how many of its samples could have counted: for flips, those that the old model has right.
+        samples: how many samples it has, at least 1.
     """
 
     name: str
-    flips: int
-    samples: int
+    count: float
+    among: float
     status: Status
     lower: float
     upper: float
+    p_value: float | None = None
     samples_needed: int | None = None
+    assumed_rate: float | None = None
     column: str | None = None
     could_flip: int | None = None
+    samples: int | None = None
 
     @property
-    def rate(self) -> float:
-        """Flips / samples."""
-        return self.flips / self.samples
+    def estimate(self) -> float | None:
+        """Count / among, the observed value; None if there was nothing to count among."""
+        return self.count / self.among if self.among else None
 
     @property
     def title(self) -> str:
         """The name; of a slice `column=value`, or `column=(missing)` for a missing value."""
         return self.name if self.column is None else f"{self.column}={self.name or '(missing)'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome in the types of JSON; a bound that does not exist is None."""
+        values = vars(self) | {"estimate": self.estimate}
+        for bound in ("lower", "upper"):
+            values[bound] = values[bound] if math.isfinite(values[bound]) else None
+        return values
 
 
 def worst_status(statuses: Sequence[Status]) -> Status:
@@ -68,87 +81,75 @@ def worst_status(statuses: Sequence[Status]) -> Status:
 
 def judge_groups(
     names: Sequence[str],
-    flips: Ints,
-    samples: Ints,
+    tally: Tally,
     limit: float,
     error: float = 0.05,
+    *,
     columns: Sequence[str | None] | None = None,
-    could_flip: Ints | None = None,
+    side: Literal["most", "least"] = "most",
+    fixed: bool = False,
+    advise: bool = True,
 ) -> tuple[GroupOutcome, ...]:
-    """Compare the flip rate of each group with one limit.
+    """Compare the value of each group with one limit.
 
-    A group passes when its upper Clopper-Pearson bound at `error` is at most the limit, and fails when its lower bound
-    at `error / G` is over it. So each of the two mistakes has a chance of at most `error` for the groups together:
+    A group passes if its upper bound at `error` is at most the limit, and fails if its p-value, adjusted by Holm's
+    step-down procedure, is at most `error`. So each of the two mistakes has a chance of at most `error` for the groups
+    together, as far as the bounds hold theirs:
 
     - All pass although one is over the limit: that one had to pass, which has a chance of at most `error`; no
       correction is needed (intersection-union test).
-    - One fails although all are within the limit: any of G may, each with a chance of at most `error / G` (Bonferroni).
+    - One fails although all are within the limit: Holm's procedure bounds the chance that any does.
 
-    `error` is between 0 and 0.5; `columns` are the slice columns of the groups, `could_flip` the samples that the old
-    model has right. A group without any is inconclusive: it could not flip. Outcomes come in the groups' order.
+    A group in which nothing could count is inconclusive. With `side="least"` the limit is the smallest value that is
+    accepted, and there is one group. With `fixed` the observed values decide. `advise` tells how many samples would
+    decide on a group that is inconclusive.
 
     Example:
-        >>> small, large = judge_groups(["cat", "dog"], np.array([0, 0]), np.array([60, 500]), 0.01)
+        >>> from lightning_flip.reports.gating.measures import Shares
+        >>> tally = Shares.of(np.array([0, 0]), np.array([60, 500]))
+        >>> small, large = judge_groups(["cat", "dog"], tally, 0.01)
         >>> small.status, small.samples_needed, large.status
-        ('inconclusive', 299, 'pass')
+        ('inconclusive', 2185, 'pass')
     """
-    upper = clopper_pearson_upper(flips, samples, error)
-    lower = clopper_pearson_lower(flips, samples, error / len(names))
-    possible = np.ones(len(names), bool) if could_flip is None else could_flip > 0
-    passed, failed = (upper <= limit) & possible, lower > limit
-    needed = np.full(len(names), np.inf)
+    seen = tally.estimate()
+    possible = (tally.could > 0) & ~np.isnan(seen)
+    adjusted: Floats | None = None
+    if fixed:
+        lower = upper = seen
+        within = seen <= limit if side == "most" else seen >= limit
+        passed, failed = within & possible, ~within & possible
+    else:
+        lower, upper = tally.bounds(error)
+        if side == "most":
+            adjusted = holm(tally.p_above(limit))
+            passed, failed = (upper <= limit) & possible, adjusted <= error
+        else:
+            passed, failed = lower >= limit, upper < limit
+    needed, rate = np.full(len(names), np.nan), np.full(len(names), np.nan)
     open_ = ~passed & ~failed & possible
-    needed[open_] = samples_to_decide(flips[open_] / samples[open_], limit, error, error / len(names))
-    # At the edge the bounds and the search may round differently; these samples did not decide.
-    needed[open_] = np.maximum(needed[open_], samples[open_] + 1)
+    if advise and side == "most" and not fixed and open_.any() and limit < 1:
+        rate[open_], needed[open_] = advised_samples(
+            tally.count[open_], tally.among[open_], limit, error, error / len(names)
+        )
     return tuple(
         GroupOutcome(
             name,
-            int(flips[place]),
-            int(samples[place]),
+            _number(tally.count[place]),
+            _number(tally.among[place]),
             "pass" if passed[place] else "fail" if failed[place] else "inconclusive",
             float(lower[place]),
             float(upper[place]),
+            None if adjusted is None else float(adjusted[place]),
             int(needed[place]) if np.isfinite(needed[place]) else None,
+            None if np.isnan(rate[place]) else float(rate[place]),
             None if columns is None else columns[place],
-            None if could_flip is None else int(could_flip[place]),
+            int(tally.could[place]),
+            int(tally.samples[place]),
         )
         for place, name in enumerate(names)
     )
 
 
-def samples_to_decide(rate: Floats, limit: float, error: float = 0.05, fail_error: float | None = None) -> Floats:
-    r"""Find the smallest number of samples n at which a rate can be told from a limit.
-
-    With x = rate n flips among n samples (x need not be whole: the binomial tails are continued as beta integrals), a
-    rate under the limit passes once :math:`P(X \le x \mid limit) \le error`, one over it fails once
-    :math:`P(X \ge x \mid limit) \le fail\_error`. The next samples will not have the observed rate exactly, so take
-    the number as a guide.
-
-    Returns [G], whole numbers; infinity if no n up to a billion decides: the rate is the limit, or almost. A
-    limit of 0 cannot be passed.
-
-    Example:
-        >>> samples_to_decide(np.array([0.0, 0.005, 0.01, 0.02]), 0.01)
-        array([ 299., 1146.,   inf,  401.])
-    """
-    beta = special_functions()
-    fail_error = error if fail_error is None else fail_error
-    under = (rate < limit) | (limit == 1.0)
-
-    def decides(number: Floats) -> npt.NDArray[np.bool_]:
-        flips, rest = rate * number, (1 - rate) * number
-        # The arguments that do not apply to a rate are replaced by 1, for which the integrals are defined.
-        high = beta.betaincc(np.where(under, flips + 1, 1.0), np.where(under & (rest > 0), rest, 1.0), limit)
-        low = beta.betainc(np.where(~under & (flips > 0), flips, 1.0), rest + 1, limit)
-        known: npt.NDArray[np.bool_] = np.where(under, high <= error, (low <= fail_error) & (flips > 0))
-        return known
-
-    few = np.zeros_like(rate, dtype=np.float64)
-    many = np.full_like(few, _MOST_SAMPLES)
-    never = ~decides(many)
-    while (many - few > 1).any():
-        middle = np.floor((few + many) / 2)
-        enough = decides(middle)
-        many, few = np.where(enough, middle, many), np.where(enough, few, middle)
-    return np.where(never, np.inf, many)
+def _number(value: float) -> float:
+    """A count without a decimal point."""
+    return int(value) if float(value).is_integer() else float(value)

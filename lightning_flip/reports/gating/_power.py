@@ -21,6 +21,7 @@ __all__ = ["MOST_SAMPLES", "Verdict", "first_samples", "lasting_samples", "verdi
 
 Verdict = Literal["pass", "fail"]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 MOST_SAMPLES = 10**9
 _TEETH = 16  # looked at together
@@ -114,14 +115,30 @@ def _tail(flips: Floats, samples: Floats, rate: float, verdict: Verdict) -> Floa
     return chance
 
 
+def _decides(flips: Floats, samples: Floats, limit: float, error: float, verdict: Verdict) -> Flags:
+    decided: Flags = _tail(flips, samples, limit, verdict) <= error
+    return decided
+
+
 def _critical(samples: Floats, limit: float, error: float, verdict: Verdict) -> Floats:
     """The most flips that pass, -1 if none do; the fewest that fail, N + 1 if none do."""
-    reached, missed = np.full_like(samples, -1.0), samples + 0.0
-    if verdict == "fail":
-        reached, missed = samples + 1, np.zeros_like(samples)
+    # Starts around the normal approximation: beta integrals far from it take a hundred times as long.
+    side = -1 if verdict == "pass" else 1
+    spread = np.sqrt(samples * limit * (1 - limit))
+    width = 2 + spread / 8
+    middle = samples * limit - side * float(special_functions().ndtri(error)) * spread
+    lowest, highest = (-1.0, samples) if verdict == "pass" else (0.0, samples + 1)
+    reached = np.clip(np.floor(middle + side * width), lowest, highest)
+    missed = np.clip(np.ceil(middle - side * width), lowest, highest)
+    while not (known := _decides(reached, samples, limit, error, verdict)).all():
+        reached = np.where(known, reached, np.clip(np.floor(reached + side * width), lowest, highest))
+        width = 2 * width
+    while (early := _decides(missed, samples, limit, error, verdict)).any():
+        missed = np.where(early, np.clip(np.ceil(missed - side * width), lowest, highest), missed)
+        width = 2 * width
     while (abs(missed - reached) > 1).any():
         middle = np.where(abs(missed - reached) > 1, np.floor((reached + missed) / 2), reached)
-        enough = _tail(middle, samples, limit, verdict) <= error
+        enough = _decides(middle, samples, limit, error, verdict)
         reached, missed = np.where(enough, middle, reached), np.where(enough, missed, middle)
     return reached
 
@@ -136,10 +153,8 @@ def _smooth_start(flips: Floats, limit: float, error: float, verdict: Verdict) -
     """The real N from which on a number of flips passes, or the one number less does not fail any more."""
     edge = np.asarray(flips, np.float64) - (verdict == "fail")
 
-    def over(number: Floats) -> npt.NDArray[np.bool_]:
-        tail = _tail(edge, number, limit, verdict)
-        beyond: npt.NDArray[np.bool_] = tail <= error if verdict == "pass" else tail > error
-        return beyond
+    def over(number: Floats) -> Flags:
+        return _decides(edge, number, limit, error, verdict) ^ (verdict == "fail")
 
     before = edge - (verdict == "fail")
     after = before + np.minimum((edge + 2) / limit, MOST_SAMPLES)
@@ -157,8 +172,8 @@ def _start(flips: Floats, limit: float, error: float, verdict: Verdict) -> Float
     edge = flips if verdict == "pass" else flips - 1
     start = np.ceil(_smooth_start(flips, limit, error, verdict)) + 1
     for _ in range(2):  # the real number may have been rounded to the wrong side of a whole one
-        tail = _tail(edge, start - 1, limit, verdict)
-        start = np.where(tail <= error if verdict == "pass" else tail > error, start - 1, start)
+        over = _decides(edge, start - 1, limit, error, verdict) ^ (verdict == "fail")
+        start = np.where(over, start - 1, start)
     whole: Floats = np.maximum(start, 1.0)
     return whole
 

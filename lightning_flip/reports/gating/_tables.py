@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from lightning_flip.reports.gating._limits import Status
-from lightning_flip.reports.gating._reasons import percent
+from lightning_flip.reports.gating._reasons import percent, shown_limit
 from lightning_flip.reports.text import PlainTable, printable
 from lightning_flip.reports.update.counts import FlipRate
 
-__all__ = ["MARKS", "evidence", "flips_sentence", "limits_table", "most_text"]
+__all__ = ["MARKS", "evidence", "flips_sentence", "limit_text", "limits_table"]
 
 MARKS: dict[Status, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❓"}
 _LEFT_OUT = {
@@ -20,9 +21,34 @@ _LEFT_OUT = {
 }
 
 
-def limits_table(limits: Iterable[tuple[str, float | None, Status, str]]) -> PlainTable:
+class Outcome(Protocol):
+    """What the tables read of a `LimitOutcome`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def limit(self) -> float | None: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def measure(self) -> str | None: ...
+
+
+def limits_table(outcomes: Iterable[Outcome]) -> PlainTable:
     """Name, limit, status and reason of each outcome."""
-    rows = [(name, most_text(most), f"{MARKS[status]} {status}", reason) for name, most, status, reason in limits]
+    rows = [
+        (
+            outcome.name if outcome.tier == "block" else f"{outcome.name} (only warns)",
+            limit_text(outcome),
+            f"{MARKS[outcome.status]} {outcome.status}",
+            outcome.reason,
+        )
+        for outcome in outcomes
+    ]
     return PlainTable("", ("limit", "at most", "result", "why"), tuple(rows), words=(0, 2, 3))
 
 
@@ -45,9 +71,11 @@ def evidence(rates: Mapping[str, FlipRate], samples: int, warnings: Sequence[str
     return lines + [f"Warning: {printable(text)}" for text in warnings]
 
 
-def most_text(limit: float | None) -> str:
+def limit_text(outcome: Outcome) -> str:
     """A limit for a cell."""
-    return "-" if limit is None else percent(limit, 10)
+    if outcome.limit is None:
+        return "-"
+    return f"{outcome.limit:.10g}" if outcome.measure is None else shown_limit(outcome.measure, outcome.limit)
 
 
 def _rate(rate: FlipRate) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lightning_flip.reports.figures.reliability import reliability
 from lightning_flip.reports.intervals import (
     MIN_HIT_CLUSTERS,
     binomial_p_above,
@@ -30,7 +31,7 @@ from lightning_flip.reports.text import quote
 from lightning_flip.reports.update._scores import MOST_LOSS
 from lightning_flip.reports.update.join import JoinedPredictions
 
-__all__ = ["MEASURES", "Amounts", "Evidence", "Measure", "Tally", "calibration_increase", "tally_groups"]
+__all__ = ["MEASURES", "Amounts", "Evidence", "Measure", "Shares", "Tally", "calibration_increase", "tally_groups"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -93,10 +94,29 @@ class Amounts(NamedTuple):
 class Tally(Protocol):
     """Counts of G groups of samples, and what they say about the true values."""
 
-    count: Floats
-    among: Floats
-    could: Floats
-    samples: Floats
+    @property
+    def count(self) -> Floats:
+        """[G], the numerators."""
+        ...
+
+    @property
+    def among(self) -> Floats:
+        """[G], the denominators."""
+        ...
+
+    @property
+    def could(self) -> Floats:
+        """[G], samples that could have counted."""
+        ...
+
+    @property
+    def samples(self) -> Floats:
+        """[G], samples."""
+        ...
+
+    def keep(self, groups: Bools) -> Tally:
+        """Some of the groups; `groups` is [G]."""
+        ...
 
     def estimate(self) -> Floats:
         """[G], the observed values; NaN if there is nothing to count among."""
@@ -279,15 +299,15 @@ def tally_groups(
     """
     found = MEASURES[measure].look(evidence)
     if isinstance(found, Amounts):
-        return _Means(found, _worth(evidence, np.ones(len(found.values), bool)))
+        return Means(found, _worth(evidence, np.ones(len(found.values), bool)))
     ways = codes or [(np.zeros(evidence.joined.num_samples, np.int64), 1)]
     if measure == "relative_nfr":
         wrong = ~evidence.joined.new_right
         worth = None if evidence.clusters is None else (_worth(evidence, wrong), _worth(evidence, found.among))
-        return _Relative(found, wrong, worth)
+        return Relative(found, wrong, worth)
     parts = [_count(found, evidence, groups, number, error) for groups, number in ways]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return (_Shares if found.minus is None else _Drops)(**joined)
+    return (Shares if found.minus is None else Drops)(**joined)
 
 
 def calibration_increase(joined: JoinedPredictions, bins: int = 15) -> float:
@@ -296,11 +316,8 @@ def calibration_increase(joined: JoinedPredictions, bins: int = 15) -> float:
     for confidence, right in ((joined.old_confidence, joined.old_right), (joined.new_confidence, joined.new_right)):
         if confidence is None or np.isnan(confidence).any():
             raise ValueError("max_ece_increase needs the confidence of every prediction of both models.")
-        # The first bin holds 0, too; the others are open on the left.
-        place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-        gap = np.bincount(place, confidence, bins) - np.bincount(place, right, bins)
-        errors.append(np.abs(gap).sum() / len(right))
-    return float(errors[1] - errors[0])
+        errors.append(reliability(confidence, right, bins).calibration_error)
+    return errors[1] - errors[0]
 
 
 def _count(found: Marks, evidence: Evidence, groups: Integers, number: int, error: float) -> dict[str, Floats]:
@@ -331,8 +348,8 @@ def _worth(evidence: Evidence, among: Bools) -> float | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shares:
-    """Shares of samples."""
+class Shares:
+    """Shares of samples, of G groups; `of` makes them of independent samples."""
 
     plus: Floats
     among: Floats
@@ -340,67 +357,98 @@ class _Shares:
     samples: Floats
     effective: Floats
 
+    @classmethod
+    def of(cls, count: npt.ArrayLike, among: npt.ArrayLike) -> Shares:
+        """`count` of `among` samples in each group, [G]."""
+        counts, totals = (np.asarray(values, np.float64) for values in (count, among))
+        return cls(counts, totals, totals, totals, totals)
+
     @property
     def count(self) -> Floats:
+        """[G], the numerators."""
         return self.plus
 
     def estimate(self) -> Floats:
+        """Count / among."""
         return np.where(self.among > 0, self.count / np.maximum(self.among, 1), np.nan)
 
     def bounds(self, error: float) -> tuple[Floats, Floats]:
+        """Lower and upper bounds."""
         given = (self.plus, self.among, error, self._worth())
         return np.atleast_1d(clopper_pearson_lower(*given)), np.atleast_1d(clopper_pearson_upper(*given))
 
     def p_above(self, limit: float) -> Floats:
+        """P-values against "at most `limit`"."""
         return np.atleast_1d(binomial_p_above(self.plus, self.among, limit, self._worth()))
 
+    def keep(self, groups: Bools) -> Shares:
+        """Some of the groups."""
+        kept = {field.name: getattr(self, field.name)[groups] for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **kept)
+
     def _worth(self) -> Floats | None:
-        """Effective samples; a group with nothing to count among has counts of 0 and needs none."""
-        return None if (self.effective == self.among).all() else np.where(self.among > 0, self.effective, 1.0)
+        """Effective samples, 0 for a group with nothing to count among; None if all samples are independent."""
+        return None if (self.effective == self.among).all() else self.effective
 
 
 @dataclasses.dataclass(frozen=True)
-class _Drops(_Shares):
+class Drops(Shares):
     """Differences of two shares of the same samples."""
 
     minus: Floats
 
     @property
     def count(self) -> Floats:
+        """[G], what became wrong less what became right."""
         return self.plus - self.minus
 
     def bounds(self, error: float) -> tuple[Floats, Floats]:
+        """Lower and upper bounds."""
         given = (self.plus, self.minus, self.among, error, self._worth())
         return np.atleast_1d(paired_difference_lower(*given)), np.atleast_1d(paired_difference_upper(*given))
 
     def p_above(self, limit: float) -> Floats:
+        """P-values against "at most `limit`"."""
         return np.atleast_1d(paired_difference_p_above(self.plus, self.minus, self.among, limit, self._worth()))
 
 
-class _Relative:
+class Relative:
     """The relative negative flip rate of all samples: negative flips by those of independent errors."""
 
     def __init__(self, found: Marks, wrong: Bools, worth: tuple[float | None, float | None] | None) -> None:
-        self._cells = [float(marks.sum()) for marks in (found.plus, wrong, found.could, found.among)]
-        self._effective = worth or (None, None)
-        flips, errors, old_right, samples = self._cells
-        self.count, self.among = np.array([flips]), np.array([errors * old_right / samples])
-        self.could, self.samples = np.array([old_right if errors else 0.0]), np.array([samples])
+        flips, errors, old_right, samples = (
+            int(marks.sum()) for marks in (found.plus, wrong, found.could, found.among)
+        )
+        self._given: dict[str, Any] = {
+            "negative": flips,
+            "new_wrong": errors,
+            "old_right": old_right,
+            "total": samples,
+            "effective_wrong": worth and worth[0],
+            "effective": worth and worth[1],
+        }
+        self.count, self.among = np.array([float(flips)]), np.array([errors * old_right / samples])
+        self.could, self.samples = np.array([float(old_right)]), np.array([float(samples)])
+
+    def keep(self, groups: Bools) -> Relative:
+        """All samples are one group."""
+        return self
 
     def estimate(self) -> Floats:
+        """Count / among."""
         return np.where(self.among > 0, self.count / np.where(self.among > 0, self.among, 1), np.nan)
 
     def bounds(self, error: float) -> tuple[Floats, Floats]:
-        return (
-            np.atleast_1d(relative_nfr_lower(*self._cells, error, *self._effective)),
-            np.atleast_1d(relative_nfr_upper(*self._cells, error, *self._effective)),
-        )
+        """Lower and upper bounds."""
+        given = self._given | {"error": error}
+        return np.atleast_1d(relative_nfr_lower(**given)), np.atleast_1d(relative_nfr_upper(**given))
 
     def p_above(self, limit: float) -> Floats:
-        return np.atleast_1d(relative_nfr_p_above(*self._cells, limit, *self._effective))
+        """P-values against "at most `limit`"."""
+        return np.atleast_1d(relative_nfr_p_above(**self._given, limit=limit))
 
 
-class _Means:
+class Means:
     """The mean of a value of each sample."""
 
     def __init__(self, found: Amounts, effective: float | None) -> None:
@@ -409,15 +457,23 @@ class _Means:
         self.count, self.among = np.array([found.values.sum()]), np.array([float(samples)])
         self.could, self.samples = np.array([float(found.could)]), np.array([float(samples)])
 
+    def keep(self, groups: Bools) -> Means:
+        """All samples are one group."""
+        return self
+
     def estimate(self) -> Floats:
-        return self.count / self.among
+        """Count / among."""
+        mean: Floats = self.count / self.among
+        return mean
 
     def bounds(self, error: float) -> tuple[Floats, Floats]:
+        """Lower and upper bounds."""
         values, low, high, _ = self._found
         lower, upper = (bound(values, low, high, error, self._effective) for bound in (mean_lower, mean_upper))
         return np.array([lower]), np.array([upper])
 
     def p_above(self, limit: float) -> Floats:
+        """P-values against "at most `limit`"."""
         values, low, high, _ = self._found
         if not low <= limit <= high:  # the true mean is in between
             return np.array([float(limit >= high)])

@@ -21,8 +21,8 @@ __all__ = ["LOOKS_WARNING", "PlannedRate", "SamplePlan", "plan_samples"]
 _SHARES = (0.0, 0.2, 0.4, 0.6, 2.0)
 # Exact, for 1,000 samples a look (docs/simulations/planning.py).
 LOOKS_WARNING = (
-    "Fix the number of samples before the test: to test, add samples and test again, up to 20 times or until the gate"
-    " passes, lets a rate at the limit pass in 19% of the cases, not 5%; planned looks share the error"
+    "Fix the number of samples before the test. Adding samples and testing again until the gate passes, up to 20 times,"
+    " lets a rate at the limit pass in 19% of the cases instead of 5%; planned looks (--looks) share the error."
 )
 
 
@@ -71,9 +71,9 @@ class SamplePlan:
         >>> print(plan_samples(0.01, [0.004], groups=10).to_markdown())
         #### A limit of 1%: samples for a power of 80%
         <BLANKLINE>
-        | true rate | verdict | one group alone | all 10 pass then | samples per group | power |
-        |---:|:---|---:|---:|---:|---:|
-        | 0.4% | pass | 1,441 | 25.1% | 3,348 | 81.9% |
+        | true rate | verdict | one group alone | all 10 pass then | first at | samples per group | power |
+        |---:|:---|---:|---:|---:|---:|---:|
+        | 0.4% | pass | 1,441 | 25.1% | 2,426 | 2,665 | 87.7% |
         ...
     """
 
@@ -154,7 +154,7 @@ class SamplePlan:
                 f" {_percent(self.error / self.looks)}. The power is that of one look; the gate needs the same --looks."
             )
         else:
-            notes.append(f"{LOOKS_WARNING} (--looks).")
+            notes.append(LOOKS_WARNING)
         if any(one.verdict is None for one in self.rates):
             notes.append("none: no number of samples tells a rate at the limit from the limit.")
         if any(one.verdict is not None and one.samples is None for one in self.rates):
@@ -224,7 +224,7 @@ def plan_samples(
         >>> for one in plan_samples(0.01, [0.004, 0.02], samples=1200).rates:
         ...     print(one.verdict, one.first, one.samples, round(one.available, 3))
         pass 1182 1441 0.791
-        fail 905 1015 0.891
+        fail 905 1015 0.874
     """
     _check(limit=limit, power=power)
     if not 0 < error < 0.5:
@@ -235,6 +235,8 @@ def plan_samples(
     if not cluster_size >= 1:
         raise ValueError(f"cluster_size must be at least 1 sample per cluster, got {cluster_size}.")
     chosen = [share * limit for share in _SHARES if share * limit <= 1] if rates is None else list(rates)
+    if not chosen:
+        raise ValueError("rates must have at least one rate, got none; pass None for shares of the limit.")
     for rate in chosen:
         if not 0 <= rate <= 1:
             raise ValueError(f"rates must be in [0, 1], shares and no percentages, got {rate}.")

@@ -10,7 +10,8 @@ from lightning_flip.reports.intervals._checks import Floats, check_inside, speci
 __all__ = ["MIN_HIT_CLUSTERS", "design_effect_samples", "effective_samples"]
 
 MIN_HIT_CLUSTERS = 40
-"""Least number of clusters with a flip for `design_effect_samples` (from `make simulate`)."""
+"""The least effective number of clusters with a hit from which on `design_effect_samples` holds its level: the worst
+false pass in `make simulate` (docs/gate_statistics.md, "Design effect")."""
 
 
 def effective_samples(
@@ -48,14 +49,14 @@ def design_effect_samples(
     groups: npt.NDArray[np.integer] | None = None,
     count: int = 1,
     error: float = 0.05,
-) -> tuple[Floats, npt.NDArray[np.int64]]:
+) -> tuple[Floats, Floats]:
     r"""How many independent samples each group is worth by the observed variance between clusters; an approximation.
 
     Korn and Graubard (1998, "Confidence intervals for proportions with small expected number of positive counts
     estimated from survey data", Survey Methodology 24): :math:`n = p (1 - p) / \widehat{var}(p) \cdot (t_{N - 1} /
     t_{C - 1})^2` with the observed rate p, the variance of p between the C clusters (of a ratio, since clusters differ
     in size), and Student's quantiles at 1 - `error`; at most N. With few hits the variance is estimated from too
-    little: use it only from `MIN_HIT_CLUSTERS` clusters with a hit on, and `effective_samples` below.
+    little: use it only from `MIN_HIT_CLUSTERS` effective clusters with a hit on, and `effective_samples` below.
 
     Args:
         hits: [N], whether a sample has the property whose rate is bounded.
@@ -66,24 +67,25 @@ def design_effect_samples(
 
     Returns:
         [G], effective samples; those of `effective_samples` if a group has one cluster, no hit or only hits. And [G],
-        the number of clusters with a hit.
+        the effective number of clusters with a hit: :math:`(\sum_c h_c)^2 / \sum_c h_c^2` for :math:`h_c` hits in
+        cluster c, their number if all have equally many.
 
     Raises:
         ValueError: as `effective_samples`, or if `error` is not between 0 and 0.5.
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
-        Independent samples: nearly all count.
+        Independent samples all count.
 
         >>> hits = np.random.default_rng(0).random(10_000) < 0.1
         >>> effective, hit_clusters = design_effect_samples(hits, np.arange(10_000) // 10)
-        >>> effective.round(), hit_clusters
-        (array([9756.]), array([653]))
+        >>> effective.round(), hit_clusters.round()
+        (array([10000.]), array([548.]))
     """
     check_inside("error", error, 0.0, 0.5)
     sizes, hit, group = _tables(clusters, hits, groups, count)
     total, sums, number = (np.bincount(group, weight, count) for weight in (sizes, hit, np.ones_like(sizes)))
-    hit_clusters = np.bincount(group, hit > 0, count).astype(np.int64)
+    hit_clusters = sums**2 / np.maximum(np.bincount(group, hit**2, count), 1)
     rate = sums / np.maximum(total, 1)
     spread = np.bincount(group, (hit - rate[group] * sizes) ** 2, count)
     known = (number > 1) & (rate > 0) & (rate < 1)
@@ -119,4 +121,4 @@ def _tables(
     pairs, place = np.unique(within[used].astype(np.int64) * width + codes[used], return_inverse=True)
     if pairs[-1] // width >= count:
         raise ValueError(f"groups must be below count = {count:,}, got {pairs[-1] // width}.")
-    return np.bincount(place).astype(np.float64), np.bincount(place, marks[used]), pairs // width
+    return np.bincount(place).astype(np.float64), np.bincount(place, marks[used]).astype(np.float64), pairs // width

@@ -15,6 +15,12 @@ from lightning_flip.reports.intervals._checks import (
     scale_counts,
     special_functions,
 )
+from lightning_flip.reports.intervals.proportions import (
+    binomial_p_above,
+    binomial_p_below,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+)
 
 __all__ = [
     "paired_difference_lower",
@@ -37,8 +43,9 @@ def paired_difference_lower(
 
     .. math:: z(d) = \frac{negative - positive - total \cdot d}{\sqrt{total (2 q + d (1 - d))}}
 
-    and the bound is where it is the normal quantile of 1 - error. The level is approximate: see the simulations in
-    `docs/gate_statistics.md`.
+    and the bound is where it is the normal quantile of 1 - error. With few flips the normal approximation is too bold,
+    and so the bound is the lower one of this and of Clopper and Pearson's, which is exact if models flip in one
+    direction only. The level is approximate: see the simulations in `docs/gate_statistics.md`.
 
     Args:
         negative: samples that the old model has right and the new one wrong; a number or an array.
@@ -54,6 +61,7 @@ def paired_difference_lower(
     Raises:
         ValueError: if a count is not a whole number, the flips are more than the total, `effective` is not above 0 and
             at most the total, or `error` is not between 0 and 0.5.
+        ModuleNotFoundError: if scipy is not installed.
 
     Example:
         >>> [round(float(bound(30, 10, 1000)), 4) for bound in (paired_difference_lower, paired_difference_upper)]
@@ -82,7 +90,7 @@ def paired_difference_upper(
 
     Example:
         >>> round(float(paired_difference_upper(0, 0, 1000)), 4)
-        0.0027
+        0.003
     """
     check_inside("error", error, 0.0, 0.5)
     worse, better, samples = _scale_flips(negative, positive, total, effective)
@@ -93,13 +101,15 @@ def paired_difference_upper(
         middle = (low + high) / 2
         inside = _score(worse, better, samples, middle) > -quantile
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return np.where(samples == 0, 1.0, high)[()]
+    return np.where(samples == 0, 1.0, np.maximum(high, _one_way_upper(negative, positive, total, error, effective)))[
+        ()
+    ]
 
 
 def paired_difference_p_above(
     negative: Numbers, positive: Numbers, total: Numbers, limit: float, effective: Numbers | None = None
 ) -> Floats:
-    """One-sided score p-value against "accuracy drops by at most `limit`" (Tango, 1998).
+    """One-sided p-value against "accuracy drops by at most `limit`" (Tango, 1998), the inverse of the lower bound.
 
     Args:
         negative: samples that the old model has right and the new one wrong; a number or an array.
@@ -122,13 +132,14 @@ def paired_difference_p_above(
     check_limit(limit, -1.0, 1.0)
     worse, better, samples = _scale_flips(negative, positive, total, effective)
     score = _score(worse, better, samples, np.full_like(samples, limit))
-    return np.where(np.isnan(score), 1.0, special_functions().ndtr(-score))[()]
+    tail = np.where(np.isnan(score), 1.0, special_functions().ndtr(-score))
+    return np.maximum(tail, _one_way_p(negative, positive, total, limit, effective))[()]
 
 
 def paired_difference_p_below(
     negative: Numbers, positive: Numbers, total: Numbers, limit: float, effective: Numbers | None = None
 ) -> Floats:
-    """One-sided score p-value against "accuracy drops by at least `limit`" (Tango, 1998).
+    """One-sided p-value against "accuracy drops by at least `limit`" (Tango, 1998), the inverse of the upper bound.
 
     Args:
         negative: samples that the old model has right and the new one wrong; a number or an array.
@@ -160,6 +171,23 @@ def _scale_flips(
     better, _ = scale_counts(positive, total, effective)
     worse, better, samples = np.broadcast_arrays(worse, better, samples)
     return worse, better, samples
+
+
+def _one_way_upper(
+    negative: Numbers, positive: Numbers, total: Numbers, error: float, effective: Numbers | None
+) -> Floats:
+    """Exact upper bound of the drop if models flip in one direction only."""
+    drop = np.subtract(negative, positive)
+    loss = clopper_pearson_upper(np.maximum(drop, 0), total, error, effective)
+    return np.where(drop >= 0, loss, -clopper_pearson_lower(np.maximum(-drop, 0), total, error, effective))
+
+
+def _one_way_p(negative: Numbers, positive: Numbers, total: Numbers, limit: float, effective: Numbers | None) -> Floats:
+    """Exact p-value of a drop of at most `limit` if models flip in one direction only."""
+    drop = np.subtract(negative, positive)
+    if limit >= 0:
+        return binomial_p_above(np.maximum(drop, 0), total, limit, effective)
+    return np.where(drop > 0, 0.0, binomial_p_below(np.maximum(-drop, 0), total, -limit, effective))
 
 
 def _score(worse: Floats, better: Floats, samples: Floats, drop: Floats) -> Floats:

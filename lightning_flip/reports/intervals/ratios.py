@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_flip.reports.intervals._checks import Floats, Numbers, check_limit
 from lightning_flip.reports.intervals.proportions import clopper_pearson_lower, clopper_pearson_upper
@@ -49,8 +50,8 @@ def relative_nfr_upper(
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
-        >>> round(float(relative_nfr_lower(30, 100, 900, 1000)), 4), round(float(relative_nfr_upper(30, 100, 900, 1000)), 4)
-        (0.2299, 0.4548)
+        >>> [round(float(bound(30, 100, 900, 1000)), 4) for bound in (relative_nfr_lower, relative_nfr_upper)]
+        [0.2314, 0.4545]
     """
     half = np.asarray(error, np.float64) / 2
     top = clopper_pearson_upper(negative, new_wrong, half, effective_wrong)
@@ -86,11 +87,11 @@ def relative_nfr_p_above(
 
     Example:
         >>> round(float(relative_nfr_p_above(30, 100, 900, 1000, 0.2)), 4)
-        0.0121
+        0.0071
     """
     check_limit(limit, 0.0, np.inf)
 
-    def rejects(error: Floats) -> Floats:
+    def rejects(error: Floats) -> npt.NDArray[np.bool_]:
         return relative_nfr_lower(negative, new_wrong, old_right, total, error, effective_wrong, effective) > limit
 
     return _smallest_error(rejects, np.broadcast(negative, new_wrong, old_right, total).shape)
@@ -109,17 +110,17 @@ def relative_nfr_p_below(
 
     Example:
         >>> round(float(relative_nfr_p_below(30, 100, 900, 1000, 0.5)), 4)
-        0.0041
+        0.0073
     """
     check_limit(limit, 0.0, np.inf)
 
-    def rejects(error: Floats) -> Floats:
+    def rejects(error: Floats) -> npt.NDArray[np.bool_]:
         return relative_nfr_upper(negative, new_wrong, old_right, total, error, effective_wrong, effective) <= limit
 
     return _smallest_error(rejects, np.broadcast(negative, new_wrong, old_right, total).shape)
 
 
-def _smallest_error(rejects: Callable[[Floats], Floats], shape: tuple[int, ...]) -> Floats:
+def _smallest_error(rejects: Callable[[Floats], npt.NDArray[np.bool_]], shape: tuple[int, ...]) -> Floats:
     """Bisect the logarithm of the error; 1 if none under 1 rejects."""
     low, high = np.full(shape, _LOWEST), np.zeros(shape)
     for _ in range(_STEPS):

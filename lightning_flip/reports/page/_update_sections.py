@@ -14,6 +14,7 @@ from lightning_flip.reports.page._parts import Section, Sprite, thumbnail
 from lightning_flip.reports.page._redaction import hide_home
 from lightning_flip.reports.page._whiskers import Whisker, floor_chart, rate, whiskers_chart
 from lightning_flip.reports.text import shorten
+from lightning_flip.reports.update._tables import floor_answers
 from lightning_flip.reports.update.comparison import UpdateComparison
 from lightning_flip.reports.update.counts import FlipGroups, FlipRate, WorstFlip
 from lightning_flip.reports.update.floor import NoiseFloor
@@ -46,12 +47,13 @@ _RATES = {
     "old_accuracy": "accuracy before",
     "new_accuracy": "accuracy now",
     "trust_score": "still right, of what was right (trust score)",
+    "error_compatibility": "still wrong, of what was wrong (error compatibility)",
     "negative_flip_impact": "negative flips among the errors now (NFI)",
+    "positive_flip_impact": "positive flips among the errors before (PFI)",
     "churn": "predictions that changed (churn)",
     "relative_negative_flip_rate": "NFR relative to independent errors",
 }
 _SURE = {"old": "sure before", "new": "sure now"}
-_POSITIONS = {"below": "below all of", "within": "within", "above": "above all of"}
 
 
 def class_name(comparison: UpdateComparison, code: int) -> str:
@@ -137,7 +139,7 @@ def _interval(found: FlipRate) -> str:
 
 
 def rate_section(comparison: UpdateComparison) -> Section:
-    """The negative flip rate beside those between equally good models."""
+    """The negative flip rate beside those between models of the new recipe."""
     floor = comparison.floor
     note = "The share of all samples that the old model has right and the new one wrong."
     found = comparison.rates["negative_flip_rate"]
@@ -149,66 +151,52 @@ def rate_section(comparison: UpdateComparison) -> Section:
         pairs = floor.pairs.tolist()
         if floor.samples != comparison.num_samples:
             note += f" Here among the {floor.samples:,} of {comparison.num_samples:,} samples that all models have."
-        more.append(_floor_table(comparison))
+        more.append(_floor_table(floor))
     low, high = (float(end) for end in wilson_interval(count, among, comparison.confidence))
     drawn = floor_chart("floor", Whisker("this update", value, low, high, f"{count:,} of {among:,}"), pairs)
-    words = element("p", _floor_sentence(comparison), class_="count")
+    words = [element("p", sentence, class_="count") for sentence in _floor_sentences(comparison)]
     return Section("rate", "Negative flip rate", joined([drawn, words, more]), note, half=True)
 
 
 def floor_position(floor: NoiseFloor) -> str:
-    """Whether the rate of the update is within those of chance, to follow the rate."""
+    """What the rate of the update is beside those of chance, to follow the rate."""
     return (
-        f"{rate(floor.update)} is {_POSITIONS[floor.verdict]} the rates between equally good models,"
-        f" {rate(floor.lowest)} to {rate(floor.highest)}."
+        f"Between models of the new recipe, which differ in their seeds, it is {rate(floor.lowest)} to"
+        f" {rate(floor.highest)}."
     )
 
 
-def _floor_sentence(comparison: UpdateComparison) -> str:
+def _floor_sentences(comparison: UpdateComparison) -> list[str]:
     """How the update's rate compares with that of chance; without a floor, that this is not known."""
     floor = comparison.floor
     if floor is None:
-        return (
-            "How many flips chance alone makes is not known, as no predictions of equally good models (a floor) were"
-            " given."
-        )
-    pairs = floor.pairs
-    times = "" if floor.times_mean is None else f", {floor.times_mean:.1f} times their mean"
-    return (
-        f"Between {len(floor.names)} equally good models it is {rate(floor.mean)} on average ({len(pairs):,} pairs,"
-        f" {rate(floor.lowest)} to {rate(floor.highest)}). That of the update, {rate(floor.update)}, is"
-        f" {_POSITIONS[floor.verdict]} these rates{times}."
-    )
+        return [
+            "How many flips chance alone makes is not known, as no predictions of further seeds (a floor) were given."
+        ]
+    times = "" if floor.times_mean is None else f", {floor.times_mean:.1f} times that mean"
+    return [
+        f"Between {len(floor.names) - 1} models of the new recipe it is {rate(floor.mean)} on average"
+        f" ({len(floor.pairs):,} pairs, {rate(floor.lowest)} to {rate(floor.highest)}). That of the update is"
+        f" {rate(floor.update)}{times}.",
+        *(f"{question} {answer}" for question, answer in floor_answers(floor, 2).items()),
+    ]
 
 
-def _floor_table(comparison: UpdateComparison) -> Safe:
-    floor = comparison.floor
-    assert floor is not None
-    others = len(floor.names) - 1
-    models = zip(floor.names, floor.accuracies.tolist(), floor.rates.sum(axis=0).tolist(), strict=True)
+def _floor_table(floor: NoiseFloor) -> Safe:
+    from_old = ["-", *map(rate, floor.rates[0, 1:].tolist())]
+    models = zip(floor.names, floor.accuracies.tolist(), from_old, floor.mean_rates.tolist(), strict=True)
     rows = [
         element(
             "tr",
             element("th", shorten(hide_home(name), 60), scope="row"),
-            element("td", rate(accuracy), class_="number"),
-            element("td", rate(replaces / others), class_="number"),
+            [element("td", cell, class_="number") for cell in (rate(accuracy), replacing, rate(mean))],
         )
-        for name, accuracy, replaces in models
+        for name, accuracy, replacing, mean in models
     ]
-    apart = 100 * float(floor.accuracies.max() - floor.accuracies.min())
-    words = f"Their accuracies are up to {apart:.2f} points apart; the less, the more their flips are chance alone."
-    table = _table(
-        "Models said to be as good as the new one",
-        ["model", "accuracy", "mean NFR when it replaces another"],
-        rows,
-        numbers=(1, 2),
-    )
-    return element(
-        "details",
-        element("summary", "Accuracies of these models"),
-        _scrolled("Models", table),
-        element("p", words, class_="count"),
-    )
+    title = "NFR: in the new model's place; mean NFR: to and from the others"
+    head = ["model", "accuracy", "NFR", "mean NFR"]
+    table = _table(title, head, rows, numbers=(1, 2, 3))
+    return element("details", element("summary", "These models"), _scrolled("Models", table))
 
 
 def classes_section(comparison: UpdateComparison) -> Section:

@@ -96,10 +96,10 @@ def _whisker(low: float, value: float, high: float, y: float, told: Safe) -> Saf
 
 
 def floor_chart(id_: str, update: Whisker, pairs: Sequence[float]) -> Safe:
-    """The rate of an update, a diamond with its interval, above the rates between equally good models, dots."""
+    """The rate of an update, a diamond with its interval, above the rates between models of the new recipe, dots."""
     words = f"{update.name}: {rate(update.value)} ({rate(update.low)} to {rate(update.high)})."
     if pairs:
-        words += f" {len(pairs):,} rates between equally good models: {rate(min(pairs))} to {rate(max(pairs))}."
+        words += f" {len(pairs):,} rates between models of the new recipe: {rate(min(pairs))} to {rate(max(pairs))}."
     title = "Negative flip rate"
     return wide_and_narrow(
         _floor(id_, title, words, update, pairs, "wide", 560), _floor(id_, title, words, update, pairs, "narrow", 350)
@@ -130,7 +130,7 @@ def _floor(
         )
     )  # fmt: skip
     if pairs:
-        drawn.append(text(left, y + 36, f"between equally good models, mean {rate(sum(pairs) / len(pairs))}"))
+        drawn.append(text(left, y + 36, f"between models of the new recipe, mean {rate(sum(pairs) / len(pairs))}"))
         places = sorted({round(at(value) * 2) / 2 for value in pairs})  # dots at one place are one dot
         drawn += [
             element("circle", cx=place, cy=y + 54, r=4.5, class_="f-label s-card", fill_opacity=0.75)

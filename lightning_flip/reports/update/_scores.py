@@ -34,7 +34,8 @@ def score_samples(predictions: PredictionSet, score: str, rows: Integers | None)
         PredictionError: if the file does not hold what the score is computed from.
     """
     if score == "nll":
-        return np.minimum(-np.log(np.maximum(score_samples(predictions, "prob_label", rows), 1e-300)), MOST_LOSS)
+        loss: Floats = -np.log(np.maximum(score_samples(predictions, "prob_label", rows), math.exp(-MOST_LOSS)))
+        return loss
     names = predictions.rows.column_names
     part = predictions.rows if rows is None else predictions.rows.take(pa.array(rows))
     if score == "prob_label" and "prob_label" in names:
@@ -45,7 +46,8 @@ def score_samples(predictions: PredictionSet, score: str, rows: Integers | None)
             predictions,
             "prob_label must be a probability in [0, 1] in every row",
         )
-        return np.clip(values.to_numpy(), 0.0, 1.0)
+        probability: Floats = np.clip(values.to_numpy(), 0.0, 1.0)
+        return probability
     if "logits" in names:
         return _from_logits(predictions, part, score, rows)
     if score.startswith("in_top_") and "top_classes" in names:
@@ -58,7 +60,7 @@ def score_samples(predictions: PredictionSet, score: str, rows: Integers | None)
 
 
 def _from_logits(predictions: PredictionSet, part: pa.Table, score: str, rows: Integers | None) -> Floats:
-    result = np.empty(len(part))
+    result: Floats = np.empty(len(part), np.float64)
     place = _places(predictions, part)
     for start, logits in logit_blocks(part["logits"], f"{predictions.name}, column 'logits'", rows):
         where = slice(start, start + len(logits))
@@ -83,7 +85,8 @@ def _from_top_classes(predictions: PredictionSet, part: pa.Table, k: int) -> Flo
     target = part["target"].combine_chunks()
     own = target.take(pa.array(np.repeat(np.arange(len(part)), width)))
     hit = np.asarray(pc.equal(classes.cast(own.type), own)).reshape(-1, width)
-    return hit[:, :k].any(1).astype(np.float64)
+    inside: Floats = np.asarray(hit[:, :k].any(1), np.float64)
+    return inside
 
 
 def _places(predictions: PredictionSet, part: pa.Table) -> Integers:

@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning_flip.reports.text import PlainTable, shorten
-from lightning_flip.reports.update.counts import FlipCells, FlipGroups, FlipMatrix, FlipRate, WorstFlips
-from lightning_flip.reports.update.floor import NoiseFloor
+from lightning_flip.reports.update.counts import (
+    CalibrationErrors,
+    FlipCells,
+    FlipGroups,
+    FlipMatrix,
+    FlipRate,
+    WorstFlips,
+)
+from lightning_flip.reports.update.floor import LEVEL, FloorRank, NoiseFloor
 
-__all__ = ["count_samples", "floor_table", "groups_table", "pairs_table", "percent", "rates_table", "worst_table"]
+__all__ = [
+    "calibration_sentence",
+    "count_samples",
+    "floor_answers",
+    "floor_table",
+    "groups_table",
+    "header",
+    "interval",
+    "more",
+    "pairs_table",
+    "percent",
+    "rates_table",
+    "worst_table",
+]
 
 _RATES = {
     "old_accuracy": "old accuracy",
@@ -19,13 +39,14 @@ _RATES = {
     "positive_flip_rate": "positive flip rate (PFR)",
     "relative_negative_flip_rate": "relative NFR",
     "negative_flip_impact": "negative flip impact (NFI)",
+    "positive_flip_impact": "positive flip impact (PFI)",
     "trust_score": "trust score",
+    "error_compatibility": "error compatibility",
     "churn": "churn",
 }
 # Longer than names of classes, since an id that is cut cannot be looked up.
 _LONGEST_ID = 120
 _LONGEST_PATH = 60
-_VERDICTS = {"below": "below all of these", "within": "within these", "above": "above all of these"}
 
 
 def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: float, decimals: int) -> PlainTable:
@@ -33,7 +54,7 @@ def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: flo
 
     def row(name: str, rate: FlipRate) -> tuple[str, ...]:
         among = "-" if rate.count is None or rate.among is None else f"{rate.count:,} of {rate.among:,}"
-        return _RATES[name], percent(rate.value, decimals), _interval(rate.low, rate.high, decimals), among
+        return _RATES[name], percent(rate.value, decimals), interval(rate.low, rate.high, decimals), among
 
     if rates["relative_negative_flip_rate"].high is None:
         intervals = "The intervals are Wilson's."
@@ -44,35 +65,77 @@ def rates_table(rates: Mapping[str, FlipRate], cells: FlipCells, confidence: flo
     notes = (f"Relative NFR = NFR / (old accuracy x new error): 100% is that of independent models. {intervals}",)
     return PlainTable(
         "",
-        ("rate", "value", _header(confidence), "samples"),
+        ("rate", "value", header(confidence), "samples"),
         tuple(row(name, rates[name]) for name in _RATES),
         spare=(3,),
         notes=notes,
     )
 
 
+def calibration_sentence(found: CalibrationErrors | None, samples: int, decimals: int) -> str:
+    """The calibration errors, and what they are not good for."""
+    if found is None:
+        return "Calibration error (ECE): unknown, as not both files have confidences."
+    among = "" if found.samples == samples else f" on the {found.samples:,} samples with both confidences"
+    return (
+        f"Calibration error (ECE, {found.n_bins} bins){among}: {percent(found.old, decimals)} before,"
+        f" {percent(found.new, decimals)} now; biased upward on few samples, so that the difference is not judged."
+    )
+
+
 def floor_table(floor: NoiseFloor, decimals: int, most_rows: int) -> PlainTable:
-    """The models of a noise floor, with their accuracies and rates."""
-    others = len(floor.names) - 1
+    """The models of a noise floor with their rates, and what these say about the update."""
+    replacing = ["-", *(percent(rate, decimals) for rate in floor.rates[0, 1:].tolist())]
+    columns = (floor.names, floor.accuracies.tolist(), replacing, floor.mean_rates.tolist())
     rows = [
-        (shorten(name, _LONGEST_PATH), percent(accuracy, decimals), percent(replaces / others, decimals))
-        for name, accuracy, replaces in zip(floor.names, floor.accuracies, floor.rates.sum(axis=0), strict=True)
+        (shorten(name, _LONGEST_PATH), percent(accuracy, decimals), from_old, percent(mean, decimals))
+        for name, accuracy, from_old, mean in zip(*columns, strict=True)
     ]
     times = "" if floor.times_mean is None else f", {floor.times_mean:.2f} times the mean"
-    apart = 100 * float(floor.accuracies.max() - floor.accuracies.min())
     notes = [
-        f"NFR between these models, {others * len(rows)} ordered pairs on {floor.samples:,} samples: mean"
+        f"NFR between models of the new recipe, {len(floor.pairs)} ordered pairs on {floor.samples:,} samples: mean"
         f" {percent(floor.mean, decimals)}, from {percent(floor.lowest, decimals)} to"
-        f" {percent(floor.highest, decimals)}. The update's NFR there, {percent(floor.update, decimals)}, is"
-        f" {_VERDICTS[floor.verdict]}{times}.",
-        f"Their accuracies are up to {apart:.{decimals}f} points apart; the less, the more the floor is chance alone.",
+        f" {percent(floor.highest, decimals)}. The update's NFR there is {percent(floor.update, decimals)}{times}.",
+        *(f"{question} {answer}" for question, answer in floor_answers(floor, decimals).items()),
     ]
     return PlainTable(
-        "Noise floor: models said to be as good as the new one",
-        ("model", "accuracy", "mean NFR when replacing another"),
+        "Noise floor: the old model, the new one, and further seeds of its recipe",
+        ("model", "accuracy", "NFR in the new one's place", "mean NFR to and from the others"),
         tuple(rows[:most_rows]),
-        notes=(*_more(len(rows), most_rows, "models"), *notes),
+        notes=(*more(len(rows), most_rows, "models"), *notes),
     )
+
+
+def floor_answers(floor: NoiseFloor, decimals: int) -> dict[str, str]:
+    """Question -> answer, for both ranks of a noise floor."""
+    seed, reseed = floor.unlucky_seed, floor.more_than_reseed
+    old, *recipe = floor.accuracies.tolist()
+    if reseed.missing or reseed.comparable:
+        second = _verdict(reseed, "the update flips more than another seed of the new recipe would")
+    else:
+        second = (
+            f"No verdict: the old model's accuracy, {percent(old, decimals)}, is outside those of the new recipe,"
+            f" {percent(min(recipe), decimals)} to {percent(max(recipe), decimals)}, which alone makes flips."
+        )
+    return {
+        "An unlucky seed?": f"The new model's NFR is {_placed(seed, decimals)}."
+        f" {_verdict(seed, 'other seeds of the new recipe break less')}",
+        "More than a reseed?": f"The old model's mean NFR to and from the others is {_placed(reseed, decimals)}."
+        f" {second}",
+    }
+
+
+def _placed(rank: FloorRank, decimals: int) -> str:
+    return (
+        f"{percent(rank.value, decimals)} (place {rank.place:,} of {rank.among:,}, p = {rank.p_value:.2g}; the others"
+        f" have {percent(min(rank.others), decimals)} to {percent(max(rank.others), decimals)})"
+    )
+
+
+def _verdict(rank: FloorRank, claim: str) -> str:
+    if rank.missing:
+        return f"No verdict: it takes {rank.missing} more {'seed' if rank.missing == 1 else 'seeds'}."
+    return f"Yes: {claim} (level {LEVEL:.0%})." if rank.verdict else f"Not shown (level {LEVEL:.0%})."
 
 
 def groups_table(
@@ -86,19 +149,19 @@ def groups_table(
             shorten(groups.names[place]),
             f"{cells.total[place]:,}",
             *(percent(float(rate[place]), decimals) for rate in rates),
-            _interval(float(groups.low[place]), float(groups.high[place]), decimals),
+            interval(float(groups.low[place]), float(groups.high[place]), decimals),
             f"{cells.negative[place]:,}",
             f"{cells.positive[place]:,}",
         )
         for place in groups.worst_first()[:most_rows].tolist()
     ]
-    headers = ("samples", "old acc", "new acc", "NFR", _header(confidence), "negative flips", "positive flips")
+    headers = ("samples", "old acc", "new acc", "NFR", header(confidence), "negative flips", "positive flips")
     return PlainTable(
         f"By {title}, worst first",
         (title, *headers),
         tuple(rows),
         spare=(5, 7, 2, 3),
-        notes=_more(len(groups.names), most_rows, plural),
+        notes=more(len(groups.names), most_rows, plural),
     )
 
 
@@ -120,7 +183,7 @@ def pairs_table(matrix: FlipMatrix, total: int, decimals: int, most_rows: int) -
         tuple(rows),
         words=(0, 1),
         spare=(3,),
-        notes=_more(len(pairs), most_rows, "pairs of classes"),
+        notes=more(len(pairs), most_rows, "pairs of classes"),
     )
 
 
@@ -142,11 +205,12 @@ def worst_table(worst: WorstFlips, most_rows: int) -> PlainTable:
         tuple(rows),
         words=(0, 1, 2),
         spare=(3, 4),
-        notes=_more(worst.total, len(flips), "negative flips"),
+        notes=more(worst.total, len(flips), "negative flips"),
     )
 
 
-def _more(there: int, shown: int, what: str) -> tuple[str, ...]:
+def more(there: int, shown: int, what: str) -> tuple[str, ...]:
+    """A line about the rows that are left out, if there are any."""
     return (f"... and {there - shown:,} more {what}.",) if there > shown else ()
 
 
@@ -160,11 +224,13 @@ def percent(rate: float, decimals: int) -> str:
     return f"{100 * rate:.{decimals}f}%"
 
 
-def _header(confidence: float) -> str:
+def header(confidence: float) -> str:
+    """The header of a column of intervals."""
     return f"{100 * confidence:g}% interval"
 
 
-def _interval(low: float | None, high: float | None, decimals: int) -> str:
+def interval(low: float | None, high: float | None, decimals: int) -> str:
+    """The ends of an interval in percent."""
     if low is None or high is None:
         return "unknown"
     return f"{100 * low:.{decimals}f} to {percent(high, decimals)}"

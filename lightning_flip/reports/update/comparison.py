@@ -12,11 +12,13 @@ from lightning_flip.reports.intervals import mcnemar_exact
 from lightning_flip.reports.text import PlainTable, escape_markdown, html_report, shorten
 from lightning_flip.reports.update import _tables
 from lightning_flip.reports.update.counts import (
+    CalibrationErrors,
     FlipCells,
     FlipGroups,
     FlipMatrix,
     FlipRate,
     WorstFlips,
+    calibration_errors,
     count_cells,
     flip_matrix,
     flip_rates,
@@ -49,7 +51,8 @@ class UpdateComparison:
         slices: the same by the values of each slice column.
         worst: the worst negative flips.
         matrix: right and wrong class of the negative flips.
-        floor: rates between equally good models; None if none were given.
+        calibration: calibration errors of both models; None if not both files have confidences.
+        floor: rates between the new model and further seeds of its recipe; None if none were given.
         old_parameters: the old model's number of parameters; None if unknown.
         new_parameters: the new model's.
         only_old: samples left out because the new model's file lacks them.
@@ -76,6 +79,7 @@ class UpdateComparison:
     slices: Mapping[str, FlipGroups]
     worst: WorstFlips
     matrix: FlipMatrix
+    calibration: CalibrationErrors | None = None
     floor: NoiseFloor | None = None
     old_parameters: int | None = None
     new_parameters: int | None = None
@@ -107,6 +111,7 @@ class UpdateComparison:
             "confidence": self.confidence,
             "rates": {name: dataclasses.asdict(rate) for name, rate in self.rates.items()},
             "mcnemar_p": self.mcnemar_p,
+            "calibration_errors": None if self.calibration is None else dataclasses.asdict(self.calibration),
             "noise_floor": None if self.floor is None else self.floor.to_dict(),
             "classes": self.classes.to_list(),
             "slices": {column: groups.to_list() for column, groups in self.slices.items()},
@@ -163,7 +168,8 @@ class UpdateComparison:
         lines = [
             f"{_tables.count_samples(self.num_samples)}. Accuracy {_tables.percent(old, decimals)} before,"
             f" {_tables.percent(new, decimals)} now ({100 * (new - old):+.{decimals}f} points; exact McNemar test of no"
-            f" change: {test})."
+            f" change: {test}).",
+            _tables.calibration_sentence(self.calibration, self.num_samples, decimals),
         ]
         if self.old_parameters is not None and self.new_parameters is not None:
             lines.append(f"Parameters: {self.old_parameters:,} before, {self.new_parameters:,} now.")
@@ -207,6 +213,7 @@ def compare(
     floor: Source | Sequence[Source] = (),
     confidence: float = 0.95,
     worst: int = 20,
+    n_bins: int = 15,
 ) -> UpdateComparison:
     """Compare a new model with the old one, sample by sample.
 
@@ -220,15 +227,16 @@ def compare(
         slices: further columns, by whose values flips are counted too.
         drop_unlabelled: leave out samples without a target.
         min_coverage: with `allow_partial`, the share of each file's samples that both files have to have.
-        floor: predictions of models that are as good as the new one (its other seeds), one file each. The negative
-            flip rates between every ordered pair of them, the new one included, are those of chance alone.
+        floor: predictions of further seeds of the new model's recipe, one file each. The negative flip rates between
+            every ordered pair of them, the new one included, are those of chance alone.
         confidence: the chance that each interval covers, between 0 and 1.
         worst: how many of the worst negative flips to list at most.
+        n_bins: number of bins of the calibration errors.
 
     Raises:
-        PredictionError: if files cannot be read or do not belong together; see `join_predictions`. Also when the
-            new model's file is among `floor`, or a file is there twice.
-        ValueError: if `confidence` is not between 0 and 1, or `worst` is negative.
+        PredictionError: if files cannot be read or do not belong together; see `join_predictions`. Also if a file of
+            `floor` is the old or the new model's, comes twice, or predicts the same everywhere as another model.
+        ValueError: if `confidence` is not between 0 and 1, `worst` is negative, or `n_bins` is under 1.
         ModuleNotFoundError: if scipy is not installed.
 
     Example:
@@ -244,7 +252,8 @@ def compare(
         ['b']
     """
     further: list[Any] = [*floor] if isinstance(floor, list | tuple) else [floor]
-    refuse_repeated_sources([new, *further])
+    if further:
+        refuse_repeated_sources([old, new, *further])
     options: dict[str, Any] = {
         "allow_partial": allow_partial,
         "shared_classes": shared_classes,
@@ -253,11 +262,13 @@ def compare(
         "min_coverage": min_coverage,
     }
     joined = join_predictions(old, new, slices=slices, **options)
-    compared = compare_joined(joined, confidence=confidence, worst=worst)
+    compared = compare_joined(joined, confidence=confidence, worst=worst, n_bins=n_bins)
     return dataclasses.replace(compared, floor=join_floor(joined, old, further, **options)) if further else compared
 
 
-def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst: int = 20) -> UpdateComparison:
+def compare_joined(
+    joined: JoinedPredictions, *, confidence: float = 0.95, worst: int = 20, n_bins: int = 15
+) -> UpdateComparison:
     """Compare joined predictions, by class and by each of `joined.slices`, without a noise floor."""
     cells = count_cells(joined.old_right, joined.new_right)
     changed = int(np.count_nonzero(joined.old_pred != joined.new_pred))
@@ -272,6 +283,7 @@ def compare_joined(joined: JoinedPredictions, *, confidence: float = 0.95, worst
         slices={column: flips_by_slice(joined, column, confidence) for column in joined.slices},
         worst=worst_flips(joined, worst),
         matrix=flip_matrix(joined),
+        calibration=calibration_errors(joined, n_bins),
         old_parameters=joined.old_parameters,
         new_parameters=joined.new_parameters,
         only_old=joined.only_old,

@@ -11,21 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_flip.reports.intervals import bootstrap_interval, wilson_interval
+from lightning_flip.reports.runs._rates import expected_calibration_error
 from lightning_flip.reports.update.join import JoinedPredictions
 
 __all__ = [
     "PROPORTIONS",
+    "CalibrationErrors",
     "FlipCells",
     "FlipGroups",
     "FlipMatrix",
     "FlipRate",
     "WorstFlip",
     "WorstFlips",
+    "calibration_errors",
     "count_cells",
     "flip_matrix",
     "flip_rates",
     "flips_by_class",
     "flips_by_slice",
+    "share",
     "worst_flips",
 ]
 
@@ -43,7 +47,9 @@ PROPORTIONS: dict[str, tuple[str, str, float]] = {
     "negative_flip_rate": ("negative", "total", 0.0),
     "positive_flip_rate": ("positive", "total", 0.0),
     "negative_flip_impact": ("negative", "new_wrong", 0.0),
+    "positive_flip_impact": ("positive", "old_wrong", 0.0),
     "trust_score": ("both_right", "old_right", 1.0),
+    "error_compatibility": ("both_wrong", "old_wrong", 1.0),
 }
 
 
@@ -93,7 +99,7 @@ class FlipCells(NamedTuple):
         return self.negative + self.both_wrong
 
     def rate(self, name: str) -> Floats:
-        """One of `PROPORTIONS`, [...] in [0, 1]; with nothing to count among 0, and 1 for the trust score."""
+        """One of `PROPORTIONS`, [...] in [0, 1]; with nothing to count among, its last entry there."""
         count, among, empty = PROPORTIONS[name]
         return _divide(getattr(self, count), getattr(self, among), empty)
 
@@ -125,6 +131,26 @@ class FlipRate:
     high: float | None
     count: int | None = None
     among: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationErrors:
+    """Expected calibration errors of both models, in [0, 1].
+
+    Each estimate is biased upward, the more so the fewer samples there are, so that their difference is not one of the
+    models alone.
+
+    Attributes:
+        old: that of the old model.
+        new: that of the new model.
+        n_bins: the number of bins of equal width.
+        samples: how many samples have both confidences.
+    """
+
+    old: float
+    new: float
+    n_bins: int
+    samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,17 +279,41 @@ def flip_rates(cells: FlipCells, changed: int, *, confidence: float = 0.95, seed
     so that the upper end is then that of the negative flip rate over the denominator as observed.
 
     Returns the rates of `PROPORTIONS`, of which `negative_flip_impact` is the share of the new model's errors that are
-    negative flips and `trust_score` the share of what the old model had right that the new one has right;
-    `relative_negative_flip_rate`; and `churn`, the share of samples whose prediction differs (`changed` of them).
+    negative flips, `positive_flip_impact` the share of the old model's errors that the new one fixes, `trust_score` the
+    share of what the old model had right that the new one has right, and `error_compatibility` the share of the old
+    model's errors that the new one makes, too ("An Empirical Analysis of Backward Compatibility in Machine Learning
+    Systems", Srivastava et al., 2020); `relative_negative_flip_rate`; and `churn`, the share of samples whose
+    prediction differs (`changed` of them).
     """
     if not int(cells.total):
         raise ValueError("cells must count at least one sample, got none; there is no rate to compute.")
-    rates = {}
-    for name, (count, among, _) in PROPORTIONS.items():
-        rates[name] = _share(cells.rate(name), int(getattr(cells, count)), int(getattr(cells, among)), confidence)
+    rates = {name: share(cells, name, confidence) for name in PROPORTIONS}
     rates["relative_negative_flip_rate"] = _relative(cells, rates["negative_flip_rate"], confidence, seed)
     rates["churn"] = _share(np.asarray(changed / cells.total), changed, int(cells.total), confidence)
     return rates
+
+
+def share(cells: FlipCells, name: str, confidence: float = 0.95) -> FlipRate:
+    """One of `PROPORTIONS` with Wilson's interval."""
+    count, among, _ = PROPORTIONS[name]
+    return _share(cells.rate(name), int(getattr(cells, count)), int(getattr(cells, among)), confidence)
+
+
+def calibration_errors(joined: JoinedPredictions, n_bins: int = 15) -> CalibrationErrors | None:
+    """Compute both calibration errors on the samples that have both confidences; None if there is none."""
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
+    old, new = joined.old_confidence, joined.new_confidence
+    if old is None or new is None:
+        return None
+    known = ~(np.isnan(old) | np.isnan(new))
+    if not known.any():
+        return None
+    before, now = (
+        expected_calibration_error(sure[known], right[known], n_bins)
+        for sure, right in ((old, joined.old_right), (new, joined.new_right))
+    )
+    return CalibrationErrors(before, now, n_bins, int(known.sum()))
 
 
 def flips_by_class(joined: JoinedPredictions, confidence: float = 0.95) -> FlipGroups:

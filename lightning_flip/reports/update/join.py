@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from lightning_flip.reports.update._evidence import doubts, refuse_other_data, refuse_strange_labels
 from lightning_flip.reports.update._match import Match, as_arrow, match_ids
+from lightning_flip.reports.update._scores import needed_columns, score_samples
 from lightning_flip.reports.update._shared_classes import answer_among, known_labels
 from lightning_flip.stores import PredictionError, PredictionSet, read_predictions
-from lightning_flip.stores.predictions.columns import align_labels, as_text, shown
+from lightning_flip.stores.predictions.columns import align_labels, arrow_table, as_text, shown
 
-__all__ = ["ArrowTable", "JoinedPredictions", "Source", "join_predictions"]
+__all__ = ["ArrowTable", "JoinedPredictions", "Source", "as_predictions", "join_predictions"]
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -63,6 +64,7 @@ class JoinedPredictions:
         old_parameters: the old model's number of parameters; None if its file does not say.
         new_parameters: the same for the new model.
         warnings: what makes the comparison doubtful, in sentences.
+        scores: further numbers by name, [N] of the old and of the new model; see `join_predictions`.
 
     Example:
         >>> code = np.array([0, 1, 1])
@@ -88,6 +90,7 @@ class JoinedPredictions:
     new_parameters: int | None = None
     unlabelled: int = 0
     warnings: tuple[str, ...] = ()
+    scores: Mapping[str, tuple[Floats, Floats]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -146,6 +149,7 @@ def join_predictions(
     slices: Sequence[str] = (),
     drop_unlabelled: bool = False,
     min_coverage: float = 0.0,
+    scores: Sequence[str] = (),
 ) -> JoinedPredictions:
     """Join the predictions of an old and a new model by sample id.
 
@@ -162,6 +166,10 @@ def join_predictions(
             one lacks the column.
         drop_unlabelled: leave out samples that have no target in one of the files, or in both.
         min_coverage: with `allow_partial`, the share of each file's samples, in [0, 1], that both files have to have.
+        scores: what to compute for every sample from `prob_label`, `logits` or `top_classes` of both files:
+            `"prob_label"`, the probability of its label; `"nll"`, the negative logarithm of that, at most -log 1e-4;
+            `"brier"`, the squared distance of the probabilities from the label, from 0 to 2; `"in_top_5"` (or another
+            number), 1 if its label is among the 5 best classes, else 0.
 
     Returns:
         The N samples, in the order of `old`.
@@ -192,7 +200,8 @@ def join_predictions(
     if min_coverage and not allow_partial:
         raise ValueError("min_coverage needs allow_partial=True; without it both files must have all samples.")
     slices = [slices] if isinstance(slices, str) else list(slices)
-    old, new = (_as_predictions(source, name, slices, shared_argmax) for source, name in ((old, "old"), (new, "new")))
+    columns, lists = [*slices, *needed_columns(scores)], shared_argmax or bool(scores)
+    old, new = (as_predictions(source, name, columns, lists) for source, name in ((old, "old"), (new, "new")))
     sources = _slice_sources(old, new, slices)
     for predictions in (old, new):
         if not predictions.num_samples:
@@ -243,17 +252,19 @@ def join_predictions(
         old_parameters=old.model_parameters,
         new_parameters=new.model_parameters,
         unlabelled=unlabelled,
-        warnings=tuple(doubts(old, new, target, old_pred, new_pred)),
+        warnings=(*old.notes, *new.notes, *doubts(old, new, target, old_pred, new_pred)),
+        scores={name: (score_samples(old, name, match.old), score_samples(new, name, match.new)) for name in scores},
     )
 
 
-def _as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+def as_predictions(source: Source, name: str, slices: Sequence[str], scores: bool) -> PredictionSet:
+    """Read a source; `name` is that of a table, which has none."""
     if isinstance(source, PredictionSet):
         return source
     if isinstance(source, str | os.PathLike):
         return read_predictions(source, columns=slices, scores=scores)
     if hasattr(source, "__arrow_c_stream__"):
-        return PredictionSet.from_table(pa.table(source), name)
+        return PredictionSet.from_table(arrow_table(source), name)
     raise TypeError(
         f"{name} must be predictions: the path of a file, a table of pandas, polars or Arrow, or a PredictionSet; got"
         f" {type(source).__name__}."

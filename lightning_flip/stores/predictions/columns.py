@@ -14,26 +14,22 @@ from lightning_flip.stores.errors import PredictionError
 
 __all__ = [
     "align_labels",
+    "arrow_table",
     "as_confidence",
     "as_ids",
     "as_labels",
     "as_text",
-    "find_columns",
     "first_without_class",
     "list_array",
     "logit_blocks",
     "parse_labels",
+    "parse_numbers",
     "shown",
     "stack_lists",
+    "without_decimal_commas",
     "without_spelled_nulls",
 ]
 
-_ROLES = {  # of columns: the argument that names it, and what it holds
-    "sample_id": ("id_column", "the sample's lasting id"),
-    "target": ("target_column", "the true label"),
-    "pred": ("pred_column", "the predicted label"),
-    "confidence": ("confidence_column", "the probability of the prediction"),
-}
 _TEXT = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -53,49 +49,40 @@ _LONG = r"^[+-]?[0-9]{16,}"
 _BLOCK = 32_768
 
 
-def find_columns(names: Sequence[str], where: str, **given: str | None) -> dict[str, str]:
-    """The file's names of the columns `sample_id`, `target`, `pred` and, if there is one, `confidence`.
-
-    By default they have these names; the id may be called `index`. `where` is the file, for messages.
-
-    Example:
-        >>> find_columns(["index", "label", "pred"], "a.csv", target_column="label")
-        {'sample_id': 'index', 'target': 'label', 'pred': 'pred'}
-    """
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise PredictionError(
-            f"{where} must name every column once, but repeats {repeated}. Rename or drop the repeats."
-        )
-    found = {}
-    for role, (argument, meaning) in _ROLES.items():
-        wanted = given.get(argument)
-        if wanted is None:
-            wanted = "index" if role == "sample_id" and role not in names and "index" in names else role
-            if role == "confidence" and role not in names:
-                continue
-        if wanted not in names:
-            raise PredictionError(
-                f"{where} must have a column {wanted!r} ({meaning}), but has {list(names)}. Name the column with"
-                f" {argument}= (--{argument.replace('_', '-')})."
-            )
-        found[role] = wanted
-    if len(set(found.values())) < len(found):
-        raise PredictionError(f"{where} must have a column of its own for each of {list(found)}, got {found}.")
-    return found
+def arrow_table(source: Any) -> pa.Table:
+    """A table of pandas, polars or another library; polars' objects, such as UUIDs, are copied, not their pointers."""
+    table = pa.table(source)
+    if type(source).__module__.partition(".")[0] == "polars":
+        for place, (name, kind) in enumerate(source.schema.items()):
+            if str(kind) == "Object":
+                table = table.set_column(place, name, pa.array(source[name].to_list()))
+    return table
 
 
 def as_ids(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Bring ids [R] to text; an integer id is its decimal text."""
+    """Bring ids [R] to text: an integer to its decimal digits, a UUID to its usual form in lower case.
+
+    Example:
+        >>> from decimal import Decimal
+        >>> from uuid import UUID
+        >>> columns = [[2**64 - 1], [Decimal("7.00")], [UUID(int=10).bytes]]
+        >>> types = [pa.uint64(), pa.decimal128(5, 2), pa.uuid()]
+        >>> [as_ids(pa.chunked_array([one], kind), "ids")[0].as_py() for one, kind in zip(columns, types)]
+        ['18446744073709551615', '7', '00000000-0000-0000-0000-00000000000a']
+    """
+    if _is_uuid(values.type):
+        return _uuid_text(values, where)
     values = _plain(values, where)
     _refuse_nulls(values, where, "must name every sample")
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return whole_numbers(values, where).cast(pa.string())
-    if pa.types.is_null(values.type):
-        return values.cast(pa.string())
-    if pa.types.is_string(values.type):
-        return values
-    raise PredictionError(f"{where} must be text or integers, got {values.type}. Write the ids as text.")
+    kind = values.type
+    if pa.types.is_floating(kind):
+        _refuse_inexact(values, where)
+        values = whole_numbers(values, where)
+    elif pa.types.is_decimal(kind):
+        values = _whole_decimals(values, where)
+    elif not (pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_string(kind)):
+        raise PredictionError(f"{where} must be text or integers, or UUIDs, got {kind}. Write the ids as text.")
+    return values.cast(pa.string())
 
 
 def as_labels(values: pa.ChunkedArray, where: str, *, nullable: bool) -> pa.ChunkedArray:
@@ -169,6 +156,44 @@ def whole_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         raise PredictionError(f"{where} must be whole numbers within int64, got {values.type}: {error}.") from error
 
 
+def _refuse_inexact(values: pa.ChunkedArray, where: str) -> None:
+    """Refuse floats so large that neighbouring ids are one number."""
+    largest = pc.max(pc.abs(values)).as_py()
+    if largest is not None and largest > 2.0**53 and np.isfinite(largest):
+        raise PredictionError(
+            f"{where} must be ids that a float can tell apart, up to 2**53, got {values.type} up to {largest:.6g}."
+            " Write the ids as integers or text."
+        )
+
+
+def _whole_decimals(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Decimals without a fraction, as such of scale 0."""
+    whole = pa.decimal256(76, 0) if pa.types.is_decimal256(values.type) else pa.decimal128(38, 0)
+    try:
+        return values.cast(whole)
+    except pa.ArrowInvalid as error:
+        raise PredictionError(f"{where} must be whole numbers, got {values.type}: {error}.") from error
+
+
+def _is_uuid(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid"
+
+
+def _uuid_text(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """UUIDs as 8-4-4-4-12 hexadecimal digits."""
+    _refuse_nulls(values, where, "must name every sample")
+    texts = []
+    for chunk in values.chunks:
+        digits = b"".join(chunk.storage.to_pylist()).hex().encode()
+        letters = np.full((len(chunk), 36), ord("-"), np.uint8)
+        letters[:, [*range(8), *range(9, 13), *range(14, 18), *range(19, 23), *range(24, 36)]] = np.frombuffer(
+            digits, np.uint8
+        ).reshape(-1, 32)
+        text = pa.FixedSizeBinaryArray.from_buffers(pa.binary(36), len(chunk), [None, pa.py_buffer(letters)])
+        texts.append(text.cast(pa.binary()).cast(pa.string()))
+    return pa.chunked_array(texts, pa.string())
+
+
 def shown(value: object) -> str:
     """Show an id or a label in a message: its `ascii`, on one line, cut if it is long."""
     text = ascii(value)
@@ -214,6 +239,32 @@ def parse_labels(columns: Sequence[tuple[str, pa.ChunkedArray]]) -> list[pa.Chun
     if any(column is None for column in numbers):
         return texts
     return [whole_numbers(column, where) for (where, _), column in zip(columns, numbers, strict=True)]
+
+
+def parse_numbers(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Text [R] as float64, also with decimal commas; null where a cell is empty or spells that.
+
+    Example:
+        >>> parse_numbers(pa.chunked_array([["0,25", "1.5e-1", "NA"]]), "a.csv").to_pylist()
+        [0.25, 0.15, None]
+    """
+    text = pc.utf8_trim_whitespace(values)
+    text = pc.if_else(pc.is_in(text, value_set=pa.array(["", *_NULLS])), None, text)
+    try:
+        return _with_points(text).cast(pa.float64())
+    except pa.ArrowInvalid as error:
+        raise PredictionError(f"{where} must be numbers: {error}.") from error
+
+
+def without_decimal_commas(labels: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """Columns of labels as text with "." for a decimal comma if all of them are numbers then, else as they are."""
+    pointed = [_with_points(column) for column in labels]
+    cells = (pc.utf8_trim_whitespace(pc.if_else(pc.equal(column, ""), None, column)) for column in pointed)
+    return list(labels) if any(_to_numbers(column) is None for column in cells) else pointed
+
+
+def _with_points(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring_regex(values, r"^([+-]?[0-9]*),([0-9]+(?:[eE][+-]?[0-9]+)?)$", r"\1.\2")
 
 
 def without_spelled_nulls(

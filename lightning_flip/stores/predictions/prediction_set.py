@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from lightning_flip.stores.errors import PredictionError
+from lightning_flip.stores.predictions._roles import Choice, Plan
 from lightning_flip.stores.predictions.columns import (
     align_labels,
     as_confidence,
     as_ids,
     as_labels,
-    find_columns,
     without_spelled_nulls,
 )
 
@@ -77,6 +77,7 @@ class PredictionSet:
         dataset_size: number of samples in the dataset that was predicted; None if the file does not say.
         data: the fingerprint of that dataset; None if the file does not say.
         id_column: the column that the ids came from; None if unknown.
+        notes: how the rows were derived, in sentences for the report.
 
     Example:
         >>> table = pa.table({"sample_id": [4, 9], "target": [0, 1], "pred": [0, 0], "camera": ["a", "b"]})
@@ -93,6 +94,7 @@ class PredictionSet:
     dataset_size: int | None = None
     data: Mapping[str, Any] | None = None
     id_column: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse rows of other types than those above."""
@@ -136,9 +138,9 @@ class PredictionSet:
         """Bring a table of predictions to the types of `rows`.
 
         Args:
-            table: an id (text or integers), target and prediction (integers, floats that are whole numbers, booleans or
-                text), optionally a confidence (in [0, 1]), and further columns. A further column that has one of these
-                four names is left out.
+            table: an id (text, whole numbers or UUIDs), target and prediction (integers, floats that are whole numbers,
+                booleans or text), optionally a confidence (in [0, 1]), and further columns. A further column that has
+                one of these four names is left out. Without a prediction it is derived as by `read_predictions`.
             name: where it came from, for messages.
             id_column: name of the id; `sample_id` if None, or else `index`.
             target_column: name of the target; `target` if None.
@@ -153,31 +155,37 @@ class PredictionSet:
             PredictionError: if a column is missing or repeated, an id or a prediction is missing, or values do not
                 fit.
         """
-        found = find_columns(
-            table.column_names,
-            name,
-            id_column=id_column,
-            target_column=target_column,
-            pred_column=pred_column,
-            confidence_column=confidence_column,
-        )
-        return cls.from_columns(table, name, found, **options)
+        given = {
+            "id_column": id_column,
+            "target_column": target_column,
+            "pred_column": pred_column,
+            "confidence_column": confidence_column,
+        }
+        plan = Choice(given, table.column_names, scores=True).plan(table.schema, name)
+        table = plan.derive([table.select(plan.columns)], name, options.get("classes"))
+        return cls.from_plan(table, name, plan, **options)
 
     @classmethod
-    def from_columns(
+    def from_plan(
         cls,
         table: pa.Table,
         name: str,
-        found: Mapping[str, str],
+        plan: Plan,
         columns: tuple[str, ...] | None = None,
         **options: Any,
     ) -> PredictionSet:
-        """The same for a table whose columns have been found, by what they mean."""
+        """The same for a table whose columns have been found, and the predictions derived if it had none."""
+        found, derivation = plan.roles, plan.derivation
         where = {role: f"{name}, column {column!r}" for role, column in found.items()}
+        if derivation is not None:
+            where["pred"] = f"{name}, {derivation.words},"
+            options["notes"] = (_derivation_note(name, plan),)
         given = as_labels(table[found["target"]], where["target"], nullable=True)
         answers = as_labels(table[found["pred"]], where["pred"], nullable=False)
         given = without_spelled_nulls(given, answers, options.get("classes"))
         target, pred = align_labels([(where["target"], given), (where["pred"], answers)])
+        if derivation is not None and options.get("classes") is None:
+            options["classes"] = derivation.classes(pred.type)
         rows = {"sample_id": as_ids(table[found["sample_id"]], where["sample_id"]), "target": target, "pred": pred}
         if "confidence" in found:
             rows["confidence"] = as_confidence(table[found["confidence"]], where["confidence"])
@@ -186,3 +194,10 @@ class PredictionSet:
         named = tuple(column for column in (further if columns is None else columns) if column not in used)
         rows |= {column: table[column] for column in further}
         return cls(pa.table(rows), name, columns=named, id_column=found["sample_id"], **options)
+
+
+def _derivation_note(name: str, plan: Plan) -> str:
+    """Tell that the predictions were derived, and from what."""
+    assert plan.derivation is not None
+    confidence = " with its probability as the confidence," if plan.derives_confidence else ""
+    return f"{name} has no column 'pred'; the prediction is {plan.derivation.words},{confidence}".rstrip(",") + "."

@@ -1,39 +1,43 @@
-"""Predictions read from Parquet, CSV or NPZ files, of our own and of other tools' making."""
+"""Predictions read from files of our own and of other tools' making."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
+import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 
 from lightning_flip.stores.errors import PredictionError
 from lightning_flip.stores.files import read_parquet
+from lightning_flip.stores.predictions._formats import FoundColumns, read_part
+from lightning_flip.stores.predictions._roles import Choice
 from lightning_flip.stores.predictions.columns import (
-    find_columns,
-    list_array,
+    align_labels,
+    as_confidence,
+    as_ids,
+    as_labels,
+    as_text,
     logit_blocks,
     parse_labels,
-    shown,
     without_spelled_nulls,
 )
 from lightning_flip.stores.predictions.prediction_set import PredictionMetadata, PredictionSet
+from lightning_flip.stores.predictions.sources import Part, find_parts
 
 __all__ = ["read_logits", "read_predictions"]
 
-_KINDS = "biufSUM"  # of numpy: booleans, numbers, text, times
-_SCORES = ("logits", "top_classes", "top_probs")
 _REMEDY = "It may be empty, cut off, or of another format: write or copy it again."
+# The user, password and query of a URL in the message of a driver.
+_SECRETS = re.compile(r"(://)[^/\s]*@|\?[^\s'\")>]*")
 # What pyarrow and zipfile raise on damaged files and files of another format, also for names in an unknown encoding.
-_DAMAGE = (OSError, pa.ArrowException, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError)
+_DAMAGE = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError)
 
 
 def read_predictions(
@@ -48,15 +52,25 @@ def read_predictions(
 ) -> PredictionSet:
     r"""Read predictions of `PredictionWriter`, or of any other tool, in the file's order.
 
-    - `.parquet` is read in any types that mean the same (also dictionaries, large text, labels as floats).
-    - `.csv` is UTF-8 with commas and a header. Ids stay text ("007" is not 7). Labels are integers if targets and
-      predictions all are, else text; an empty target is not a label, and neither is `NA`, `NaN`, `null` or `None`
-      unless it is predicted. Further columns are text as it is in the file.
-      A file that was cut within its last cell looks whole.
+    - `.parquet`, `.arrow` and `.feather` (Arrow IPC files and streams) are read in any types that mean the same: also
+      dictionaries, large text, labels as floats, ids that are unsigned, decimals or UUIDs.
+    - `.csv` is UTF-8 with a header and commas, semicolons or tabs, `.tsv` with tabs; without commas between the columns
+      numbers may have decimal commas. Ids stay text ("007" is not 7). Labels are integers if targets and predictions
+      all are, else text; an empty target is not a label, and neither is `NA`, `NaN`, `null` or `None` unless it is
+      predicted. Further columns are text as it is in the file. A file that was cut within its last cell looks whole.
+    - `.jsonl` and `.ndjson` have one JSON object per row. These and CSV may be compressed (`.csv.gz`).
     - `.npz` has one array [R] per column, without pickled objects; further ones of a type that Arrow lacks are ignored.
 
+    A folder or a glob (`preds/*.parquet`) is one table in files of one format, sorted by name, without those whose name
+    begins with `.` or `_`; a folder `site=A` adds a column. A URL is opened by fsspec, with the driver that it has to
+    have installed (s3fs for `s3://`). `-` is standard input, whose format its first bytes tell.
+
+    Predictions that are not a column are derived from the first of these: lists `logits`, `probs` or `probabilities`;
+    lists `top_classes`, with `top_probs` if they are there; columns `logit_...` or `prob_...`, one per class and named
+    after it. So is the confidence, if no column has it. `PredictionSet.notes` tells.
+
     Args:
-        path: the file.
+        path: a file, a folder, a glob, a URL or `-`.
         id_column: name of the id column; `sample_id` if None, or else `index`.
         target_column: name of the column with the true label; `target` if None.
         pred_column: name of the column with the predicted label; `pred` if None.
@@ -66,9 +80,10 @@ def read_predictions(
         scores: whether to read `logits`, `top_classes` and `top_probs` too, if the file has them.
 
     Raises:
-        PredictionError: if the file is missing, damaged or of another kind; a column is missing or repeated; an id or
-            a prediction is missing; labels are fractions, or integers in one column and text in the other;
-            a confidence is outside [0, 1].
+        PredictionError: if the file is missing, damaged or of another kind; a package that a URL needs is missing;
+            the files of a folder do not fit together; a column is missing or repeated; an id or a prediction is
+            missing; labels are fractions, or integers in one column and text in the other; a confidence is outside
+            [0, 1]; scores are NaN, or not the probabilities of one class.
 
     Example:
         >>> import tempfile
@@ -79,33 +94,24 @@ def read_predictions(
         >>> read.rows.to_pydict()
         {'sample_id': ['007', '008'], 'target': ['cat', 'dog'], 'pred': ['dog', 'dog']}
     """
-    path = Path(path)
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}
-    if path.suffix.lower() not in readers:
-        raise PredictionError(f"{path} must end in .parquet, .csv or .npz, which says how to read it.")
-    if not path.exists():
-        raise PredictionError(f"{path} does not exist. Give the path of a file of predictions.")
-    if path.is_dir():
-        raise PredictionError(f"{path} is a folder. Give one file; if it is a table in parts, write them as one file.")
-    roles = {
+    name, parts = find_parts(os.fspath(path))
+    given = {
         "id_column": id_column,
         "target_column": target_column,
         "pred_column": pred_column,
         "confidence_column": confidence_column,
     }
     further = None if columns is None else {columns} if isinstance(columns, str) else set(columns)
-    try:
-        found = readers[path.suffix.lower()](path, _Choice(str(path), roles, further, scores))
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+    choice = Choice(given, further, scores)
+    found = _put_together(name, [_read(part, choice) for part in parts])
     pa.default_memory_pool().release_unused()  # what decompression needed; a second file is likely to follow
-    metadata = PredictionMetadata.from_footer(found.table.schema.metadata, str(path)) or PredictionMetadata()
-    return PredictionSet.from_columns(
-        found.table,
-        str(path),
-        found.roles,
+    metadata = PredictionMetadata.from_footer(found.table.schema.metadata, name) or PredictionMetadata()
+    return PredictionSet.from_plan(
+        _with_parsed_labels(found, name) if found.text else found.table,
+        name,
+        found.plan,
         classes=metadata.classes,
-        columns=tuple(found.names),
+        columns=tuple(found.plan.names),
         model_parameters=metadata.model_parameters,
         dataset_size=metadata.num_samples,
         data=metadata.data,
@@ -169,118 +175,74 @@ def read_logits(
     return index, logits, known | {"num_samples": metadata.num_samples, "data": metadata.data}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Choice:
-    """Which columns of a file to read."""
-
-    where: str
-    roles: Mapping[str, str | None]
-    further: Collection[str] | None
-    scores: bool
-
-    def find(self, names: Sequence[str]) -> dict[str, str]:
-        """The columns that every file needs."""
-        return find_columns(names, self.where, **self.roles)
-
-    def takes(self, name: str, *, nested: bool = False) -> bool:
-        """Whether to read a further column."""
-        if nested and name in _SCORES and self.scores:
-            return True
-        return not nested if self.further is None else name in self.further
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """The columns that were read, the names of all columns, and the names by role."""
-
-    table: pa.Table
-    names: list[str]
-    roles: dict[str, str]
-
-
-def _read_parquet(path: Path, choice: _Choice) -> _Found:
-    names: list[str] = []
-    roles: dict[str, str] = {}
-
-    def choose(schema: pa.Schema) -> list[str]:
-        names.extend(schema.names)
-        roles.update(choice.find(names))
-        used = set(roles.values())
-        nested = {field.name: pa.types.is_nested(field.type) for field in schema}
-        return [name for name in names if name in used or choice.takes(name, nested=nested[name])]
-
-    return _Found(read_parquet(path, choose, error=PredictionError, remedy=_REMEDY), names, roles)
-
-
-def _read_csv(path: Path, choice: _Choice) -> _Found:
-    parsing = pa.csv.ParseOptions(newlines_in_values=True)
-    with pa.csv.open_csv(path, parse_options=parsing) as reader:
-        names = reader.schema.names
-    for separator in ";\t|":
-        if len(names) == 1 and separator in names[0]:
-            raise PredictionError(
-                f"{path} must have commas between its columns, got the header {shown(names[0])}. Write it again with"
-                f" commas instead of {separator!r}."
-            )
-    roles = choice.find(names)
-    used = set(roles.values())
-    converting = pa.csv.ConvertOptions(
-        column_types={name: pa.string() for name in names if name != roles.get("confidence")},
-        include_columns=[name for name in names if name in used or choice.takes(name)],
-    )
-    table = pa.csv.read_csv(path, parse_options=parsing, convert_options=converting)
-    ids = table[roles["sample_id"]]
-    empty = pc.sum(pc.equal(ids, "")).as_py()
-    if empty:
-        raise PredictionError(
-            f"{path}, column {roles['sample_id']!r} must name every sample, but {empty} of {len(ids)} rows have none."
-        )
-    labels = [roles["target"], roles["pred"]]
-    place = table.column_names.index(roles["target"])
-    table = table.set_column(place, roles["target"], without_spelled_nulls(*(table[name] for name in labels)))
-    parsed = parse_labels([(f"{path}, column {name!r}", table[name]) for name in labels])
-    for name, column in zip(labels, parsed, strict=True):
-        table = table.set_column(table.column_names.index(name), name, column)
-    return _Found(table, names, roles)
-
-
-def _read_npz(path: Path, choice: _Choice) -> _Found:
-    with zipfile.ZipFile(path) as archive:  # numpy would ignore a repeated name
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-    roles = choice.find(names)
-    used = set(roles.values())
-    chosen = [name for name in names if name in used or choice.takes(name, nested=name in _SCORES)]
+def _read(part: Part, choice: Choice) -> FoundColumns:
+    """Read one file; what its format or its driver raises becomes a PredictionError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in chosen}
-    except Exception as error:  # numpy reads headers as Python literals: damage shows as almost any exception
-        raise _damaged(path, error) from error
-    ids = columns[roles["sample_id"]]
-    rows = {}
-    for name, values in columns.items():
-        fits = values.ndim == (2 if name in _SCORES else 1) and len(values) == ids.size
-        if name in used and values.dtype.kind not in _KINDS:
-            raise PredictionError(f"{path} must hold arrays of numbers or text, but {name!r} is {values.dtype}.")
-        if name in used and not fits:
+        return read_part(part, choice)
+    except PredictionError:
+        raise
+    except Exception as error:
+        if not (part.remote or isinstance(error, _DAMAGE)):
+            raise
+        reason = (str((part.remote and error.__cause__) or error).splitlines() or [""])[0]
+        if part.remote:
+            reason = _SECRETS.sub(r"\1", reason)
+        remedy = "Store text as arrays of dtype str, not object." if "allow_pickle" in reason else _REMEDY
+        raise PredictionError(
+            f"{part.name} cannot be read as {part.kind} ({type(error).__name__}: {reason[:300]}). {remedy}"
+        ) from error
+
+
+def _put_together(name: str, parts: Sequence[FoundColumns]) -> FoundColumns:
+    """Join the rows of several files, which have the same columns and are of one model."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    metadata = []
+    for part in parts:
+        differing = sorted({*part.plan.names} ^ {*first.plan.names})
+        if differing:
             raise PredictionError(
-                f"{path} must hold 1-D arrays of one length, but {name!r} is {values.shape} and"
-                f" {roles['sample_id']!r} {ids.shape}."
+                f"{name} must have files with the same columns, but {part.where} and {first.where} do not both have"
+                f" {differing}. Select the files of one table, by a glob."
             )
-        if fits and values.dtype.kind in _KINDS:
-            native = values.astype(values.dtype.newbyteorder("="), copy=False)
-            try:
-                rows[name] = list_array(native) if values.ndim == 2 else pa.array(native)
-            except (pa.ArrowException, UnicodeError) as error:
-                if name in used:
-                    raise PredictionError(
-                        f"{path}, column {name!r}, must be numbers or text that Arrow knows, got {values.dtype}:"
-                        f" {error}."
-                    ) from error
-    return _Found(pa.table(rows), [name for name in names if name in rows or name not in columns], roles)
+        metadata.append(PredictionMetadata.from_footer(part.table.schema.metadata, part.where) or PredictionMetadata())
+    first_model, *others = ((one.classes, one.model_parameters) for one in metadata)
+    if any(model != first_model for model in others):
+        raise PredictionError(
+            f"{name} must have files of one model, but they tell of different classes or numbers of parameters. Select"
+            " the files of one model, by a glob."
+        )
+    columns = {column: _one_column(first, column, parts) for column in first.table.column_names}
+    same = all(one == metadata[0] for one in metadata)
+    footer = metadata[0] if same else PredictionMetadata(metadata[0].classes, metadata[0].model_parameters)
+    table = pa.table(columns).replace_schema_metadata(footer.to_footer())
+    return FoundColumns(table, first.where, first.plan, first.text)
 
 
-def _damaged(path: Path, error: Exception) -> PredictionError:
-    reason = (str(error).splitlines() or [""])[0][:300]
-    remedy = "Store text as arrays of dtype str, not object." if "allow_pickle" in reason else _REMEDY
-    kind = path.suffix[1:].upper()
-    return PredictionError(f"{path} cannot be read as {kind} ({type(error).__name__}: {reason}). {remedy}")
+def _one_column(first: FoundColumns, name: str, parts: Sequence[FoundColumns]) -> pa.ChunkedArray:
+    """A column of all files; types that differ are brought to the one that its meaning asks for."""
+    columns = [(f"{part.where}, column {name!r}", part.table[name]) for part in parts]
+    if len({column.type for _, column in columns}) > 1:
+        convert: dict[str, Callable[[pa.ChunkedArray, str], pa.ChunkedArray]] = {
+            "sample_id": as_ids,
+            "target": partial(as_labels, nullable=True),
+            "pred": partial(as_labels, nullable=False),
+            "confidence": as_confidence,
+        }
+        role = next((role for role, column in first.plan.roles.items() if column == name), "")
+        columns = [(where, convert.get(role, as_text)(values, where)) for where, values in columns]
+        if role in ("target", "pred"):
+            columns = [(name, values) for values in align_labels(columns)]
+    return pa.chunked_array([chunk for _, column in columns for chunk in column.chunks], columns[0][1].type)
+
+
+def _with_parsed_labels(found: FoundColumns, name: str) -> pa.Table:
+    """The table with the labels that are text as integers, if all of them are."""
+    table, labels = found.table, (found.plan.roles["target"], found.plan.roles["pred"])
+    target, pred = (table[label] for label in labels)
+    target = without_spelled_nulls(target, pred)
+    parsed = parse_labels([(f"{name}, column {label!r}", v) for label, v in zip(labels, (target, pred), strict=True)])
+    for label, values in zip(labels, parsed, strict=True):
+        table = table.set_column(table.column_names.index(label), label, values)
+    return table
