@@ -35,7 +35,10 @@ def find_places(joined: JoinedPredictions, ids: list[str]) -> Integers:
     known = pa.chunked_array([joined.ids]) if isinstance(joined.ids, pa.Array) else joined.ids
     # A text that is not Unicode (bytes of a file that could not be decoded) is not an id of a Parquet file.
     asked = pa.array([one if _is_unicode(one) else None for one in ids], known.type)
-    return np.asarray(pc.fill_null(pc.index_in(asked, value_set=known, skip_nulls=True), -1)).astype(np.int64)
+    # First the few rows, since a table of all samples' ids is large.
+    rows = np.flatnonzero(np.asarray(pc.is_in(known, value_set=asked))) if ids else np.empty(0, np.int64)
+    place = pc.fill_null(pc.index_in(asked, value_set=known.take(pa.array(rows)), skip_nulls=True), -1)
+    return np.append(rows, -1)[np.asarray(place).astype(np.int64)]
 
 
 def find_watched(joined: JoinedPredictions, kind: WatchedKind, ids: Iterable[str | int]) -> tuple[list[str], Integers]:

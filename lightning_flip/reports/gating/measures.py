@@ -313,7 +313,8 @@ def _count(found: Marks, evidence: Evidence, groups: Integers, number: int, erro
     """Sums of each group, and how many independent samples they are worth."""
 
     def total(marks: Bools | None) -> Floats:
-        return np.bincount(groups, marks, number).astype(np.float64)
+        # Without weights, for which numpy would make numbers of all marks.
+        return np.bincount(groups if marks is None else groups[marks], minlength=number).astype(np.float64)
 
     counted = {"plus": total(found.plus), "among": total(found.among), "could": total(found.could)}
     counted |= {"samples": total(None), "effective": counted["among"]}
