@@ -330,7 +330,7 @@ def test_standard_input_is_one_file(
     assert json.loads((tmp_path / "gate.json").read_text())["status"] == "error"
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b""), b"\x1f\x8bbroken", b"PAR1broken", b"\n"])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"", mtime=0), b"\x1f\x8bbroken", b"PAR1broken", b"\n"])
 def test_standard_input_without_predictions(content: bytes, tmp_path: Path) -> None:
     new = plain(predictions(2), tmp_path)
     words = ["gate", "--old", "-", "--new", new, *LIMITS, "--json", str(tmp_path / "gate.json")]
