@@ -56,7 +56,7 @@ from lightning_flip.reports.figures.uncertainty import (
     uncertainty_histogram,
 )
 from lightning_flip.reports.figures.zigzag import ZigzagRelation, plot_zigzag_relation, zigzag_relation
-from lightning_flip.reports.gating.decision import GateResult, LimitOutcome, gate
+from lightning_flip.reports.gating.decision import GateResult, LimitOutcome, Limits, gate
 from lightning_flip.reports.gating.output import gate_json, gate_junit, gate_markdown, gate_text
 from lightning_flip.reports.gating.planning import SamplePlan, plan_samples
 from lightning_flip.reports.gating.policy import Policy, PolicyError, read_policy
@@ -101,6 +101,7 @@ __all__ = [
     "JoinedPredictions",
     "KernelSimilarity",
     "LimitOutcome",
+    "Limits",
     "LogitGaps",
     "NoiseAccuracies",
     "NoiseFloor",
