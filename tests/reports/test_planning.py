@@ -118,6 +118,11 @@ class TestPower:
         assert first_samples(0.0, 1e-9, 0.05, 0.8, "pass") is None
         assert lasting_samples(0.0, 1e-9, 0.05, 0.8, "pass") is None
 
+    def test_a_limit_that_a_billion_flips_do_not_break(self):
+        assert first_samples(1.0, 1 - 1e-9, 0.05, 0.8, "fail") is None
+        assert lasting_samples(1.0, 1 - 1e-9, 0.05, 0.8, "fail") is None
+        assert first_samples(1.0, 0.99, 0.05, 0.8, "fail") == lasting_samples(1.0, 0.99, 0.05, 0.8, "fail") == 299
+
     def test_the_gates_own_bounds_decide_as_the_plan_counts(self):
         rng = np.random.default_rng(1)
         flips = rng.binomial(1441, 0.004, 20_000)

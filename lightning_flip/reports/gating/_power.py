@@ -9,6 +9,7 @@ falls along the tooth and jumps up at the next one, when failing it rises along 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -25,7 +26,6 @@ Flags = npt.NDArray[np.bool_]
 
 MOST_SAMPLES = 10**9
 _TEETH = 16  # looked at together
-_LEAST: dict[Verdict, int] = {"pass": 0, "fail": 1}  # critical number
 _PRECISION = 1e-5  # of a real number of samples
 
 
@@ -57,7 +57,7 @@ def first_samples(rate: float, limit: float, error: float, power: float, verdict
         return _tail(np.array(flips, np.float64), _smooth_start(edge, limit, error, verdict), rate, verdict)
 
     most = int(_critical(np.array(float(MOST_SAMPLES)), limit, error, verdict))
-    flips = _bisect(lambda x: bool(smooth_peak(x) >= power), _LEAST[verdict] - 1, most + 1)
+    flips = _bisect(lambda x: bool(smooth_peak(x) >= power), _least(limit, error, verdict) - 1, most + 1)
     while flips <= most:
         teeth, starts = _teeth(flips, flips + _TEETH, limit, error, verdict)
         peaks = _tail(teeth, starts[:-1] if verdict == "pass" else starts[1:] - 1, rate, verdict)
@@ -86,7 +86,7 @@ def lasting_samples(rate: float, limit: float, error: float, power: float, verdi
         edge = np.array(flips + (verdict == "pass"), np.float64)
         return _tail(np.array(flips, np.float64), _smooth_start(edge, limit, error, verdict), rate, verdict)
 
-    least, most = _LEAST[verdict], int(_critical(np.array(float(MOST_SAMPLES)), limit, error, verdict))
+    least, most = _least(limit, error, verdict), int(_critical(np.array(float(MOST_SAMPLES)), limit, error, verdict))
     end = _bisect(lambda x: bool(smooth_valley(x) >= power), least - 1, most + 1)
     if end > most:
         return None
@@ -141,6 +141,11 @@ def _critical(samples: Floats, limit: float, error: float, verdict: Verdict) -> 
         enough = _decides(middle, samples, limit, error, verdict)
         reached, missed = np.where(enough, middle, reached), np.where(enough, missed, middle)
     return reached
+
+
+def _least(limit: float, error: float, verdict: Verdict) -> int:
+    """The first critical number: no flip passes first; as many flips fail first as do if every sample flips."""
+    return 0 if verdict == "pass" else max(1, math.floor(math.log(error) / math.log(limit)))
 
 
 def _teeth(first: int, stop: int, limit: float, error: float, verdict: Verdict) -> tuple[Floats, Floats]:
