@@ -90,8 +90,6 @@ def _gate_update(arguments: argparse.Namespace, policy: Policy) -> Status:
         )
     with told(ValueError):
         result = gate(joined, **options)
-    if result.status == "inconclusive" and policy.inconclusive is not None:
-        warnings.append(f"An inconclusive verdict counts as {policy.inconclusive}: exit status {result.exit_code}.")
     result = dataclasses.replace(result, warnings=(*result.warnings, *warnings))
     arrived = deliver_gate(arguments, joined, result)
     return Status(result.exit_code) if arrived else Status.MISUSE

@@ -292,7 +292,7 @@ def test_exceptions_are_named_and_do_not_count(rows: dict[str, Any]) -> None:
     assert result.flips == len(flips)
     said = "\n".join(result.warnings)
     assert f"{first} ('label is wrong')" in said
-    assert f"1 of 2 exceptions are of no negative flip, and can go: {fine}" in said
+    assert f"1 of 2 exceptions belong to no negative flip and can go: {fine}" in said
 
 
 def test_samples_that_must_be_right_fail_whatever_the_old_model_did(rows: dict[str, Any]) -> None:

@@ -386,7 +386,7 @@ def gate(
         joined.old_name,
         joined.new_name,
         {name: rates[name] for name in ("old_accuracy", "new_accuracy")},
-        (*joined.warnings, *_about_allowed(allowed, places, waived), *_about_limits(outcomes)),
+        (*joined.warnings, *_about_allowed(allowed, places, waived), *_about_limits(outcomes, inconclusive)),
         {"block": block, "warn": dict(warn or {}), **asked},
         inconclusive,
     )
@@ -594,15 +594,19 @@ def _about_allowed(allowed: Mapping[str, str], places: Integers, waived: Bools) 
         if place >= 0 and waived[place]
     ]
     if used:
-        yield f"{len(used):,} negative flips are allowed by exception, and do not count: {_first(used)}."
+        what = "negative flip is" if len(used) == 1 else "negative flips are"
+        yield f"{len(used):,} {what} allowed by exception and not counted: {_first(used)}."
     idle = [quote(one) for one, place in zip(allowed, places.tolist(), strict=True) if place < 0 or not waived[place]]
     if idle:
-        yield f"{len(idle):,} of {len(allowed):,} exceptions are of no negative flip, and can go: {_first(idle)}."
+        yield f"{len(idle):,} of {len(allowed):,} exceptions belong to no negative flip and can go: {_first(idle)}."
 
 
-def _about_limits(outcomes: list[LimitOutcome]) -> Iterator[str]:
-    if all(outcome.tier == "warn" for outcome in outcomes):
+def _about_limits(outcomes: list[LimitOutcome], inconclusive: str | None) -> Iterator[str]:
+    blocking = [outcome.status for outcome in outcomes if outcome.tier == "block"]
+    if not blocking:
         yield "No limit blocks: all of them only warn, so that this gate passes whatever they say."
+    if worst_status(blocking) == "inconclusive" and inconclusive is not None:
+        yield f"The verdict is inconclusive, and counts as {inconclusive}."
 
 
 def _first(names: list[str]) -> str:
