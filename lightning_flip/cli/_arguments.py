@@ -35,8 +35,9 @@ def add_prediction_arguments(parser: argparse.ArgumentParser) -> list[argparse.A
     """Add ``--old`` and ``--new``, and how the two files are read and joined; what is not given is None."""
     files = parser.add_argument_group(
         "predictions",
-        "Parquet of PredictionWriter, or .parquet, .arrow, .csv, .tsv, .jsonl, .npz of any tool. FILE may be a folder\n"
-        "or a quoted glob of such files, a URL, or - for standard input.",
+        "Parquet of PredictionWriter, or .parquet, .arrow, .csv, .tsv, .jsonl, .npz of\n"
+        "any tool. FILE may be a folder or a quoted glob of such files, a URL, or - for\n"
+        "standard input.",
     )
     actions = [
         files.add_argument("--old", metavar="FILE", help="predictions of the old model"),

@@ -337,8 +337,7 @@ def gate(
         >>> [outcome.status for outcome in result.outcomes], result.status, result.exit_code
         (['pass', 'inconclusive', 'pass'], 'inconclusive', 3)
         >>> print(result.outcomes[1].reason)
-        Too few samples to decide on 1 of 1 class at a limit of 0.5%: 0 (0 of 500, needs about 4,379 if its rate is
-        0.25%).
+        Too few samples to decide on 1 of 1 class at a limit of 0.5%: 0 (0 of 500, needs about 4,374 if its rate is ...
 
         Tables need no joining:
 
