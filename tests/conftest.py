@@ -13,12 +13,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from collections.abc import Generator, Iterator
 from typing import Any
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
 from _pytest.doctest import DoctestModule
 
 from tests.ports import free_port
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 _read_entry_points = importlib.metadata.entry_points
 
