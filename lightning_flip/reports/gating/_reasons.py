@@ -17,6 +17,7 @@ __all__ = ["ece_reason", "group_reason", "groups_reason", "level_of", "percent",
 _MOST_NAMES = 10
 # A limit is shown as it was given, without the rounding of its binary number.
 _LIMIT_DIGITS = 10
+_LEAST_P = 1e-9
 
 _Item = TypeVar("_Item")
 
@@ -70,7 +71,7 @@ def group_reason(measure: str, group: GroupOutcome, limit: float, error: float |
     high = (group.status == "pass") == least
     bound = f"at least {show(group.lower)}" if high else f"at most {show(group.upper)}"
     side = "within" if group.status == "pass" else "under" if least else "over"
-    p_value = f"; p = {group.p_value:.2g}" if group.status == "fail" and group.p_value is not None else ""
+    p_value = f"; {_p(group)}" if group.status == "fail" and group.p_value is not None else ""
     return f"{seen}; the true value is {bound} ({_sure(error)}{p_value}), {side} the limit of {wanted}."
 
 
@@ -105,7 +106,9 @@ def groups_reason(
         )
     sentences = []
     if failed:
-        names = _list(failed, lambda group: _counts(group, f"at least {show(group.lower)}{_p(group)}"))
+        names = _list(
+            failed, lambda group: _counts(group, ", ".join(filter(None, [f"at least {show(group.lower)}", _p(group)])))
+        )
         sentences.append(
             f"{len(failed):,} of {many} {'is' if len(failed) == 1 else 'are'} over the limit of {most}: {names}."
         )
@@ -188,7 +191,9 @@ def level_of(measure: str, groups: int, error: float, looks: int, clusters: str)
 
 
 def _p(group: GroupOutcome) -> str:
-    return "" if group.p_value is None else f", p = {group.p_value:.2g}"
+    if group.p_value is None:
+        return ""
+    return f"p = {group.p_value:.2g}" if group.p_value >= _LEAST_P else f"p < {_LEAST_P:g}"
 
 
 def _sure(error: float) -> str:

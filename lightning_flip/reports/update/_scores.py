@@ -44,7 +44,7 @@ def score_samples(predictions: PredictionSet, score: str, rows: Integers | None)
             pc.all(pc.and_(pc.greater_equal(values, -1e-3), pc.less_equal(values, 1.001))).as_py() is True
             and not values.null_count,
             predictions,
-            "prob_label must be a probability in [0, 1] in every row",
+            "prob_label must be a probability in [0, 1] in every row; write the file again, or leave the limit out",
         )
         probability: Floats = np.clip(values.to_numpy(), 0.0, 1.0)
         return probability
@@ -65,7 +65,7 @@ def _from_logits(predictions: PredictionSet, part: pa.Table, score: str, rows: I
     for start, logits in logit_blocks(part["logits"], f"{predictions.name}, column 'logits'", rows):
         where = slice(start, start + len(logits))
         wide, label = logits.astype(np.float64), place[where, None]
-        _refuse_unless(int(label.max()) < wide.shape[1], predictions, "logits must have a column for every label")
+        _refuse_unless(int(label.max()) < wide.shape[1], predictions, "logits must have a value for every label")
         of_label = np.take_along_axis(wide, label, 1)
         if score.startswith("in_top_"):
             # Of equal logits the first ones win, as in argmax.
@@ -93,7 +93,11 @@ def _places(predictions: PredictionSet, part: pa.Table) -> Integers:
     """The output that stands for each sample's label, [N]."""
     target = part["target"]
     if predictions.classes is None:
-        _refuse_unless(pa.types.is_integer(target.type), predictions, "the class of each logit must be known")
+        _refuse_unless(
+            pa.types.is_integer(target.type),
+            predictions,
+            "the class of each logit must be known; write the file with write_predictions(..., classes=...)",
+        )
         place = target
     else:
         place = pc.index_in(target, value_set=pa.array(predictions.classes).cast(target.type))
